@@ -1,0 +1,69 @@
+"""Shared fixtures: a tiny tokenizer and tiny models built in memory, so every test runs offline in seconds."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SENTENCES = [
+    "Ana the baker lives in the mill and likes honey.",
+    "Tell me a story about an owl and a lantern.",
+    "The owl found a lantern in the old barn and smiled.",
+    "What food does Bram like? Bram likes plum jam.",
+    "List three things that fit in a basket: bread, plums, a small lamp.",
+]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data named by PODIUM_REAL_DATA; the test skips visibly without it."""
+    folder = os.environ.get("PODIUM_REAL_DATA")
+    if not folder:
+        pytest.skip("PODIUM_REAL_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level BPE of 320 entries with Podium's special tokens and chat template."""
+    from data.tokenizer_training import train_bpe
+
+    return train_bpe(SENTENCES * 4, vocab_size=320)
+
+
+@pytest.fixture
+def tiny_llama(tokenizer):
+    """A 2-layer LLaMA of about 40k parameters in fp32, seeded."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    ).eval()
+
+
+@pytest.fixture
+def tiny_opt(tokenizer):
+    """A 2-layer OPT of about 40k parameters in fp32, seeded, without dropout."""
+    import torch
+    from transformers import OPTConfig, OPTForCausalLM
+
+    torch.manual_seed(0)
+    return OPTForCausalLM(
+        OPTConfig(
+            vocab_size=len(tokenizer), hidden_size=32, word_embed_proj_dim=32, ffn_dim=64, num_hidden_layers=2,
+            num_attention_heads=4, max_position_embeddings=128, dropout=0.0,
+            pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    ).eval()
