@@ -1,0 +1,37 @@
+# make run    set up a virtual environment here and run the whole chain on the embedded default
+# make test   set up and run the default tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# A machine without an NVIDIA GPU can save gigabytes:  make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+RECIPE ?= willowbrook
+
+.PHONY: run test test-marked check help clean
+run: $(READY)          ## the chain: base, SFT, rankings, reward model, PPO-ptx, report
+	$(BIN)/podium run $(RECIPE)
+
+test: $(READY)         ## the default tests (minutes, two cores, no network)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not postgres and not browser"
+
+test-marked: $(READY)  ## the long ones: kill -9, load, PostgreSQL, a real browser
+	$(BIN)/python -m pytest -n 2 -m "(slow or postgres or browser) and not gpu"
+
+check: $(READY)        ## linter and type checker
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Podium needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@echo "Setting up $(VENV) (once, a few minutes) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+help:                  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+clean:                 ## remove the environment, not the runs
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
