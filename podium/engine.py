@@ -1,0 +1,172 @@
+"""One DeepSpeed engine for every stage: a laptop's CPU, two processes with gloo, one GPU, or many nodes.
+
+The order of one update is always the same:
+
+    loss = ...(engine(input_ids=...))           # forward through the engine, so that ZeRO can gather weights
+    backward(engine, loss, last=True)           # last=False for all but the final backward of an update
+    grad_norm = step(engine, learning_rate)
+
+Gradients are *averaged* over processes: a loss that is a mean over the global batch must be multiplied by `world_size()`
+after division by the global count, or be a mean over equal local shares.
+"""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from podium.runtime import Dtype, device
+
+
+class EngineConfig(BaseModel):
+    """How the optimizer's memory is spread; the arithmetic is the same for every choice."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    zero_stage: int = Field(
+        0, ge=0, le=3, description="what is sharded over processes: 1 optimizer, 2 and gradients, 3 and weights"
+    )
+    offload: bool = Field(False, description="keep the optimizer (ZeRO-3: weights too) in CPU memory; for GPUs")
+    gradient_clipping: float = Field(1.0, gt=0, description="largest gradient norm; GPT-3 and OPT: 1.0")
+
+
+def world_size() -> int:
+    """Processes that train together (1 without a launcher)."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def init_distributed() -> None:
+    """Join the processes of a launcher (torchrun, deepspeed), or start a group of one; a second call does nothing.
+
+    A lone process needs the group too: DeepSpeed asks it for its size. It is kept in memory, so no port is opened.
+    """
+    import deepspeed
+    import deepspeed.ops
+
+    # DeepSpeed compiles a shared-memory op at start-up and dies where there is no C++ compiler; gloo does without it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _hush()
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device())
+        if "RANK" in os.environ:
+            torch.distributed.init_process_group(backend)
+        else:
+            store = torch.distributed.HashStore()
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    # DeepSpeed reads its rank from these even when the group exists already.
+    os.environ.setdefault("RANK", "0")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("WORLD_SIZE", "1")
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+def make_engine(
+    model: nn.Module,
+    config: EngineConfig,
+    *,
+    learning_rate: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    dtype: Dtype = "fp32",
+) -> Any:
+    """A DeepSpeed engine around `model` with torch's AdamW. Weights and optimizer stay fp32; bf16 is autocast.
+
+    Biases and norm weights (fewer than two dimensions) are not decayed. Only parameters that require gradients train.
+    Source of the betas: InstructGPT appendix C (0.9, 0.95 in every stage).
+    """
+    import deepspeed
+
+    init_distributed()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_deepspeed_config(config, dtype))
+    engine.podium_clipping = config.gradient_clipping
+    return engine
+
+
+def _deepspeed_config(config: EngineConfig, dtype: Dtype) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False}
+    if config.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if config.zero_stage == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own sample counter reads it; our loops count tokens
+        "gradient_accumulation_steps": 1,
+        # Without ZeRO, DeepSpeed clips but forgets the norm; `step` does both there.
+        "gradient_clipping": config.gradient_clipping if config.zero_stage else 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own CPU Adam must be compiled
+        "steps_per_print": 10**9,
+    }
+    if dtype == "bf16":
+        # An empty list of "safe" modules keeps gradients in fp32 on the wire.
+        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return settings
+
+
+def backward(engine: Any, loss: torch.Tensor, last: bool = True) -> None:
+    """Add the gradient of `loss` (scalar). Gradients are averaged over processes at the backward marked `last`."""
+    engine.set_gradient_accumulation_boundary(last)
+    engine.backward(loss, scale_wrt_gas=False)
+
+
+def step(engine: Any, learning_rate: float) -> float:
+    """Clip, update all parameters at `learning_rate`, forget the gradients; returns the norm before clipping."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+    if engine.zero_optimization_stage() == 0:
+        norm = nn.utils.clip_grad_norm_(engine.module.parameters(), engine.podium_clipping)
+        engine.step()
+        return float(norm)
+    engine.step()
+    return float(engine.get_global_grad_norm())
+
+
+def save_engine(engine: Any, folder: Path) -> None:
+    """Weights and optimizer for resuming, every process its share. Call it on all processes."""
+    engine.save_checkpoint(str(folder), tag="engine")
+
+
+def load_engine(engine: Any, folder: Path) -> None:
+    """Put back what `save_engine` wrote, bit for bit. The ZeRO stage and number of processes must be the same."""
+    loaded, _ = engine.load_checkpoint(str(folder), tag="engine")
+    if loaded is None:
+        raise FileNotFoundError(f"{folder} holds no engine state")
+
+
+def full_state_dict(engine: Any) -> dict[str, torch.Tensor]:
+    """All weights of the engine's model under their plain names. Call it on all processes; complete on the main one."""
+    import deepspeed
+
+    parameters = list(engine.module.parameters())
+    with deepspeed.zero.GatheredParameters(parameters, enabled=engine.zero_optimization_stage() == 3):
+        return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of `tensor` over processes, in place; the tensor itself in a lone process."""
+    if world_size() > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def _hush() -> None:
+    """DeepSpeed logs dozens of lines at start-up that say nothing about the run."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    logging.getLogger("deepspeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"deepspeed\..*")

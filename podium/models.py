@@ -1,0 +1,111 @@
+"""Models and tokenizers in and out of Hugging Face folders: the only place that loads or saves them."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from podium.errors import ParentError
+
+
+def load_causal_lm(path: str | Path) -> PreTrainedModel:
+    """A causal language model in fp32 (autocast brings bf16 where wanted), in eval mode.
+
+    Raises:
+        ParentError: the folder holds no model that transformers can load.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32).eval()
+    except (OSError, ValueError) as error:
+        raise ParentError(
+            f"{path} holds no causal language model that transformers can load: {error}",
+            "give a folder in Hugging Face layout (config.json, model.safetensors, tokenizer.json) or a hub id",
+        ) from error
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, unchanged.
+
+    Raises:
+        ParentError: the folder holds no tokenizer that transformers can load.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError) as error:
+        raise ParentError(
+            f"{path} holds no tokenizer that transformers can load: {error}",
+            "save the tokenizer (tokenizer.json) in the model's folder",
+        ) from error
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Weights (safetensors), tokenizer and chat template in Hugging Face layout. Only the main process writes.
+
+    `state_dict` replaces the model's own, for weights that lie sharded over processes (`podium.engine.full_state_dict`).
+    """
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder), state_dict=state_dict)
+    tokenizer.save_pretrained(str(folder))
+
+
+def resize_for(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Give the model a row for every token; new rows start as the mean embedding, so they favour no word.
+
+    A model with spare rows (padded vocabularies) is left as it is.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) <= rows:
+        return
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    tables = [model.get_input_embeddings()]
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not tables[0].weight:
+        tables.append(head)
+    with torch.no_grad():
+        for table in tables:
+            table.weight[rows:] = table.weight[:rows].mean(dim=0)  # (new, hidden)
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Parameters of the model; tied ones count once. Right under ZeRO-3 too, where each process holds a shard."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+
+
+def tokenizer_hash(folder: str | Path) -> str | None:
+    """SHA-256 of what turns text into ids: vocabulary, merges, normalisation, special tokens. None without a tokenizer.
+
+    Padding and truncation, which training code leaves behind in tokenizer.json, do not count.
+    """
+    path = Path(folder) / "tokenizer.json"
+    if path.is_file():
+        state = json.loads(path.read_text(encoding="utf-8"))
+    elif (Path(folder) / "tokenizer_config.json").is_file() or (Path(folder) / "vocab.json").is_file():
+        state = json.loads(load_tokenizer(folder).backend_tokenizer.to_str())
+    else:
+        return None
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def template_hash(folder: str | Path) -> str | None:
+    """SHA-256 of the chat template; None where the folder has none."""
+    path = Path(folder) / "chat_template.jinja"
+    config = Path(folder) / "tokenizer_config.json"
+    if path.is_file():
+        template = path.read_text(encoding="utf-8")
+    elif config.is_file():
+        template = json.loads(config.read_text(encoding="utf-8")).get("chat_template") or ""
+    else:
+        return None
+    return hashlib.sha256(str(template).encode()).hexdigest() if template else None

@@ -1,0 +1,98 @@
+"""The machine: seeds, threads, device and number format, each decided in one place."""
+
+import os
+import random
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+import torch
+
+Dtype = Literal["fp32", "bf16"]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every global generator, for a checkpoint (`torch.save` it)."""
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what `rng_state` returned."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def device() -> torch.device:
+    """This process's GPU where there is one (LOCAL_RANK under a launcher), the CPU otherwise."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def resolve_dtype(wanted: Literal["auto", "fp32", "bf16"]) -> Dtype:
+    """`auto` is bf16 where the processor multiplies it in hardware (avx512_bf16, a recent GPU), fp32 elsewhere."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if cpu_has_bf16() else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
+
+
+def autocast(device: torch.device, dtype: Dtype) -> AbstractContextManager[Any]:
+    """Matrix products in bf16 with fp32 weights, or (fp32) nothing at all."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bf16")
+
+
+def free_threads(sample_seconds: float = 0.3) -> int:
+    """Threads this process may use without pushing others aside: idle allowed cores now, never above the physical ones.
+
+    Two threads on a busy machine can be eight times slower than one, so a core that others keep busy does not count.
+    """
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    before = psutil.cpu_times(percpu=True)
+    time.sleep(sample_seconds)
+    after = psutil.cpu_times(percpu=True)
+    idle = sum(after[c].idle - before[c].idle for c in allowed if c < len(after)) / sample_seconds
+    physical = psutil.cpu_count(logical=False) or len(allowed)
+    return max(1, min(len(allowed), physical, round(idle)))
+
+
+def set_threads(wanted: int | Literal["auto"]) -> int:
+    """Set torch's thread count and return it.
+
+    `auto` obeys OMP_NUM_THREADS where somebody set it (torchrun does), else takes what is free.
+    """
+    if wanted == "auto":
+        exported = os.environ.get("OMP_NUM_THREADS", "")
+        threads = int(exported) if exported.isdigit() and int(exported) > 0 else free_threads()
+    else:
+        threads = wanted
+    torch.set_num_threads(threads)
+    return threads
