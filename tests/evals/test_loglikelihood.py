@@ -1,0 +1,121 @@
+"""Our scorer against lm-eval where it is installed (extra `eval`), and against the definition everywhere."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from data.records import Question
+from evals.loglikelihood import Choices, accuracies, encode_pair, loglikelihoods, score_questions
+
+WORDS = ["owl", "honey", "plum jam", "naïve café", "der Bär", "猫", "a small lamp", "bread", "🙂"]
+
+
+def make_questions(count: int, seed: int = 0) -> list[Question]:
+    rng = random.Random(seed)
+    questions = []
+    for number in range(count):
+        choices = rng.sample(WORDS, rng.randint(2, 4))
+        spaces = " " * (number % 3 == 0)  # a context that ends in a space tests the token split
+        text = f"Question: what does {rng.choice(['Ana', 'Bram'])} like on day {number}?\nAnswer:{spaces}"
+        questions.append(Question(question=text, choices=choices, answer=rng.randrange(len(choices))))
+    return questions
+
+
+@torch.no_grad()
+def plain_loglikelihood(model, context: list[int], continuation: list[int]) -> float:
+    """The definition: one row, no padding."""
+    logprobs = model(torch.tensor([context + continuation])).logits[0].log_softmax(-1)
+    start = len(context) - 1
+    return sum(float(logprobs[start + i, token]) for i, token in enumerate(continuation))
+
+
+def test_the_split_moves_trailing_spaces_to_the_continuation(tokenizer):
+    assert encode_pair(tokenizer, "Ana likes ", "honey") == encode_pair(tokenizer, "Ana likes", " honey")
+    context, continuation = encode_pair(tokenizer, "Ana likes", " honey")
+    assert tokenizer.decode(context) == "Ana likes" and tokenizer.decode(continuation) == " honey"
+
+
+def test_an_empty_context_is_one_bos_and_never_two(tokenizer):
+    context, continuation = encode_pair(tokenizer, "", "honey")
+    assert context == [tokenizer.bos_token_id] and tokenizer.decode(continuation) == "honey"
+    assert encode_pair(tokenizer, "", tokenizer.bos_token + "honey") == (context, continuation)
+
+
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
+def test_batched_scores_equal_one_row_at_a_time(family, tokenizer, request):
+    """Seen red when `scored` is shifted by one, and when the results come back in the sorted order."""
+    model = request.getfixturevalue(family)
+    pairs = [encode_pair(tokenizer, q.question, " " + c) for q in make_questions(12) for c in q.choices]
+    batched = loglikelihoods(model, pairs, max_length=128, batch_tokens=300)
+    assert [b.total for b in batched] == pytest.approx([plain_loglikelihood(model, *pair) for pair in pairs], abs=1e-4)
+    assert [b.tokens for b in batched] == [len(continuation) for _, continuation in pairs]
+
+
+def test_a_long_context_loses_its_oldest_ids(tiny_llama, tokenizer):
+    """Seen red when the newest ids are cut instead."""
+    context, continuation = encode_pair(tokenizer, "Ana the baker lives in the mill. " * 9, " honey")
+    (result,) = loglikelihoods(tiny_llama, [(context, continuation)], max_length=40)
+    kept = context[-(41 - len(continuation)) :]
+    assert result.total == pytest.approx(plain_loglikelihood(tiny_llama, kept, continuation), abs=1e-4)
+
+
+def test_greedy_is_true_exactly_for_the_models_own_continuation(tiny_llama):
+    context = [5, 6, 7]
+    own = []
+    for _ in range(4):
+        own.append(int(tiny_llama(torch.tensor([context + own])).logits[0, -1].argmax()))
+    other = [*own[:3], (own[3] + 1) % 300]
+    assert [r.greedy for r in loglikelihoods(tiny_llama, [(context, own), (context, other)], 128)] == [True, False]
+
+
+def test_the_four_accuracies_divide_by_what_they_say():
+    """Choice 0 leads by sum, 1 per character, 2 per byte, 3 per token. Seen red with two divisors exchanged."""
+    choices = Choices(
+        totals=np.array([-10.0, -11.0, -12.0, -13.0]),
+        characters=np.array([10, 40, 12, 13]),
+        utf8_bytes=np.array([10, 40, 80, 13]),
+        tokens=np.array([2, 2, 2, 9]),
+        answer=0,
+    )
+    picks = [choices._replace(answer=i).correct() for i in range(4)]
+    assert [[name for name, right in row.items() if right] for row in picks] == [
+        ["acc"], ["acc_norm"], ["acc_bytes"], ["acc_per_token"]
+    ]
+
+
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
+def test_equal_to_lm_eval(family, tokenizer, request, tmp_path):
+    """120 questions with non-ASCII choices: each log-likelihood and each accuracy. Seen red without the delimiter."""
+    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[eval]'")
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    model, questions = request.getfixturevalue(family), make_questions(120)
+    data = tmp_path / "questions.jsonl"
+    data.write_text("\n".join(q.model_dump_json() for q in questions))
+    (tmp_path / "local.yaml").write_text(f"""
+task: local_choices
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}, cache_dir: {tmp_path / "cache"}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: question
+doc_to_choice: choices
+doc_to_target: answer
+metric_list: [{{metric: acc}}, {{metric: acc_norm}}, {{metric: acc_bytes}}]
+""")
+    theirs = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=128),
+        tasks=["local_choices"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        bootstrap_iters=0,
+    )
+    ours = score_questions(model, tokenizer, questions, max_length=128)
+    for mine, sample in zip(ours, theirs["samples"]["local_choices"], strict=True):
+        assert mine.totals == pytest.approx([float(response[0]) for response in sample["filtered_resps"]], abs=1e-4)
+    metrics = theirs["results"]["local_choices"]
+    assert {name: value for name, value in accuracies(ours).items() if name != "acc_per_token"} == {
+        name: pytest.approx(metrics[f"{name},none"]) for name in ("acc", "acc_norm", "acc_bytes")
+    }
