@@ -1,0 +1,176 @@
+"""Records in and out of JSON Lines files (also gzipped) and of `datasets.Dataset`.
+
+Reading is all or nothing: one malformed line and no record of the file is used. The error names file, line,
+field and fix.
+"""
+
+import difflib
+import gzip
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from podium.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+RecordType = TypeVar("RecordType", bound=BaseModel)
+
+ERRORS_SHOWN = 5  # enough to see the pattern, few enough to read
+FIXES = {
+    "json_invalid": "write one JSON object on each line, in double quotes",
+    "missing": "add it",
+    "model_type": "write a JSON object on each line",
+    "string_type": "write it in double quotes",
+    "int_type": "write a whole number without quotes",
+    "float_type": "write a number without quotes",
+    "list_type": "write a JSON list: [...]",
+    "too_short": "give more entries, or drop the line",
+}
+
+
+def read_jsonl(path: str | Path, record_type: type[RecordType]) -> list[RecordType]:
+    """Read every line of `path` as a `record_type`.
+
+    Blank lines are skipped. Raises DataError for a missing, empty or malformed file, naming up to `ERRORS_SHOWN` lines.
+    """
+    path = Path(path)
+    records: list[RecordType] = []
+    faults: list[tuple[int, str, str, str]] = []
+    for number, line in numbered_lines(path):
+        try:
+            records.append(record_type.model_validate_json(line))
+        except ValidationError as error:
+            faults.append((number, *_explain(error, record_type)))
+            if len(faults) > ERRORS_SHOWN:
+                break
+    if faults:
+        raise _data_error(path, faults)
+    if not records:
+        raise DataError(path, None, None, "the file is empty", f"give at least one {record_type.__name__} a line")
+    return records
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, text) of each line that is not blank; `.gz` is unpacked on the way."""
+    for number, raw in enumerate(read_bytes(path).split(b"\n"), start=1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\t ")
+        except UnicodeDecodeError as error:
+            problem = f"byte {error.start + 1} of the line is not UTF-8"
+            raise DataError(path, number, None, problem, "save the file as UTF-8") from None
+        if line:
+            yield number, line
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file, unpacked when its name ends in `.gz`. Raises DataError when it cannot be read."""
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except FileNotFoundError:
+        raise DataError(path, None, None, "there is no such file", _nearest_file(path)) from None
+    except IsADirectoryError:
+        raise DataError(path, None, None, "is a folder", "name a file inside it") from None
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise DataError(path, None, None, f"is not a whole gzip file: {error}", "fetch or pack it again") from None
+    except OSError as error:
+        raise DataError(path, None, None, f"cannot be read: {error.strerror}", "check the file's permissions") from None
+
+
+def write_jsonl(path: str | Path, records: Iterable[BaseModel]) -> int:
+    """Write one record a line, defaults left out, and return how many. The file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    count = 0
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for record in records:
+                file.write(record.model_dump_json(exclude_defaults=True) + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def to_dataset(records: Sequence[BaseModel]) -> "Dataset":
+    """Records as a `datasets.Dataset` with one column a field; `meta`, free in form, travels as JSON text."""
+    from datasets import Dataset
+
+    rows = [record.model_dump() for record in records]
+    for row in rows:
+        if "meta" in row:
+            row["meta"] = json.dumps(row["meta"], ensure_ascii=False)
+    return Dataset.from_list(rows)
+
+
+def from_dataset(dataset: "Dataset", record_type: type[RecordType]) -> list[RecordType]:
+    """The inverse of `to_dataset`. Raises DataError naming the row and field that do not fit."""
+    records = []
+    for number, row in enumerate(dataset, start=1):
+        fields: dict[str, Any] = {key: value for key, value in row.items() if value is not None}
+        if isinstance(fields.get("meta"), str):
+            fields["meta"] = json.loads(fields["meta"])
+        try:
+            records.append(record_type.model_validate(fields))
+        except ValidationError as error:
+            raise _data_error(Path("dataset"), [(number, *_explain(error, record_type))]) from None
+    return records
+
+
+def _explain(error: ValidationError, record_type: type[BaseModel]) -> tuple[str, str, str]:
+    """(field, problem, fix) of what is wrong with a line; an unknown key first, for it often explains a missing one."""
+    errors = error.errors(include_url=False)
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    kind, field = first["type"], ".".join(str(part) for part in first["loc"])
+    fix = FIXES.get(kind, "correct the value or drop the line")
+    if kind == "extra_forbidden":
+        return field, "unknown key", _nearest_key(first["loc"], record_type)
+    if kind == "json_invalid":
+        return field, f"not valid JSON: {str(first['ctx']['error']).replace(' at line 1 column', ' at column')}", fix
+    if kind == "missing":
+        return field, "the key is missing", fix
+    if kind == "too_short":
+        return field, f"has {first['ctx']['actual_length']} entries, needs at least {first['ctx']['min_length']}", fix
+    if kind == "value_error":  # raised by a record's own check, which leads with the field's name
+        name, _, problem = str(first["ctx"]["error"]).rpartition(": ")
+        return field or name, problem, fix
+    return field, f"{first['msg'][0].lower()}{first['msg'][1:]} (it is {_shorten(first['input'])})", fix
+
+
+def _nearest_key(location: tuple[int | str, ...], record_type: type[BaseModel]) -> str:
+    """Suggest the known key most like the unknown one; nested keys belong to a Message."""
+    from data.records import Message
+
+    known = list((record_type if len(location) == 1 else Message).model_fields)
+    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"remove it; known keys are {', '.join(known)}"
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist either"
+    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
+    return f"did you mean {path.with_name(near[0])}?" if near else "check the path"
+
+
+def _shorten(value: object, limit: int = 40) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _data_error(path: Path, faults: list[tuple[int, str, str, str]]) -> DataError:
+    """One error for the first fault; the others follow in its text, one a line."""
+    number, field, problem, fix = faults[0]
+    also = [f"\n  also line {n}{f', field {f!r}' if f else ''}: {p}" for n, f, p, _ in faults[1:ERRORS_SHOWN]]
+    more = ["\n  and more"] if len(faults) > ERRORS_SHOWN else []
+    return DataError(path, number, field or None, problem + "".join(also + more), fix)
