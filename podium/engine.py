@@ -6,8 +6,8 @@ The order of one update is always the same:
     backward(engine, loss, last=True)           # last=False for all but the final backward of an update
     grad_norm = step(engine, learning_rate)
 
-Gradients are *averaged* over processes: a loss that is a mean over the global batch must be multiplied by `world_size()`
-after division by the global count, or be a mean over equal local shares.
+Gradients are *averaged* over processes: a loss that is a mean over the global batch is the local sum divided
+by the global count, times `world_size()`; a mean over equal local shares needs nothing.
 """
 
 import logging

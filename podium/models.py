@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -49,7 +50,7 @@ def save_model(
 ) -> None:
     """Weights (safetensors), tokenizer and chat template in Hugging Face layout. Only the main process writes.
 
-    `state_dict` replaces the model's own, for weights that lie sharded over processes (`podium.engine.full_state_dict`).
+    `state_dict` replaces the model's own: for weights sharded over processes, `podium.engine.full_state_dict`.
     """
     if int(os.environ.get("RANK", "0")) != 0:
         return
@@ -63,14 +64,13 @@ def resize_for(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> No
 
     A model with spare rows (padded vocabularies) is left as it is.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    words: Any = model.get_input_embeddings()
+    rows = words.weight.shape[0]
     if len(tokenizer) <= rows:
         return
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    tables = [model.get_input_embeddings()]
-    head = model.get_output_embeddings()
-    if head is not None and head.weight is not tables[0].weight:
-        tables.append(head)
+    words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tables: list[Any] = [words] if head is None or head.weight is words.weight else [words, head]
     with torch.no_grad():
         for table in tables:
             table.weight[rows:] = table.weight[:rows].mean(dim=0)  # (new, hidden)

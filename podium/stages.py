@@ -48,3 +48,10 @@ def spec_of(stage: str) -> StageSpec:
     if stage not in STAGES and stage.startswith(ARM_PREFIX):
         return STAGES["ppo"]
     return STAGES[stage]
+
+
+def command_of(stage: str) -> str:
+    """The command that runs one stage, without its recipe."""
+    if stage not in STAGES and stage.startswith(ARM_PREFIX):
+        return f"podium ppo --arm {stage.removeprefix(ARM_PREFIX)}"
+    return "podium run" if stage == "world" else f"podium {stage.replace('_', '-')}"

@@ -1,0 +1,175 @@
+"""What a stage was made from: hashes of parents and data, the code and libraries, and what has changed since."""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from podium.errors import RunFolderError
+from podium.recipe import Recipe, SourceSpec
+from podium.stages import spec_of
+
+FORMAT_VERSION = 1
+STAGE_FILE = "stage.json"
+LIBRARIES = ("torch", "transformers", "tokenizers", "trl", "peft", "deepspeed", "datasets", "numpy")
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_folder(folder: Path) -> str:
+    """A stage's output is known by its stage.json; any other model folder by the content of its files."""
+    if (folder / STAGE_FILE).is_file():
+        return hash_file(folder / STAGE_FILE)
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        digest.update(f"{path.name} {hash_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def read_stage_file(final: Path) -> dict[str, Any] | None:
+    """The stage.json of a finished output; None when there is none (then there is no output).
+
+    Raises:
+        RunFolderError: it was written by a newer Podium, or is not JSON.
+    """
+    path = final / STAGE_FILE
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RunFolderError(f"{path} is not JSON: {error}", "move the stage's folder away to make it again") from error
+    if record.get("format", 0) > FORMAT_VERSION:
+        raise RunFolderError(f"{path} has format {record['format']}, newer than this Podium", "update Podium")
+    return record
+
+
+def source_of(recipe: Recipe, run_dir: Path, kind: str, split: str) -> SourceSpec | None:
+    """Where a kind of records comes from: the recipe's own data, else the world's file; None = nowhere.
+
+    A kind the recipe gives is never filled up from the world: two splits of different data would not belong together.
+    """
+    own = getattr(recipe.data, kind)
+    if own is not None:
+        return getattr(own, split)
+    if recipe.data.world is None:
+        return None
+    path = run_dir / "world" / "final" / ("questions.jsonl" if kind == "questions" else f"{kind}.{split}.jsonl")
+    return relative(path, run_dir)
+
+
+def source_files(source: SourceSpec, run_dir: Path) -> list[dict[str, Any]]:
+    """Path, SHA-256 and size of every local file a source reads (a hub id has none; its records are counted)."""
+    files = []
+    for path in _local_paths(source, run_dir):
+        members = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in members:
+            files.append(
+                {"path": relative(file, run_dir), "sha256": hash_file(file), "bytes": file.stat().st_size}
+            )
+    return files
+
+
+def absolute(source: SourceSpec, run_dir: Path) -> SourceSpec:
+    """The source with paths inside the run folder made whole, as `data.readers` wants them."""
+    if isinstance(source, list):
+        return [absolute(part, run_dir) for part in source]  # type: ignore[misc]
+    if isinstance(source, dict):
+        return source | {"path": absolute(str(source["path"]), run_dir)} if "path" in source else source
+    inside = run_dir / source
+    return str(inside) if source.startswith("world/final/") and inside.exists() else os.path.expandvars(source)
+
+
+def _local_paths(source: Any, run_dir: Path) -> Iterator[Path]:
+    if isinstance(source, list):
+        for part in source:
+            yield from _local_paths(part, run_dir)
+    elif isinstance(source, dict):
+        yield from _local_paths(source.get("path"), run_dir)
+    elif source is not None:
+        path = Path(str(absolute(str(source), run_dir)))
+        if path.exists():
+            yield path
+
+
+def relative(path: Path, run_dir: Path) -> str:
+    """Paths inside the run are kept relative to it, so that a run folder can be moved."""
+    path = path.resolve()
+    return str(path.relative_to(run_dir.resolve())) if path.is_relative_to(run_dir.resolve()) else str(path)
+
+
+def fingerprint(recipe: Recipe, stage: str) -> dict[str, Any]:
+    """The config that decides what a stage makes: its own section, the seed and the number format."""
+    config = recipe.stage_config(stage)
+    tree: dict[str, Any] = {"seed": recipe.seed, "dtype": recipe.dtype} | config.model_dump(mode="json")
+    if spec_of(stage).reads_all:
+        tree["chain"] = [name for name in recipe.chain() if name != stage]
+    return tree
+
+
+def changes(record: dict[str, Any], recipe: Recipe, stage: str, run_dir: Path) -> list[str]:
+    """What differs between a record (stage.json, checkpoint.json) and now, one sentence each; empty = nothing.
+
+    A parent or data file that is gone is no change: an output outlives what it was made from.
+    """
+    found = _config_changes(record["config"], fingerprint(recipe, stage))
+    for parent in record["parents"]:
+        folder = run_dir / parent["path"]  # an absolute path stays as it is
+        if folder.is_dir() and hash_folder(folder) != parent["sha256"]:
+            found.append(f"the parent '{parent['ref']}' was made anew")
+    for entry in record["data"]:
+        if entry["kind"] and source_of(recipe, run_dir, entry["kind"], entry["split"]) != entry["source"]:
+            found.append(f"data.{entry['kind']}.{entry['split']} names another source")
+            continue
+        for file in entry["files"]:
+            path = run_dir / file["path"]
+            if path.is_file() and hash_file(path) != file["sha256"]:
+                found.append(f"the data file {file['path']} has other content")
+    return found
+
+
+def _config_changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _config_changes(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key} was {json.dumps(before)} and is {json.dumps(after)}")
+    return found
+
+
+@functools.cache
+def code_revision() -> str:
+    """The commit of this checkout, with `+changes` when files differ from it; 'unknown' outside git."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit + ("+changes" if dirty else "")
+
+
+def library_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

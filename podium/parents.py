@@ -1,0 +1,67 @@
+"""Where a parent's name leads: a stage of this run, another folder, or the Hugging Face hub."""
+
+import os
+import re
+from pathlib import Path
+
+from podium.errors import ParentError
+from podium.lineage import STAGE_FILE
+from podium.recipe import Recipe
+from podium.stages import ARM_PREFIX, STAGES, command_of
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:
+    """The folder with a parent's files: final/ of a stage, a model folder, or a downloaded hub model.
+
+    Raises:
+        ParentError: it does not exist (yet); the fix is the command that makes it.
+    """
+    if ref in STAGES or ref in recipe.chain() or ref.startswith(ARM_PREFIX):
+        final = run_dir / ref / "final"
+        if not (final / STAGE_FILE).is_file():
+            raise _missing_stage(ref, recipe, run_dir)
+        return final
+    folder = Path(os.path.expandvars(ref)).expanduser()
+    if (folder / "final" / STAGE_FILE).is_file():
+        return folder / "final"
+    if (folder / STAGE_FILE).is_file() or (folder / "config.json").is_file():
+        return folder
+    if folder.exists():
+        raise ParentError(
+            f"{folder} is neither a finished stage (no {STAGE_FILE}) nor a model folder (no config.json)",
+            "finish the run that writes it, or give a folder in Hugging Face layout",
+        )
+    if _HUB_ID.fullmatch(ref):
+        return _download(ref)
+    known = ", ".join(recipe.chain())
+    raise ParentError(
+        f"there is no parent '{ref}'", f"name a stage of this recipe ({known}), a folder, or a hub id like org/model"
+    )
+
+
+def _missing_stage(ref: str, recipe: Recipe, run_dir: Path) -> ParentError:
+    if ref not in recipe.chain():
+        return ParentError(
+            f"the parent '{ref}' is no stage of the recipe '{recipe.name}'",
+            f"add a section `{ref}:` to the recipe, or name one of {', '.join(recipe.chain())}, a folder or a hub id",
+        )
+    place = "" if run_dir.parent == Path("runs") else f" --runs-dir {run_dir.parent}"
+    return ParentError(
+        f"the parent '{ref}' has no finished output in {run_dir / ref}",
+        f"make it first: {command_of(ref)} {run_dir / 'recipe.yaml'}{place}",
+    )
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        # Weights once, in safetensors where there are any; no other framework's copies.
+        return Path(snapshot_download(hub_id, ignore_patterns=["*.msgpack", "*.h5", "*.ot", "*.onnx", "original/*"]))
+    except Exception as error:
+        raise ParentError(
+            f"'{hub_id}' is no folder here and could not be fetched from the Hugging Face hub: {error}",
+            "check the name and the connection, or download it yourself and give its folder",
+        ) from error

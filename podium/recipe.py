@@ -1,0 +1,255 @@
+"""One recipe is one YAML file and one whole run; precedence is defaults < recipe < `--set a.b=c`.
+
+Every stage's section is the `Config` of its module, imported only when the recipe has that section. Unknown keys are
+errors that name the nearest right one.
+"""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from podium.errors import RecipeError
+from podium.stages import ARM_PREFIX, STAGES, spec_of
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+SourceSpec = str | dict[str, Any] | list[str | dict[str, Any]]  # what data.readers.read_source reads
+
+
+class Splits(BaseModel):
+    """Where one kind of records comes from: a path, a Source {path, format, split, limit, weight}, or a list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: SourceSpec | None = Field(None, description="records to learn from")
+    validation: SourceSpec | None = Field(None, description="records to choose by")
+    test: SourceSpec | None = Field(None, description="records to report on")
+
+
+class DataConfig(BaseModel):
+    """Your own data, kind by kind; a kind that is null comes from the embedded world."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    world: Any = Field(None, description="the embedded world, e.g. {name: willowbrook}; null = only your own data")
+    documents: Splits | None = Field(None, description="plain texts for pretraining and ptx")
+    demonstrations: Splits | None = Field(None, description="conversations that end in a good answer")
+    prompts: Splits | None = Field(None, description="conversations that end with the user, for rankings and PPO")
+    rankings: Splits | None = Field(None, description="K answers a prompt, ranked")
+    questions: Splits | None = Field(None, description="multiple-choice questions for evals")
+
+
+class Recipe(BaseModel):
+    """A whole run. Stages left out (null) are not in its chain."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="the run's folder is <runs-dir>/<name>")
+    description: str = Field("", description="one line: what the run is, needs and costs")
+    seed: int = Field(1, ge=0, description="every stage starts from this seed")
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="bf16 = autocast with fp32 weights; auto = bf16 where the hardware multiplies it"
+    )
+    threads: Literal["auto"] | int = Field("auto", description="CPU threads; auto = what is free")
+    trackers: list[Literal["trackio", "tensorboard", "wandb"]] = Field(
+        default_factory=list, description="dashboards that mirror metrics.jsonl (extras of the same names)"
+    )
+    data: DataConfig = Field(DataConfig(), description="your own data")
+    pretrain: Any = None
+    sft: Any = None
+    rankings: Any = None
+    reward: Any = None
+    rl_init: Any = None
+    ppo: Any = None
+    ppo_arms: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="further PPO runs beside `ppo`: name -> what differs"
+    )
+    evals: Any = None
+
+    def stage_config(self, stage: str) -> Any:
+        """The config of a stage, an arm's overrides applied; None when the stage is not in this recipe's chain."""
+        if stage == "world":
+            return self.data.world
+        arm = stage.removeprefix(ARM_PREFIX) if stage not in STAGES else None
+        if arm is None:
+            return getattr(self, stage)
+        if arm not in self.ppo_arms or self.ppo is None:
+            return None
+        return type(self.ppo).model_validate(_merge(self.ppo.model_dump(), self.ppo_arms[arm]))
+
+    def chain(self) -> list[str]:
+        """The stages of this recipe in the order they run."""
+        names: list[str] = []
+        for stage in STAGES:
+            if self.stage_config(stage) is not None:
+                names.append(stage)
+            if stage == "ppo" and self.ppo is not None:
+                names += [ARM_PREFIX + arm for arm in self.ppo_arms]
+        return names
+
+
+def load_recipe(path: str | Path, sets: Sequence[str] = ()) -> Recipe:
+    """Read, override and validate a recipe: a path, or the bare name of a file in recipes/.
+
+    Raises:
+        RecipeError: missing file, broken YAML, unknown key (named with the nearest right one), wrong value.
+    """
+    file = find_recipe(path)
+    try:
+        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_RecipeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file} is not valid YAML: {error}", "compare it with a file in recipes/") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{file} holds no recipe (a recipe is `key: value` lines)", "start from a file in recipes/")
+    tree.setdefault("name", file.stem)
+    for assignment in sets:
+        _assign(tree, assignment)
+    return validate(tree, str(file))
+
+
+def validate(tree: dict[str, Any], source: str) -> Recipe:
+    """The typed recipe of a YAML tree; `source` names it in errors."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(tree.get("name"))):
+        raise RecipeError(f"{source}: name '{tree.get('name')}' cannot be a folder", "use letters, digits, - _ .")
+    data = tree.get("data")
+    present = [s for s in STAGES if s != "world" and tree.get(s) is not None]
+    has_world = isinstance(data, dict) and data.get("world") is not None
+    model = recipe_model(present, has_world)
+    try:
+        recipe = model.model_validate(tree)
+        for arm in recipe.ppo_arms:
+            recipe.stage_config(ARM_PREFIX + arm)
+    except ValidationError as error:
+        raise RecipeError(*_explain(error, model, source)) from error
+    if recipe.ppo_arms and recipe.ppo is None:
+        raise RecipeError(f"{source}: ppo_arms without ppo", "add a ppo section; arms say what differs from it")
+    return recipe
+
+
+def recipe_model(stages: Iterable[str], world: bool) -> type[Recipe]:
+    """`Recipe` with the real config classes in place of `Any` for these stages (imports their modules)."""
+    sections: dict[str, Any] = {}
+    for stage in stages:
+        sections[stage] = (spec_of(stage).load().Config | None, Field(None, description=STAGES[stage].reason))
+    if world:
+        config = spec_of("world").load().Config
+        data = create_model("DataConfig", __base__=DataConfig, world=(config | None, None))
+        sections["data"] = (data, Field(default_factory=data, description="your own data"))
+    return create_model("Recipe", __base__=Recipe, **sections)
+
+
+def find_recipe(path: str | Path) -> Path:
+    """A file, or the bare name of one in recipes/.
+
+    Raises:
+        RecipeError: neither exists; lists the recipes there are.
+    """
+    for candidate in (Path(path), RECIPES / f"{path}", RECIPES / f"{path}.yaml"):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml"))) or "none yet"
+    raise RecipeError(f"no recipe '{path}'", f"give a path, or one of the recipes that come with Podium: {known}")
+
+
+def dump_recipe(recipe: BaseModel) -> str:
+    """YAML that loads to the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _assign(tree: dict[str, Any], assignment: str) -> None:
+    """Put one `a.b=value` into the tree; the value is read as YAML."""
+    key, equals, text = assignment.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {assignment}: expected key=value", "for example --set ppo.kl_coef=0.05")
+    *parents, last = key.strip().split(".")
+    try:
+        value = yaml.load(text, Loader=_RecipeLoader) if text else None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {assignment}: the value is not valid YAML: {error}", "quote it") from error
+    node = tree
+    for depth, parent in enumerate(parents, start=1):
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            where = ".".join(parents[:depth])
+            raise RecipeError(f"--set {assignment}: '{where}' is a value, not a section", "set it as a whole")
+    node[last] = value
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError, model: type[BaseModel], source: str) -> tuple[str, str]:
+    """The message and fix of the recipe's mistakes, all of them at once."""
+    lines, fixes = [], []
+    for item in error.errors():
+        keys = [str(part) for part in item["loc"] if isinstance(part, str | int)]
+        place = ".".join(keys)
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(model, keys[:-1]) or list(_config_fields(error.title))
+            near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+            lines.append(f"{source}: unknown key '{place}'")
+            section = ".".join(keys[:-1]) or "the recipe"
+            fixes.append(
+                f"did you mean '{'.'.join([*keys[:-1], near[0]])}'?" if near
+                else f"{section} knows: {', '.join(known)}"
+            )
+        else:
+            lines.append(f"{source}: '{place}': {item['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines), "; ".join(dict.fromkeys(fixes)) or "see every key and its meaning: podium config schema"
+
+
+def _config_fields(title: str) -> Iterable[str]:
+    """Fields of the config class an arm's overrides were checked against."""
+    config = spec_of("ppo").load().Config
+    return config.model_fields if config.__name__ == title else Recipe.model_fields
+
+
+def _fields_at(model: type[BaseModel], keys: Sequence[str]) -> list[str]:
+    """The keys allowed at a place in the recipe; empty where it is no section."""
+    current: type[BaseModel] = model
+    for key in keys:
+        field = current.model_fields.get(key)
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return []
+        current = inner
+    return list(current.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next((m for m in map(_model_in, typing.get_args(annotation)) if m), None)
+    return None
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML in which `1e-5` is a number and a key given twice is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {twice.pop()}", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+_RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)

@@ -1,0 +1,367 @@
+"""One running stage: a folder in, a folder out. This is all that a stage's `main(config, stage)` sees of the run.
+
+    runs/<run>/<stage>/  config.yaml  metrics.jsonl  logbook.md  checkpoints/<step>/  final/ (with stage.json)
+
+Folders are written under a temporary name and renamed, and stage.json is the last file of final/: no stage.json, no
+output. All processes of a distributed run call the same methods; only the main one writes.
+"""
+
+import json
+import math
+import os
+import resource
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel
+
+from podium import lineage, runtime
+from podium.engine import world_size
+from podium.errors import DataError, DivergenceError, ParentError
+from podium.metrics import MetricsLog, Tracker, make_tracker, truncate_metrics
+from podium.models import template_hash, tokenizer_hash
+from podium.parents import find_parent
+from podium.progress import Bar, progress_bar
+from podium.recipe import Recipe, dump_recipe
+from podium.storage import PARTIAL, publish, write_json, write_text, writing
+
+Record = TypeVar("Record", bound=BaseModel)
+
+CHECKPOINT_FILE = "checkpoint.json"
+KEPT_CHECKPOINTS = 2
+RECORD_TYPES = {
+    "documents": "Document", "demonstrations": "Demonstration", "prompts": "Prompt", "rankings": "Ranking",
+    "questions": "Question",
+}
+WATTS_PER_CORE, WATTS_PER_GPU = 10.0, 400.0
+
+
+class Stage:
+    """Given to a stage's `main`. Public attributes: name, dir, run_dir, recipe, config, seed, dtype, device, threads,
+    rank, world_size, is_main."""
+
+    def __init__(self, name: str, recipe: Recipe, run_dir: Path) -> None:
+        self.name, self.recipe, self.run_dir = name, recipe, run_dir
+        self.dir = run_dir / name
+        self.config = recipe.stage_config(name)
+        self.seed = recipe.seed
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world_size = world_size()
+        self.is_main = self.rank == 0
+        self.dtype = runtime.resolve_dtype(recipe.dtype)
+        self.device = runtime.device()
+        self.finished = False
+        self.signal_seen: int | None = None  # set by the handler in podium.launch
+        self._parents: dict[str, dict[str, Any]] = {}
+        self._tokenizer_owner: tuple[str, str | None, str | None] | None = None
+        self._data: dict[str, dict[str, Any]] = {}
+        self._resume = self._newest_checkpoint()
+        before = self._resume[1] if self._resume else {}
+        self._wall_before, self._cpu_before = before.get("wall_seconds", 0.0), before.get("cpu_seconds", 0.0)
+        self._wall_start, self._cpu_start = time.monotonic(), time.process_time()
+        # The order in which threads add numbers is part of the result, so a resumed run keeps its thread count.
+        wanted = before.get("threads", "auto") if recipe.threads == "auto" else recipe.threads
+        self.threads = runtime.set_threads(wanted)
+        self._metrics: MetricsLog | None = None
+        self._trackers: list[Tracker] = []
+        if self.is_main:
+            self._open_folder(before.get("metrics_position", 0))
+        runtime.seed_everything(self.seed)
+
+    def _open_folder(self, metrics_position: int) -> None:
+        with writing(self.run_dir):
+            (self.dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_text(self.dir / "config.yaml", dump_recipe(self.config))
+        truncate_metrics(self.dir / "metrics.jsonl", metrics_position)
+        self._metrics = MetricsLog(self.dir / "metrics.jsonl")
+        self._trackers = [make_tracker(t, self.run_dir.name, self.name, self.dir) for t in self.recipe.trackers]
+
+    # ---- what goes in -------------------------------------------------------------------------------------------
+
+    def parent(self, ref: str, same_tokenizer: bool = True) -> Path:
+        """The folder `ref` names, and a note of it in the lineage.
+
+        `ref` is a stage of this run ("sft"), a stage folder, a model folder in Hugging Face layout, or a hub id.
+
+        Raises:
+            ParentError: it is not there (names the command that makes it), or (`same_tokenizer`) its tokenizer or chat
+                template differs from that of a parent resolved before.
+        """
+        folder = find_parent(ref, self.recipe, self.run_dir)
+        if same_tokenizer:
+            self._check_tokenizer(ref, folder)
+        record = lineage.read_stage_file(folder)
+        self._parents[ref] = {
+            "ref": ref,
+            "path": lineage.relative(folder, self.run_dir),
+            "sha256": lineage.hash_folder(folder),
+            "stage": record["stage"] if record else None,
+        }
+        return folder
+
+    def _check_tokenizer(self, ref: str, folder: Path) -> None:
+        tokenizer, template = tokenizer_hash(folder), template_hash(folder)
+        if tokenizer is None:
+            return  # rankings, a world: no model, no tokenizer
+        if self._tokenizer_owner is None:
+            self._tokenizer_owner = (ref, tokenizer, template)
+            return
+        first, first_tokenizer, first_template = self._tokenizer_owner
+        pairs = ("tokenizer", tokenizer, first_tokenizer), ("chat template", template, first_template)
+        for what, here, there in pairs:
+            if here != there:
+                raise ParentError(
+                    f"stage '{self.name}': the {what} of parent '{ref}' ({folder}) differs from that of '{first}'",
+                    "give parents that come from one chain: a reward model scores only the tokens it was trained on",
+                )
+
+    def records(self, kind: str, split: str = "train") -> list[Any]:
+        """The records of a kind (documents, demonstrations, prompts, rankings, questions), hashed and counted.
+
+        Raises:
+            DataError: no source for them in recipe or world, a missing or malformed file.
+        """
+        source = lineage.source_of(self.recipe, self.run_dir, kind, split)
+        if source is None:
+            raise DataError(
+                f"stage '{self.name}'", None, f"data.{kind}.{split}", "no source in the recipe and no embedded world",
+                f"add `data: {{{kind}: {{{split}: PATH}}}}` or `data: {{world: {{name: willowbrook}}}}` to the recipe",
+            )
+        from data import records
+
+        return self._read(source, getattr(records, RECORD_TYPES[kind]), kind, split)
+
+    def has_records(self, kind: str, split: str = "train") -> bool:
+        """Whether `records(kind, split)` has a source."""
+        return lineage.source_of(self.recipe, self.run_dir, kind, split) is not None
+
+    def read(self, path: str | Path, record_type: type[Record]) -> list[Record]:
+        """Any other file of records, hashed and counted too."""
+        return self._read(str(path), record_type, None, None)
+
+    def _read(self, source: Any, record_type: type[Any], kind: str | None, split: str | None) -> list[Any]:
+        from data.readers import read_source
+
+        found = read_source(lineage.absolute(source, self.run_dir), record_type)
+        self._data[json.dumps([kind, split, source])] = {
+            "kind": kind, "split": split, "source": source, "records": len(found),
+            "files": lineage.source_files(source, self.run_dir),
+        }
+        return found
+
+    def world(self) -> Any | None:
+        """The embedded world, for its gold score and labelers; None when the run has only data of its own."""
+        if self.recipe.data.world is None:
+            return None
+        from data.worlds import open_world
+
+        return open_world(self.parent("world", same_tokenizer=False))
+
+    # ---- what is told -------------------------------------------------------------------------------------------
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl, mirrored to the trackers. Log a step before saving its checkpoint."""
+        if self._metrics is not None:
+            self._metrics.write(step, metrics)
+            for tracker in self._trackers:
+                tracker.log(step, metrics)
+
+    def logbook(self, text: str) -> None:
+        """One dated line of logbook.md: what happened and why."""
+        if self.is_main:
+            with writing(self.dir), (self.dir / "logbook.md").open("a", encoding="utf-8") as file:
+                file.write(f"- {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z} {text}\n")
+
+    def progress(self, total: int, description: str, unit: str = "step", start: int = 0) -> AbstractContextManager[Bar]:
+        """A bar (or plain lines): `with stage.progress(...) as bar: bar.advance(tokens=n, loss=x)`."""
+        return progress_bar(total, description, unit, start)
+
+    def check_finite(self, name: str, value: float, step: int) -> float:
+        """`value`, if it is a finite number.
+
+        Raises:
+            DivergenceError: NaN or infinite; nothing of this step is saved.
+        """
+        if not math.isfinite(value):
+            self.logbook(f"diverged: {name} is {value} at step {step}")
+            raise DivergenceError(
+                f"stage '{self.name}' diverged: {name} is {value} at step {step}",
+                f"lower the learning rate (--set {self.name}.learning_rate=...) and see {self.dir}/metrics.jsonl",
+            )
+        return value
+
+    # ---- stopping and going on ----------------------------------------------------------------------------------
+
+    @property
+    def stop_requested(self) -> bool:
+        """Ctrl-C or SIGTERM was seen: save a checkpoint, then `raise Interrupted()`.
+
+        Ask once a step on every process: they agree, so that all stop at the same step.
+        """
+        seen = self.signal_seen is not None
+        if self.world_size == 1:
+            return seen
+        flag = torch.tensor(float(seen), device=self.device)
+        torch.distributed.all_reduce(flag)
+        return bool(flag.item() > 0)
+
+    def save_checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
+        """Everything needed to go on after `step` steps; the two newest are kept.
+
+        `save(folder)` is called on every process with the same empty folder.
+
+        Raises:
+            RunFolderError: the disk refused; the checkpoints before are untouched.
+        """
+        position = self._metrics.position() if self._metrics else 0
+
+        def describe(folder: Path) -> None:
+            state = {"step": step, "metrics_position": position, "threads": self.threads, **self._costs()}
+            write_json(folder / CHECKPOINT_FILE, state | self._inputs())
+
+        self._write_folder(self.dir / "checkpoints" / str(step), save, describe)
+        if self.is_main:
+            for old in _checkpoints(self.dir)[:-KEPT_CHECKPOINTS]:
+                shutil.rmtree(old)
+
+    def latest_checkpoint(self) -> tuple[int, Path] | None:
+        """Steps done and folder of the newest checkpoint; None = begin at the beginning.
+
+        metrics.jsonl was cut back to that checkpoint when the stage opened, so the resumed log equals the unbroken one.
+        """
+        if self._resume is None:
+            return None
+        folder, state = self._resume
+        return state["step"], folder
+
+    def _newest_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
+        found = _checkpoints(self.dir)
+        return (found[-1], json.loads((found[-1] / CHECKPOINT_FILE).read_text())) if found else None
+
+    # ---- what comes out -----------------------------------------------------------------------------------------
+
+    def finish(self, save: Callable[[Path], None], metrics: dict[str, float], card: str, tokens: int = 0) -> None:
+        """Write final/: what `save(folder)` writes (called on every process), README.md with `card`, stage.json last.
+
+        `metrics` are the headline numbers, `tokens` those trained on. Checkpoints are deleted: they were for resuming.
+
+        Raises:
+            RunFolderError: the disk refused; nothing half-written is left and the checkpoints are untouched.
+        """
+        costs = self._costs()
+
+        def describe(folder: Path) -> None:
+            record = self._stage_record(folder, metrics, tokens, costs)
+            write_text(folder / "README.md", _card(card, record))
+            write_json(folder / lineage.STAGE_FILE, record)
+
+        self._write_folder(self.dir / "final", save, describe)
+        if self.is_main:
+            shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
+        self.finished = True
+        self.logbook(f"finished: {json.dumps({k: round(float(v), 4) for k, v in metrics.items()})}")
+
+    def _write_folder(self, folder: Path, save: Callable[[Path], None], describe: Callable[[Path], None]) -> None:
+        """Fill a partial folder on all processes, describe it on the main one, publish it under its real name."""
+        partial = folder.with_name(folder.name + PARTIAL)
+        with writing(folder.parent):
+            if self.is_main:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            self._barrier()
+            try:
+                save(partial)
+                self._barrier()
+                if self.is_main:
+                    describe(partial)
+                    publish(partial, folder)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            self._barrier()
+
+    def _barrier(self) -> None:
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
+    def _inputs(self) -> dict[str, Any]:
+        return {
+            "config": lineage.fingerprint(self.recipe, self.name),
+            "parents": list(self._parents.values()),
+            "data": list(self._data.values()),
+        }
+
+    def _costs(self) -> dict[str, float]:
+        return {
+            "wall_seconds": round(self._wall_before + time.monotonic() - self._wall_start, 2),
+            "cpu_seconds": round(self._cpu_before + time.process_time() - self._cpu_start, 2),
+        }
+
+    def _stage_record(
+        self, folder: Path, metrics: dict[str, float], tokens: int, costs: dict[str, float]
+    ) -> dict[str, Any]:
+        gpu_seconds = costs["wall_seconds"] * self.world_size if self.device.type == "cuda" else 0.0
+        joules = WATTS_PER_CORE * costs["cpu_seconds"] + WATTS_PER_GPU * gpu_seconds
+        return {
+            "stage": self.name,
+            "format": lineage.FORMAT_VERSION,
+            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+            **self._inputs(),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "code_revision": lineage.code_revision(),
+            "libraries": lineage.library_versions(),
+            "seed": self.seed,
+            "dtype": self.dtype,
+            "device": self.device.type,
+            "threads": self.threads,
+            "world_size": self.world_size,
+            "tokenizer_sha256": tokenizer_hash(folder),
+            "template_sha256": template_hash(folder),
+            "metrics": {k: (float(v) if math.isfinite(v) else None) for k, v in metrics.items()},
+            "tokens": tokens,
+            **costs,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "energy_watt_hours": round(joules / 3600, 4),
+            "energy_assumption": f"{WATTS_PER_CORE:.0f} W per busy CPU core, {WATTS_PER_GPU:.0f} W per GPU",
+        }
+
+    def close(self) -> None:
+        """Close the log and the trackers (podium.launch does)."""
+        if self._metrics is not None:
+            self._metrics.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def _checkpoints(stage_dir: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    folders = [p for p in stage_dir.glob("checkpoints/*") if p.name.isdigit() and (p / CHECKPOINT_FILE).is_file()]
+    return sorted(folders, key=lambda p: int(p.name))
+
+
+def checkpoint_record(stage_dir: Path) -> dict[str, Any] | None:
+    """What the newest checkpoint was made from; None without one."""
+    found = _checkpoints(stage_dir)
+    return json.loads((found[-1] / CHECKPOINT_FILE).read_text()) if found else None
+
+
+def _card(card: str, record: dict[str, Any]) -> str:
+    """The model card: the stage's own words, then how it was made."""
+    parents = ", ".join(f"`{p['ref']}` ({p['sha256'][:12]})" for p in record["parents"]) or "none"
+    rows = "\n".join(f"| {k} | {v:.4g} |" for k, v in record["metrics"].items() if v is not None)
+    numbers = f"\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
+    return (
+        f"---\nlibrary_name: transformers\ntags: [podium, {record['stage']}]\n---\n\n{card.strip()}\n\n"
+        f"## How it was made\n\nStage `{record['stage']}`, seed {record['seed']}, parents: {parents}, "
+        f"{record['tokens']:,} tokens, {record['wall_seconds']:.0f} s wall, {record['cpu_seconds']:.0f} s CPU, about "
+        f"{record['energy_watt_hours']} Wh ({record['energy_assumption']}). Command: `{record['command']}`. "
+        f"Code: {record['code_revision']}. Everything else is in stage.json.\n{numbers}"
+    )
