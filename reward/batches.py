@@ -1,0 +1,229 @@
+"""Rankings -> token ids -> micro-batches: K sequences a ranking, each distinct response forwarded once.
+
+1. `tokenise` turns records into `Item`s and counts whatever it has to drop.
+2. `epoch_batches` shuffles them into batches counted in rankings (the paper's 64 prompts a batch).
+3. `micro_batches` cuts one batch into pieces of at most so many tokens, rankings whole, for every process.
+4. `collate` pads one piece on the right, sequences of like length together.
+
+Nothing here touches a model, and the loss does not depend on how step 3 cuts: see `reward.loss`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from data.records import Ranking
+from data.template import encode_prompt, encode_response
+from reward.score import pad_right
+
+Margin = Literal["none", "strength", "likert"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One ranking as tokens. `responses` are distinct and end with the end token; K counts duplicates too."""
+
+    prompt: tuple[int, ...]
+    responses: tuple[tuple[int, ...], ...]  # (U,) distinct
+    which: tuple[int, ...]  # (K,) answer k of the record is responses[which[k]]
+    ranks: tuple[float, ...]  # (K,) 1 is best, duplicates share the mean of their ranks
+    merits: tuple[float, ...] | None = None  # (K,) see `pairwise_losses`
+    weight: float = 1.0
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt + response."""
+        return len(self.prompt) + max(map(len, self.responses))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a padded forward over the distinct responses."""
+        return self.longest * len(self.responses)
+
+
+def tokenise(
+    rankings: Sequence[Ranking],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    margin: Margin = "none",
+    margin_scale: float = 1.0,
+    weight: float = 1.0,
+) -> tuple[list[Item], Counter[str]]:
+    """Items for the rankings that can teach something, and what was dropped or worth saying, by reason.
+
+    A response that does not fit `max_length` tokens with its prompt leaves its ranking; a ranking left with fewer than
+    two responses, or with nothing but ties, is dropped. An empty response stays: its end token is scored, and PPO needs
+    to know what saying nothing is worth.
+    """
+    items: list[Item] = []
+    counts: Counter[str] = Counter()
+    for ranking in rankings:
+        prompt = tuple(encode_prompt(tokenizer, ranking.prompt))
+        responses = [tuple(encode_response(tokenizer, text)) for text in ranking.responses]
+        fits = [k for k, ids in enumerate(responses) if len(prompt) + len(ids) <= max_length]
+        counts["responses over the context (dropped)"] += len(responses) - len(fits)
+        counts["empty responses (kept)"] += sum(not ranking.responses[k].strip() for k in fits)
+        if len(fits) < 2:
+            counts["rankings with fewer than two responses (dropped)"] += 1
+            continue
+        distinct = list(dict.fromkeys(responses[k] for k in fits))
+        which = tuple(distinct.index(responses[k]) for k in fits)
+        counts["duplicate responses (forwarded once)"] += len(which) - len(distinct)
+        ranks = tie_duplicates([ranking.ranks[k] for k in fits], which)
+        if len(set(ranks)) < 2:
+            counts["rankings with nothing but ties (dropped)"] += 1
+            continue
+        merits = _merits(ranking, fits, ranks, margin, margin_scale)
+        if margin != "none" and merits is None:
+            counts[f"rankings without {margin} (trained without a margin)"] += 1
+        items.append(Item(prompt, tuple(distinct), which, ranks, merits, weight))
+    return items, +counts
+
+
+def tie_duplicates(ranks: Sequence[float], which: Sequence[int]) -> tuple[float, ...]:
+    """Give identical responses the mean of their ranks: whatever told them apart was not the text. Both (K,)."""
+    sums, counts = np.bincount(which, weights=ranks), np.bincount(which)
+    return tuple(float(sums[u] / counts[u]) for u in which)
+
+
+def _merits(
+    ranking: Ranking, fits: list[int], ranks: Sequence[float], margin: Margin, scale: float
+) -> tuple[float, ...] | None:
+    """Per-response merits whose differences are the pairs' margins; None where the record does not say."""
+    if margin == "likert" and ranking.likert is not None:
+        return tuple(scale * ranking.likert[k] for k in fits)
+    if margin == "strength" and ranking.strength is not None:
+        places = sorted(set(ranks))  # so a K = 2 margin is scale * strength, and each further place adds as much
+        return tuple(-scale * ranking.strength * places.index(rank) for rank in ranks)
+    return None
+
+
+def shuffled_pairs(items: Sequence[Item]) -> list[Item]:
+    """Every strict pair as a ranking of two: what the paper warns of (section 3.5), kept for the comparison.
+
+    Each response then takes part in up to K-1 updates of an epoch, and is forwarded as often.
+    """
+    pairs = []
+    for item in items:
+        for i, j in zip(*np.nonzero(np.less.outer(item.ranks, item.ranks)), strict=True):
+            both = (item.responses[item.which[i]], item.responses[item.which[j]])
+            merits = (item.merits[i], item.merits[j]) if item.merits else None
+            pairs.append(replace(item, responses=both, which=(0, 1), ranks=(1.0, 2.0), merits=merits))
+    return pairs
+
+
+def epoch_batches(items: Sequence[Item], batch_size: int, seed: int, epoch: int) -> Iterator[list[Item]]:
+    """One epoch's batches of `batch_size` rankings over all processes, in an order set by (seed, epoch) alone."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(items))
+    for start in range(0, len(items), batch_size):
+        yield [items[i] for i in order[start : start + batch_size]]
+
+
+def micro_batches(batch: Sequence[Item], max_tokens: int, processes: int = 1) -> list[list[list[Item]]]:
+    """Cut a batch into micro-batches, the same number for every process: result[process][i] is a list of items.
+
+    Items of like length share a micro-batch of at most `max_tokens` padded tokens; one item larger than that stands
+    alone. Every process plans for all and so needs no message. Where the count does not divide, large micro-batches are
+    halved; where items run out, an item is repeated with weight 0, which adds nothing to loss or gradient.
+    """
+    cut: list[list[Item]] = []
+    for item in sorted(batch, key=lambda item: item.longest):
+        sequences = len(item.responses) + (sum(len(other.responses) for other in cut[-1]) if cut else 0)
+        if cut and sequences * item.longest <= max_tokens:
+            cut[-1].append(item)
+        else:
+            cut.append([item])
+    while len(cut) % processes:
+        largest = max(cut, key=len)
+        if len(largest) > 1:
+            cut.remove(largest)
+            cut += [largest[::2], largest[1::2]]
+        else:
+            cut.append([replace(largest[0], weight=0.0)])
+    cut.sort(key=lambda items: sum(item.tokens for item in items), reverse=True)  # like sizes side by side
+    return [cut[process::processes] for process in range(processes)]
+
+
+class Sequences(NamedTuple):
+    """Sequences forwarded together: (B, T) ids and mask, padded on the right."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+class SharedPrefix(NamedTuple):
+    """Prompts and their responses for `score_shared_prefix`."""
+
+    prompt_ids: Tensor  # (P, Tp)
+    prompt_mask: Tensor
+    response_ids: Tensor  # (B, Tr)
+    response_mask: Tensor
+    prompt_of: Tensor  # (B,)
+
+
+class MicroBatch(NamedTuple):
+    """What one backward needs. N counts responses of all rankings, R rankings."""
+
+    chunks: list[Sequences | SharedPrefix]  # forwarded one after the other; their scores are concatenated
+    sequence_of: Tensor  # (N,) which of the concatenated scores is response n's
+    ranks: Tensor  # (N,)
+    ranking_ids: Tensor  # (N,) in [0, R)
+    merits: Tensor | None  # (N,)
+    weights: Tensor  # (R,)
+
+
+def collate(
+    items: Sequence[Item], pad_token_id: int, *, chunk_tokens: int | None = None, shared_prefix: bool = False
+) -> MicroBatch:
+    """Pad some items on the right.
+
+    chunk_tokens: sort sequences by length and forward at most so many padded tokens at a time (None: all at once).
+    A CPU is fastest at a few thousand, and sorting by sequence saves padding that whole rankings cannot avoid.
+    """
+    owner = [(r, u) for r, item in enumerate(items) for u in range(len(item.responses))]
+    if shared_prefix:
+        chunks: list[Sequences | SharedPrefix] = [_shared_prefix(items, pad_token_id)]
+        order = list(range(len(owner)))
+    else:
+        tokens = [[*items[r].prompt, *items[r].responses[u]] for r, u in owner]
+        order, chunks = _by_length(tokens, pad_token_id, chunk_tokens)
+    place = {owner[i]: n for n, i in enumerate(order)}
+    merits = None
+    if any(item.merits is not None for item in items):
+        merits = torch.tensor([m for item in items for m in item.merits or [0.0] * len(item.ranks)])
+    return MicroBatch(
+        chunks=chunks,
+        sequence_of=torch.tensor([place[r, u] for r, item in enumerate(items) for u in item.which]),
+        ranks=torch.tensor([rank for item in items for rank in item.ranks]),
+        ranking_ids=torch.tensor([r for r, item in enumerate(items) for _ in item.which]),
+        merits=merits,
+        weights=torch.tensor([item.weight for item in items]),
+    )
+
+
+def _by_length(
+    tokens: list[list[int]], pad_token_id: int, chunk_tokens: int | None
+) -> tuple[list[int], list[Sequences | SharedPrefix]]:
+    """The order in which sequences are forwarded, longest first, and the padded chunks."""
+    order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
+    chunks: list[Sequences | SharedPrefix] = []
+    start = 0
+    while start < len(order):
+        size = len(order) if chunk_tokens is None else max(1, chunk_tokens // len(tokens[order[start]]))
+        chunks.append(Sequences(*pad_right([tokens[i] for i in order[start : start + size]], pad_token_id)))
+        start += size
+    return order, chunks
+
+
+def _shared_prefix(items: Sequence[Item], pad_token_id: int) -> SharedPrefix:
+    prompts = pad_right([item.prompt for item in items], pad_token_id)
+    responses = pad_right([ids for item in items for ids in item.responses], pad_token_id)
+    prompt_of = torch.tensor([r for r, item in enumerate(items) for _ in item.responses])
+    return SharedPrefix(*prompts, *responses, prompt_of)

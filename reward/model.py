@@ -1,0 +1,128 @@
+"""The reward model: a language model whose unembedding is replaced by one number a token (InstructGPT, section 3.5).
+
+On disk it is plain Hugging Face layout: `AutoModelForSequenceClassification` with one label loads it, and
+`reward_bias` in config.json is the number to subtract from its logit. An ensemble's folder is its first member's, with
+the others beside it in `members/1`, `members/2`, ...; `reward_ensemble` in config.json says how to combine them.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from podium.errors import ParentError
+from podium.models import load_tokenizer, resize_for, save_model
+
+Combine = Literal["mean", "min", "mean_minus_variance"]
+DROPOUT_FIELDS = (
+    "dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop", "resid_pdrop", "embd_pdrop",
+    "attn_pdrop",
+)
+
+
+class RewardEnsemble(nn.Module):
+    """Several reward models that differ by seed, read as one; the spread between them is a sign of guessing.
+
+    `combine`: `mean`; `min`, the worst case; `mean_minus_variance`. `bias` is subtracted after combining, so that
+    demonstrations score mean 0 whatever the rule.
+    """
+
+    def __init__(self, members: list[PreTrainedModel], combine: Combine = "mean", bias: float = 0.0) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.rule = combine
+        self.bias = bias
+
+    @property
+    def config(self) -> Any:
+        return self.members[0].config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def combine(self, scores: Tensor) -> Tensor:
+        """(members, ...) -> (...), by the ensemble's rule, less its bias."""
+        if self.rule == "min":
+            combined = scores.amin(dim=0)
+        elif self.rule == "mean_minus_variance":
+            combined = scores.mean(dim=0) - scores.var(dim=0, correction=0)
+        else:
+            combined = scores.mean(dim=0)
+        return combined - self.bias
+
+
+def new_reward_model(path: str | Path, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """The language model at `path` with a fresh scalar head, standard deviation 1/sqrt(d+1) (Stiennon et al. 2020).
+
+    Dropout is off: the paper names none for the reward model, and one epoch leaves little to regularise. The seed draws
+    the head alone, so members of an ensemble differ by their head and by the order of their data.
+    """
+    model = _load_classifier(path, num_labels=1)
+    for field in DROPOUT_FIELDS:
+        if hasattr(model.config, field):
+            setattr(model.config, field, 0.0)
+    for module in model.modules():
+        for field in DROPOUT_FIELDS:
+            if isinstance(getattr(module, field, None), float):
+                setattr(module, field, 0.0)
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    resize_for(tokenizer, model)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.reward_bias = 0.0
+    weight = model.score.weight  # (1, d)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        weight.copy_(torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5)
+    return model
+
+
+def load_reward_model(folder: str | Path) -> tuple[PreTrainedModel | RewardEnsemble, PreTrainedTokenizerBase]:
+    """A trained reward model or ensemble and its tokenizer, in fp32 and eval mode.
+
+    Raises:
+        ParentError: the folder holds a model without a trained reward head.
+    """
+    first = _load_classifier(folder)
+    if not hasattr(first.config, "reward_bias"):
+        raise ParentError(
+            f"{folder} is no reward model: its config.json has no reward_bias",
+            "name the folder that `podium reward` wrote (runs/<run>/reward/final); for a reward model trained elsewhere "
+            "add \"reward_bias\": 0.0 to its config.json",
+        )
+    tokenizer = load_tokenizer(folder)
+    ensemble = getattr(first.config, "reward_ensemble", None)
+    if ensemble is None:
+        return first.eval(), tokenizer
+    others = [_load_classifier(Path(folder) / "members" / str(i)) for i in range(1, ensemble["members"])]
+    return RewardEnsemble([first, *others], ensemble["combine"], ensemble["bias"]).eval(), tokenizer
+
+
+def save_reward_model(
+    model: PreTrainedModel | RewardEnsemble,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    state_dict: dict[str, Tensor] | None = None,
+) -> None:
+    """Write what `load_reward_model` reads; the reward bias travels in config.json. `state_dict` as in `save_model`."""
+    if not isinstance(model, RewardEnsemble):
+        save_model(model, tokenizer, folder, state_dict)
+        return
+    first, *others = model.members
+    first.config.reward_ensemble = {"members": len(model.members), "combine": model.rule, "bias": model.bias}
+    save_model(first, tokenizer, folder)
+    for i, member in enumerate(others, start=1):
+        save_model(member, tokenizer, folder / "members" / str(i))
+
+
+def _load_classifier(path: str | Path, **config: Any) -> PreTrainedModel:
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(str(path), dtype=torch.float32, **config)
+    except (OSError, ValueError) as error:
+        raise ParentError(
+            f"{path} holds no model that can carry a reward head: {error}",
+            "give a folder in Hugging Face layout (config.json, model.safetensors, tokenizer.json) or a hub id",
+        ) from error
