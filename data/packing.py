@@ -1,0 +1,58 @@
+"""Documents to full windows of tokens, and the resumable order in which rows are read.
+
+GPT-3's way (Brown et al. 2020, section 2.3): documents one after the other with a separator between, cut into windows of
+the context's length, attention not masked at the separators. A window so never holds padding.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+CHUNK = 1000  # documents tokenized at once; the tokenizer works on them in parallel
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:
+    """Ids of each text, int32, without special tokens: `<|end|>` inside a document stays characters."""
+    encoded: list[np.ndarray] = []
+    for start in range(0, len(texts), CHUNK):
+        chunk = list(texts[start : start + CHUNK])
+        ids = tokenizer(chunk, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        encoded += [np.asarray(row, dtype=np.int32) for row in ids]
+    return encoded
+
+
+def pack(documents: Sequence[Sequence[int] | np.ndarray], context: int, bos_id: int) -> np.ndarray:
+    """Windows of `context` tokens, (N, context) int32, over the documents with `bos_id` before each.
+
+    Every token lies in exactly one window, in order; the tail shorter than one window is left out, so N may be 0.
+    """
+    separator = np.asarray([bos_id], dtype=np.int32)
+    parts = [part for document in documents for part in (separator, np.asarray(document, dtype=np.int32))]
+    stream = np.concatenate(parts) if parts else separator[:0]
+    rows = len(stream) // context
+    return stream[: rows * context].reshape(rows, context)
+
+
+def batches(count: int, batch_size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
+    """Endless batches of row indices, (batch_size,) each, from batch number `start` on.
+
+    The rows are an endless stream of epochs; each epoch holds every one of the `count` rows once, in an order fixed by
+    (seed, epoch) alone. A batch may span two epochs. So the number of batches already read is the whole position: to
+    resume, give it as `start`.
+    """
+    if count < 1 or batch_size < 1:
+        raise ValueError(f"batches needs rows and a batch size, not count={count} and batch_size={batch_size}")
+    epoch, within = divmod(start * batch_size, count)
+    waiting = epoch_order(count, seed, epoch)[within:]
+    while True:
+        while len(waiting) < batch_size:
+            epoch += 1
+            waiting = np.concatenate([waiting, epoch_order(count, seed, epoch)])
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of rows 0 .. count - 1 in one epoch, (count,)."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
