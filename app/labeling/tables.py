@@ -1,0 +1,347 @@
+"""The labeling site's tables, portable between SQLite and PostgreSQL.
+
+Times are seconds since 1970 (UTC): both databases compare them alike. Positions count from 0 and number a task's
+responses in import order; what a labeler sees is `Assignment.display_order`, a shuffle of the positions that are shown.
+Submissions are append-only: an edit is a new revision, and nothing a person sent is ever overwritten.
+"""
+
+import time
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import JSON, Double
+
+ROLES = ("labeler", "researcher", "admin")  # each may do what the ones before may
+COHORTS = ("train", "heldout", "screening")
+SKIP_REASONS = ("unclear", "not my language", "sensitive to me", "too long", "broken", "other")
+VOTE_CHOICES = ("left", "right", "tie", "both bad")
+
+Json = Mapped[Any]
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s", "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {str: Text, float: Double, Any: JSON(none_as_null=True)}  # noqa: RUF012 - SQLAlchemy reads it from the class
+
+
+def key() -> Any:
+    return mapped_column(primary_key=True)
+
+
+def link(column: str) -> Any:
+    return mapped_column(ForeignKey(column))
+
+
+def now_column() -> Any:
+    return mapped_column(default=time.time)
+
+
+# ---------------------------------------------------------------- people
+
+class Person(Base):
+    __tablename__ = "person"
+    id: Mapped[int] = key()
+    handle: Mapped[str] = mapped_column(String(64), unique=True)
+    password_hash: Mapped[str]  # argon2id
+    role: Mapped[str] = mapped_column(String(16))
+    cohort: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float] = now_column()
+    disabled_at: Mapped[float | None]
+
+
+class Invite(Base):
+    """A link that lets one person choose a handle and a password."""
+
+    __tablename__ = "invite"
+    id: Mapped[int] = key()
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    cohort: Mapped[str] = mapped_column(String(16))
+    expires_at: Mapped[float]
+    created_at: Mapped[float] = now_column()
+    used_by: Mapped[int | None] = link("person.id")
+
+
+class LoginSession(Base):
+    """One logged-in browser. The cookie holds the token, the table only its keyed hash."""
+
+    __tablename__ = "login_session"
+    token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    person_id: Mapped[int] = link("person.id")
+    created_at: Mapped[float] = now_column()
+    expires_at: Mapped[float]
+
+
+class LoginFailure(Base):
+    """Failed logins by handle and by address; they slow the next try down, also after a restart."""
+
+    __tablename__ = "login_failure"
+    id: Mapped[int] = key()
+    source: Mapped[str] = mapped_column(String(128), index=True)
+    at: Mapped[float] = now_column()
+
+
+class SiteSetting(Base):
+    """Facts of this site, such as the salt that turns handles into pseudonyms in exports."""
+
+    __tablename__ = "site_setting"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str]
+
+
+# ---------------------------------------------------------------- what is asked
+
+class InstructionSet(Base):
+    """What labelers are told. A version never changes; a correction is the next version."""
+
+    __tablename__ = "instruction_set"
+    __table_args__ = (UniqueConstraint("name", "version"),)
+    id: Mapped[int] = key()
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int]
+    body: Mapped[str]
+    created_at: Mapped[float] = now_column()
+
+
+class InstructionRead(Base):
+    """Who said they have read which version, and when."""
+
+    __tablename__ = "instruction_read"
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True)
+    instruction_set_id: Mapped[int] = mapped_column(ForeignKey("instruction_set.id"), primary_key=True)
+    at: Mapped[float] = now_column()
+
+
+class FormSchema(Base):
+    """Which questions the form asks (`forms.Form` as JSON). Versioned like instructions."""
+
+    __tablename__ = "form_schema"
+    __table_args__ = (UniqueConstraint("name", "version"),)
+    id: Mapped[int] = key()
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int]
+    body: Json
+    created_at: Mapped[float] = now_column()
+
+
+class Batch(Base):
+    """A set of tasks handed out under one rule."""
+
+    __tablename__ = "batch"
+    id: Mapped[int] = key()
+    name: Mapped[str] = mapped_column(String(128), unique=True)
+    purpose: Mapped[str] = mapped_column(String(32))
+    cohorts: Json  # which cohorts get its tasks
+    overlap: Mapped[int]  # rankings wanted a task
+    lease_minutes: Mapped[float]
+    edit_minutes: Mapped[float] = mapped_column(server_default="1440")  # how long own answers can be changed
+    ties_allowed: Mapped[bool]
+    shuffle_seed: Mapped[int]
+    gold_every: Mapped[int] = mapped_column(server_default="0")  # a gold task after so many answers; 0 = none
+    instruction_set_id: Mapped[int] = link("instruction_set.id")
+    form_schema_id: Mapped[int] = link("form_schema.id")
+    state: Mapped[str] = mapped_column(String(16))  # open | paused
+    created_at: Mapped[float] = now_column()
+
+
+class Prompt(Base):
+    __tablename__ = "prompt"
+    id: Mapped[int] = key()
+    messages: Json
+    text_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    source: Mapped[str | None]
+    user: Mapped[str | None] = mapped_column("asked_by")  # "user" is a reserved word in PostgreSQL
+    use_case: Mapped[str | None]
+    language: Mapped[str | None]
+    split: Mapped[str | None]
+    record: Mapped[str | None]  # id of the imported record
+    meta: Json
+
+
+class Response(Base):
+    __tablename__ = "response"
+    id: Mapped[int] = key()
+    prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), index=True)
+    text: Mapped[str]
+    generator: Mapped[str | None]  # name or hash of the checkpoint that wrote it; never shown to labelers
+    sampling: Json
+    is_demonstration: Mapped[bool] = mapped_column(default=False)
+
+
+class Task(Base):
+    """One prompt with K responses, wanted `need` times. Counters and the CHECK make over-collection impossible."""
+
+    __tablename__ = "task"
+    __table_args__ = (
+        CheckConstraint("n_open >= 0 AND n_done >= 0 AND n_open + n_done <= need", name="room"),
+        Index("ix_task_room", "batch_id", "position", sqlite_where=text("n_open + n_done < need"),
+              postgresql_where=text("n_open + n_done < need")),
+    )
+    id: Mapped[int] = key()
+    batch_id: Mapped[int] = mapped_column(ForeignKey("batch.id"), index=True)
+    prompt_id: Mapped[int] = link("prompt.id")
+    position: Mapped[int]
+    need: Mapped[int]
+    n_open: Mapped[int] = mapped_column(default=0)
+    n_done: Mapped[int] = mapped_column(default=0)
+    gold_ranks: Mapped[Any | None]  # known ranks by position: the task checks labelers and is not exported
+
+
+class TaskResponse(Base):
+    __tablename__ = "task_response"
+    task_id: Mapped[int] = mapped_column(ForeignKey("task.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    response_id: Mapped[int] = link("response.id")
+    copy_of: Mapped[int | None]  # position of an identical response, which is the one that is shown
+
+
+# ---------------------------------------------------------------- what is answered
+
+class Assignment(Base):
+    """A task in one person's hands: open | submitted | skipped | expired."""
+
+    __tablename__ = "assignment"
+    __table_args__ = (
+        UniqueConstraint("task_id", "person_id"),
+        Index("uq_assignment_one_open", "person_id", unique=True, sqlite_where=text("state = 'open'"),
+              postgresql_where=text("state = 'open'")),
+        Index("ix_assignment_lease", "state", "lease_until"),
+        Index("ix_assignment_person_id_closed_at", "person_id", "closed_at"),
+    )
+    id: Mapped[int] = key()
+    task_id: Mapped[int] = link("task.id")
+    person_id: Mapped[int] = link("person.id")
+    state: Mapped[str] = mapped_column(String(16))
+    cohort: Mapped[str] = mapped_column(String(16))  # the person's when it was claimed
+    display_order: Json  # positions in the order shown
+    lease_until: Mapped[float]
+    claimed_at: Mapped[float]
+    closed_at: Mapped[float | None]
+
+
+class Draft(Base):
+    __tablename__ = "draft"
+    assignment_id: Mapped[int] = mapped_column(ForeignKey("assignment.id"), primary_key=True)
+    body: Json
+    version: Mapped[int]
+    saved_at: Mapped[float]
+
+
+class Submission(Base):
+    __tablename__ = "submission"
+    __table_args__ = (UniqueConstraint("assignment_id", "revision"),)
+    id: Mapped[int] = key()
+    assignment_id: Mapped[int] = link("assignment.id")
+    revision: Mapped[int]  # 1 = as first sent
+    idempotency_key: Mapped[str] = mapped_column(String(64), unique=True)
+    tiers: Json  # list of lists of positions, best first, empty tiers kept as the labeler left them
+    active_seconds: Mapped[float]
+    comment: Mapped[str | None]
+    extra: Mapped[bool] = mapped_column(server_default=text("false"))  # came after the task was full
+    instruction_set_id: Mapped[int] = link("instruction_set.id")
+    form_schema_id: Mapped[int] = link("form_schema.id")
+    created_at: Mapped[float] = now_column()
+
+
+class ResponseRating(Base):
+    __tablename__ = "response_rating"
+    submission_id: Mapped[int] = mapped_column(ForeignKey("submission.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    rank: Mapped[int]  # dense: 1, 2, 2, 3
+    likert: Mapped[int | None]
+    flags: Json  # {flag: true | false}; a flag that was not asked is absent
+
+
+class PromptRating(Base):
+    __tablename__ = "prompt_rating"
+    submission_id: Mapped[int] = mapped_column(ForeignKey("submission.id"), primary_key=True)
+    flags: Json
+    use_case: Mapped[str | None]
+    language: Mapped[str | None]
+
+
+class Skip(Base):
+    __tablename__ = "skip"
+    id: Mapped[int] = key()
+    assignment_id: Mapped[int] = mapped_column(ForeignKey("assignment.id"), unique=True)
+    reason: Mapped[str] = mapped_column(String(32))
+    note: Mapped[str | None]
+    created_at: Mapped[float] = now_column()
+
+
+# ---------------------------------------------------------------- chat
+
+class Conversation(Base):
+    __tablename__ = "conversation"
+    id: Mapped[int] = key()
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
+    created_at: Mapped[float] = now_column()
+
+
+class ChatMessage(Base):
+    __tablename__ = "message"
+    __table_args__ = (UniqueConstraint("conversation_id", "position"),)
+    id: Mapped[int] = key()
+    conversation_id: Mapped[int] = link("conversation.id")
+    position: Mapped[int]
+    role: Mapped[str] = mapped_column(String(16))
+    content: Mapped[str]
+    generator: Mapped[str | None]
+    created_at: Mapped[float] = now_column()
+
+
+class Vote(Base):
+    """Two answers side by side and what the person said: left | right | tie | both bad."""
+
+    __tablename__ = "vote"
+    id: Mapped[int] = key()
+    person_id: Mapped[int] = link("person.id")
+    cohort: Mapped[str] = mapped_column(String(16))
+    prompt: Json
+    left: Mapped[str] = mapped_column("left_text")
+    right: Mapped[str] = mapped_column("right_text")
+    left_generator: Mapped[str | None]
+    right_generator: Mapped[str | None]
+    choice: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float] = now_column()
+
+
+class Reaction(Base):
+    __tablename__ = "reaction"
+    message_id: Mapped[int] = mapped_column(ForeignKey("message.id"), primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True)
+    value: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float] = now_column()
+
+
+# ---------------------------------------------------------------- bookkeeping
+
+class Export(Base):
+    __tablename__ = "export"
+    id: Mapped[int] = key()
+    kind: Mapped[str] = mapped_column(String(16))  # rankings | pairs | votes
+    filter: Json
+    rows: Mapped[int] = mapped_column("n_rows")
+    sha256: Mapped[str] = mapped_column(String(64))
+    file: Mapped[str]
+    card: Mapped[str]
+    created_by: Mapped[int | None] = link("person.id")
+    created_at: Mapped[float] = now_column()
+
+
+class EventLog(Base):
+    """Who did what, for the admin's eyes: logins, claims, expired leases, imports, exports."""
+
+    __tablename__ = "event_log"
+    id: Mapped[int] = key()
+    at: Mapped[float] = now_column()
+    person_id: Mapped[int | None] = link("person.id")
+    kind: Mapped[str] = mapped_column(String(32), index=True)
+    detail: Json
