@@ -1,0 +1,203 @@
+"""Decoding by hand: a cache whose rows leave and arrive, the draw of a token, log-probabilities on chosen tokens only.
+
+What `podium.sampler` is made of. At the size of a laptop's model a decode step is bound by memory traffic and Python,
+so the cache is written in place (Hugging Face's DynamicCache copies all of it at every step) and is read as views.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+CHUNK_ELEMENTS = 1 << 24  # logits of one chunk: 64 MiB in fp32
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer in buffers (slots, heads, columns, head size) that are written in place."""
+
+    def __init__(self, cache: "SlotCache") -> None:
+        super().__init__()
+        self.cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        slots, columns = self.cache.slots, self.cache.columns
+        self.keys = key_states.new_zeros(slots, key_states.shape[1], columns, key_states.shape[3])
+        self.values = value_states.new_zeros(slots, value_states.shape[1], columns, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        rows, start, write, end = self.cache.rows, self.cache.start, self.cache.write, self.cache.end
+        self.keys[rows, :, write:end] = key_states
+        self.values[rows, :, write:end] = value_states
+        return self.keys[rows, :, start:end], self.values[rows, :, start:end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.end - self.cache.start, 0
+
+    def get_seq_length(self) -> int:
+        return self.cache.write - self.cache.start
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class SlotCache(Cache):
+    """A Hugging Face cache over `slots` rows whose newest token always lies in the same column.
+
+    `aim` says which rows and columns the next forward pass writes and sees; `move` copies rows into free slots;
+    `shift` drops columns on the left. Because every row ends in the same column, a row admitted late is only a row
+    with more padding on its left, which every model supports through its attention mask and position ids.
+    """
+
+    def __init__(self, layers: int, slots: int, columns: int) -> None:
+        self.slots, self.columns = slots, columns
+        self.rows = slice(0, 0)
+        self.start = self.write = self.end = 0
+        self.slot_layers = [SlotLayer(self) for _ in range(layers)]
+        super().__init__(layers=[*self.slot_layers])
+
+    def aim(self, rows: slice, start: int, write: int, end: int) -> None:
+        """The next pass writes columns [write, end) of `rows` and attends to columns [start, end)."""
+        self.rows, self.start, self.write, self.end = rows, start, write, end
+
+    def move(self, source: Tensor, target: Tensor, columns: slice) -> None:
+        """Copy rows `source` over rows `target` (1-D index tensors) within `columns`."""
+        for buffer in self._buffers():
+            buffer[target, :, columns] = buffer[source, :, columns]
+
+    def shift(self, columns: slice) -> None:
+        """Move `columns` to the left edge of every buffer."""
+        for buffer in self._buffers():
+            buffer[:, :, : columns.stop - columns.start] = buffer[:, :, columns].clone()
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer for layer in self.slot_layers for buffer in (layer.keys, layer.values) if buffer is not None]
+
+
+def row_uniforms(seed: int, rows: Sequence[int], count: int) -> Tensor:
+    """Uniform numbers (len(rows), count) in [0, 1), each row from its own stream named by (seed, row).
+
+    One draw a token decides it by the inverse of the cumulative distribution, so what a row says depends on the seed,
+    its index and its prompt alone: not on who shares its batch, when a row was refilled, or the number of ranks.
+    """
+    draws = [np.random.Generator(np.random.Philox(key=[seed, row])).random(count, dtype=np.float32) for row in rows]
+    return torch.from_numpy(np.stack(draws))
+
+
+def pick_tokens(
+    logits: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """The next token of every row and its log-probability.
+
+    Args:
+        logits: (B, V), any float type. uniforms: (B,) in [0, 1).
+        temperature: 0 takes the most likely token; its log-probability is then that of temperature 1.
+        top_k, top_p: 0 and 1.0 switch them off.
+
+    Returns:
+        tokens (B,) and logprobs (B,) fp32: of the whole tempered distribution, before top-k and top-p cut it, since
+        that is the distribution whose ratio PPO takes.
+    """
+    logprobs = F.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # (B, V)
+    if temperature == 0:
+        tokens = logprobs.argmax(-1)
+    else:
+        cumulative = _truncated(logprobs, top_k, top_p).exp().cumsum(-1)  # (B, V)
+        # the factor keeps the target under the total in fp32, so that a token of probability 0 is never chosen
+        target = uniforms[:, None] * cumulative[:, -1:] * (1 - 2**-20)
+        tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)
+
+
+def _truncated(logprobs: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Log-probabilities (B, V) with -inf outside the top k and outside the smallest set of mass top_p."""
+    if 0 < top_k < logprobs.shape[-1]:
+        kth = logprobs.topk(top_k, dim=-1).values[:, -1:]
+        logprobs = logprobs.masked_fill(logprobs < kth, -torch.inf)
+    if top_p < 1.0:
+        ordered, index = logprobs.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities  # mass of the tokens more likely than this one
+        ordered = ordered.masked_fill(before >= top_p, -torch.inf)
+        logprobs = torch.full_like(logprobs, -torch.inf).scatter(-1, index, ordered)
+    return logprobs
+
+
+def takes_position_ids(model: nn.Module) -> bool:
+    """Whether the model's forward accepts position ids (ALiBi models do not)."""
+    return "position_ids" in inspect.signature(causal_lm(model).forward).parameters
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The causal language model inside a PEFT wrapper, or the model itself; adapters stay in force."""
+    get_base_model: Any = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else get_base_model()
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Positions (B, T) counted from each row's first attended token, whatever the padding side."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def token_logprobs(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """log p(token | the tokens before it) at the chosen tokens; the LM head runs on those positions only.
+
+    Args:
+        model: a Hugging Face causal LM, with gradients if they are enabled.
+        input_ids, attention_mask: (B, T), padded on either side.
+        chosen: (B, T) bool, True at tokens whose log-probability is wanted; never the first column.
+
+    Returns:
+        (N,) fp32, N = chosen.sum(), row by row.
+    """
+    hidden = hidden_before(model, input_ids, attention_mask, chosen)
+    return head_logprobs(model, hidden, input_ids[chosen], temperature)
+
+
+def hidden_before(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor) -> Tensor:
+    """Last hidden states (N, d) at the position before each chosen token: the states that predict them."""
+    lm = causal_lm(model)
+    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    if takes_position_ids(model):
+        inputs["position_ids"] = position_ids(attention_mask)
+    hidden = lm.base_model(**inputs).last_hidden_state  # (B, T, d)
+    return hidden[:, :-1][chosen[:, 1:]]
+
+
+def head_logprobs(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities (N,) fp32 of targets (N,) from hidden states (N, d).
+
+    The logits are made in chunks; with gradients each chunk is made again in the backward pass, so no tensor of
+    N x vocabulary is ever kept when that is large.
+    """
+
+    def chunk(states: Tensor, tokens: Tensor) -> Tensor:
+        return -F.cross_entropy(head_logits(model, states).float() / temperature, tokens, reduction="none")
+
+    head = causal_lm(model).get_output_embeddings()
+    size = max(1, CHUNK_ELEMENTS // int(head.out_features))
+    if len(targets) <= size:
+        return chunk(hidden, targets)
+    pieces = zip(hidden.split(size), targets.split(size), strict=True)
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(chunk, states, tokens, use_reentrant=False) for states, tokens in pieces])
+    return torch.cat([chunk(states, tokens) for states, tokens in pieces])
+
+
+def head_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Logits (N, V) of hidden states (N, d), with the soft cap of the models that have one."""
+    lm = causal_lm(model)
+    logits = lm.get_output_embeddings()(hidden)
+    cap = getattr(lm.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)

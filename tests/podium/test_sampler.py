@@ -1,0 +1,218 @@
+"""The sampler: what it draws, the log-probabilities it reports, and that batching changes neither."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from podium.decoding import SlotCache, pick_tokens, row_uniforms, token_logprobs
+from podium.errors import PodiumError
+from podium.sampler import EmbeddedSampler, SamplingParams
+
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16], [17, 18, 19, 20]]
+
+
+@pytest.fixture(params=["tiny_llama", "tiny_opt"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def sampler(model):
+    return EmbeddedSampler(model, pad_token_id=1)
+
+
+def ragged_stop(model, prompts, params: SamplingParams) -> int:
+    """The token that, as a stop token, gives these rows the most different lengths (draws up to it stay the same)."""
+    rows = [sample.tokens for sample in EmbeddedSampler(model, 1).generate(prompts, params)]
+    return max(
+        {token for row in rows for token in row},
+        key=lambda token: (len({row.index(token) for row in rows if token in row}), token),
+    )
+
+
+def test_greedy_equals_hugging_face_generate(model, sampler):
+    """Mutation seen red: positions off by one in `_advance`."""
+    ours = sampler.generate(PROMPTS, SamplingParams(max_new_tokens=12, temperature=0))
+    for prompt, sample in zip(PROMPTS, ours, strict=True):
+        theirs = model.generate(
+            torch.tensor([prompt]), do_sample=False, max_new_tokens=12, min_new_tokens=12, eos_token_id=None
+        )
+        assert sample.tokens == theirs[0, len(prompt) :].tolist()
+        assert not sample.finished
+
+
+def test_sampled_logprobs_equal_a_full_forward_pass(sampler):
+    """Cached decoding of ragged rows equals scoring the finished text. Mutation seen red: mask `>` for `>=` start."""
+    samples = sampler.generate(PROMPTS, SamplingParams(max_new_tokens=20, temperature=0.7, seed=3))
+    scored = sampler.logprobs(PROMPTS, [sample.tokens for sample in samples], temperature=0.7)
+    for sample, logprobs in zip(samples, scored, strict=True):
+        assert sample.logprobs == pytest.approx(logprobs, abs=2e-5)
+
+
+def test_logprobs_use_the_sampling_temperature(sampler):
+    """Pitfall 3. Mutation seen red: temperature left out of `head_logprobs`."""
+    warm = sampler.logprobs([[5, 6]], [[7, 8, 9]], temperature=1.0)[0]
+    cold = sampler.logprobs([[5, 6]], [[7, 8, 9]], temperature=0.5)[0]
+    assert warm != pytest.approx(cold, abs=1e-4)
+
+
+def test_logprobs_equal_negative_cross_entropy(model, sampler):
+    """Oracle. Mutation seen red: the hidden state of the token itself in place of the one before it."""
+    prompt, response = [5, 6, 7], [8, 9, 10, 11]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+    expected = -torch.nn.functional.cross_entropy(logits, torch.tensor(response), reduction="none")
+    assert sampler.logprobs([prompt], [response])[0] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 3, 128])
+def test_batching_and_refill_do_not_change_the_text(model, max_batch):
+    """Ragged rows, rows leaving and arriving. Mutation seen red: `_retire` moves the cache but not `count`."""
+    prompts = PROMPTS * 4
+    params = SamplingParams(30, temperature=0.5, seed=1)
+    params = replace(params, stop_token_id=ragged_stop(model, prompts, params))
+    reference = [
+        EmbeddedSampler(model, 1).generate([prompt], replace(params, first_row=i))[0]
+        for i, prompt in enumerate(prompts)
+    ]
+    assert len({len(sample.tokens) for sample in reference}) > 3, "the rows must be ragged for this to be a test"
+    samples = EmbeddedSampler(model, 1, max_batch=max_batch).generate(prompts, params)
+    for sample, expected in zip(samples, reference, strict=True):
+        assert sample.tokens == expected.tokens and sample.finished == expected.finished
+        assert sample.logprobs == pytest.approx(expected.logprobs, abs=2e-5)
+
+
+def test_a_custom_stop_token_ends_the_row_and_is_part_of_it(model):
+    """Pitfall 10: any id can be the stop token. Mutation seen red: `finished` compares with the tokenizer's eos."""
+    params = SamplingParams(30, temperature=0.5, seed=9)
+    stop = ragged_stop(model, [[5]] * 20, params)
+    samples = EmbeddedSampler(model, 1).generate([[5]] * 20, replace(params, stop_token_id=stop))
+    ended = [sample for sample in samples if sample.finished]
+    assert ended and all(sample.tokens.count(stop) == 1 and sample.tokens[-1] == stop for sample in ended)
+    assert all(len(sample.tokens) == 30 and stop not in sample.tokens for sample in samples if not sample.finished)
+
+
+def test_rollouts_of_one_prompt_differ_and_a_rerun_is_equal(sampler):
+    """Pitfalls 3 and 7. Mutation seen red: every row draws from stream 0."""
+    params = SamplingParams(max_new_tokens=10, seed=4)
+    first, again = sampler.generate([[5, 6]] * 4, params), sampler.generate([[5, 6]] * 4, params)
+    other = sampler.generate([[5, 6]] * 4, SamplingParams(max_new_tokens=10, seed=5))
+    assert first == again
+    assert len({tuple(sample.tokens) for sample in first}) == 4
+    assert [sample.tokens for sample in other] != [sample.tokens for sample in first]
+
+
+def test_stream_gives_what_generate_gives(model, sampler):
+    params = SamplingParams(25, temperature=0.5, seed=2)
+    params = replace(params, stop_token_id=ragged_stop(model, PROMPTS, params))
+    for prompt in PROMPTS:
+        sample = sampler.generate([prompt], params)[0]
+        expected = sample.tokens[:-1] if sample.finished else sample.tokens
+        assert list(sampler.stream(prompt, params)) == expected
+
+
+def test_draws_follow_the_distribution():
+    """Frequencies of 20,000 draws against the softmax. Mutation seen red: `right=True` dropped and a shift of one."""
+    logits = torch.tensor([[0.0, 1.0, -30.0, 2.0, 0.5]]).expand(20000, -1)
+    tokens, logprobs = pick_tokens(logits, row_uniforms(0, range(20000), 1)[:, 0], 0.8, 0, 1.0)
+    expected = (logits[0] / 0.8).softmax(-1)
+    frequencies = torch.bincount(tokens, minlength=5) / 20000
+    assert torch.allclose(frequencies, expected, atol=0.012)
+    assert torch.allclose(logprobs, expected.log()[tokens])
+
+
+def test_top_k_and_top_p_cut_the_draw_but_not_the_logprob():
+    """Mutation seen red: `before > top_p + p` keeps one token too many."""
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).expand(500, -1)
+    uniforms = row_uniforms(0, range(500), 1)[:, 0]
+    by_k, logprobs = pick_tokens(logits, uniforms, 1.0, 2, 1.0)
+    by_p, _ = pick_tokens(logits, uniforms, 1.0, 0, 0.7)  # 0.64 of the mass lies on the first, 0.88 on the first two
+    assert set(by_k.tolist()) == {0, 1} and set(by_p.tolist()) == {0, 1}
+    assert torch.allclose(logprobs, logits[0].log_softmax(-1)[by_k])
+
+
+def test_a_token_of_probability_zero_is_never_drawn():
+    """Even by the largest uniform number. Mutation seen red: the factor 1 - 2**-20 dropped and `right=False`."""
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(2, -1)
+    tokens, _ = pick_tokens(logits, torch.tensor([0.0, 1 - 2**-24]), 1.0, 0, 1.0)
+    assert tokens.tolist() == [1, 1]
+
+
+def test_an_own_copy_changes_only_when_told(tiny_llama):
+    """With a type of its own the sampler is a copy: `update_weights` refreshes it."""
+    sampler = EmbeddedSampler(tiny_llama, 1, dtype=torch.bfloat16)
+    before = sampler.generate([[5, 6]], SamplingParams(8, temperature=0))
+    with torch.no_grad():
+        for parameter in tiny_llama.parameters():
+            parameter.mul_(-2.0)
+    assert sampler.generate([[5, 6]], SamplingParams(8, temperature=0)) == before
+    sampler.update_weights(tiny_llama)
+    assert sampler.generate([[5, 6]], SamplingParams(8, temperature=0)) != before
+
+
+def test_sampling_switches_dropout_off_and_leaves_the_mode(tiny_opt):
+    """Pitfall 2, the sampler's half. Mutation seen red: `evaluating` does nothing."""
+    for module in tiny_opt.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.5
+    tiny_opt.train()
+    sampler = EmbeddedSampler(tiny_opt, 1)
+    sample = sampler.generate([[5, 6]], SamplingParams(10))[0]
+    assert sample.logprobs == pytest.approx(sampler.logprobs([[5, 6]], [sample.tokens])[0], abs=2e-5)
+    assert tiny_opt.training
+
+
+def test_chunked_head_gives_the_same_values_and_gradients(tiny_llama, monkeypatch):
+    """Mutation seen red: the chunks' order reversed."""
+    ids = torch.randint(3, 200, (3, 17), generator=torch.Generator().manual_seed(0))
+    chosen = torch.zeros_like(ids, dtype=torch.bool)
+    chosen[:, 4:] = True
+    results = []
+    for elements in (1 << 24, 700):
+        monkeypatch.setattr("podium.decoding.CHUNK_ELEMENTS", elements)
+        tiny_llama.zero_grad()
+        values = token_logprobs(tiny_llama, ids, torch.ones_like(ids), chosen)
+        (values * torch.arange(len(values))).mean().backward()
+        results.append((values.detach(), tiny_llama.model.embed_tokens.weight.grad.clone()))
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-6)
+    assert torch.allclose(results[0][1], results[1][1], atol=1e-4)
+
+
+def test_logprobs_do_not_depend_on_padding(model, sampler):
+    """Rows of one batch against each alone; left padding against right. Pitfall 8. Mutation seen red: no position ids
+    (OPT counts them itself; LLaMA with left padding does not notice, its rotation is relative, so OPT is the witness).
+    """
+    responses = [[21, 22], [23], [24, 25, 26, 27, 28], [29, 30, 31], [32]]
+    together = sampler.logprobs(PROMPTS, responses)
+    for prompt, response, found in zip(PROMPTS, responses, together, strict=True):
+        assert sampler.logprobs([prompt], [response])[0] == pytest.approx(found, abs=1e-5)
+        ids = torch.tensor([[1] * 4 + prompt + response])
+        mask = (torch.arange(ids.shape[1]) >= 4).long()[None]
+        chosen = (torch.arange(ids.shape[1]) >= 4 + len(prompt))[None]
+        with torch.no_grad():
+            left = token_logprobs(model, ids, mask, chosen)
+        assert left.tolist() == pytest.approx(found, abs=1e-5)
+
+
+def test_too_long_a_prompt_is_refused(sampler):
+    with pytest.raises(PodiumError, match="context of 128"):
+        sampler.generate([[5] * 120], SamplingParams(max_new_tokens=20))
+
+
+def test_the_cache_is_never_longer_than_the_live_rows_need(tiny_llama):
+    """Many refills on two slots: the buffers do not grow with the number of prompts."""
+    columns = []
+    original = SlotCache.__init__
+
+    def watch(self, layers, slots, width):
+        columns.append((slots, width))
+        original(self, layers, slots, width)
+
+    SlotCache.__init__ = watch
+    try:
+        samples = EmbeddedSampler(tiny_llama, 1, max_batch=2).generate(PROMPTS * 6, SamplingParams(9, seed=1))
+    finally:
+        SlotCache.__init__ = original
+    assert columns == [(2, 6 + 2 * 9)]
+    assert len(samples) == 30 and all(len(sample.tokens) == 9 for sample in samples)
