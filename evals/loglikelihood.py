@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -49,6 +50,11 @@ class Choices(NamedTuple):
             "acc_per_token": self.totals / self.tokens,
         }
         return {name: int(np.argmax(score)) == self.answer for name, score in scores.items()}
+
+    def entropy(self) -> float:
+        """Bits of doubt between the choices; high on paired sentences that differ in a group = unbiased (section D)."""
+        probability = softmax(self.totals)
+        return float(-(probability * np.log2(probability)).sum())
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> Pair:

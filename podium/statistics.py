@@ -4,7 +4,7 @@ Rules the callers keep: ties count half and their share is printed; an interval 
 of one prompt are not independent; a difference whose interval includes zero is not called a difference.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ def clopper_pearson(successes: int, trials: int, alpha: float = 0.05) -> tuple[f
 
 def cluster_bootstrap(
     outcome: ArrayLike,
-    prompt_id: Sequence,
+    prompt_id: ArrayLike,
     statistic: Callable[[np.ndarray], float] | None = None,
     draws: int = 2000,
     seed: int = 0,
@@ -66,14 +66,14 @@ def cluster_bootstrap(
     return float(low), float(high)
 
 
-def mean_with_interval(outcome: ArrayLike, prompt_id: Sequence, draws: int = 2000, seed: int = 0) -> Estimate:
+def mean_with_interval(outcome: ArrayLike, prompt_id: ArrayLike, draws: int = 2000, seed: int = 0) -> Estimate:
     """The mean of `outcome` (N) with its 95 % interval over prompts."""
     low, high = cluster_bootstrap(outcome, prompt_id, draws=draws, seed=seed)
     return Estimate(float(np.mean(np.asarray(outcome, dtype=float))), low, high)
 
 
 def paired_difference(
-    first: ArrayLike, second: ArrayLike, prompt_id: Sequence, draws: int = 2000, seed: int = 0
+    first: ArrayLike, second: ArrayLike, prompt_id: ArrayLike, draws: int = 2000, seed: int = 0
 ) -> Estimate:
     """Mean of `first` - `second` (both N, measured on the same rows) with its 95 % interval over prompts.
 

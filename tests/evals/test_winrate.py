@@ -1,0 +1,60 @@
+"""Win rates and the alignment tax against counts made by hand."""
+
+import numpy as np
+import pytest
+
+from evals.tax import alignment_tax
+from evals.winrate import length_matched_win_rate, win_rate
+from podium.statistics import clopper_pearson
+
+
+def test_ties_count_half_and_their_share_is_told():
+    """Seen red with ties as losses, and with the two models exchanged."""
+    first, second = np.array([[2.0], [1.0], [0.0], [3.0]]), np.array([[1.0], [1.0], [1.0], [2.0]])
+    result = win_rate(first, second)
+    assert (result.rate, result.ties, result.comparisons, result.prompts) == (2.5 / 4, 1 / 4, 4, 4)
+    assert win_rate(first, first + 1e-12).ties == 1.0  # float noise is a tie
+
+
+def test_every_answer_of_a_prompt_meets_every_answer_of_the_other_model():
+    first, second = np.array([[2.0, 0.0]]), np.array([[1.0, 1.0, 3.0]])
+    result = win_rate(first, second)
+    assert result.rate == pytest.approx(2 / 6) and result.comparisons == 6 and result.prompts == 1
+
+
+def test_one_untied_comparison_a_prompt_has_the_exact_interval():
+    first = np.array([[1.0]] * 17 + [[-1.0]] * 3)
+    result = win_rate(first, np.zeros((20, 1)))
+    assert (result.low, result.high) == clopper_pearson(17, 20)
+
+
+def test_more_samples_of_the_same_prompts_do_not_shrink_the_interval_as_more_prompts_would():
+    """Seen red with each comparison as its own cluster."""
+    rng = np.random.default_rng(0)
+    skill = np.repeat(rng.choice([-1.0, 1.0], size=(40, 1), p=[0.3, 0.7]), 5, axis=1)
+    several, single = win_rate(skill, np.zeros((40, 1))), win_rate(skill[:, :1], np.zeros((40, 1)))
+    assert several.rate == single.rate
+    assert several.high - several.low > 0.8 * (single.high - single.low)
+
+
+def test_a_judge_that_likes_length_is_seen_through_when_lengths_are_matched():
+    """Score = length: the longer model wins 95 %, and about half of the pairs of equal length. Seen red unmatched."""
+    rng = np.random.default_rng(1)
+    long, short = rng.integers(20, 60, size=(200, 4)), rng.integers(10, 40, size=(200, 4))
+    raw = win_rate(long.astype(float), short.astype(float))
+    matched = length_matched_win_rate(long + rng.normal(size=long.shape), short.astype(float), long, short, 0.05)
+    assert raw.rate > 0.8 and matched is not None and abs(matched.rate - 0.5) < 0.12
+    assert length_matched_win_rate(np.ones((2, 1)), np.ones((2, 1)), np.full((2, 1), 50), np.full((2, 1), 10)) is None
+
+
+def test_the_tax_is_relative_in_loss_and_positive_when_paid():
+    """Seen red with model and reference exchanged."""
+    rng = np.random.default_rng(2)
+    reference = rng.uniform(0.5, 0.7, size=100)
+    right = np.arange(50) < 45
+    tax = alignment_tax(reference * 1.10, reference, np.arange(50) < 30, right)
+    assert tax.loss_increase.value == pytest.approx(0.10, abs=0.002)
+    assert tax.accuracy_drop is not None and tax.accuracy_drop.value == pytest.approx(0.30)
+    assert tax.accuracy_drop.low > 0
+    untouched = alignment_tax(reference + rng.normal(0, 0.01, 100), reference)
+    assert untouched.loss_increase.low < 0 < untouched.loss_increase.high and untouched.accuracy_drop is None
