@@ -1,9 +1,9 @@
 """Model shapes by name, from 0.26M to 175B parameters, with the learning rate and batch their papers trained them at.
 
-Two families. OPT (Zhang et al. 2022, table 1) follows GPT-3's ladder (Brown et al. 2020, table 2.1): learned positions,
-LayerNorm, ReLU, biases, an inner width of 4 d. `opt-tiny` is metaseq's own smallest preset ("8m", 4 x 128), which with a
-vocabulary of 1,024 has 0.94M parameters. LLaMA (Touvron et al. 2023, table 2): rotary positions, RMSNorm, SwiGLU of about
-8/3 d, no biases; the two `llama3` shapes share key and value heads among query heads (GQA).
+Two families. OPT (Zhang et al. 2022, table 1) follows GPT-3's ladder (Brown et al. 2020, table 2.1): learned
+positions, LayerNorm, ReLU, biases, an inner width of 4 d. `opt-tiny` is metaseq's own smallest preset ("8m", 4 x 128),
+which with a vocabulary of 1,024 has 0.94M parameters. LLaMA (Touvron et al. 2023, table 2): rotary positions, RMSNorm,
+SwiGLU of about 8/3 d, no biases; the two `llama3` shapes share key and value heads among query heads (GQA).
 
 What is left out: tensor and pipeline parallelism, and LLaMA 3's rotary scaling beyond its pretraining context.
 """
@@ -45,8 +45,8 @@ def _llama(layers: int, hidden: int, heads: int, inner: int, learning_rate: floa
     return Preset("llama", layers, hidden, heads, learning_rate, 4_000_000, inner=inner, tied=False)
 
 
-# GPT-3's ladder gives 2.0e-4 at 1.3B, 1.6e-4 at 2.7B, 1.2e-4 at 6.7B, 1.0e-4 at 13B and 0.6e-4 at 175B; OPT kept these but
-# for 175B, where its table prints 1.2e-4. The 8m and 0.9M shapes have metaseq's 1e-3.
+# GPT-3's ladder gives 2.0e-4 at 1.3B, 1.6e-4 at 2.7B, 1.2e-4 at 6.7B, 1.0e-4 at 13B and 0.6e-4 at 175B; OPT kept these
+# but for 175B, where its table prints 1.2e-4. The tiny shapes have metaseq's 1e-3.
 PRESETS: dict[str, Preset] = {
     "opt-tiny": _opt(4, 128, 2, 1e-3, 0.125e6),
     "opt-125m": _opt(12, 768, 12, 6.0e-4, 0.5e6),

@@ -8,7 +8,8 @@ import torch
 from podium.errors import RecipeError
 from pretrain.presets import PRESETS, build_config, build_model, residual_writers
 
-# (vocabulary, context, parameters) of the released checkpoints. OPT 66B and 175B by the formula V d + (T+2) d + L (12 d^2 + 13 d) + 2 d.
+# (vocabulary, context, parameters) of the released checkpoints; OPT's 66B and 175B by hand from
+# V d + (T + 2) d + L (12 d^2 + 13 d) + 2 d.
 PUBLISHED = {
     "opt-125m": (50272, 2048, 125_239_296),
     "opt-350m": (50272, 2048, 331_196_416),

@@ -1,0 +1,185 @@
+"""Pretraining end to end on a village of four people: it learns, resumes bit for bit, and refuses what it cannot do."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
+from podium.launch import run_one
+from podium.recipe import load_recipe
+from podium.schedule import cosine_to_fraction
+from podium.stage import Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def train(recipe: Path, runs: Path, *sets: str) -> Path:
+    """Run the stage here; returns its folder."""
+    loaded = load_recipe(recipe, list(sets))
+    run_one(loaded, "pretrain", runs)
+    return runs / loaded.name / "pretrain"
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(folder: Path) -> list[dict]:
+    """The log without what depends on the clock."""
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in metrics(folder)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "final" / "model.safetensors")
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    left, right = weights(a), weights(b)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def unigram_entropy(ids: torch.Tensor) -> float:
+    """Nats a token of the best model that ignores what came before."""
+    counts = Counter(ids.flatten().tolist())
+    return -sum(n / ids.numel() * math.log(n / ids.numel()) for n in counts.values())
+
+
+def test_it_learns_more_than_word_frequencies(make_recipe, tmp_path):
+    """Seen red with labels shifted by two instead of one in `next_token_nll`."""
+    folder = train(make_recipe(tokens=32 * 8 * 60, batch_size=8), tmp_path / "runs")
+    from data.jsonl import read_jsonl
+    from data.packing import encode_documents, pack
+    from data.records import Document
+    from podium.models import load_causal_lm, load_tokenizer
+
+    tokenizer, model = load_tokenizer(folder / "final"), load_causal_lm(folder / "final")
+    texts = [document.text for document in read_jsonl(tmp_path / "validation.jsonl", Document)]
+    ids = torch.from_numpy(pack(encode_documents(tokenizer, texts), 32, tokenizer.bos_token_id)).long()
+    with torch.no_grad():
+        loss = model(input_ids=ids, labels=ids).loss.item()
+    assert loss < 0.5 * unigram_entropy(ids)
+    # The logged loss is the same quantity on the first ten windows (320 tokens).
+    with torch.no_grad():
+        logged = model(input_ids=ids[:10], labels=ids[:10]).loss.item()
+    assert metrics(folder)[-1]["validation_loss"] == pytest.approx(logged, rel=1e-5)
+
+
+def test_the_learning_rate_follows_tokens_even_when_the_batch_grows(make_recipe, tmp_path):
+    """Seen red with the schedule fed update numbers instead of tokens."""
+    recipe = make_recipe(batch_ramp={"start": 1, "tokens": 800}, warmup_tokens=300)
+    log = metrics(train(recipe, tmp_path / "runs"))
+    assert log[0]["batch_size"] == 1 and log[-1]["batch_size"] == 4
+    total = log[-1]["tokens"]
+    for line in log:
+        assert line["learning_rate"] == pytest.approx(3e-3 * cosine_to_fraction(line["tokens"], total, 300))
+    assert log[-1]["learning_rate"] == pytest.approx(3e-4)
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(make_recipe, tmp_path, monkeypatch):
+    """Seen red with the optimizer state left out of the checkpoint, and with `rows_at` starting again at 0."""
+    recipe = make_recipe()
+    unbroken = train(recipe, tmp_path / "unbroken")
+
+    asked = {"times": 0}
+
+    def stop_at_the_sixth(stage):
+        asked["times"] += 1
+        return asked["times"] == 6
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "stop_requested", property(stop_at_the_sixth))
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "broken")
+    assert not (tmp_path / "broken/run/pretrain/final").exists()
+    broken = train(recipe, tmp_path / "broken")
+    assert_same_weights(unbroken, broken)
+    assert timeless(unbroken) == timeless(broken)
+
+
+def test_evaluating_more_often_does_not_change_the_model(make_recipe, tmp_path):
+    """Seen red with the sample text drawn from training's own generator and dropout on."""
+    rare = train(make_recipe("rare", eval_steps=100), tmp_path / "runs")
+    often = train(make_recipe("often", eval_steps=2), tmp_path / "runs")
+    assert_same_weights(rare, often)
+    assert "writes:" in (often / "logbook.md").read_text()
+
+
+def test_micro_batches_and_zero_stages_give_the_same_update(make_recipe, tmp_path):
+    """Seen red with the loss divided by the micro-batch's tokens instead of the batch's."""
+    whole = metrics(train(make_recipe("whole"), tmp_path / "runs"))
+    split = metrics(train(make_recipe("split", per_device_train_batch_size=1), tmp_path / "runs"))
+    zero2 = metrics(train(make_recipe("zero2", engine={"zero_stage": 2}), tmp_path / "runs"))
+    for a, b, c in zip(whole, split, zero2, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4) == pytest.approx(c["loss"], rel=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3) == pytest.approx(c["grad_norm"], rel=1e-3)
+
+
+def test_an_existing_model_learns_on(make_recipe, tmp_path):
+    base = train(make_recipe("base"), tmp_path / "runs")
+    recipe = make_recipe("more", init_from=str(base / "final"), learning_rate=1e-3)
+    more = train(recipe, tmp_path / "runs")
+    assert metrics(more)[0]["loss"] == pytest.approx(metrics(base)[-1]["loss"], rel=0.2)
+    assert metrics(more)[-1]["validation_loss"] < metrics(base)[-1]["validation_loss"]
+    parents = json.loads((more / "final" / "stage.json").read_text())["parents"]
+    assert [parent["ref"] for parent in parents] == [str(base / "final")]
+
+    with pytest.raises(RecipeError, match="learning_rate"):
+        train(make_recipe("blind", init_from=str(base / "final"), learning_rate=None), tmp_path / "runs")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_exit_code_3(make_recipe, tmp_path):
+    with pytest.raises(DivergenceError) as error:
+        train(make_recipe(learning_rate=1e30, warmup_tokens=0), tmp_path / "runs")
+    assert error.value.exit_code == 3
+    assert not (tmp_path / "runs/run/pretrain/final").exists()
+
+
+def test_too_few_documents_are_a_data_error(make_recipe, tmp_path):
+    with pytest.raises(DataError, match="do not fill one window of 4000 tokens"):
+        train(make_recipe(context=4000), tmp_path / "runs")
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_then_the_same_command(make_recipe, tmp_path):
+    recipe = make_recipe(tokens=32 * 4 * 40)
+    unbroken = train(recipe, tmp_path / "unbroken")
+    command = [sys.executable, "-m", "pretrain.train", str(recipe), "--runs-dir", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    folder = tmp_path / "killed/run/pretrain"
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "8").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "final").exists()
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert_same_weights(unbroken, folder)
+    assert timeless(unbroken) == timeless(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
+    """Seen red with `stage.world_size` left out of the loss."""
+    recipe = make_recipe(engine={"zero_stage": zero_stage})
+    alone = train(recipe, tmp_path / "alone")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*launcher, "-m", "pretrain.train", str(recipe), "--runs-dir", str(tmp_path / "pair")],
+        cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    for one, two in zip(metrics(alone), metrics(tmp_path / "pair/run/pretrain"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+        assert two.get("validation_loss") == pytest.approx(one.get("validation_loss"), rel=1e-4)
