@@ -112,8 +112,7 @@ def pick_tokens(
         tokens = logprobs.argmax(-1)
     else:
         cumulative = _truncated(logprobs, top_k, top_p).exp().cumsum(-1)  # (B, V)
-        # the factor keeps the target under the total in fp32, so that a token of probability 0 is never chosen
-        target = uniforms[:, None] * cumulative[:, -1:] * (1 - 2**-20)
+        target = uniforms[:, None] * cumulative[:, -1:]  # < the total in fp32 too: uniforms are multiples of 2**-24
         tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)
 

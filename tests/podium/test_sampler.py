@@ -123,7 +123,7 @@ def test_draws_follow_the_distribution():
 
 
 def test_top_k_and_top_p_cut_the_draw_but_not_the_logprob():
-    """Mutation seen red: `before > top_p + p` keeps one token too many."""
+    """Mutation seen red: the cut compares the mass up to and with the token."""
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).expand(500, -1)
     uniforms = row_uniforms(0, range(500), 1)[:, 0]
     by_k, logprobs = pick_tokens(logits, uniforms, 1.0, 2, 1.0)
@@ -133,10 +133,12 @@ def test_top_k_and_top_p_cut_the_draw_but_not_the_logprob():
 
 
 def test_a_token_of_probability_zero_is_never_drawn():
-    """Even by the largest uniform number. Mutation seen red: the factor 1 - 2**-20 dropped and `right=False`."""
-    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(2, -1)
-    tokens, _ = pick_tokens(logits, torch.tensor([0.0, 1 - 2**-24]), 1.0, 0, 1.0)
-    assert tokens.tolist() == [1, 1]
+    """By the smallest and the largest uniform number. Mutation seen red: `right=False`."""
+    logits = torch.randn(4000, 50, generator=torch.Generator().manual_seed(0))
+    logits[:, 0] = logits[:, -1] = -torch.inf
+    for uniform in (0.0, 1 - 2**-24):
+        tokens, _ = pick_tokens(logits, torch.full((4000,), uniform), 1.0, 0, 1.0)
+        assert 1 <= int(tokens.min()) and int(tokens.max()) <= 48
 
 
 def test_an_own_copy_changes_only_when_told(tiny_llama):
@@ -180,8 +182,8 @@ def test_chunked_head_gives_the_same_values_and_gradients(tiny_llama, monkeypatc
 
 
 def test_logprobs_do_not_depend_on_padding(model, sampler):
-    """Rows of one batch against each alone; left padding against right. Pitfall 8. Mutation seen red: no position ids
-    (OPT counts them itself; LLaMA with left padding does not notice, its rotation is relative, so OPT is the witness).
+    """Rows of one batch against each alone; left padding against right. Pitfall 8. Mutation seen red: positions counted
+    from the padded edge (OPT is the witness; LLaMA's rotation is relative and does not notice).
     """
     responses = [[21, 22], [23], [24, 25, 26, 27, 28], [29, 30, 31], [32]]
     together = sampler.logprobs(PROMPTS, responses)
