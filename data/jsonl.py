@@ -113,17 +113,19 @@ def to_dataset(records: Sequence[BaseModel]) -> "Dataset":
     return Dataset.from_list(rows)
 
 
-def from_dataset(dataset: "Dataset", record_type: type[RecordType]) -> list[RecordType]:
-    """The inverse of `to_dataset`. Raises DataError naming the row and field that do not fit."""
+def from_dataset(
+    rows: "Dataset | Iterable[dict[str, Any]]", record_type: type[RecordType], name: str | Path = "dataset"
+) -> list[RecordType]:
+    """The inverse of `to_dataset`; any rows will do. Raises DataError naming the row and field that do not fit."""
     records = []
-    for number, row in enumerate(dataset, start=1):
-        fields: dict[str, Any] = {key: value for key, value in row.items() if value is not None}
+    for number, row in enumerate(rows, start=1):
+        fields = {key: value for key, value in row.items() if value is not None}
         if isinstance(fields.get("meta"), str):
             fields["meta"] = json.loads(fields["meta"])
         try:
             records.append(record_type.model_validate(fields))
         except ValidationError as error:
-            raise _data_error(Path("dataset"), [(number, *_explain(error, record_type))]) from None
+            raise _data_error(Path(name), [(number, *_explain(error, record_type))]) from None
     return records
 
 
@@ -153,7 +155,9 @@ def _nearest_key(location: tuple[int | str, ...], record_type: type[BaseModel]) 
 
     known = list((record_type if len(location) == 1 else Message).model_fields)
     near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"remove it; known keys are {', '.join(known)}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"remove it (known keys: {', '.join(known)}), or name the file's format if it is another one"
 
 
 def _nearest_file(path: Path) -> str:

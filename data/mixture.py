@@ -39,8 +39,8 @@ def mix(
 ) -> Mixture[Item]:
     """Draw from every source its share of `total`, in units of `size` (one a record, or characters, or tokens).
 
-    A source is read through in shuffled passes, so nothing repeats before all of it was seen. `total` is by default what
-    the sources hold together; weights are normalised. Drawing stops as close to each share as whole items allow.
+    A source is read through in shuffled passes, so nothing repeats before all of it was seen. `total` is by default
+    what the sources hold together; weights are normalised. Drawing stops as near to each share as whole items allow.
     """
     rng = np.random.default_rng(seed)
     sizes = {name: [size(item) for item in items] for name, items in sources.items()}
@@ -62,7 +62,7 @@ def mix(
 
 
 def _draw(sizes: Sequence[float], wanted: float, rng: np.random.Generator) -> list[int]:
-    """Indices in shuffled passes until their sizes sum to `wanted`; the item that crosses it stays if that is nearer."""
+    """Indices in shuffled passes until their sizes sum to `wanted`; the last one stays if that comes nearer."""
     indices: list[int] = []
     taken = 0.0
     while True:

@@ -1,7 +1,7 @@
 """Documents to full windows of tokens, and the resumable order in which rows are read.
 
-GPT-3's way (Brown et al. 2020, section 2.3): documents one after the other with a separator between, cut into windows of
-the context's length, attention not masked at the separators. A window so never holds padding.
+GPT-3's way (Brown et al. 2020, section 2.3): documents one after the other with a separator between, cut into windows
+of the context's length, attention not masked at the separators. So a window never holds padding.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,0 +1,208 @@
+"""Public formats, one function each: a row as it lies in the file -> the records it holds.
+
+A row that is well-formed but of no use (an empty answer, a tool call) raises `Unusable` with the reason; the reader
+counts these and says so. A row that lacks the format's keys raises `Malformed`: it is in another format, and nothing of
+the file is read.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from data.records import Comparison, Demonstration, Document, Message, Ranking
+
+Row = dict[str, Any]
+
+ROLES = {
+    "system": "system", "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+}  # fmt: skip
+
+
+class Unusable(Exception):
+    """The row is left out, for the reason given."""
+
+
+class Malformed(Exception):
+    """The row is not in this format: which field, and what is wrong with it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field, self.problem = field, problem
+
+
+def text(row: Row) -> Iterator[Document]:
+    """{text}; the reader has already split plain text files at their separator."""
+    content = get_string(row, "text")
+    if not content.strip():
+        raise Unusable("blank document")
+    yield Document(text=content)
+
+
+def alpaca(row: Row) -> Iterator[Demonstration]:
+    """{instruction, input, output, system?, history?: [[question, answer]]}; `response` is read as `output`."""
+    question = get_string(row, "instruction")
+    if row.get("input"):
+        question += "\n\n" + get_string(row, "input")
+    messages = [Message(role="system", content=row["system"])] if row.get("system") else []
+    for asked, answered in row.get("history") or []:
+        messages += [Message(role="user", content=asked), Message(role="assistant", content=answered)]
+    messages.append(Message(role="user", content=_said(question, "question")))
+    answer = Message(role="assistant", content=_said(get_string(row, "output", "response"), "answer"))
+    yield Demonstration(messages=[*messages, answer])
+
+
+def sharegpt(row: Row) -> Iterator[Demonstration | Comparison]:
+    """{conversations: [{from, value}]} or {messages: [{role, content}]}; with {chosen, rejected} turns a comparison."""
+    messages = _messages(row, "conversations", "messages")
+    if "chosen" in row and "rejected" in row:
+        chosen, rejected = (_messages({key: [row[key]]}, key)[0].content for key in ("chosen", "rejected"))
+        yield _comparison(messages, chosen, rejected)
+        return
+    if row.get("label") is False:  # KTO's files hold bad answers too
+        raise Unusable("labelled as a bad answer")
+    while messages and messages[-1].role != "assistant":
+        messages.pop()  # scraped conversations often end with a question nobody answered
+    if len(messages) < 2:
+        raise Unusable("no answered question")
+    _said(messages[-1].content, "answer")
+    yield Demonstration(messages=messages)
+
+
+def hh(row: Row) -> Iterator[Comparison]:
+    r"""{chosen, rejected}: two transcripts "\n\nHuman: ...\n\nAssistant: ..." that differ in the last answer."""
+    chosen, rejected = _transcript(get_string(row, "chosen")), _transcript(get_string(row, "rejected"))
+    if not chosen or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
+        raise Unusable("transcript does not end with an answer")
+    if chosen[:-1] != rejected[:-1]:
+        raise Unusable("the two transcripts differ before the last answer")
+    yield _comparison(chosen[:-1], chosen[-1].content, rejected[-1].content)
+
+
+def trl_preference(row: Row) -> Iterator[Comparison]:
+    """{prompt, chosen, rejected}, strings or lists of messages; without `prompt` it is what both lists begin with."""
+    if isinstance(row.get("chosen"), str):
+        yield _comparison(_as_prompt(row, "prompt"), get_string(row, "chosen"), get_string(row, "rejected"))
+        return
+    chosen, rejected = _messages(row, "chosen"), _messages(row, "rejected")
+    if "prompt" in row:
+        prompt = _as_prompt(row, "prompt")
+        chosen, rejected = [*prompt, *chosen], [*prompt, *rejected]
+    if chosen[:-1] != rejected[:-1]:
+        raise Unusable("chosen and rejected differ before the last answer")
+    yield _comparison(chosen[:-1], chosen[-1].content, rejected[-1].content)
+
+
+def scored_list(row: Row) -> Iterator[Ranking]:
+    """One prompt and a list of answers with scores (high is good) or ranks (low is good).
+
+    AlpacaEval {instruction, responses: [{output, model, score}]}, Nectar {prompt, answers: [{answer, model, rank}]},
+    UltraFeedback {instruction, completions: [{response, model, overall_score}]}, plain {prompt, responses, scores}.
+    """
+    prompt = _as_prompt(row, "instruction", "prompt", "question")
+    answers = get_list(row, "responses", "answers", "completions")
+    if isinstance(answers[0], str):
+        answers = [{"output": a, "score": s} for a, s in zip(answers, get_list(row, "scores"), strict=True)]
+    if len(answers) < 2:
+        raise Unusable("fewer than two answers")
+    merits = [_merit(answer) for answer in answers]
+    places = sorted(set(merits), reverse=True)
+    models = [answer.get("model") for answer in answers]
+    yield Ranking(
+        prompt=prompt,
+        responses=[get_string(answer, "output", "answer", "response", "text") for answer in answers],
+        ranks=[places.index(merit) + 1 for merit in merits],
+        generators=[str(model) for model in models] if all(models) else None,
+        meta={"scores": merits},
+    )
+
+
+def _merit(answer: Row) -> float:
+    """What an answer is worth; a rank counts downwards."""
+    for key, sign in (("score", 1), ("overall_score", 1), ("rating", 1), ("rank", -1)):
+        value = answer.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return sign * float(value)
+    raise Unusable("an answer without a score or rank")
+
+
+def _comparison(prompt: list[Message], chosen: str, rejected: str) -> Comparison:
+    if not prompt or prompt[-1].role != "user" or not prompt[-1].content.strip():
+        raise Unusable("no question before the answers")
+    if chosen.strip() == rejected.strip():
+        raise Unusable("chosen and rejected are the same")
+    return Comparison(prompt=prompt, chosen=_said(chosen, "answer"), rejected=_said(rejected, "answer"))
+
+
+def _transcript(text: str) -> list[Message]:
+    """Turns of a Human/Assistant transcript; turns of one speaker in a row become one."""
+    messages: list[Message] = []
+    parts = re.split(r"(?:^|\n\n)(Human|Assistant):", text)
+    for speaker, content in zip(parts[1::2], parts[2::2], strict=True):
+        role = "user" if speaker == "Human" else "assistant"
+        content = content.strip()
+        if messages and messages[-1].role == role:
+            content = f"{messages.pop().content}\n\n{content}".strip()
+        messages.append(Message(role=role, content=content))
+    return messages
+
+
+def _as_prompt(row: Row, *keys: str) -> list[Message]:
+    """The prompt's messages, from a list of messages, a transcript (Nectar) or a plain string."""
+    if any(isinstance(row.get(key), list) for key in keys):
+        return _messages(row, *keys)
+    content = get_string(row, *keys)
+    if content.lstrip().startswith("Human:"):
+        return [message for message in _transcript(content) if message.content]
+    return [Message(role="user", content=_said(content, "question"))]
+
+
+def _messages(row: Row, *keys: str) -> list[Message]:
+    messages = []
+    for turn in get_list(row, *keys):
+        role = get_string(turn, "from", "role")
+        if role not in ROLES:
+            raise Unusable(f"a turn by {role!r}")
+        messages.append(Message(role=ROLES[role], content=_content(turn)))  # type: ignore[arg-type]
+    return messages
+
+
+def _content(turn: Row) -> str:
+    """A turn's text; a list of parts ({type: text, text or value}) is joined, other parts make the row unusable."""
+    parts = turn.get("content")
+    if not isinstance(parts, list):
+        return get_string(turn, "value", "content")
+    if any(part.get("type") != "text" for part in parts):
+        raise Unusable("a turn that is not text")
+    return "".join(get_string(part, "text", "value") for part in parts)
+
+
+def get_string(row: Row, *keys: str) -> str:
+    """The string under the first of `keys` the row has; raises Malformed without one."""
+    return _get(row, str, "a string", *keys)
+
+
+def get_list(row: Row, *keys: str) -> list[Any]:
+    """The list under the first of `keys` the row has; raises Malformed without one, Unusable when it is empty."""
+    found = _get(row, list, "a list", *keys)
+    if not found:
+        raise Unusable(f"empty {keys[0]}")
+    return found
+
+
+def _get(row: Row, kind: type, kind_name: str, *keys: str) -> Any:
+    """The value of the first key the row has. Raises Malformed when it has none or the value's type is wrong."""
+    if not isinstance(row, dict):
+        raise Malformed(keys[0], "the row is not a JSON object")
+    for key in keys:
+        if row.get(key) is not None:
+            if not isinstance(row[key], kind):
+                raise Malformed(key, f"is {type(row[key]).__name__} but must be {kind_name}")
+            return row[key]
+    raise Malformed(keys[0], "the key is missing" + (f" (or {', '.join(keys[1:])})" if len(keys) > 1 else ""))
+
+
+def _said(content: str, what: str) -> str:
+    if not content.strip():
+        raise Unusable(f"blank {what}")
+    return content

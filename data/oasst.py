@@ -1,0 +1,89 @@
+"""Open Assistant's message trees: people's questions, several answers to each, and the order people put them in.
+
+Source: Kopf et al. 2023 (OpenAssistant Conversations). Roles there are `prompter` and `assistant`; ranks count from 0.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from data.formats import ROLES, Row, Unusable, get_list, get_string
+from data.records import Demonstration, Message, Prompt, Ranking
+
+Node = dict[str, Any]
+
+
+def oasst_tree(row: Row, wanted: type) -> Iterator[Demonstration | Ranking | Prompt]:
+    """A tree as one kind of record.
+
+    Demonstration: every conversation along best-ranked answers, to its last answer. Prompt: every question with what
+    was said before. Ranking: every question with two or more ranked answers. Deleted and rejected messages stay out.
+    """
+    root = row.get("prompt", row)
+    get_string(root, "text")
+    walks: dict[type, Any] = {Demonstration: _demonstrations, Prompt: _prompts}
+    walk = walks.get(wanted, _rankings)
+    found = list(walk(root, []))
+    if not found:
+        raise Unusable("no two ranked answers in the tree" if wanted is Ranking else "nothing usable in the tree")
+    yield from found
+
+
+def oasst_kway(row: Row) -> Iterator[Ranking]:
+    """{history: [{role, text}], responses: [{text, rank, synthetic}]}: the rankings cut out of the trees."""
+    prompt = [_message(turn) for turn in get_list(row, "history")]
+    yield _ranking(prompt, get_list(row, "responses"))
+
+
+def _demonstrations(node: Node, history: list[Message]) -> Iterator[Demonstration]:
+    history = [*history, _message(node)]
+    following = _children(node) if node["role"] == "assistant" else _best(_children(node))
+    longer = [found for child in following for found in _demonstrations(child, history)]
+    if longer:
+        yield from longer
+    elif node["role"] == "assistant":
+        yield Demonstration(messages=history, id=node.get("message_id"))
+
+
+def _prompts(node: Node, history: list[Message]) -> Iterator[Prompt]:
+    history = [*history, _message(node)]
+    if node["role"] == "prompter":
+        yield Prompt(messages=history, id=node.get("message_id"))
+    for child in _children(node):
+        yield from _prompts(child, history)
+
+
+def _rankings(node: Node, history: list[Message]) -> Iterator[Ranking]:
+    history = [*history, _message(node)]
+    ranked = [child for child in _children(node) if child.get("rank") is not None]
+    if node["role"] == "prompter" and len(ranked) >= 2:
+        yield _ranking(history, ranked, id=node.get("message_id"))
+    for child in _children(node):
+        yield from _rankings(child, history)
+
+
+def _ranking(prompt: list[Message], answers: list[Node], id: str | None = None) -> Ranking:
+    if len(answers) < 2:
+        raise Unusable("fewer than two answers")
+    return Ranking(
+        prompt=prompt,
+        responses=[get_string(answer, "text") for answer in answers],
+        ranks=[int(answer["rank"]) + 1 for answer in answers],
+        generators=["model" if answer.get("synthetic") else "human" for answer in answers],
+        id=id,
+    )
+
+
+def _children(node: Node) -> list[Node]:
+    return [
+        child for child in node.get("replies") or []
+        if not child.get("deleted") and child.get("review_result") is not False and child["text"].strip()
+    ]
+
+
+def _best(answers: list[Node]) -> list[Node]:
+    """The best-ranked answer; the first where none is ranked."""
+    return sorted(answers, key=lambda answer: answer["rank"] if answer.get("rank") is not None else 1000)[:1]
+
+
+def _message(node: Node) -> Message:
+    return Message(role=ROLES[get_string(node, "role")], content=get_string(node, "text"))  # type: ignore[arg-type]

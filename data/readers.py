@@ -1,0 +1,294 @@
+"""Read any source a recipe names: our own records or a public format, from a file, a folder or the Hugging Face hub.
+
+    demonstrations: {train: {path: alpaca.json, format: alpaca, limit: 1000}}
+    documents: {train: [{path: stories.txt, format: text, weight: 3}, {path: wiki.jsonl, weight: 1}]}
+
+What a source drops is counted by reason and told to the log; a source that is in another format than said is an error.
+"""
+
+import difflib
+import json
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data import formats, oasst
+from data.conversion import convert, convertible
+from data.formats import Malformed, Unusable
+from data.jsonl import from_dataset, numbered_lines, read_bytes, read_jsonl
+from data.mixture import mix
+from data.records import Comparison, Demonstration, Document, Prompt, Ranking
+from podium.errors import DataError, PodiumError
+
+log = logging.getLogger("podium.data")
+RecordType = TypeVar("RecordType", bound=BaseModel)
+
+Format = Literal[
+    "records", "text", "alpaca", "sharegpt", "oasst_tree", "oasst_kway", "hh", "trl_preference", "scored_list"
+]
+CONVERTERS: dict[str, tuple[Callable[..., Iterator[Any]], tuple[type, ...]]] = {  # and what each can yield
+    "text": (formats.text, (Document,)),
+    "alpaca": (formats.alpaca, (Demonstration,)),
+    "sharegpt": (formats.sharegpt, (Demonstration, Comparison)),
+    "oasst_tree": (oasst.oasst_tree, (Demonstration, Prompt, Ranking)),
+    "oasst_kway": (oasst.oasst_kway, (Ranking,)),
+    "hh": (formats.hh, (Comparison,)),
+    "trl_preference": (formats.trl_preference, (Comparison,)),
+    "scored_list": (formats.scored_list, (Ranking,)),
+}
+
+
+class Source(BaseModel):
+    """Where records come from and how they lie there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="file, folder or hub id; ${VARIABLES} are filled in")
+    format: Format = Field(default="records", description="our own records, or a public format")
+    split: str = Field(default="train", description="split of a hub data set")
+    config: str | None = Field(default=None, description="configuration of a hub data set that has several")
+    separator: str = Field(default="<|endoftext|>", description="what stands between documents in a text file")
+    skip: int = Field(default=0, ge=0, description="leave out so many records at the beginning")
+    limit: int | None = Field(default=None, gt=0, description="read at most so many records after these")
+    weight: float | None = Field(default=None, gt=0, description="share in a mixture; without, all of it once")
+
+
+@dataclass
+class ReadReport:
+    """What was read: records kept, rows dropped by reason, and a mixture's epochs by source."""
+
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    epochs: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common())
+        epochs = ", ".join(f"{name} {count:.2f}" for name, count in self.epochs.items())
+        dropped = f", {sum(self.dropped.values())} rows dropped ({reasons})" if reasons else ""
+        return f"{self.kept} records read{dropped}" + (f"; epochs: {epochs}" if epochs else "")
+
+
+def read_source(spec: Any, record_type: type[RecordType]) -> list[RecordType]:
+    """All records of a source: a path, a `Source` (or dict of its fields), or a list of these (a mixture).
+
+    In a list, sources with weights are mixed by weight (see data.mixture; documents count by characters); without
+    weights they follow each other. Raises DataError naming file, line, field and fix.
+    """
+    records, report = read_with_report(spec, record_type)
+    if report.dropped or report.epochs:
+        log.warning("%s: %s", _name(spec), report)
+    return records
+
+
+def read_with_report(spec: Any, record_type: type[RecordType]) -> tuple[list[RecordType], ReadReport]:
+    """As `read_source`, with the report of what was dropped."""
+    if isinstance(spec, list | tuple):
+        return _read_mixture([_source(part) for part in spec], record_type)
+    return _read_one(_source(spec), record_type)
+
+
+def _read_mixture(sources: list[Source], record_type: type[Any]) -> tuple[list[Any], ReadReport]:
+    parts: dict[str, list[Any]] = {}
+    report = ReadReport()
+    weights: dict[str, float] = {}
+    for source in sources:
+        name = source.path if source.path not in parts else f"{source.path} #{len(parts) + 1}"
+        parts[name], part_report = _read_one(source, record_type)
+        report.dropped += part_report.dropped
+        if source.weight is not None:
+            weights[name] = source.weight
+    if not weights:
+        records = [record for part in parts.values() for record in part]
+    elif len(weights) < len(parts):
+        missing = next(name for name in parts if name not in weights)
+        raise DataError(missing, None, "weight", "other sources of the mixture have a weight", "give each one, or none")
+    else:
+        mixture = mix(parts, weights, size=_size)
+        records = mixture.items
+        report.epochs = {name: part.epochs for name, part in mixture.report.items()}
+    report.kept = len(records)
+    return records, report
+
+
+def _size(record: BaseModel) -> float:
+    return float(len(record.text)) if isinstance(record, Document) else 1.0
+
+
+def _read_one(source: Source, record_type: type[Any]) -> tuple[list[Any], ReadReport]:
+    path = _expand(source.path)
+    if source.format == "records" and _suffix(Path(path)) == ".txt":
+        source = source.model_copy(update={"format": "text"})
+    report = ReadReport()
+    if source.format == "records":
+        found = _stored_records(path, source, record_type)
+    else:
+        found = _converted(path, source, record_type, report)
+    records = list(islice(found, source.skip, None if source.limit is None else source.skip + source.limit))
+    report.kept = len(records)
+    if not records:
+        raise DataError(path, None, None, f"nothing usable in it: {report}", "check path, format, skip and limit")
+    return records, report
+
+
+def _stored_records(path: str, source: Source, record_type: type[Any]) -> Iterator[Any]:
+    """Our own records; a file of another kind that converts (comparisons for rankings, ...) is converted."""
+    if _suffix(Path(path)) == ".jsonl":
+        stored = _stored_type(next((row for _, row in _file_rows(Path(path), source)), {}), record_type)
+        records = read_jsonl(path, stored)
+    else:
+        rows = [row for _, row in _rows(path, source)]
+        stored = _stored_type(rows[0] if rows else {}, record_type)
+        records = from_dataset(rows, stored, path)
+    return (made for record in records for made in convert(record, record_type))
+
+
+def _stored_type(first: Any, record_type: type[Any]) -> type[Any]:
+    """The kind of record a file holds by its first row's keys; `record_type` unless another kind fits and converts."""
+    keys = set(first) if isinstance(first, dict) else set()
+    for kind in (record_type, Ranking, Comparison, Demonstration, Document):
+        required = {name for name, info in kind.model_fields.items() if info.is_required()}
+        if required <= keys and convertible(kind, record_type):
+            return kind
+    return record_type
+
+
+def _converted(path: str, source: Source, record_type: type[Any], report: ReadReport) -> Iterator[Any]:
+    """Records made from the rows of a public format; what is of no use is counted in `report`."""
+    converter, yields = CONVERTERS[source.format]
+    if not any(convertible(kind, record_type) for kind in yields):
+        fitting = [name for name, (_, kinds) in CONVERTERS.items() if any(convertible(k, record_type) for k in kinds)]
+        problem = f"{source.format} does not hold {record_type.__name__}s"
+        raise DataError(path, None, "format", problem, f"formats that do: records, {', '.join(fitting)}")
+    for number, row in _rows(path, source):
+        try:
+            found = list(converter(row, record_type) if source.format == "oasst_tree" else converter(row))
+        except Unusable as reason:
+            report.dropped[str(reason)] += 1
+            continue
+        except Malformed as error:
+            fix = f"is it really in format {source.format}? Known formats: records, {', '.join(CONVERTERS)}"
+            raise DataError(path, number, error.field, error.problem, fix) from None
+        except ValidationError as error:
+            report.dropped[error.errors()[0]["msg"].removeprefix("Value error, ")] += 1
+            continue
+        for record in found:
+            if not convertible(type(record), record_type):
+                report.dropped[f"a {type(record).__name__}, not a {record_type.__name__}"] += 1
+                continue
+            made = convert(record.model_copy(update={"source": Path(path).name}), record_type)
+            if not made:
+                report.dropped["no preference in it"] += 1
+            yield from made
+
+
+def _rows(path: str, source: Source) -> Iterator[tuple[int, Any]]:
+    """(number, row) of a file, of every text file in a folder, or of a data set in a folder or on the hub."""
+    local = Path(path)
+    hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) and not local.suffix
+    if local.is_dir() and source.format == "text":
+        files = sorted(local.rglob("*.txt"))
+        if not files:
+            raise DataError(path, None, None, "no .txt file in this folder", "name a file, or a folder of .txt files")
+        for file in files:
+            yield from _file_rows(file, source)
+    elif local.is_dir() or (hub_id and not local.exists()):
+        yield from enumerate(_hub_rows(path, source), start=1)
+    else:
+        yield from _file_rows(local, source)
+
+
+def _file_rows(path: Path, source: Source) -> Iterator[tuple[int, Any]]:
+    suffix = _suffix(path)
+    if suffix == ".parquet":
+        from pyarrow import parquet
+
+        yield from enumerate(parquet.read_table(path).to_pylist(), start=1)
+    elif suffix == ".jsonl":
+        for number, line in numbered_lines(path):
+            yield number, _wrap(_parse(path, number, line), source)
+    elif suffix == ".json":
+        content = _parse(path, None, _decode(path))
+        if not isinstance(content, list):
+            raise DataError(path, None, None, "is not a JSON list of rows", "name it .jsonl if it has one row a line")
+        for number, row in enumerate(content, start=1):
+            yield number, _wrap(row, source)
+    else:
+        for number, piece in enumerate(_decode(path).split(source.separator), start=1):
+            yield number, {"text": piece.strip()}
+
+
+def _wrap(row: Any, source: Source) -> Any:
+    """Text files may hold one bare JSON string a line."""
+    return {"text": row} if isinstance(row, str) and source.format == "text" else row
+
+
+def _hub_rows(path: str, source: Source) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(path, source.config, split=source.split)
+    except Exception as error:  # the library raises a dozen unrelated kinds for "not there" and "no network"
+        problem = f"is no file here, and could not be loaded as a data set: {str(error).splitlines()[0]}"
+        raise DataError(path, None, None, problem, "check the path or hub id, split and config") from None
+    yield from dataset
+
+
+def _suffix(path: Path) -> str:
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    return {".ndjson": ".jsonl"}.get(suffix, suffix)
+
+
+def _decode(path: Path) -> str:
+    raw = read_bytes(path)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(path, line, None, "is not UTF-8", "save the file as UTF-8") from None
+
+
+def _parse(path: Path, number: int | None, content: str) -> Any:
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        line = number if number is not None else error.lineno
+        problem = f"not valid JSON: {error.msg} at column {error.colno}"
+        raise DataError(path, line, None, problem, "correct the line") from None
+
+
+def _source(spec: Any) -> Source:
+    if isinstance(spec, Source):
+        return spec
+    try:
+        return Source.model_validate(spec if isinstance(spec, dict) else {"path": str(spec)})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key, problem = ".".join(map(str, first["loc"])), first["msg"]
+        word, known = str(first["input"]), ["records", *CONVERTERS]
+        if first["type"] == "extra_forbidden":
+            word, known, problem = key, list(Source.model_fields), "unknown key"
+        near = difflib.get_close_matches(word, known, n=1)
+        fix = f"did you mean {near[0]!r}?" if near else f"a source has {', '.join(Source.model_fields)}"
+        raise PodiumError(f"data source {_name(spec)}: field '{key}': {problem}", fix) from None
+
+
+def _name(spec: Any) -> str:
+    if isinstance(spec, list | tuple):
+        return " + ".join(map(_name, spec))
+    return str(spec.get("path", spec)) if isinstance(spec, dict) else str(getattr(spec, "path", spec))
+
+
+def _expand(path: str) -> str:
+    """Fill in ${VARIABLES} and ~. Raises DataError when a variable is not set."""
+    expanded = os.path.expandvars(path)
+    if unset := re.search(r"\$\{(\w+)\}", expanded):
+        raise DataError(path, None, None, f"the environment variable {unset[1]} is not set", f"export {unset[1]}=...")
+    return str(Path(expanded).expanduser()) if expanded.startswith("~") else expanded
