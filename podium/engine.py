@@ -45,12 +45,11 @@ def init_distributed() -> None:
 
     A lone process needs the group too: DeepSpeed asks it for its size. It is kept in memory, so no port is opened.
     """
-    import deepspeed
+    _hush()
     import deepspeed.ops
 
     # DeepSpeed compiles a shared-memory op at start-up and dies where there is no C++ compiler; gloo does without it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    _hush()
     if not torch.distributed.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if torch.cuda.is_available():
@@ -82,9 +81,9 @@ def make_engine(
     Biases and norm weights (fewer than two dimensions) are not decayed. Only parameters that require gradients train.
     Source of the betas: InstructGPT appendix C (0.9, 0.95 in every stage).
     """
+    init_distributed()
     import deepspeed
 
-    init_distributed()
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
@@ -166,7 +165,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _hush() -> None:
-    """DeepSpeed logs dozens of lines at start-up that say nothing about the run."""
+    """DeepSpeed prints dozens of lines at start-up that say nothing about the run."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    logging.getLogger("deepspeed").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"deepspeed\..*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")

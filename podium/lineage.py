@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from podium.errors import RunFolderError
-from podium.recipe import Recipe, SourceSpec
+from podium.recipe import Recipe, Splits
 from podium.stages import spec_of
 
 FORMAT_VERSION = 1
 STAGE_FILE = "stage.json"
+Source = str | dict[str, Any] | list[Any]  # a SourceSpec of the recipe, as JSON
 LIBRARIES = ("torch", "transformers", "tokenizers", "trl", "peft", "deepspeed", "datasets", "numpy")
 
 
@@ -53,36 +54,34 @@ def read_stage_file(final: Path) -> dict[str, Any] | None:
     return record
 
 
-def source_of(recipe: Recipe, run_dir: Path, kind: str, split: str) -> SourceSpec | None:
+def source_of(recipe: Recipe, run_dir: Path, kind: str, split: str) -> Source | None:
     """Where a kind of records comes from: the recipe's own data, else the world's file; None = nowhere.
 
     A kind the recipe gives is never filled up from the world: two splits of different data would not belong together.
     """
-    own = getattr(recipe.data, kind)
+    own: Splits | None = getattr(recipe.data, kind)
     if own is not None:
-        return getattr(own, split)
+        return own.model_dump(mode="json", exclude_defaults=True).get(split)
     if recipe.data.world is None:
         return None
     path = run_dir / "world" / "final" / ("questions.jsonl" if kind == "questions" else f"{kind}.{split}.jsonl")
     return relative(path, run_dir)
 
 
-def source_files(source: SourceSpec, run_dir: Path) -> list[dict[str, Any]]:
+def source_files(source: Source, run_dir: Path) -> list[dict[str, Any]]:
     """Path, SHA-256 and size of every local file a source reads (a hub id has none; its records are counted)."""
     files = []
     for path in _local_paths(source, run_dir):
         members = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in members:
-            files.append(
-                {"path": relative(file, run_dir), "sha256": hash_file(file), "bytes": file.stat().st_size}
-            )
+            files.append({"path": relative(file, run_dir), "sha256": hash_file(file), "bytes": file.stat().st_size})
     return files
 
 
-def absolute(source: SourceSpec, run_dir: Path) -> SourceSpec:
+def absolute(source: Source, run_dir: Path) -> Source:
     """The source with paths inside the run folder made whole, as `data.readers` wants them."""
     if isinstance(source, list):
-        return [absolute(part, run_dir) for part in source]  # type: ignore[misc]
+        return [absolute(part, run_dir) for part in source]
     if isinstance(source, dict):
         return source | {"path": absolute(str(source["path"]), run_dir)} if "path" in source else source
     inside = run_dir / source

@@ -9,7 +9,7 @@ from podium.lineage import STAGE_FILE
 from podium.recipe import Recipe
 from podium.stages import ARM_PREFIX, STAGES, command_of
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:

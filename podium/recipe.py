@@ -15,11 +15,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from data.readers import Source
 from podium.errors import RecipeError
 from podium.stages import ARM_PREFIX, STAGES, spec_of
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-SourceSpec = str | dict[str, Any] | list[str | dict[str, Any]]  # what data.readers.read_source reads
+SourceSpec = str | Source | list[str | Source]  # what data.readers.read_source reads
 
 
 class Splits(BaseModel):
@@ -130,6 +131,17 @@ def validate(tree: dict[str, Any], source: str) -> Recipe:
     if recipe.ppo_arms and recipe.ppo is None:
         raise RecipeError(f"{source}: ppo_arms without ppo", "add a ppo section; arms say what differs from it")
     return recipe
+
+
+def validate_world(tree: dict[str, Any], sets: Sequence[str] = ()) -> Any:
+    """The config of an embedded world alone, with its own `--set key=value`."""
+    for assignment in sets:
+        _assign(tree, assignment)
+    config = spec_of("world").load().Config
+    try:
+        return config.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(*_explain(error, config, "world")) from error
 
 
 def recipe_model(stages: Iterable[str], world: bool) -> type[Recipe]:

@@ -272,21 +272,21 @@ class Stage:
     def _write_folder(self, folder: Path, save: Callable[[Path], None], describe: Callable[[Path], None]) -> None:
         """Fill a partial folder on all processes, describe it on the main one, publish it under its real name."""
         partial = folder.with_name(folder.name + PARTIAL)
-        with writing(folder.parent):
-            if self.is_main:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-            self._barrier()
-            try:
+        try:
+            with writing(folder.parent):
+                if self.is_main:
+                    shutil.rmtree(partial, ignore_errors=True)
+                    partial.mkdir(parents=True)
+                self._barrier()
                 save(partial)
                 self._barrier()
                 if self.is_main:
                     describe(partial)
                     publish(partial, folder)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-            self._barrier()
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        self._barrier()
 
     def _barrier(self) -> None:
         if self.world_size > 1:

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from podium.errors import RunFolderError
+from podium.errors import PodiumError, RunFolderError
 
 PARTIAL = ".partial"  # the suffix of everything that is still being written
+PROBE_BYTES = 4 * 2**20
 
 _CAUSES = {
     errno.ENOSPC: "the disk is full",
@@ -28,7 +29,8 @@ _CAUSES = {
 def writing(folder: Path) -> Iterator[None]:
     """Turn what the disk refuses into one clear error.
 
-    Libraries wrap the system's error (safetensors, torch.save), so the text is searched where there is no errno.
+    Libraries hide the system's error: safetensors turns it into text, torch.save into "unexpected pos". So the text is
+    searched where there is no errno, and after any other failure a few megabytes are tried.
 
     Raises:
         RunFolderError: full disk, quota, read-only or no permission.
@@ -36,7 +38,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = _disk_cause(error)
+        cause = None if isinstance(error, PodiumError) else _disk_cause(error) or _refusal(folder)
         if cause is None:
             raise
         raise RunFolderError(
@@ -52,6 +54,18 @@ def _disk_cause(error: BaseException) -> str | None:
     for number, cause in _CAUSES.items():
         if os.strerror(number) in text or f"os error {number}" in text:
             return cause
+    return None
+
+
+def _refusal(folder: Path) -> str | None:
+    """Why the disk takes no more; None if it does."""
+    probe = folder / f".probe{PARTIAL}"
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    except OSError as error:
+        return _disk_cause(error)
+    finally:
+        probe.unlink(missing_ok=True)
     return None
 
 

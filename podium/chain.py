@@ -1,0 +1,104 @@
+"""`podium run`: every stage of a recipe in order, skipping what is up to date and going on where a crash left off.
+
+All stages share this one process: importing torch and transformers costs more than some stages, and what a stage leaves
+behind is collected before the next one starts.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from podium.errors import ParentError
+from podium.launch import opened_run, run_stage
+from podium.lineage import STAGE_FILE, read_stage_file
+from podium.parents import find_parent
+from podium.progress import say
+from podium.recipe import Recipe
+from podium.stages import ARM_PREFIX, STAGES, spec_of
+
+
+def run_chain(recipe: Recipe, runs_dir: Path, force: tuple[str, ...] = ()) -> None:
+    """Bring the whole run up to date, then print its table and where everything lies.
+
+    Raises:
+        PodiumError: a stage could not run; what was finished before stays, and the same command goes on there.
+    """
+    chain = recipe.chain()
+    check_parents(recipe, runs_dir / recipe.name)
+    with opened_run(recipe, runs_dir) as run_dir:
+        say(f"recipe '{recipe.name}': {len(chain)} stages, everything lies in {run_dir}")
+        ran = [
+            stage for number, stage in enumerate(chain, start=1)
+            if _run_numbered(recipe, run_dir, stage, f"[{number}/{len(chain)}]", stage in force)
+        ]
+        if not ran:
+            say(f"\nnothing to do: every stage of '{recipe.name}' is up to date")
+        _print_outcome(run_dir, chain)
+
+
+def _run_numbered(recipe: Recipe, run_dir: Path, stage: str, number: str, force: bool) -> bool:
+    reason = spec_of(stage).reason
+    if stage.startswith(ARM_PREFIX) and stage not in STAGES:
+        reason += f", with {json.dumps(recipe.ppo_arms[stage.removeprefix(ARM_PREFIX)])}"
+    say(f"\n{number} {stage}: {reason}")
+    if not run_stage(recipe, stage, run_dir, force):
+        say("  up to date, skipped")
+        return False
+    record = read_stage_file(run_dir / stage / "final") or {}
+    tokens = f", {record['tokens']:,} tokens" if record.get("tokens") else ""
+    say(f"  done in {record['wall_seconds']:.0f} s ({record['cpu_seconds']:.0f} s of CPU{tokens})")
+    shown = [f"{name} {value:.4g}" for name, value in list(record["metrics"].items())[:6] if value is not None]
+    if shown:
+        say(f"  {', '.join(shown)}")
+    return True
+
+
+def check_parents(recipe: Recipe, run_dir: Path) -> None:
+    """Find a mistyped parent before anything trains: each must be an earlier stage, a finished one, a path or a hub id.
+
+    Raises:
+        ParentError: names the stage, the field and what would be right.
+    """
+    chain = recipe.chain()
+    for position, stage in enumerate(chain):
+        for field in spec_of(stage).parents:
+            for ref in _refs(getattr(recipe.stage_config(stage), field, None)):
+                exists = ref in chain[:position] or (run_dir / ref / "final" / STAGE_FILE).is_file()
+                if exists or Path(os.path.expandvars(ref)).expanduser().exists():
+                    continue
+                if ref in chain[position:]:
+                    raise ParentError(
+                        f"{stage}.{field} names '{ref}', which runs after it", f"the order is {', '.join(chain)}"
+                    )
+                try:
+                    find_parent(ref, recipe, run_dir)
+                except ParentError as error:
+                    raise ParentError(f"{stage}.{field}: {error.message}", error.fix) from error
+
+
+def _refs(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _refs(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _refs(item)
+
+
+def _print_outcome(run_dir: Path, chain: list[str]) -> None:
+    say("")
+    if (run_dir / "evals" / "final" / STAGE_FILE).is_file():
+        from evals import report
+
+        report.render(run_dir)
+    records = {stage: read_stage_file(run_dir / stage / "final") or {} for stage in chain}
+    for stage, record in records.items():
+        say(f"  {stage:<12} {record.get('wall_seconds', 0):7.0f} s  {run_dir / stage / 'final'}")
+    wall = sum(record.get("wall_seconds", 0) for record in records.values())
+    cpu = sum(record.get("cpu_seconds", 0) for record in records.values())
+    say(f"  {'all stages':<12} {wall:7.0f} s  ({cpu:.0f} s of CPU)")
+    say(f"\ntalk to it: podium chat {run_dir}")

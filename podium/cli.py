@@ -1,0 +1,266 @@
+"""The `podium` command. Nothing heavy is imported before a command runs, so that --help answers at once."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from podium.errors import PodiumError, RecipeError
+
+RecipeArg = Annotated[str, typer.Argument(help="A YAML file, or the bare name of one in recipes/.", metavar="RECIPE")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="a.b=c", help="Override one key of the recipe; may be given many times.")
+]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where run folders lie.")]
+RunArg = Annotated[str, typer.Argument(help="A run: its folder, or its name under --runs-dir.", metavar="RUN")]
+Force = Annotated[bool, typer.Option("--force", help="Make it anew although nothing changed (the old one is kept).")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
+DEFAULT_RUNS = Path("runs")
+
+
+class TrainByDefault(TyperGroup):
+    """`podium reward RECIPE` means `podium reward train RECIPE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["train", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    name="podium",
+    help="The InstructGPT recipe as software: documents -> base -> SFT -> reward model -> PPO-ptx.\n\n"
+    "Start with: podium run tiny, then podium chat runs/tiny.",
+    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
+)
+reward_app = typer.Typer(
+    cls=TrainByDefault, no_args_is_help=True,
+    help="Train the reward model of a recipe (podium reward RECIPE), or score texts with one (podium reward score).",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Look at recipes: show, validate, schema.")
+app.add_typer(reward_app, name="reward")
+app.add_typer(config_app, name="config")
+
+
+@app.callback()
+def _start(debug: Debug = False) -> None:
+    if debug:
+        os.environ["PODIUM_DEBUG"] = "1"
+    with _errors_shown():
+        from podium.doctor import refuse_intruders
+
+        refuse_intruders()
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """One clear message and the error's exit code; a traceback only with --debug."""
+    try:
+        yield
+    except PodiumError as error:
+        if os.environ.get("PODIUM_DEBUG"):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def run(
+    recipe: RecipeArg,
+    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    plain: Annotated[bool, typer.Option("--plain", help="Also run PPO without ptx, to see what ptx is for.")] = False,
+    force: Annotated[list[str], typer.Option("--force", metavar="STAGE", help="Make this stage anew.")] = [],  # noqa: B006
+) -> None:
+    """Run the whole chain of a recipe. Finished stages are skipped; after a crash the same command goes on."""
+    with _errors_shown():
+        from podium.chain import run_chain
+        from podium.recipe import load_recipe
+
+        extra = ["ppo_arms.plain.ptx_coef=0"] if plain else []
+        loaded = load_recipe(recipe, [*sets, *extra])
+        unknown = [stage for stage in force if stage not in loaded.chain()]
+        if unknown:
+            raise RecipeError(f"--force {unknown[0]}: no such stage", f"stages: {', '.join(loaded.chain())}")
+        run_chain(loaded, runs_dir, tuple(force))
+
+
+def _run_one(stage: str, recipe: str, sets: list[str], runs_dir: Path, force: bool) -> None:
+    with _errors_shown():
+        from podium.launch import run_one
+        from podium.recipe import load_recipe
+
+        run_one(load_recipe(recipe, sets), stage, runs_dir, force)
+
+
+def _stage_command(stage: str, help_text: str) -> Callable[..., None]:
+    def command(
+        recipe: RecipeArg, sets: SetOption = [], runs_dir: RunsDir = DEFAULT_RUNS, force: Force = False  # noqa: B006
+    ) -> None:
+        _run_one(stage, recipe, sets, runs_dir, force)
+
+    command.__doc__ = help_text
+    return command
+
+
+for _stage, _help in {
+    "pretrain": "Stage: learn the language from documents (a base model from nothing).",
+    "sft": "Stage: learn to answer from demonstrations.",
+    "rankings": "Stage: sample K answers a prompt and have them ranked.",
+    "rl_init": "Stage: the short fine-tune that PPO starts from (InstructGPT C.3).",
+    "evals": "Stage: measure every model of the run and write the report.",
+}.items():
+    app.command(_stage.replace("_", "-"))(_stage_command(_stage, _help))
+reward_app.command("train")(_stage_command("reward", "Stage: learn from rankings what people prefer."))
+
+
+@app.command()
+def ppo(
+    recipe: RecipeArg,
+    sets: SetOption = [],  # noqa: B006
+    arm: Annotated[str, typer.Option(help="One of the recipe's ppo_arms instead of `ppo` itself.")] = "",
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    force: Force = False,
+) -> None:
+    """Stage: raise the reward and keep the language (PPO-ptx)."""
+    _run_one(f"ppo_{arm}" if arm else "ppo", recipe, sets, runs_dir, force)
+
+
+@app.command()
+def world(
+    out: Annotated[Path, typer.Option(help="An empty or new folder.")],
+    name: Annotated[str, typer.Option(help="Which world.")] = "willowbrook",
+    sets: Annotated[list[str], typer.Option("--set", metavar="a=b", help="A setting of the world, e.g. seed=3.")] = [],  # noqa: B006
+) -> None:
+    """Write an embedded world's files (documents, demonstrations, prompts, questions, data card) to a folder."""
+    with _errors_shown():
+        from podium.recipe import validate_world
+        from podium.storage import writing
+
+        config = validate_world({"name": name}, sets)
+        from data.worlds import write_world
+
+        with writing(out):
+            write_world(config, out)
+        typer.echo(f"wrote the world '{name}' to {out}; its data card is {out / 'README.md'}")
+
+
+@reward_app.command("score")
+def reward_score(
+    model: Annotated[str, typer.Argument(help="A reward stage's folder or any reward model in Hugging Face layout.")],
+    file: Annotated[Path, typer.Argument(help="JSONL: each line has a prompt and a response, or responses.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; otherwise FILE with .scored.jsonl.")] = None,
+) -> None:
+    """Score answers with a reward model: the file again, each line with its score (or scores)."""
+    with _errors_shown():
+        from podium.commands import score_file
+
+        typer.echo(f"wrote {score_file(model, file, out)}")
+
+
+@app.command("best-of")
+def best_of(
+    run_name: RunArg,
+    n: Annotated[int, typer.Option("--n", min=1, help="Answers a prompt; the reward model picks one.")] = 16,
+    prompts: Annotated[int, typer.Option(min=1, help="How many test prompts.")] = 64,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+) -> None:
+    """Sample n answers a prompt from the SFT model and let the reward model pick: what PPO is up against."""
+    with _errors_shown():
+        from podium.commands import best_of_run, find_run
+
+        typer.echo(json.dumps(best_of_run(find_run(run_name, runs_dir), n, prompts), indent=2))
+
+
+@app.command()
+def chat(
+    run_name: RunArg,
+    compare: Annotated[bool, typer.Option("--compare", help="Two checkpoints side by side.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 = any free one.")] = 7860,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+) -> None:
+    """Talk to the checkpoints of a run in the browser, with the reward model's score under each answer."""
+    with _errors_shown():
+        from podium.commands import find_run, open_chat
+
+        open_chat(find_run(run_name, runs_dir), compare, host, port)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def label(context: typer.Context) -> None:
+    """The labeling site: serve it, import tasks, watch agreement, export rankings (podium label --help)."""
+    with _errors_shown():
+        from app.labeling.cli import app as label_app
+
+        label_app(args=context.args, prog_name="podium label")
+
+
+@app.command()
+def show(
+    run_name: RunArg,
+    as_json: Annotated[bool, typer.Option("--json", help="The table as one JSON object.")] = False,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+) -> None:
+    """What a run made: its table, its pictures, its lineage."""
+    with _errors_shown():
+        from podium.commands import find_run, show_run
+
+        show_run(find_run(run_name, runs_dir), as_json)
+
+
+@config_app.command("show")
+def config_show(recipe: RecipeArg, sets: SetOption = []) -> None:  # noqa: B006
+    """The resolved recipe: defaults < recipe < --set."""
+    with _errors_shown():
+        from podium.recipe import dump_recipe, load_recipe
+
+        typer.echo(dump_recipe(load_recipe(recipe, sets)))
+
+
+@config_app.command("validate")
+def config_validate(recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...")], sets: SetOption = []) -> None:  # noqa: B006
+    """Check recipes without running anything."""
+    with _errors_shown():
+        from podium.recipe import load_recipe
+
+        for name in recipes:
+            loaded = load_recipe(name, sets)
+            typer.echo(f"{name}: fine: {' -> '.join(loaded.chain())}")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Every key of a recipe with its meaning and default, as JSON schema."""
+    with _errors_shown():
+        from podium.recipe import recipe_model
+        from podium.stages import STAGES
+
+        schema = recipe_model([stage for stage in STAGES if stage != "world"], world=True).model_json_schema()
+        typer.echo(json.dumps(schema, indent=2))
+
+
+@app.command()
+def doctor() -> None:
+    """Look at Python, torch, threads, GPU, compiler, package names, memory, disk and DeepSpeed."""
+    from podium.doctor import examine
+
+    results = examine()
+    for name, fine, text in results:
+        typer.echo(f"{'ok ' if fine else 'BAD'}  {name:<10} {text}")
+    sys.exit(0 if all(fine for _, fine, _ in results) else 2)
+
+
+if __name__ == "__main__":
+    app()
