@@ -1,0 +1,142 @@
+"""Sampled answers to held-out prompts, each with the scores, length and log-ratio that the table averages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data.records import Messages, Prompt, Record
+from data.template import decode_response, encode_prompt
+from podium.sampler import EmbeddedSampler, Sample, SamplingParams
+from podium.statistics import bon_unbiased
+from reward.model import RewardEnsemble
+from reward.score import score_texts
+
+Scorer = tuple[PreTrainedModel | RewardEnsemble, PreTrainedTokenizerBase]
+
+
+class Answer(Record):
+    """One sampled answer, a line of answers.jsonl."""
+
+    row: str = Field(description="row of the table: base, sft, best_of_n, ppo_ptx, ...")
+    prompt: Messages
+    prompt_index: int
+    use_case: str | None = None
+    response: str
+    tokens: int = Field(description="length in tokens, the end token counted")
+    finished: bool = Field(description="ended by itself")
+    gold: float | None = Field(None, description="score by the run's judge")
+    reward: float | None = Field(None, description="score by the run's reward model")
+    log_ratio: float = Field(0.0, description="log p(answer) - log p_reference(answer), nats; its mean is the KL")
+    features: dict[str, float] = Field(default={}, description="what the embedded world's gold score is made of")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who scores answers: the embedded world's gold score, else an independent judge, else the reward model itself."""
+
+    world: Any | None
+    independent: Scorer | None
+    reward_model: Scorer | None
+
+    @property
+    def name(self) -> str:
+        """How the report names the gold column's source."""
+        if self.world is not None:
+            return f"the gold score of the world '{self.world.name}'"
+        if self.independent is not None:
+            return "an independent reward model"
+        return "none" if self.reward_model is None else "the reward model that PPO optimised (not independent)"
+
+    def rewards(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float] | None:
+        """The run's reward model's scores; None without one."""
+        return None if self.reward_model is None else _score(self.reward_model, prompts, texts)
+
+    def gold(self, prompts: Sequence[Prompt], texts: Sequence[str], rewards: list[float] | None) -> list[float] | None:
+        """The scores that decide wins; `rewards` where there is no better judge."""
+        if self.world is not None:
+            return [self.world.gold(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+        return rewards if self.independent is None else _score(self.independent, prompts, texts)
+
+    def features(self, prompt: Prompt, text: str) -> dict[str, float]:
+        """The named parts of the gold score; empty without a world."""
+        return {} if self.world is None else {k: float(v) for k, v in self.world.features(prompt, text).items()}
+
+
+def _score(scorer: Scorer, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+    return score_texts(*scorer, [prompt.messages for prompt in prompts], texts)
+
+
+def answer_prompts(
+    row: str,
+    model: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    samples: int,
+    params: SamplingParams,
+    judge: Judge,
+) -> list[Answer]:
+    """`samples` answers to every prompt, prompt by prompt (P x S), scored by the judge."""
+    asked = [prompt for prompt in prompts for _ in range(samples)]
+    ids = [encode_prompt(tokenizer, prompt.messages) for prompt in asked]
+    drawn = EmbeddedSampler(model, tokenizer.pad_token_id).generate(ids, params)
+    texts = [decode_response(tokenizer, sample.tokens) for sample in drawn]
+    ratios = log_ratios(drawn, ids, reference, tokenizer.pad_token_id, params.temperature)
+    rewards = judge.rewards(asked, texts)
+    gold = judge.gold(asked, texts, rewards)
+    return [
+        Answer(
+            row=row,
+            prompt=prompt.messages,
+            prompt_index=i // samples,
+            use_case=prompt.use_case,
+            response=texts[i],
+            tokens=len(drawn[i].tokens),
+            finished=drawn[i].finished,
+            gold=gold[i] if gold else None,
+            reward=rewards[i] if rewards else None,
+            log_ratio=ratios[i],
+            features=judge.features(prompt, texts[i]),
+        )
+        for i, prompt in enumerate(asked)
+    ]
+
+
+def log_ratios(
+    samples: Sequence[Sample], prompts: Sequence[list[int]], reference: PreTrainedModel, pad: int, temperature: float
+) -> list[float]:
+    """log p(response) - log p_reference(response) of each sample, in nats at the sampling temperature.
+
+    Their mean over a model's own samples estimates the sequence KL from the reference, without bias.
+    """
+    found = EmbeddedSampler(reference, pad).logprobs(prompts, [sample.tokens for sample in samples], temperature)
+    return [sum(sample.logprobs) - sum(logprobs) for sample, logprobs in zip(samples, found, strict=True)]
+
+
+def pick_best(row: str, candidates: Sequence[Answer], n: int) -> list[Answer]:
+    """The reward model's favourite of each prompt's n answers, in the prompts' order."""
+    groups = [candidates[start : start + n] for start in range(0, len(candidates), n)]
+    return [max(group, key=lambda answer: answer.reward or 0.0).model_copy(update={"row": row}) for group in groups]
+
+
+def best_of_curve(candidates: Sequence[Answer], total: int) -> list[dict[str, float]]:
+    """Gold and reward of best-of-n for n = 1, 2, 4, ... up to `total`, from `total` answers a prompt, without bias."""
+    gold, reward = by_prompt(candidates, "gold", total), by_prompt(candidates, "reward", total)  # (P, total)
+    sizes = [2**power for power in range(total.bit_length()) if 2**power <= total]
+    return [
+        {
+            "n": n,
+            "gold": float(np.mean([bon_unbiased(r, g, n) for r, g in zip(reward, gold, strict=True)])),
+            "reward": float(np.mean([bon_unbiased(r, r, n) for r in reward])),
+        }
+        for n in sizes
+    ]
+
+
+def by_prompt(answers: Sequence[Answer], field: str, samples: int) -> np.ndarray:
+    """One field of the answers as floats, (P, S)."""
+    return np.array([getattr(answer, field) for answer in answers], dtype=float).reshape(-1, samples)

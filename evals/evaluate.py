@@ -1,0 +1,342 @@
+"""What each model of the chain is worth, on prompts, text and questions that none of them was trained on.
+
+InstructGPT, section 4: preference against the SFT model (here by the world's gold score, or a judge), and the alignment
+tax on skills that were not tuned. Every model answers the same held-out test prompts; the win rate has ties as half and
+an interval over prompts; the KL is the sequence KL from the model PPO started from.
+
+Reads every stage before it. Writes evals/final/results.json and answers.jsonl, from which evals/report.py makes the
+table, the pictures and the page.
+
+    podium evals RECIPE     (or: python -m evals.evaluate RECIPE --set evals.prompts=500)
+
+Left out: human judges (the labeling site and the chat's votes are for them), few-shot tasks (use lm-eval on final/).
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data.jsonl import write_jsonl
+from data.packing import encode_documents, pack
+from data.records import Document, Prompt, Question
+from data.template import encode_prompt
+from evals.answers import Answer, Judge, Scorer, answer_prompts, best_of_curve, by_prompt, pick_best
+from evals.generation import distinct_n
+from evals.loglikelihood import Choices, accuracies, score_questions
+from evals.perplexity import block_losses
+from evals.tax import alignment_tax
+from evals.winrate import WinRate, length_matched_win_rate, win_rate
+from podium.errors import DataError, Interrupted
+from podium.launch import run_stage_main
+from podium.models import load_causal_lm, load_tokenizer, resize_for
+from podium.recipe import Recipe
+from podium.sampler import SamplingParams
+from podium.stage import Stage
+from podium.stages import ARM_PREFIX
+from podium.statistics import bon_kl, mean_with_interval
+from reward.score import load_reward_model
+
+RESULTS_FILE, ANSWERS_FILE = "results.json", "answers.jsonl"
+LONGEST_CONTEXT = 2048  # tokens a block of held-out text, also where a model could read more
+
+
+class Config(BaseModel):
+    """Which models to compare, and on how much. Null parents are taken from the chain."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str | None = Field(None, description="model before SFT; null: what SFT started from")
+    sft: str = Field("sft", description="the model to win against; paper: the SFT model chosen by reward")
+    reference: str | None = Field(None, description="KL is measured from it; null: what PPO started from")
+    reward_model: str | None = Field(None, description="scores answers and picks best-of-n; null: the chain's")
+    judge: str | None = Field(None, description="an independent reward model that decides wins where there is no world")
+    prompts: int = Field(200, gt=0, description="held-out test prompts; +-3 % at 85 % takes 540, 200 give about +-5 %")
+    samples: int = Field(4, gt=0, description="answers a prompt and model; the interval is over prompts all the same")
+    best_of: int = Field(16, ge=0, description="SFT answers a prompt that the reward model picks from; 0 leaves it out")
+    max_new_tokens: int = Field(64, gt=0, description="longest answer; paper: 1,000 of a context of 2,000")
+    temperature: float = Field(1.0, ge=0, description="of sampling; PPO samples at 1")
+    top_p: float = Field(1.0, gt=0, le=1, description="share of probability that is sampled from")
+    documents_tokens: int = Field(40_000, gt=0, description="held-out text for the pretraining loss")
+    questions: int = Field(600, ge=0, description="fact questions to ask; 0 asks none")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What every model is measured on."""
+
+    prompts: list[Prompt]
+    documents: list[Document]
+    questions: list[Question]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's answers (P x S) and skills; None where there is nothing to measure on."""
+
+    answers: list[Answer]
+    samples: int
+    losses: np.ndarray | None  # (blocks,)
+    choices: list[Choices] | None
+
+
+def main(config: Config, stage: Stage) -> None:
+    # 1. Who is compared, who judges, and on what.
+    rows = rows_of(config, stage.recipe)
+    tokenizer = load_tokenizer(stage.parent(config.sft))
+    drop_foreign_base(rows, tokenizer, stage)
+    judge = make_judge(config, stage)
+    reference = _load(stage, reference_of(config, stage.recipe), tokenizer)
+    held_out = read_held_out(config, stage, tokenizer, _context(reference))
+
+    # 2. Every model answers, reads and is asked.
+    measured: dict[str, Measured] = {}
+    candidates: list[Answer] = []
+    with stage.progress(len(rows), "evals", unit="model") as progress:
+        for number, (row, ref) in enumerate(rows.items()):
+            if stage.stop_requested:
+                raise Interrupted("evaluation stopped; it begins anew")
+            model = _load(stage, ref, tokenizer, same_tokenizer=row != "base")
+            params = sampling(config, tokenizer, seed=stage.seed + 1000 * number)
+            measured[row] = measure(row, model, reference, tokenizer, held_out, config, params, judge)
+            if row == "sft" and config.best_of and judge.reward_model is not None:
+                fresh = sampling(config, tokenizer, seed=stage.seed + 1000 * number + 500)
+                candidates = answer_prompts(
+                    row, model, reference, tokenizer, held_out.prompts, config.best_of, fresh, judge
+                )
+            progress.advance()
+    if candidates:
+        picked = pick_best("best_of_n", candidates, config.best_of)
+        measured["best_of_n"] = Measured(picked, 1, measured["sft"].losses, measured["sft"].choices)
+
+    # 3. The table, every row against SFT.
+    table = {row: summarise(row, measured[row], measured["sft"], config) for row in ordered(measured)}
+    for number, (row, values) in enumerate(table.items()):
+        stage.log(number, {f"{row}/{name}": v for name, v in values.items() if isinstance(v, int | float)})
+    results = {
+        "rows": table,
+        "best_of_curve": best_of_curve(candidates, config.best_of) if candidates else [],
+        "setup": describe_setup(config, stage, judge, held_out),
+    }
+    answers = [answer for row in table for answer in measured[row].answers]
+
+    def save(folder: Any) -> None:
+        (folder / RESULTS_FILE).write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_jsonl(folder / ANSWERS_FILE, answers)
+
+    stage.finish(save, headline(table), card(results), tokens=sum(answer.tokens for answer in answers))
+
+
+def rows_of(config: Config, recipe: Recipe) -> dict[str, str]:
+    """Row of the table -> model, as the chain has them: base, sft, then PPO and its arms.
+
+    The arm `plain` is the row `ppo`; the stage `ppo` is the row `ppo_ptx`, or `ppo` where its ptx_coef is 0.
+    """
+    base = config.base or (recipe.sft.model if recipe.sft is not None else None)
+    rows = ({"base": base} if base else {}) | {"sft": config.sft}
+    for stage in recipe.chain():
+        if stage == "ppo":
+            rows["ppo_ptx" if recipe.ppo.ptx_coef else "ppo"] = stage
+        elif stage.startswith(ARM_PREFIX):
+            row = "ppo" if stage == ARM_PREFIX + "plain" else stage
+            rows[stage if row in rows else row] = stage
+    return rows
+
+
+def drop_foreign_base(rows: dict[str, str], tokenizer: PreTrainedTokenizerBase, stage: Stage) -> None:
+    """Leave the base out when its ids mean something else than SFT's (which only ever appends tokens)."""
+    if "base" not in rows:
+        return
+    own = load_tokenizer(stage.parent(rows["base"], same_tokenizer=False)).get_vocab()
+    shared = tokenizer.get_vocab()
+    if any(shared.get(token) != number for token, number in own.items()):
+        stage.logbook(f"the base '{rows.pop('base')}' has another tokenizer than SFT and was left out")
+
+
+def reference_of(config: Config, recipe: Recipe) -> str:
+    """The model the KL is measured from: what PPO starts from and is held close to."""
+    return config.reference or (recipe.ppo.model if recipe.ppo is not None else config.sft)
+
+
+def make_judge(config: Config, stage: Stage) -> Judge:
+    """The world, the independent judge and the reward model, as far as the run has them."""
+    reward = config.reward_model
+    if reward is None and stage.recipe.reward is not None:
+        reward = "reward"
+    elif reward is None and stage.recipe.ppo is not None:
+        reward = stage.recipe.ppo.reward_model
+
+    def load(ref: str | None) -> Scorer | None:
+        if ref is None:
+            return None
+        model, tokenizer = load_reward_model(stage.parent(ref, same_tokenizer=False))
+        return cast(Any, model).to(stage.device), tokenizer
+
+    return Judge(stage.world(), load(config.judge), load(reward))
+
+
+def read_held_out(config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, context: int) -> HeldOut:
+    """Test prompts that leave room for an answer, validation documents, and questions; the same ones for a seed."""
+    rng = np.random.default_rng(stage.seed)
+
+    def draw(records: list[Any], count: int) -> list[Any]:
+        return [records[i] for i in sorted(rng.permutation(len(records))[:count])]
+
+    room = context - config.max_new_tokens - 1  # one for the end token that a scorer may add
+    prompts = stage.records("prompts", "test")
+    fitting = [prompt for prompt in prompts if len(encode_prompt(tokenizer, prompt.messages)) <= room]
+    if not fitting:
+        raise DataError(
+            "evals", None, "prompts", f"none of {len(prompts)} test prompts leaves {config.max_new_tokens} tokens for "
+            f"an answer in a context of {context}", "lower evals.max_new_tokens or give shorter prompts",
+        )
+    if len(fitting) < len(prompts):
+        stage.logbook(f"{len(prompts) - len(fitting)} of {len(prompts)} test prompts are too long and were left out")
+    documents = stage.records("documents", "validation") if stage.has_records("documents", "validation") else []
+    split = next((split for split in ("test", "validation", "train") if stage.has_records("questions", split)), None)
+    questions = stage.records("questions", split) if split and config.questions else []
+    return HeldOut(draw(fitting, config.prompts), documents, draw(questions, config.questions))
+
+
+def measure(
+    row: str,
+    model: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOut,
+    config: Config,
+    params: SamplingParams,
+    judge: Judge,
+) -> Measured:
+    """Answers to the prompts, loss on the documents, likelihoods of the questions' choices."""
+    answers = answer_prompts(row, model, reference, tokenizer, held_out.prompts, config.samples, params, judge)
+    context = min(_context(model), LONGEST_CONTEXT)
+    blocks = pack(encode_documents(tokenizer, [d.text for d in held_out.documents]), context, tokenizer.bos_token_id)
+    losses = block_losses(model, blocks[: max(1, config.documents_tokens // context)]) if len(blocks) else None
+    choices = score_questions(model, tokenizer, held_out.questions, context) if held_out.questions else None
+    return Measured(answers, config.samples, losses, choices)
+
+
+def summarise(row: str, measured: Measured, sft: Measured, config: Config) -> dict[str, Any]:
+    """One row of results.json; the table's fields come first, and null is what could not be measured."""
+    answers, prompts = measured.answers, [answer.prompt_index for answer in measured.answers]
+    kl = mean_with_interval([answer.log_ratio for answer in answers], prompts)
+    picked = bon_kl(config.best_of) if row == "best_of_n" else 0.0  # exact: KL from SFT, plus E[log SFT / reference]
+    wins, matched = _win_rates(row, measured, sft)
+    values: dict[str, Any] = {
+        "gold": None, "gold_low": None, "gold_high": None,
+        "win_rate": wins.rate if wins else None,
+        "win_rate_low": wins.low if wins else None,
+        "win_rate_high": wins.high if wins else None,
+        "kl": kl.value + picked, "kl_low": kl.low + picked, "kl_high": kl.high + picked,
+        "length": float(np.mean([answer.tokens for answer in answers])),
+        "eos_rate": float(np.mean([answer.finished for answer in answers])),
+        "pretrain_loss": None if measured.losses is None else float(measured.losses.mean()),
+        "fact_accuracy": None if measured.choices is None else accuracies(measured.choices)["acc"],
+        "ties": wins.ties if wins else None,
+        "win_rate_length_matched": matched._asdict() if matched else None,
+        "distinct_2": distinct_n([answer.response for answer in answers], 2),
+        "distinct_answers": len({answer.response for answer in answers}) / len(answers),
+    }
+    if answers[0].gold is not None:
+        gold = mean_with_interval([answer.gold for answer in answers], prompts)  # type: ignore[arg-type]
+        values |= {"gold": gold.value, "gold_low": gold.low, "gold_high": gold.high}
+    if answers[0].reward is not None:
+        values["reward"] = float(np.mean([answer.reward for answer in answers]))
+    values["features"] = {
+        name: float(np.mean([answer.features[name] for answer in answers])) for name in answers[0].features
+    }
+    return values | _skills(measured, sft)
+
+
+def _win_rates(row: str, measured: Measured, sft: Measured) -> tuple[WinRate | None, WinRate | None]:
+    """Against SFT, raw and length-matched; SFT against itself is even by definition; None without a judge."""
+    if measured.answers[0].gold is None:
+        return None, None
+    if row == "sft":
+        return WinRate(0.5, 0.5, 0.5, 0.0, 0, 0), None
+    mine, theirs = by_prompt(measured.answers, "gold", measured.samples), by_prompt(sft.answers, "gold", sft.samples)
+    lengths = by_prompt(measured.answers, "tokens", measured.samples), by_prompt(sft.answers, "tokens", sft.samples)
+    return win_rate(mine, theirs), length_matched_win_rate(mine, theirs, *lengths)
+
+
+def _skills(measured: Measured, sft: Measured) -> dict[str, Any]:
+    """The alignment tax against SFT."""
+    if measured.losses is None or sft.losses is None:
+        return {}
+    right, reference = (
+        None if m.choices is None else np.array([choices.correct()["acc"] for choices in m.choices])
+        for m in (measured, sft)
+    )
+    tax = alignment_tax(measured.losses, sft.losses, right, reference)
+    values: dict[str, Any] = {"pretrain_loss_increase": tax.loss_increase._asdict()}
+    if tax.accuracy_drop is not None:
+        values["fact_accuracy_drop"] = tax.accuracy_drop._asdict()
+    return values
+
+
+def sampling(config: Config, tokenizer: PreTrainedTokenizerBase, seed: int) -> SamplingParams:
+    """Each model has a seed of its own: answers drawn with the same random numbers would not be independent."""
+    return SamplingParams(
+        max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p,
+        stop_token_id=tokenizer.eos_token_id, seed=seed,
+    )
+
+
+def ordered(rows: Iterable[str]) -> list[str]:
+    """The table's order: base, sft, best_of_n, ppo_ptx, ppo, other arms."""
+    first = ["base", "sft", "best_of_n", "ppo_ptx", "ppo"]
+    found = list(rows)
+    return [row for row in first if row in found] + [row for row in found if row not in first]
+
+
+def describe_setup(config: Config, stage: Stage, judge: Judge, held_out: HeldOut) -> dict[str, Any]:
+    """What the numbers rest on, for the report."""
+    return {
+        "judge": judge.name,
+        "reference": reference_of(config, stage.recipe),
+        "best_of": config.best_of,
+        "prompts": len(held_out.prompts),
+        "samples": config.samples,
+        "documents": len(held_out.documents),
+        "questions": len(held_out.questions),
+        "temperature": config.temperature,
+        "max_new_tokens": config.max_new_tokens,
+    }
+
+
+def headline(table: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The numbers that stage.json keeps: of the tuned policies, or of SFT where there is none yet."""
+    fields = ("win_rate", "win_rate_low", "gold", "kl", "pretrain_loss")
+    rows = [row for row in table if row not in ("base", "sft", "best_of_n")] or ["sft"]
+    return {f"{row}/{f}": table[row][f] for row in rows for f in fields if table[row][f] is not None}
+
+
+def card(results: dict[str, Any]) -> str:
+    """README.md of final/."""
+    setup = results["setup"]
+    return (
+        "# Evaluation of a chain\n\n"
+        f"{setup['prompts']} held-out prompts, {setup['samples']} answers each at temperature {setup['temperature']}; "
+        f"wins are decided by {setup['judge']}; KL is measured from `{setup['reference']}`. `{RESULTS_FILE}` holds "
+        f"every number with its interval, `{ANSWERS_FILE}` every answer."
+    )
+
+
+def _load(stage: Stage, ref: str, tokenizer: PreTrainedTokenizerBase, same_tokenizer: bool = True) -> PreTrainedModel:
+    """A causal LM that reads SFT's ids; a base model from elsewhere gains untrained rows for the tokens SFT added."""
+    model = load_causal_lm(stage.parent(ref, same_tokenizer))
+    resize_for(tokenizer, model)
+    return cast(Any, model).to(stage.device)
+
+
+def _context(model: PreTrainedModel) -> int:
+    return int(getattr(model.config, "max_position_embeddings", LONGEST_CONTEXT))
+
+
+if __name__ == "__main__":
+    run_stage_main("evals")

@@ -1,0 +1,149 @@
+"""The evaluation stage on a whole run in miniature, and the choices it makes from a recipe."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data.jsonl import read_jsonl
+from data.records import Message, Prompt
+from data.template import encode_prompt
+from data.tokenizer_training import train_bpe
+from evals.answers import Answer, Judge, answer_prompts, best_of_curve, by_prompt, log_ratios, pick_best
+from evals.evaluate import Config, drop_foreign_base, main, reference_of, rows_of
+from podium.errors import DataError
+from podium.models import load_tokenizer, save_model
+from podium.sampler import EmbeddedSampler, SamplingParams
+from podium.stage import Stage
+from tests.evals.miniature import Section, make_model, make_recipe
+
+FIELDS = {
+    "gold", "win_rate", "win_rate_low", "win_rate_high", "kl", "length", "eos_rate", "pretrain_loss", "fact_accuracy"
+}
+
+
+@pytest.fixture(scope="module")
+def results(mini_run) -> dict:
+    return json.loads((mini_run / "evals/final/results.json").read_text())
+
+
+def test_the_table_has_every_row_and_every_number(results):
+    rows = results["rows"]
+    assert list(rows) == ["base", "sft", "best_of_n", "ppo_ptx", "ppo"]
+    for row in rows.values():
+        assert all(isinstance(row[field], float) for field in FIELDS)
+        assert row["win_rate_low"] <= row["win_rate"] <= row["win_rate_high"]
+        assert row["gold_low"] <= row["gold"] <= row["gold_high"]
+        assert row["features"]
+
+
+def test_sft_is_its_own_yardstick(results):
+    """SFT is PPO's reference here: KL 0 (to what decoding step by step rounds), no tax, an even win rate."""
+    sft = results["rows"]["sft"]
+    assert sft["win_rate"] == sft["win_rate_low"] == sft["win_rate_high"] == 0.5
+    assert sft["kl"] == pytest.approx(0, abs=1e-3)
+    assert sft["pretrain_loss_increase"]["value"] == sft["fact_accuracy_drop"]["value"] == 0
+    assert results["rows"]["ppo"]["kl"] > 0.01
+
+
+def test_best_of_n_takes_sfts_skills_and_pays_its_own_kl(results):
+    rows = results["rows"]
+    assert rows["best_of_n"]["kl"] == pytest.approx(np.log(4) - 3 / 4, abs=1e-3)
+    assert rows["best_of_n"]["pretrain_loss"] == rows["sft"]["pretrain_loss"]
+    assert [point["n"] for point in results["best_of_curve"]] == [1, 2, 4]
+    rewards = [point["reward"] for point in results["best_of_curve"]]
+    assert rewards == sorted(rewards) and rows["best_of_n"]["reward"] == pytest.approx(rewards[-1])
+
+
+def test_every_answer_is_kept_with_its_scores(mini_run, results):
+    answers = read_jsonl(mini_run / "evals/final/answers.jsonl", Answer)
+    counts = {row: sum(answer.row == row for answer in answers) for row in results["rows"]}
+    assert counts == {"base": 12, "sft": 12, "best_of_n": 6, "ppo_ptx": 12, "ppo": 12}
+    assert np.mean([a.gold for a in answers if a.row == "ppo"]) == pytest.approx(results["rows"]["ppo"]["gold"])
+    prompts = {answer.prompt_index: answer.prompt for answer in answers}
+    assert all(answer.prompt == prompts[answer.prompt_index] for answer in answers)  # all rows were asked the same
+
+
+def test_kl_is_the_models_divergence_from_the_reference(tokenizer):
+    """The mean log ratio against the exact KL of the first token. Seen red with model and reference exchanged."""
+    model, reference = make_model(tokenizer, nudge=0.08), make_model(tokenizer)
+    prompt = encode_prompt(tokenizer, [Message(role="user", content="What food does Bram like?")])
+    with torch.no_grad():
+        p, q = (m(torch.tensor([prompt])).logits[0, -1].log_softmax(-1) for m in (model, reference))
+    exact = float((p.exp() * (p - q)).sum())
+    params = SamplingParams(max_new_tokens=1)
+    samples = EmbeddedSampler(model, tokenizer.pad_token_id).generate([prompt] * 4000, params)
+    ratios = log_ratios(samples, [prompt] * 4000, reference, tokenizer.pad_token_id, 1.0)
+    assert np.mean(ratios) == pytest.approx(exact, abs=4 * np.std(ratios) / np.sqrt(4000))
+    assert exact > 5 * np.std(ratios) / np.sqrt(4000)  # so the test can tell it from its negative
+
+
+def test_the_same_seed_gives_the_same_answers_and_another_seed_others(tokenizer):
+    model, prompt = make_model(tokenizer), Prompt(messages=[Message(role="user", content="Tell me a story.")])
+    judge = Judge(world=None, independent=None, reward_model=None)
+
+    def sample(seed: int) -> list[str]:
+        params = SamplingParams(max_new_tokens=12, seed=seed)
+        answers = answer_prompts("sft", model, model, tokenizer, [prompt], 3, params, judge)
+        assert all(answer.gold is None and answer.reward is None for answer in answers)
+        return [answer.response for answer in answers]
+
+    assert sample(1) == sample(1) != sample(2)
+    assert len(set(sample(1))) == 3  # the samples of a prompt differ
+
+
+def make_answer(prompt: int, gold: float, reward: float) -> Answer:
+    return Answer(
+        row="sft", prompt=[Message(role="user", content="?")], prompt_index=prompt, response=f"{gold}", tokens=1,
+        finished=True, gold=gold, reward=reward,
+    )
+
+
+def test_the_reward_model_picks_and_gold_only_watches():
+    """Seen red when gold picks."""
+    candidates = [make_answer(*values) for values in [(0, 5.0, -1.0), (0, 1.0, 2.0), (1, 3.0, 0.0), (1, 9.0, -3.0)]]
+    assert [answer.gold for answer in pick_best("best_of_n", candidates, 2)] == [1.0, 3.0]
+    assert best_of_curve(candidates, 2) == [
+        {"n": 1, "gold": 4.5, "reward": pytest.approx(-0.5)}, {"n": 2, "gold": 2.0, "reward": 1.0}
+    ]
+    assert by_prompt(candidates, "gold", 2).tolist() == [[5.0, 1.0], [3.0, 9.0]]
+
+
+@pytest.mark.parametrize(
+    ("ppo", "arms", "rows"),
+    [
+        (Section(), {}, ["base", "sft", "ppo_ptx"]),
+        (Section(), {"plain": {"ptx_coef": 0.0}, "kl10": {}}, ["base", "sft", "ppo_ptx", "ppo", "ppo_kl10"]),
+        (Section(ptx_coef=0.0), {"plain": {}}, ["base", "sft", "ppo", "ppo_plain"]),
+        (None, {}, ["base", "sft"]),
+    ],
+)
+def test_rows_follow_the_chain(ppo, arms, rows):
+    recipe = make_recipe(Config(), ppo=ppo, ppo_arms=arms)
+    assert list(rows_of(Config(), recipe)) == rows
+
+
+def test_kl_is_measured_from_where_ppo_started():
+    assert reference_of(Config(), make_recipe(Config(), ppo=Section(model="rl_init"))) == "rl_init"
+    assert reference_of(Config(reference="pretrain"), make_recipe(Config())) == "pretrain"
+    assert reference_of(Config(), make_recipe(Config(), ppo=None, ppo_arms={})) == "sft"
+
+
+def test_a_base_whose_ids_mean_something_else_is_left_out(copied_run, tokenizer, tmp_path):
+    other = train_bpe(["quite another text, over and over"] * 4, vocab_size=300)
+    save_model(make_model(other), other, tmp_path / "foreign")
+    recipe = make_recipe(Config(base=str(tmp_path / "foreign")))
+    stage = Stage("evals", recipe, copied_run)
+    rows = rows_of(recipe.evals, recipe)
+    drop_foreign_base(rows, tokenizer, stage)
+    assert list(rows) == ["sft", "ppo_ptx", "ppo"]
+    kept = {"base": "pretrain"}
+    drop_foreign_base(kept, load_tokenizer(copied_run / "sft/final"), stage)
+    assert kept == {"base": "pretrain"}
+
+
+def test_prompts_that_leave_no_room_are_an_error_that_says_so(copied_run):
+    recipe = make_recipe(Config(max_new_tokens=505))
+    with pytest.raises(DataError, match=r"none of 20 test prompts leaves 505 tokens(.|\n)*lower evals.max_new_tokens"):
+        main(recipe.evals, Stage("evals", recipe, copied_run))
