@@ -87,6 +87,7 @@ def build_config(name: str, vocab_size: int, context: int) -> PreTrainedConfig:
     Dropout is 0: one pass over the data does not overfit, and fine-tuning sets its own.
     """
     shape = preset(name)
+    inner = shape.inner or 4 * shape.hidden
     if shape.family == "opt":
         return OPTConfig(
             vocab_size=vocab_size,
@@ -94,7 +95,7 @@ def build_config(name: str, vocab_size: int, context: int) -> PreTrainedConfig:
             num_hidden_layers=shape.layers,
             hidden_size=shape.hidden,
             num_attention_heads=shape.heads,
-            ffn_dim=shape.inner or 4 * shape.hidden,
+            ffn_dim=inner,
             word_embed_proj_dim=shape.embedding or shape.hidden,
             do_layer_norm_before=shape.norm_first,
             init_std=0.006,
@@ -108,7 +109,7 @@ def build_config(name: str, vocab_size: int, context: int) -> PreTrainedConfig:
         hidden_size=shape.hidden,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads or shape.heads,
-        intermediate_size=shape.inner,
+        intermediate_size=inner,
         tie_word_embeddings=shape.tied,
         rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
         initializer_range=0.02,

@@ -166,7 +166,7 @@ def main(config: Config, stage: Stage) -> None:
 def start_model(
     config: Config, stage: Stage, documents: list[Document]
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, float]:
-    """Tokenizer, model on its device, and the peak learning rate: a new model of a preset, or an existing one."""
+    """Tokenizer, model, and the peak learning rate: a new model of a preset, or an existing one."""
     if config.init_from is not None:
         folder = stage.parent(config.init_from)
         tokenizer, model = prepare_tokenizer(load_tokenizer(folder)), load_causal_lm(folder)
@@ -176,7 +176,7 @@ def start_model(
                 "pretrain.learning_rate is not set, and an existing model has no preset to take it from",
                 fix="set it, for example to a tenth of the rate the model was first trained at",
             )
-        return tokenizer, model.to(stage.device), config.learning_rate
+        return tokenizer, model, config.learning_rate
     if config.tokenizer is not None:
         tokenizer = prepare_tokenizer(load_tokenizer(stage.parent(config.tokenizer)))
     else:
@@ -184,7 +184,7 @@ def start_model(
     shape = build_config(config.preset, len(tokenizer), config.context)
     shape.bos_token_id, shape.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     shape.pad_token_id = tokenizer.pad_token_id
-    return tokenizer, build_model(shape).to(stage.device), config.learning_rate or preset(config.preset).learning_rate
+    return tokenizer, build_model(shape), config.learning_rate or preset(config.preset).learning_rate
 
 
 def windows(
@@ -245,16 +245,13 @@ def next_token_nll(engine: Any, ids: torch.Tensor) -> torch.Tensor:
 def evaluate(engine: Any, held_out: torch.Tensor, config: Config, stage: Stage) -> dict[str, float]:
     """Mean loss a token, in nats, on held-out windows (N, T), shared out over processes."""
     engine.eval()
-    summed = torch.zeros(2, device=stage.device)
-    # Under ZeRO-3 every process must make the same number of passes; windows that fill up the last ones weigh nothing.
-    for first in range(0, len(held_out), stage.world_size * config.per_device_train_batch_size):
-        group = held_out[first : first + stage.world_size * config.per_device_train_batch_size]
+    summed = torch.zeros((), device=stage.device)
+    for group in held_out.split(stage.world_size * config.per_device_train_batch_size):
         mine = group[stage.rank :: stage.world_size]
-        weight = float(len(mine) > 0)
+        # Under ZeRO-3 all processes must make the same passes, so one with nothing left reads along at weight 0.
         ids = (mine if len(mine) else group[:1]).to(stage.device, torch.long)
-        summed += weight * torch.stack([next_token_nll(engine, ids), torch.tensor(float(ids[:, 1:].numel()), device=ids.device)])
-    nll, count = all_reduce_sum(summed).tolist()
-    return {"validation_loss": nll / count}
+        summed += next_token_nll(engine, ids) * (len(mine) > 0)
+    return {"validation_loss": all_reduce_sum(summed).item() / (len(held_out) * (held_out.shape[1] - 1))}
 
 
 def write_sample(engine: Any, tokenizer: PreTrainedTokenizerBase, config: Config, stage: Stage, number: int) -> None:

@@ -1,0 +1,327 @@
+"""Supervised fine-tuning: learn to answer from demonstrations.
+
+Step 1 of InstructGPT (Ouyang et al. 2022, sections 3.2 and 3.5, appendix C.1): the base model, fine-tuned on
+conversations with the loss on the answers alone. The stage `rl_init` is this file too: two epochs with a tenth of each
+batch from the pretraining documents (C.3); PPO starts there.
+
+Reads   demonstrations (train, validation), a model (`model`), documents when `aux_share` is above 0.
+Writes  final/: the model with its tokenizer and chat template; with LoRA also final/adapter/.
+Run     python -m sft.train RECIPE        torchrun --nproc-per-node 2 -m sft.train RECIPE
+
+One process trains with the plain trainer, several with DeepSpeed under it (`engine`). What differs from the paper: rows
+are grouped by length, and the checkpoint is chosen by validation loss unless a reward model is given.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from peft import LoraConfig, PeftModel
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig
+
+from data.packing import encode_documents, pack
+from data.template import encode_prompt, prepare_tokenizer
+from podium.engine import EngineConfig
+from podium.errors import DataError, Interrupted, RecipeError
+from podium.launch import run_stage_main
+from podium.models import count_parameters, load_causal_lm, load_tokenizer, resize_for, save_model
+from podium.runtime import seed_everything
+from podium.stage import Stage
+from sft.batches import Encoded, Row, encode_demonstrations, fill_with_documents, lay_out_batches
+from sft.dropout import set_residual_dropout
+from sft.trainer import StageCallback, StageTrainer, deepspeed_settings, forget_later_best, read_best, to_dataset
+from sft.validation import RewardScorer, validation_metrics
+
+
+class Lora(BaseModel):
+    """Low-rank adapters (Hu et al. 2021): W + B A alpha / r, where only A and B train."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    r: int = Field(16, gt=0, description="rank of the update")
+    alpha: int = Field(32, gt=0, description="the update is scaled by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' input")
+    target_modules: str | list[str] = Field("all-linear", description="layers that get an adapter")
+
+
+class Config(BaseModel):
+    """What to fine-tune and how. The defaults suit the embedded world; the paper's value is named."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field("pretrain", description="a stage of this run, a stage or model folder, or a hub id")
+    num_train_epochs: float = Field(4, gt=0, description="passes over the demonstrations; C.1: 16, C.3: 2")
+    learning_rate: float = Field(1e-3, gt=0, description="peak; C.1: 9.65e-6 (1.3B, 6B), 5.03e-6 (175B); C.3: 5e-6")
+    batch_size: int = Field(32, gt=0, description="rows an update over all processes; C.1: 32 (1.3B, 6B), 8 (175B)")
+    per_device_train_batch_size: int = Field(32, gt=0, description="rows a forward pass: what memory allows")
+    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the updates to warm up in; C.1: none")
+    min_lr_rate: float = Field(0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; C.1: 0.1")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="appendix C: 0.9")
+    adam_beta2: float = Field(0.95, ge=0, lt=1, description="appendix C: 0.95")
+    weight_decay: float = Field(0.0, ge=0, description="the paper names none")
+    residual_dropout: float = Field(0.0, ge=0, lt=1, description="on each block's output; C.1: 0.2")
+    max_prompt_tokens: int | None = Field(None, gt=0, description="longer ones are dropped; C: 1,024; null: context")
+    max_response_tokens: int | None = Field(None, gt=0, description="longer answers are dropped; C: 1,024")
+    aux_share: float = Field(0.0, ge=0, lt=1, description="share of each batch's rows from the documents; C.3: 0.1")
+    lora: Lora | None = Field(None, description="train adapters only; null trains every weight")
+    select_by: Literal["validation_loss", "reward_score", "last"] = Field(
+        "validation_loss", description="how the checkpoint is chosen; C.1: reward_score"
+    )
+    reward_model: str | None = Field(None, description="a reward stage's folder, for select_by: reward_score")
+    reward_prompts: int = Field(128, gt=0, description="validation prompts answered for the reward score")
+    eval_steps: int | None = Field(None, gt=0, description="updates between evaluations; null: once an epoch")
+    save_steps: int | None = Field(None, gt=0, description="updates between checkpoints; null: as eval_steps")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="clipping; ZeRO and offload under DeepSpeed")
+
+
+def main(config: Config, stage: Stage) -> None:
+    # 1. Model and tokenizer.
+    parent = stage.parent(config.model)
+    tokenizer = load_tokenizer(parent)
+    known_tokens = len(tokenizer)
+    tokenizer, model = prepare_tokenizer(tokenizer), load_causal_lm(parent)
+    resize_for(tokenizer, model)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    set_residual_dropout(model, config.residual_dropout)
+    context = model.config.max_position_embeddings
+    if stage.device.type == "cpu" and context <= 512:
+        model.set_attn_implementation("eager")  # faster than torch's fused attention on a CPU at this length
+
+    # 2. Demonstrations to rows, in the order of the whole run.
+    train = encode(config, stage, tokenizer, context, "train")
+    validation = encode(config, stage, tokenizer, context, "validation")
+    rows, aux_tokens = lay_out(config, stage, tokenizer, train.rows, context)
+    steps_per_epoch = len(train.rows) / (config.batch_size * (1 - config.aux_share))
+
+    # 3. How a checkpoint is judged.
+    measure = make_measure(config, stage, tokenizer, validation.rows, context)
+
+    # 4. Train, from the newest checkpoint if there is one.
+    found = stage.latest_checkpoint()
+    forget_later_best(stage, found[0] if found else -1)
+    steps = len(rows) // config.batch_size
+    seed_everything(stage.seed)
+    trainer = StageTrainer(
+        stage=stage,
+        measure=measure,
+        select_by=None if config.select_by == "last" else config.select_by,
+        higher_is_better=config.select_by == "reward_score",
+        model=model,
+        args=trainer_arguments(config, stage, round(steps_per_epoch)),
+        train_dataset=to_dataset(rows),
+        eval_dataset=to_dataset(validation.rows),
+        processing_class=tokenizer,
+        peft_config=lora_config(config.lora, range(known_tokens, len(tokenizer))) if config.lora else None,
+    )
+    with stage.progress(steps, stage.name, start=found[0] if found else 0) as bar:
+        callback = StageCallback(stage, bar, tokens_by_step(rows, config.batch_size), steps_per_epoch)
+        trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=str(found[1] / f"checkpoint-{found[0]}") if found else None)
+    if trainer.state.global_step < steps:
+        raise Interrupted(f"{stage.name} stopped at update {trainer.state.global_step} of {steps}, checkpoint saved")
+
+    # 5. The best model.
+    best = read_best(stage)
+    assert best is not None, "the last update is always evaluated"
+    tokens = sum(len(row.input_ids) for row in rows)
+    headline = {
+        **best,
+        "parameters": count_parameters(model),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "demonstrations": len(train.rows),
+        "dropped_demonstrations": train.dropped,
+        "aux_token_share": aux_tokens / tokens,
+        "tokens_per_second": callback.tokens_per_second,
+    }
+    text = card(config, headline)
+    stage.finish(lambda folder: save_final(config, stage, tokenizer, parent, folder), headline, text, tokens)
+    if stage.is_main:
+        shutil.rmtree(stage.dir / "best")
+
+
+def encode(config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, context: int, split: str) -> Encoded:
+    """The demonstrations of a split as rows; what is too long is dropped, counted and told.
+
+    Raises:
+        DataError: none fits.
+    """
+    demonstrations = stage.records("demonstrations", split)
+    encoded = encode_demonstrations(
+        tokenizer,
+        demonstrations,
+        context=context,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_response_tokens=config.max_response_tokens,
+    )
+    if encoded.dropped:
+        stage.logbook(
+            f"{split}: dropped {encoded.dropped} of {len(demonstrations)} demonstrations "
+            f"({encoded.long_prompts} prompts and {encoded.long_responses} answers over the limit in tokens)"
+        )
+    if not encoded.rows:
+        raise DataError(
+            f"demonstrations ({split})", problem=f"all {len(demonstrations)} are longer than the limits allow",
+            fix=f"raise {stage.name}.max_prompt_tokens and max_response_tokens; the context is {context} tokens",
+        )
+    return encoded
+
+
+def lay_out(
+    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, rows: list[Row], context: int
+) -> tuple[list[Row], int]:
+    """All rows of the run in training order, and how many of their tokens come from the documents (C.3's mix)."""
+    batches = lay_out_batches(
+        [len(row.input_ids) for row in rows],
+        epochs=config.num_train_epochs,
+        batch_size=config.batch_size,
+        aux_share=config.aux_share,
+        seed=stage.seed,
+    )
+    stream: list[int] = []
+    if config.aux_share > 0:
+        texts = [document.text for document in stage.records("documents", "train")]
+        order = np.random.default_rng(stage.seed).permutation(len(texts))
+        ids = encode_documents(tokenizer, [texts[i] for i in order])
+        stream = pack(ids, context, tokenizer.bos_token_id).flatten().tolist()
+        if not stream:
+            raise DataError("documents (train)", problem=f"they do not fill one window of {context} tokens",
+                            fix=f"give more documents or set {stage.name}.aux_share to 0")
+    demonstrated = sum(len(rows[i].input_ids) for batch in batches for i in batch)
+    laid_out = fill_with_documents(batches, rows, batch_size=config.batch_size, stream=stream)
+    return laid_out, sum(len(row.input_ids) for row in laid_out) - demonstrated
+
+
+def tokens_by_step(rows: list[Row], batch_size: int) -> list[int]:
+    """Tokens of every update, prompts included, padding not."""
+    lengths = [len(row.input_ids) for row in rows]
+    return [sum(lengths[i : i + batch_size]) for i in range(0, len(lengths), batch_size)]
+
+
+def make_measure(
+    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, rows: list[Row], context: int
+) -> Any:
+    """The function from a model to its validation metrics."""
+    scorer = None
+    if config.select_by == "reward_score":
+        if config.reward_model is None or config.engine.zero_stage == 3:
+            raise RecipeError(
+                f"{stage.name}.select_by: reward_score needs a reward_model and whole weights (not ZeRO-3)",
+                fix=f"set {stage.name}.reward_model to a reward stage's folder, or select_by: validation_loss",
+            )
+        demonstrations = stage.records("demonstrations", "validation")
+        room = config.max_response_tokens or context // 2
+        prompts = [encode_prompt(tokenizer, demonstration.messages[:-1]) for demonstration in demonstrations]
+        prompts = [prompt for prompt in prompts if len(prompt) + room <= context][: config.reward_prompts]
+        scorer = RewardScorer(stage.parent(config.reward_model), tokenizer, prompts, room, stage)
+
+    def measure(model: Any) -> dict[str, float]:
+        metrics = validation_metrics(
+            model,
+            rows,
+            pad_token_id=tokenizer.pad_token_id,
+            batch_size=config.per_device_train_batch_size,
+            stage=stage,
+        )
+        return metrics | ({"reward_score": scorer(model)} if scorer else {})
+
+    return measure
+
+
+def trainer_arguments(config: Config, stage: Stage, steps_per_epoch: int) -> SFTConfig:
+    """Our fields in the trainer's words, with everything off that would talk, upload or shuffle.
+
+    Raises:
+        RecipeError: the batch cannot be split evenly.
+    """
+    rows_a_pass = min(config.per_device_train_batch_size, config.batch_size // stage.world_size)
+    if rows_a_pass == 0 or config.batch_size % (rows_a_pass * stage.world_size):
+        raise RecipeError(
+            f"{stage.name}.batch_size {config.batch_size} is no multiple of {config.per_device_train_batch_size} rows "
+            f"a pass on {stage.world_size} processes",
+            fix="choose per_device_train_batch_size so that it divides each process's share of the batch",
+        )
+    eval_steps = config.eval_steps or max(steps_per_epoch, 1)
+    engine = config.engine
+    with_deepspeed = stage.world_size > 1 or engine.zero_stage > 0 or engine.offload
+    return SFTConfig(
+        output_dir=str(stage.dir / "checkpoints"),
+        seed=stage.seed,
+        use_cpu=stage.device.type == "cpu",
+        bf16=stage.dtype == "bf16",
+        num_train_epochs=1,  # the laid-out rows hold all epochs
+        train_sampling_strategy="sequential",
+        max_length=None,  # what is too long was dropped
+        per_device_train_batch_size=rows_a_pass,
+        gradient_accumulation_steps=config.batch_size // (rows_a_pass * stage.world_size),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": config.min_lr_rate},
+        warmup_steps=config.warmup_ratio,  # below 1 the trainer reads a ratio
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        weight_decay=config.weight_decay,
+        max_grad_norm=engine.gradient_clipping,
+        gradient_checkpointing=config.gradient_checkpointing,
+        deepspeed=deepspeed_settings(engine) if with_deepspeed else None,
+        eval_strategy="steps",
+        eval_steps=eval_steps,
+        save_strategy="steps",
+        save_steps=config.save_steps or eval_steps,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a NaN must end the run, not be averaged away
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def lora_config(lora: Lora, new_tokens: range) -> LoraConfig:
+    """PEFT's configuration; the embeddings of tokens the base model did not know train too."""
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        trainable_token_indices={"embed_tokens": list(new_tokens)} if new_tokens else None,
+    )
+
+
+def save_final(
+    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, parent: Path, folder: Path
+) -> None:
+    """The best model as a plain folder; adapters are merged into the base and kept beside it in adapter/."""
+    if not stage.is_main:
+        return
+    best = stage.dir / "best"
+    if config.lora is None:
+        save_model(load_causal_lm(best), tokenizer, folder)
+        return
+    save_model(merged(parent, best, tokenizer), tokenizer, folder)
+    shutil.copytree(best, folder / "adapter", ignore=shutil.ignore_patterns("best.json", "training_args.bin", "*.md"))
+
+
+def merged(base: Path, adapter: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The base model with the adapter's update added to its weights: the same function without PEFT."""
+    model = load_causal_lm(base)
+    resize_for(tokenizer, model)
+    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+
+
+def card(config: Config, headline: dict[str, float]) -> str:
+    """The model card's text."""
+    how = f"LoRA rank {config.lora.r}" if config.lora else "all weights"
+    mix = f", {config.aux_share:.0%} of each batch from the pretraining documents" if config.aux_share else ""
+    return (
+        f"A model that follows instructions, fine-tuned from `{config.model}` on {headline['demonstrations']:.0f} "
+        f"demonstrations for {config.num_train_epochs:g} epochs ({how}{mix}); the loss covers the answers alone.\n\n"
+        f"Chosen by {config.select_by.replace('_', ' ')} at update {headline['step']:.0f}: validation loss "
+        f"{headline['validation_loss']:.4f} nats a response token, token accuracy {headline['token_accuracy']:.3f}.\n"
+    )
+
+
+if __name__ == "__main__":
+    run_stage_main("sft")

@@ -1,0 +1,173 @@
+"""`trl.SFTTrainer` as a Podium stage: our rows in our order, atomic checkpoints, our log, the best model kept.
+
+TRL does the training step (its fused head never builds the logits of a whole batch), PEFT, DeepSpeed and resuming. This
+file changes only what the stage contract asks for:
+
+- rows are read in the order they are laid out, so the step number is the position in the data;
+- a checkpoint is written through `stage.save_checkpoint`, whole or not at all;
+- evaluation is an exact mean over tokens, and the best model by the chosen metric lies in `best/`;
+- metrics go to the stage's log; a loss that is no number ends the run instead of being averaged away.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import SFTTrainer
+
+from podium.engine import EngineConfig
+from podium.progress import Bar
+from podium.stage import Stage
+from podium.storage import PARTIAL, publish, writing
+from sft.batches import Row
+
+BEST_FILE = "best.json"
+# To the trainer the whole run is one epoch, and it counts tokens from the last resume: both are ours to count.
+UNWANTED = {"epoch", "num_tokens"}
+
+
+def to_dataset(rows: Sequence[Row]) -> Dataset:
+    """Rows as the trainer takes them: its collator pads `labels` and uses them as they are."""
+    return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]})
+
+
+class StageTrainer(SFTTrainer):
+    """SFTTrainer that reads front to back and reports to a stage.
+
+    Args:
+        stage: the running stage.
+        measure: called with the model in eval mode, gives the validation metrics.
+        select_by: the metric that chooses `best/`; None keeps the newest evaluated model.
+        higher_is_better: how `select_by` compares.
+        kwargs: SFTTrainer's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: Stage,
+        measure: Callable[[Any], dict[str, float]],
+        select_by: str | None,
+        higher_is_better: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.stage, self.measure = stage, measure
+        self.select_by, self.sign = select_by, 1.0 if higher_is_better else -1.0
+        self.best_dir = stage.dir / "best"
+        for chatter in (PrinterCallback, ProgressCallback):
+            self.remove_callback(chatter)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validation metrics of the model as it is now; keeps it if it is the best so far."""
+        model = self.model_wrapped  # DeepSpeed's engine where there is one
+        model.eval()
+        metrics = self.measure(model)
+        self._keep_if_best(metrics)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        model.train()
+        return metrics
+
+    def _keep_if_best(self, metrics: dict[str, float]) -> None:
+        best = read_best(self.stage)
+        chosen = self.select_by
+        if best is not None and chosen is not None and self.sign * metrics[chosen] <= self.sign * best[chosen]:
+            return
+        partial = self.best_dir.with_name(self.best_dir.name + PARTIAL)
+        with writing(self.stage.dir):
+            self.save_model(str(partial), _internal_call=True)
+            self.accelerator.wait_for_everyone()
+            if self.stage.is_main:
+                (partial / BEST_FILE).write_text(json.dumps({"step": self.state.global_step, **metrics}))
+                publish(partial, self.best_dir)
+            self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The trainer's own checkpoint, in a folder that appears only when it is whole. TRL's model card is skipped."""
+
+        def write(folder: Path) -> None:
+            self.args.output_dir, home = str(folder), self.args.output_dir
+            super(SFTTrainer, self)._save_checkpoint(model, trial)
+            self.args.output_dir = home
+
+        self.stage.save_checkpoint(self.state.global_step, write)
+
+
+class StageCallback(TrainerCallback):
+    """Passes steps, metrics and the wish to stop between the trainer and the stage."""
+
+    def __init__(self, stage: Stage, bar: Bar, step_tokens: Sequence[int], steps_per_epoch: float) -> None:
+        self.stage, self.bar, self.steps_per_epoch = stage, bar, steps_per_epoch
+        self.step_tokens = step_tokens
+        self.busy_seconds, self.busy_tokens, self.began = 0.0, 0, 0.0
+        self.waiting: dict[str, float] = {}  # a step's training metrics, until its evaluation joins them in one line
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        self.began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        self.busy_seconds += time.perf_counter() - self.began
+        self.busy_tokens += self.step_tokens[state.global_step - 1]
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+        if self.stage.stop_requested:
+            control.should_save = control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:  # type: ignore[override]
+        if "train_runtime" in logs:
+            return
+        metrics = {name: value for name, value in logs.items() if name not in UNWANTED}
+        if "loss" in metrics:
+            self.stage.check_finite("loss", metrics["loss"], state.global_step)
+            metrics["epoch"] = state.global_step / self.steps_per_epoch
+            metrics["tokens"] = sum(self.step_tokens[: state.global_step])
+            metrics["tokens_per_second"] = self.tokens_per_second
+            self.bar.advance(tokens=self.step_tokens[state.global_step - 1], loss=metrics["loss"])
+            self.waiting = metrics
+            if control.should_evaluate:
+                return
+        self.stage.log(state.global_step, self.waiting | metrics)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the updates alone, evaluation and saving left out; 0 before the first."""
+        return self.busy_tokens / self.busy_seconds if self.busy_seconds else 0.0
+
+
+def read_best(stage: Stage) -> dict[str, float] | None:
+    """Step and metrics of the model in `best/`; None when there is none yet."""
+    path = stage.dir / "best" / BEST_FILE
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def forget_later_best(stage: Stage, step: int) -> None:
+    """Remove a best model from after the checkpoint the run goes on from: the run will come by it again."""
+    best = read_best(stage)
+    if stage.is_main and best is not None and best["step"] > step:
+        shutil.rmtree(stage.dir / "best")
+
+
+def deepspeed_settings(engine: EngineConfig) -> dict[str, Any]:
+    """DeepSpeed under the trainer, with torch's AdamW; `auto` is filled in from the trainer's arguments."""
+    zero: dict[str, Any] = {"stage": engine.zero_stage, "overlap_comm": False}
+    if engine.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if engine.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": engine.gradient_clipping,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own CPU Adam must be compiled
+        "bf16": {"enabled": "auto"},
+        "steps_per_print": 10**9,
+    }
