@@ -11,7 +11,7 @@ Record = Document | Prompt | Demonstration | Ranking | Comparison | Question
 def convert(record: Record, wanted: type[Record]) -> list[Record]:
     """`record` as `wanted`s: one, several (a ranking holds many comparisons) or none (every rank is a tie).
 
-    Raises TypeError where no sense can be made of it; `convertible` tells before.
+    Raises KeyError where no sense can be made of it; `convertible` tells before.
     """
     if isinstance(record, wanted):
         return [record]

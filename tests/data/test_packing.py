@@ -1,0 +1,59 @@
+"""Packing loses and repeats nothing; the order of batches depends on seed and epoch alone, from any start."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.packing import batches, encode_documents, pack
+
+BOS = 0
+DOCUMENTS = st.lists(st.lists(st.integers(1, 50), max_size=12), max_size=8)
+
+
+@given(documents=DOCUMENTS, context=st.integers(1, 9))
+def test_every_token_lies_in_one_window_in_order(documents, context):
+    """Seen red with the separator left out of `pack`, and with its last row cut off."""
+    stream = [token for document in documents for token in [BOS, *document]]
+    rows = pack(documents, context, BOS)
+    assert rows.shape == (len(stream) // context, context)
+    assert rows.ravel().tolist() == stream[: len(stream) // context * context]
+
+
+def test_a_document_longer_than_a_window_goes_on_in_the_next():
+    assert pack([[1, 2, 3, 4, 5], [6, 7]], 4, BOS).tolist() == [[0, 1, 2, 3], [4, 5, 0, 6]]
+
+
+@given(count=st.integers(1, 30), size=st.integers(1, 40), seed=st.integers(0, 5))
+def test_an_epoch_reads_every_row_once(count, size, seed):
+    """Seen red with `permutation` replaced by draws with replacement."""
+    read = np.concatenate(list(itertools.islice(batches(count, size, seed), 4 * count)))
+    for epoch in range(4 * count * size // count):
+        assert sorted(read[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+@given(count=st.integers(1, 30), size=st.integers(1, 40), start=st.integers(0, 20))
+def test_a_resumed_run_reads_what_the_unbroken_one_would_have(count, size, start):
+    """Seen red with `within` forgotten after a resume."""
+    unbroken = itertools.islice(batches(count, size, 7), start, start + 5)
+    resumed = itertools.islice(batches(count, size, 7, start), 5)
+    assert [batch.tolist() for batch in resumed] == [batch.tolist() for batch in unbroken]
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    first, second = itertools.islice(batches(50, 50, 1), 2)
+    assert first.tolist() != second.tolist() != next(batches(50, 50, 2)).tolist()
+
+
+def test_no_rows_is_an_error_and_no_endless_loop():
+    with pytest.raises(ValueError, match="count=0"):
+        next(batches(0, 4, 1))
+
+
+def test_documents_are_encoded_without_special_tokens(tokenizer):
+    ids = encode_documents(tokenizer, ["Ana likes honey.", "a <|end|> b", ""] * 500)
+    assert len(ids) == 1500 and ids[0].dtype == np.int32
+    assert tokenizer.decode(ids[1]) == "a <|end|> b"
+    assert not set(tokenizer.all_special_ids) & {int(i) for row in ids for i in row}
