@@ -6,11 +6,13 @@ the others beside it in `members/1`, `members/2`, ...; `reward_ensemble` in conf
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from podium.errors import ParentError
 from podium.models import load_tokenizer, resize_for, save_model
@@ -22,6 +24,17 @@ DROPOUT_FIELDS = (
 )
 
 
+class Lora(BaseModel):
+    """Low-rank adapters (Hu et al. 2021): only they and the reward head train; `final/` holds the merged model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    r: int = Field(8, gt=0, description="rank of the update")
+    alpha: int = Field(16, gt=0, description="the update is scaled by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' input")
+    target_modules: str | list[str] = Field("all-linear", description="layers that get an adapter")
+
+
 class RewardEnsemble(nn.Module):
     """Several reward models that differ by seed, read as one; the spread between them is a sign of guessing.
 
@@ -31,9 +44,13 @@ class RewardEnsemble(nn.Module):
 
     def __init__(self, members: list[PreTrainedModel], combine: Combine = "mean", bias: float = 0.0) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.models = nn.ModuleList(members)
         self.rule = combine
         self.bias = bias
+
+    @property
+    def members(self) -> list[PreTrainedModel]:
+        return [cast(PreTrainedModel, model) for model in self.models]
 
     @property
     def config(self) -> Any:
@@ -73,11 +90,16 @@ def new_reward_model(path: str | Path, tokenizer: PreTrainedTokenizerBase, seed:
     resize_for(tokenizer, model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.reward_bias = 0.0
-    weight = model.score.weight  # (1, d)
+    weight = head(model).weight  # (1, d)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         weight.copy_(torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5)
     return model
+
+
+def head(model: PreTrainedModel) -> nn.Linear:
+    """The scalar head: d -> 1, without a bias of its own."""
+    return cast(nn.Linear, model.score)
 
 
 def load_reward_model(folder: str | Path) -> tuple[PreTrainedModel | RewardEnsemble, PreTrainedTokenizerBase]:
@@ -90,8 +112,8 @@ def load_reward_model(folder: str | Path) -> tuple[PreTrainedModel | RewardEnsem
     if not hasattr(first.config, "reward_bias"):
         raise ParentError(
             f"{folder} is no reward model: its config.json has no reward_bias",
-            "name the folder that `podium reward` wrote (runs/<run>/reward/final); for a reward model trained elsewhere "
-            "add \"reward_bias\": 0.0 to its config.json",
+            "name the folder that `podium reward` wrote (runs/<run>/reward/final); for a reward model trained "
+            "elsewhere add \"reward_bias\": 0.0 to its config.json",
         )
     tokenizer = load_tokenizer(folder)
     ensemble = getattr(first.config, "reward_ensemble", None)
@@ -99,6 +121,26 @@ def load_reward_model(folder: str | Path) -> tuple[PreTrainedModel | RewardEnsem
         return first.eval(), tokenizer
     others = [_load_classifier(Path(folder) / "members" / str(i)) for i in range(1, ensemble["members"])]
     return RewardEnsemble([first, *others], ensemble["combine"], ensemble["bias"]).eval(), tokenizer
+
+
+def with_lora(model: PreTrainedModel, lora: Lora | None, seed: int) -> nn.Module:
+    """The model with adapters in its layers and all but them and the head frozen; the model itself without `lora`."""
+    if lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="SEQ_CLS", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def merged(model: nn.Module) -> PreTrainedModel:
+    """Adapters added into the weights, PEFT gone; a model without adapters as it is."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # type: ignore[operator,return-value]
 
 
 def save_reward_model(
@@ -112,13 +154,15 @@ def save_reward_model(
         save_model(model, tokenizer, folder, state_dict)
         return
     first, *others = model.members
-    first.config.reward_ensemble = {"members": len(model.members), "combine": model.rule, "bias": model.bias}
+    model.config.reward_ensemble = {"members": len(model.members), "combine": model.rule, "bias": model.bias}
     save_model(first, tokenizer, folder)
     for i, member in enumerate(others, start=1):
         save_model(member, tokenizer, folder / "members" / str(i))
 
 
 def _load_classifier(path: str | Path, **config: Any) -> PreTrainedModel:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # transformers warns of a fresh head, which is the point
     try:
         return AutoModelForSequenceClassification.from_pretrained(str(path), dtype=torch.float32, **config)
     except (OSError, ValueError) as error:
@@ -126,3 +170,5 @@ def _load_classifier(path: str | Path, **config: Any) -> PreTrainedModel:
             f"{path} holds no model that can carry a reward head: {error}",
             "give a folder in Hugging Face layout (config.json, model.safetensors, tokenizer.json) or a hub id",
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)

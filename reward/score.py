@@ -6,7 +6,6 @@ another has been a source of bugs). The head works in fp32 even under bf16 autoc
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.records import Message
 from data.template import encode_prompt, encode_response
 from podium.errors import DataError, DivergenceError, PodiumError
-from reward.model import RewardEnsemble, load_reward_model
+from reward.model import RewardEnsemble, head, load_reward_model
 
 __all__ = ["load_reward_model", "score", "score_file", "score_shared_prefix", "score_texts", "token_values"]
 
@@ -87,7 +86,7 @@ def _last(states: Tensor, attention_mask: Tensor) -> Tensor:
 def _head(model: PreTrainedModel, states: Tensor) -> Tensor:
     """(..., D) -> (...): the scalar head in fp32, less the bias."""
     with torch.autocast(states.device.type, enabled=False):
-        logits = model.score(states.to(next(model.score.parameters()).dtype)).squeeze(-1).float()
+        logits = head(model)(states.to(next(head(model).parameters()).dtype)).squeeze(-1).float()
     return logits - getattr(model.config, "reward_bias", 0.0)
 
 
@@ -121,13 +120,14 @@ def score_texts(
     model.eval()
     scores = torch.empty(len(sequences))
     for rows in _batches_by_length([len(ids) for ids in sequences], batch_tokens):
-        ids, mask = pad_right([sequences[i] for i in rows], tokenizer.pad_token_id)
-        scores[rows] = score(model, ids.to(model.device), mask.to(model.device)).cpu()
+        input_ids, mask = pad_right([sequences[i] for i in rows], tokenizer.pad_token_id)
+        scores[rows] = score(model, input_ids.to(model.device), mask.to(model.device)).cpu()
     model.train(was_training)
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).nonzero()[0])
         raise DivergenceError(
-            f"the reward model scores answer {bad + 1} as {scores[bad].item()}", "train it again with a lower learning_rate"
+            f"the reward model scores answer {bad + 1} as {scores[bad].item()}",
+            "train it again with a lower learning_rate",
         )
     return scores.tolist()
 
@@ -169,7 +169,7 @@ def score_file(model: str | Path, file: str | Path, out: str | Path) -> int:
             values = [next(scores) for _ in responses]
             line |= {"scores": values} if "responses" in line else {"score": values[0]}
             lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-    os.replace(partial, out)
+    partial.replace(out)
     return len(rows)
 
 
@@ -183,10 +183,12 @@ def _read_rows(file: Path) -> Iterator[tuple[dict, list[Message], list[str]]]:
         try:
             line = json.loads(text)
             prompt = line["prompt"]
-            messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else [Message(**m) for m in prompt]
+            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            messages = [Message(**turn) for turn in turns]
             responses = line["responses"] if "responses" in line else [line["response"]]
         except KeyError as error:
-            raise DataError(file, number, str(error).strip("'"), "is missing", "each line needs prompt and response(s)") from error
+            field, fix = str(error.args[0]), "each line needs a prompt and a response or responses"
+            raise DataError(file, number, field, "is missing", fix) from error
         except (TypeError, ValueError) as error:
             raise DataError(file, number, None, f"cannot be read: {error}", "each line is one JSON object") from error
         yield line, messages, responses

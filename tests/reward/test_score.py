@@ -35,7 +35,7 @@ def test_score_does_not_depend_on_padding(reward_model, side, extra):
 
 
 def test_the_saved_model_is_plain_hugging_face(reward_model, tokenizer, tmp_path):
-    """AutoModelForSequenceClassification's logit less reward_bias is our score. Red when the bias is added or left out."""
+    """AutoModelForSequenceClassification's logit less reward_bias is our score. Red when the bias is added."""
     save_reward_model(reward_model, tokenizer, tmp_path / "final")
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "final").eval()
     ids, mask = padded(SEQUENCES, "right", 3, tokenizer.pad_token_id)
@@ -120,7 +120,7 @@ def test_score_texts_keeps_the_order(reward_model, tokenizer):
 
 def test_an_answer_over_the_context_is_an_error(reward_model, tokenizer):
     prompt = [Message(role="user", content="Who?")]
-    with pytest.raises(PodiumError, match=r"answer 2 has \d+ tokens with its prompt; the reward model's context is 128"):
+    with pytest.raises(PodiumError, match=r"answer 2 has \d+ tokens with its prompt; .* context is 128"):
         score_texts(reward_model, tokenizer, [prompt, prompt], ["Ana.", "Zq " * 200])
 
 

@@ -1,0 +1,89 @@
+"""How far a reward model's score gaps can be read as probabilities: pure numpy, no model inside.
+
+A preference model says that the better response wins with probability sigmoid(gap). Every function takes `gaps` (P,):
+score of the response that people preferred minus score of the other, one entry an untied pair. A positive gap is a
+right call, |gap| is how sure the model was. Source of the picture: Bai et al. 2022 (Anthropic HH), figure 9.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit
+
+Floats = NDArray[np.float64]
+BINS = 10
+
+
+class Reliability(NamedTuple):
+    """One row a bin of confidence between 0.5 and 1, empty bins left out."""
+
+    confidence: Floats  # (B,) mean sigmoid(|gap|)
+    accuracy: Floats  # (B,) share of right calls
+    pairs: NDArray[np.int64]  # (B,)
+
+
+def accuracy(gaps: Floats) -> Floats:
+    """(P,) 1 where the model prefers what people preferred, 1/2 where it scores both alike, 0 elsewhere."""
+    return (np.sign(gaps) + 1) / 2
+
+
+def negative_log_likelihood(gaps: Floats) -> Floats:
+    """(P,) -log sigmoid(gap) in nats; log 2 = 0.693 is a model that knows nothing."""
+    return np.logaddexp(0.0, -gaps)
+
+
+def reliability(gaps: Floats, bins: int = BINS) -> Reliability:
+    """Confidence against accuracy in equal-width bins on [0.5, 1]."""
+    confidence, right = expit(np.abs(gaps)), accuracy(gaps)
+    index = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    count = np.bincount(index, minlength=bins)
+    held = count > 0
+    sums = [np.bincount(index, weights=values, minlength=bins)[held] for values in (confidence, right)]
+    return Reliability(sums[0] / count[held], sums[1] / count[held], count[held])
+
+
+def expected_calibration_error(gaps: Floats, bins: int = BINS) -> float:
+    """Mean |confidence - accuracy| over pairs, by bin. 0 is perfect, but see `reference_ece`."""
+    table = reliability(gaps, bins)
+    return float((table.pairs * np.abs(table.confidence - table.accuracy)).sum() / table.pairs.sum())
+
+
+def reference_ece(gaps: Floats, draws: int = 200, seed: int = 0, bins: int = BINS) -> tuple[float, float]:
+    """(mean, 95th percentile) of the ECE that a perfectly calibrated model with these gaps would show by chance.
+
+    With few pairs the ECE is well above 0 however good the model is; only a value above the second number says more.
+    """
+    rng = np.random.default_rng(seed)
+    size = np.abs(gaps)
+    right = rng.random((draws, len(size))) < expit(size)
+    values = [expected_calibration_error(np.where(row, size, -size), bins) for row in right]
+    return float(np.mean(values)), float(np.quantile(values, 0.95))
+
+
+def fitted_temperature(gaps: Floats) -> float:
+    """The T for which sigmoid(gap / T) has the lowest NLL: above 1 = over-confident, below 1 = under-confident.
+
+    Pairs that are all right (or all wrong) have no best T; the search ends at its edges, 1/1000 and 1000.
+    """
+    edge = np.log(1000)
+    found = minimize_scalar(
+        lambda log_t: negative_log_likelihood(gaps * np.exp(-log_t)).mean(), bounds=(-edge, edge), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def accuracy_by(values: Floats, gaps: Floats, bins: int = 8) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Accuracy against any property of the pairs (P,), in bins of equal count: (mean value, accuracy, count) a bin.
+
+    With the pairs' mean score: Bai et al. 2022 found accuracy to fall where both responses score high.
+    """
+    order = np.argsort(values, kind="stable")
+    pieces = [piece for piece in np.array_split(order, bins) if len(piece)]
+    right = accuracy(gaps)
+    return (
+        np.array([values[piece].mean() for piece in pieces]),
+        np.array([right[piece].mean() for piece in pieces]),
+        np.array([len(piece) for piece in pieces]),
+    )

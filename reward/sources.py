@@ -1,0 +1,124 @@
+"""Where rankings come from, and which of them may teach, validate or stand for people the model has never met.
+
+A source is a stage of this run ("rankings"), a folder with rankings.train.jsonl (and .validation, .heldout), one JSONL
+file (an export of the labeling site is one), or null for the recipe's own `data.rankings`. Whatever the source:
+
+- held-out labelers (cohort "heldout") never teach; they make a split of their own (InstructGPT, section 3.4);
+- a prompt is in one split only;
+- without a validation file, a tenth of the prompts is set aside, by hash, so that a longer file moves no prompt.
+"""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data.records import Message, Ranking
+from podium.errors import DataError
+from podium.stage import Stage
+
+HELDOUT = "heldout"
+VALIDATION_SHARE = 0.1
+SPLITS = ("train", "validation", "heldout")
+
+
+class Splits(NamedTuple):
+    """Rankings by what they may be used for."""
+
+    train: list[Ranking]
+    validation: list[Ranking]  # other prompts, the same labelers
+    heldout: list[Ranking]  # other prompts, labelers of the cohort "heldout"
+    dropped: Counter[str]  # by reason
+
+
+def prompt_key(prompt: Sequence[Message]) -> str:
+    """The prompt's identity: equal messages, equal key."""
+    text = "\x1e".join(f"{message.role}\x1f{message.content}" for message in prompt)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def share_of(key: str, salt: str) -> float:
+    """A number in [0, 1) that depends on a prompt's key and a salt alone."""
+    return int(hashlib.sha256(f"{salt}{key}".encode()).hexdigest()[:12], 16) / 16**12
+
+
+def read_splits(stage: Stage, source: str | None) -> Splits:
+    """The rankings of one source, split.
+
+    Raises:
+        DataError: nothing to train on, or a labeler in both cohorts.
+    """
+    if source is None:
+        found = {split: stage.records("rankings", split) for split in ("train", "validation")
+                 if split == "train" or stage.has_records("rankings", split)}
+        return split_rankings(found, "data.rankings")
+    path = Path(os.path.expandvars(source))
+    if path.suffix == ".jsonl":
+        return split_rankings({"train": stage.read(path, Ranking)}, source)
+    folder = stage.parent(source)
+    files = {split: folder / f"rankings.{split}.jsonl" for split in SPLITS}
+    if not files["train"].is_file():
+        raise DataError(folder, problem="holds no rankings.train.jsonl", fix="name a rankings stage or a JSONL file")
+    return split_rankings({s: stage.read(file, Ranking) for s, file in files.items() if file.is_file()}, source)
+
+
+def split_rankings(files: dict[str, list[Ranking]], source: str) -> Splits:
+    """Sort the records of a source's files into `Splits` by the rules above. Order within a split is the files'.
+
+    files: records by split; "train" is needed.
+
+    Raises:
+        DataError: a labeler in both cohorts, or no rankings left to train on.
+    """
+    everything = [ranking for rankings in files.values() for ranking in rankings]
+    check_cohorts(everything, source)
+    train = [r for r in files["train"] if r.cohort != HELDOUT]
+    if "validation" in files:
+        validation = [r for r in files["validation"] if r.cohort != HELDOUT]
+    else:
+        aside = [share_of(prompt_key(r.prompt), "validation") < VALIDATION_SHARE for r in train]
+        validation = [r for r, out in zip(train, aside, strict=True) if out]
+        train = [r for r, out in zip(train, aside, strict=True) if not out]
+    if not train:
+        raise DataError(source, problem="no rankings by training labelers", fix="give rankings of another cohort too")
+    taught = {prompt_key(r.prompt) for r in train}
+    heldout = [r for r in everything if r.cohort == HELDOUT]
+    kept = [[r for r in split if prompt_key(r.prompt) not in taught] for split in (validation, heldout)]
+    dropped = Counter({
+        "validation rankings whose prompt is also in training (dropped)": len(validation) - len(kept[0]),
+        "rankings by held-out labelers whose prompt is also in training (dropped)": len(heldout) - len(kept[1]),
+    })
+    return Splits(train, kept[0], kept[1], +dropped)
+
+
+def check_cohorts(rankings: Iterable[Ranking], source: str) -> None:
+    """A held-out labeler who also teaches is not held out.
+
+    Raises:
+        DataError: names the labeler and both cohorts.
+    """
+    cohorts: dict[str, set[str]] = defaultdict(set)
+    for ranking in rankings:
+        if ranking.labeler is not None:
+            cohorts[ranking.labeler].add(ranking.cohort)
+    for labeler, names in cohorts.items():
+        if HELDOUT in names and len(names) > 1:
+            others = ", ".join(sorted(names - {HELDOUT}))
+            raise DataError(
+                source, field="labeler", problem=f"'{labeler}' is in the cohorts {others} and {HELDOUT}",
+                fix="give each labeler one cohort; a held-out labeler's rankings must not teach",
+            )
+
+
+def in_half(ranking: Ranking, half: str) -> bool:
+    """Whether a ranking belongs to a half ("first", "second", or "all") of the prompts, by hash of the prompt."""
+    return half == "all" or (share_of(prompt_key(ranking.prompt), "half") < 0.5) == (half == "first")
+
+
+def merge_splits(sets: list[tuple[Splits, float]]) -> Splits:
+    """All sets as one, for the report; weights matter only in training."""
+    kinds = zip(*(splits[:3] for splits, _ in sets), strict=True)
+    train, validation, heldout = ([ranking for part in kind for ranking in part] for kind in kinds)
+    return Splits(train, validation, heldout, Counter())

@@ -1,0 +1,348 @@
+"""Reward modelling: learn what labelers prefer from their rankings of K responses. The result scores any response.
+
+InstructGPT, section 3.5 and appendix C.2: all pairs of one ranking are one batch element, with one forward per
+response; the loss of a ranking is the mean over its untied pairs; a batch is 64 rankings; one epoch, because a second
+one overfits; afterwards a bias makes the labelers' demonstrations score mean 0.
+
+Reads   the SFT model (or any other) and rankings: train, validation, and those of held-out labelers; demonstrations.
+Writes  final/: the reward model (`AutoModelForSequenceClassification`; its score is the logit less `reward_bias`), with
+        trust.json, trust.html and trust.png, which say how far to believe it. members/ and held_out/ on request.
+Run     python -m reward.train RECIPE
+        torchrun --nproc-per-node 2 -m reward.train RECIPE        deepspeed --module reward.train RECIPE
+
+The loss of an update is a mean over the global batch's rankings, however it is cut into micro-batches and processes.
+What is left out: early stopping (one epoch is the regulariser) and any use of labelers' flags.
+"""
+
+import math
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from data.records import Demonstration, Message
+from data.template import encode_prompt, encode_response, prepare_tokenizer
+from podium.engine import EngineConfig, full_state_dict, init_distributed, load_engine, make_engine, save_engine
+from podium.errors import DataError, Interrupted
+from podium.launch import run_stage_main
+from podium.models import load_tokenizer
+from podium.progress import say
+from podium.runtime import rng_state, set_rng_state
+from podium.schedule import cosine_to_fraction
+from podium.stage import Stage
+from reward.batches import Item, Margin, epoch_batches, shuffled_pairs, tokenise
+from reward.evaluate import headline, trust_report
+from reward.model import Combine, Lora, RewardEnsemble, merged, new_reward_model, save_reward_model, with_lora
+from reward.report import describe, write_report
+from reward.score import score_texts
+from reward.sources import Splits, in_half, merge_splits, read_splits
+from reward.updates import LossName, Objective, ScoringModule, update, validate
+
+
+class RankingSet(BaseModel):
+    """One of several sets of rankings, e.g. helpful and harmless ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field(description="a rankings stage or folder, or a JSONL file of rankings")
+    weight: float = Field(1.0, gt=0, description="how much one of its rankings counts; Bai et al. 2022 tried 1 to 10")
+
+
+class Config(BaseModel):
+    """How to learn the labelers' preferences. The defaults suit the embedded world; the paper's value is named."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field("sft", description="where to start: a stage (sft, pretrain), a folder or a hub id; paper: SFT")
+    rankings: str | list[RankingSet] | None = Field(
+        "rankings", description="a rankings stage, a folder, a JSONL file, weighted sets of these; null = data.rankings"
+    )
+    half: Literal["all", "first", "second", "split"] = Field(
+        "all", description="prompts to learn from; split = the first half, and held_out/ gets a model of the second"
+    )
+    members: int = Field(1, ge=1, description="models that differ by seed and are read as one")
+    combine: Combine = Field("mean", description="how members become one score: mean, min or mean_minus_variance")
+    loss: LossName = Field("pairwise", description="pairwise (the paper's) or plackett_luce")
+    margin: Margin = Field("none", description="wider gaps for clear preferences, by likert or strength; paper: none")
+    margin_scale: float = Field(1.0, gt=0, description="nats of gap asked for per unit of likert or strength")
+    batching: Literal["rankings", "shuffled_pairs"] = Field(
+        "rankings", description="shuffled_pairs is what the paper warns of; a batch then counts pairs"
+    )
+    num_train_epochs: int = Field(1, gt=0, description="paper: 1 (the second overfits)")
+    batch_size: int = Field(64, gt=0, description="rankings an update over all processes; paper: 64 prompts")
+    learning_rate: float = Field(3e-4, gt=0, description="peak; paper: 9e-6 for 6B")
+    warmup_steps: int = Field(0, ge=0, description="updates of linear warm-up; paper: none")
+    min_lr_rate: float = Field(0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; paper: 0.1")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="paper: 0.9")
+    adam_beta2: float = Field(0.95, ge=0, lt=1, description="paper: 0.95")
+    adam_epsilon: float = Field(1e-8, gt=0, description="not in the paper")
+    weight_decay: float = Field(0.0, ge=0, description="on matrices only; not in the paper")
+    max_length: int | None = Field(None, gt=1, description="tokens of prompt + response; null: the model's context")
+    micro_batch_tokens: int = Field(4096, gt=0, description="padded tokens a backward pass holds in memory")
+    shared_prefix: bool = Field(False, description="compute a prompt once for its K answers; pays for long prompts")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
+    lora: Lora | None = Field(None, description="train low-rank adapters instead of all weights; merged in final/")
+    engine: EngineConfig = Field(default_factory=EngineConfig, description="ZeRO stage, offload, clipping")
+    eval_steps: int = Field(10, gt=0, description="updates between looks at the validation rankings; also at the end")
+    eval_rankings: int = Field(200, gt=0, description="validation rankings read each time; the report reads all")
+    save_steps: int = Field(25, gt=0, description="updates between checkpoints")
+
+
+class Fit(NamedTuple):
+    """One model to train: what it learns from, update by update, and its seed."""
+
+    batches: list[list[Item]]
+    seed: int
+
+
+class Start(NamedTuple):
+    """What every fit starts from."""
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+
+Weights = dict[str, torch.Tensor]
+
+
+def main(config: Config, stage: Stage) -> None:
+    # 1. Rankings as tokens. What cannot teach is dropped, counted and reported.
+    init_distributed()
+    start = starting_point(config, stage)
+    sets = ranking_sets(config, stage)
+    fits = plan_fits(config, stage, sets, start)
+    validation = [ranking for splits, _ in sets for ranking in splits.validation]
+    watched, _ = tokenise(validation[: config.eval_rankings], start.tokenizer, start.max_length)
+
+    # 2. Train: one model, the members of an ensemble, or a second one on the other half of the prompts.
+    trained, tokens = train_fits(config, stage, start, fits, watched)
+
+    # 3. The bias that makes demonstrations score mean 0, and the report that says how far to believe the model.
+    def save(folder: Path) -> None:
+        save_reward_model(reward_model, start.tokenizer, folder)
+        for model in models[config.members :]:
+            save_reward_model(model, start.tokenizer, folder / "held_out")
+        write_report(report, folder)
+
+    if not stage.is_main:
+        stage.finish(lambda folder: None, {}, "")
+        return
+    models = [finished_model(config, start, fit, weights) for fit, weights in zip(fits, trained, strict=True)]
+    for model in models:
+        model.to(stage.device)  # type: ignore[arg-type]
+    reward_model: PreTrainedModel | RewardEnsemble = models[0]
+    if config.members > 1:
+        reward_model = RewardEnsemble(models[: config.members], config.combine)
+    zero = zero_point(stage, sets)
+    for each in models if config.members == 1 else [*models, reward_model]:
+        center(each, start, zero)
+    report = trust_report(reward_model, start.tokenizer, merge_splits(sets), stage.world(), start.max_length)
+
+    # 4. The reward model.
+    stage.finish(save, headline(report), card(config, report), tokens=tokens)
+
+
+def starting_point(config: Config, stage: Stage) -> Start:
+    """The parent's folder and tokenizer, and how many tokens a prompt and its response may have."""
+    folder = stage.parent(config.model)
+    tokenizer = prepare_tokenizer(load_tokenizer(folder))
+    context = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
+    return Start(folder, tokenizer, min(config.max_length or 10**9, context or 10**9))
+
+
+def ranking_sets(config: Config, stage: Stage) -> list[tuple[Splits, float]]:
+    """Every set of rankings with its weight."""
+    if isinstance(config.rankings, list):
+        sets = [(read_splits(stage, entry.source), entry.weight) for entry in config.rankings]
+    else:
+        sets = [(read_splits(stage, config.rankings), 1.0)]
+    for splits, _ in sets:
+        note_counts(stage, splits.dropped)
+    return sets
+
+
+def plan_fits(config: Config, stage: Stage, sets: list[tuple[Splits, float]], start: Start) -> list[Fit]:
+    """What to train, in order: the members, then the model of the second half if one is wanted."""
+    half = "first" if config.half == "split" else config.half
+    items = training_items(config, stage, sets, start, half)
+    fits = [Fit(training_batches(config, items, stage.seed + i), stage.seed + i) for i in range(config.members)]
+    if config.half == "split":
+        others = training_items(config, stage, sets, start, "second")
+        fits.append(Fit(training_batches(config, others, stage.seed), stage.seed))
+    return fits
+
+
+def training_items(
+    config: Config, stage: Stage, sets: list[tuple[Splits, float]], start: Start, half: str
+) -> list[Item]:
+    """The training rankings of one half of the prompts (or all) as tokens; drops are told.
+
+    Raises:
+        DataError: no ranking is left that could teach anything.
+    """
+    items: list[Item] = []
+    counts: Counter[str] = Counter()
+    for splits, weight in sets:
+        found, dropped = tokenise(
+            [ranking for ranking in splits.train if in_half(ranking, half)], start.tokenizer, start.max_length,
+            margin=config.margin, margin_scale=config.margin_scale, weight=weight,
+        )
+        items, counts = items + found, counts + dropped
+    note_counts(stage, counts)
+    if not items:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "there are none"
+        raise DataError(
+            f"stage '{stage.name}'", field="rankings", problem=f"nothing to learn from: {reasons}",
+            fix="give rankings with at least two responses that fit the context and are not all tied",
+        )
+    return shuffled_pairs(items) if config.batching == "shuffled_pairs" else items
+
+
+def training_batches(config: Config, items: list[Item], seed: int) -> list[list[Item]]:
+    """The batches of all epochs, in an order set by the seed."""
+    epochs = range(config.num_train_epochs)
+    return [batch for epoch in epochs for batch in epoch_batches(items, config.batch_size, seed, epoch)]
+
+
+def train_fits(
+    config: Config, stage: Stage, start: Start, fits: list[Fit], watched: list[Item]
+) -> tuple[list[Weights], int]:
+    """Train one fit after the other; returns their weights and the tokens read. Goes on from a checkpoint."""
+    checkpoint = stage.latest_checkpoint()
+    done, trained = 0, list[Weights]()
+    if checkpoint is not None:
+        done, trained = checkpoint[0], torch.load(checkpoint[1] / "trained.pt")
+    first = tokens = 0  # updates and tokens of the fits before
+    with stage.progress(sum(len(fit.batches) for fit in fits), "reward", start=done) as bar:
+        for fit in fits:
+            end = first + len(fit.batches)
+            if end > done:
+                engine, objective = new_engine(config, stage, start, fit)
+                if checkpoint is not None and first < done:
+                    load_engine(engine, checkpoint[1])
+                    set_rng_state(torch.load(checkpoint[1] / f"rng-{stage.rank}.pt", weights_only=False))
+                for number in range(max(first, done) + 1, end + 1):
+                    metrics = one_update(config, engine, objective, fit, number - first)
+                    for name in ("loss", "grad_norm"):
+                        stage.check_finite(name, metrics[name], number)
+                    if watched and (number % config.eval_steps == 0 or number == end):
+                        metrics |= validate(engine, watched, objective)
+                    stage.log(number, metrics)
+                    bar.advance(tokens=int(metrics["tokens"]), loss=metrics["loss"], accuracy=metrics["accuracy"])
+                    stop = stage.stop_requested
+                    if number < end and (stop or number % config.save_steps == 0):
+                        save_progress(stage, engine, number, trained)
+                        if stop:
+                            raise Interrupted(f"reward training stopped at update {number}, checkpoint saved")
+                trained.append(full_state_dict(engine))
+            first = end
+            tokens += sum(item.tokens for batch in fit.batches for item in batch)
+    return trained, tokens
+
+
+def new_engine(config: Config, stage: Stage, start: Start, fit: Fit) -> tuple[Any, Objective]:
+    """A fresh reward model under an engine, and what it minimises."""
+    module = new_module(config, start, fit.seed)
+    if config.gradient_checkpointing:
+        module.reward_model.gradient_checkpointing_enable()
+    engine = make_engine(
+        module.to(stage.device),
+        config.engine,
+        learning_rate=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+        dtype=stage.dtype,
+    )
+    pad = int(start.tokenizer.pad_token_id)
+    return engine, Objective(config.loss, config.micro_batch_tokens, config.shared_prefix, pad, stage.dtype)
+
+
+def new_module(config: Config, start: Start, seed: int) -> ScoringModule:
+    """The parent with a fresh head (and adapters), as the engine wants it; the same seed gives the same numbers."""
+    model = new_reward_model(start.folder, start.tokenizer, seed)
+    return ScoringModule(with_lora(model, config.lora, seed))
+
+
+def one_update(config: Config, engine: Any, objective: Objective, fit: Fit, number: int) -> dict[str, float]:
+    """Update `number` (from 1) of a fit, with its metrics."""
+    began = time.perf_counter()
+    rate = config.learning_rate * cosine_to_fraction(number, len(fit.batches), config.warmup_steps, config.min_lr_rate)
+    batch = fit.batches[number - 1]
+    metrics = update(engine, batch, rate, objective)
+    tokens = sum(item.tokens for item in batch)
+    return metrics | {"tokens": tokens, "tokens_per_second": tokens / (time.perf_counter() - began)}
+
+
+def save_progress(stage: Stage, engine: Any, number: int, trained: list[Weights]) -> None:
+    """A checkpoint: every process its part of the engine, the main one the fits that are finished."""
+
+    def write(folder: Path) -> None:
+        save_engine(engine, folder)
+        torch.save(rng_state(), folder / f"rng-{stage.rank}.pt")
+        if stage.is_main:
+            torch.save(trained, folder / "trained.pt")
+
+    stage.save_checkpoint(number, write)
+
+
+def finished_model(config: Config, start: Start, fit: Fit, weights: Weights) -> PreTrainedModel:
+    """The plain reward model of trained weights, adapters merged, in eval mode."""
+    module = new_module(config, start, fit.seed)
+    module.load_state_dict(weights)
+    return merged(module.model).eval()
+
+
+def zero_point(stage: Stage, sets: list[tuple[Splits, float]]) -> list[Demonstration]:
+    """What shall score mean 0: the labelers' demonstrations; without any, the best answer of every training ranking."""
+    if stage.has_records("demonstrations", "train"):
+        return stage.records("demonstrations", "train")
+    stage.logbook("no demonstrations: the bias makes the best-ranked training answers score mean 0")
+    return [
+        Demonstration(messages=[*r.prompt, Message(role="assistant", content=r.responses[r.ranks.index(min(r.ranks))])])
+        for splits, _ in sets for r in splits.train
+    ]
+
+
+def center(model: PreTrainedModel | RewardEnsemble, start: Start, demonstrations: list[Demonstration]) -> None:
+    """Move the bias so that the demonstrations (those that fit the context) score mean 0; the mean only."""
+    pairs = [(d.messages[:-1], d.messages[-1].content) for d in demonstrations]
+    tokens = [len(encode_prompt(start.tokenizer, p)) + len(encode_response(start.tokenizer, r)) for p, r in pairs]
+    pairs = [pair for pair, length in zip(pairs, tokens, strict=True) if length <= start.max_length]
+    scores = score_texts(model, start.tokenizer, [p for p, _ in pairs], [r for _, r in pairs])
+    mean = math.fsum(scores) / len(scores)
+    if isinstance(model, RewardEnsemble):
+        model.bias += mean
+    else:
+        model.config.reward_bias += mean
+
+
+def note_counts(stage: Stage, counts: Counter[str]) -> None:
+    """Tell the user and the logbook what was dropped."""
+    for reason, count in counts.items():
+        say(f"  {count} {reason}")
+        stage.logbook(f"{count} {reason}")
+
+
+def card(config: Config, report: dict[str, Any]) -> str:
+    """The model card: what was learned from what, and how far to trust it."""
+    how = f"{config.loss} loss" + (f", margin by {config.margin}" if config.margin != "none" else "")
+    several = f" An ensemble of {config.members} ({config.combine})." if config.members > 1 else ""
+    return (
+        "A reward model: scores a response to a prompt; only differences between answers to one prompt mean much."
+        f"{several} Trained from `{config.model}` on rankings of K responses ({how}; epochs: "
+        f"{config.num_train_epochs})."
+        "\n\n"
+        "Score = logit of `AutoModelForSequenceClassification` at the last token, less `reward_bias` in config.json; "
+        "the training demonstrations score mean 0.\n\n"
+        f"{describe(report)}"
+    )
+
+
+if __name__ == "__main__":
+    run_stage_main("reward")

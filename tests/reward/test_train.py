@@ -1,0 +1,205 @@
+"""The reward stage end to end: it learns, centres, resumes bit for bit, cuts batches freely, refuses what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.jsonl import read_jsonl, write_jsonl
+from data.records import Demonstration, Ranking
+from podium.errors import DataError, DivergenceError, Interrupted
+from podium.launch import run_one
+from podium.recipe import load_recipe
+from podium.stage import Stage
+from reward.score import load_reward_model, score_texts
+from tests.reward.conftest import ranking
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def train(recipe: Path, runs: Path) -> Path:
+    """Run the stage here; returns its folder."""
+    loaded = load_recipe(recipe)
+    run_one(loaded, "reward", runs)
+    return runs / loaded.name / "reward"
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The log without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+
+
+def same_weights(a: Path, b: Path, name: str = "final/model.safetensors") -> bool:
+    left, right = load_file(a / name), load_file(b / name)
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def demonstration_mean(folder: Path, data: Path) -> float:
+    model, tokenizer = load_reward_model(folder)
+    shown = read_jsonl(data / "demonstrations.jsonl", Demonstration)
+    scores = score_texts(model, tokenizer, [d.messages[:-1] for d in shown], [d.messages[-1].content for d in shown])
+    return sum(scores) / len(scores)
+
+
+def test_it_learns_and_says_how_far_to_trust_it(make_recipe, tmp_path):
+    """Red when the ranks are read upside down in strict_pairs."""
+    folder = train(make_recipe(num_train_epochs=6), tmp_path / "runs")
+    log = metrics(folder)
+    assert log[-1]["validation_accuracy"] > 0.8 > log[0]["accuracy"]
+    assert log[-1]["learning_rate"] == pytest.approx(3e-4), "cosine to a tenth"
+    final = folder / "final"
+    trust = json.loads((final / "trust.json").read_text())
+    assert trust["heldout"]["accuracy"]["value"] > 0.8
+    assert (final / "trust.html").read_text().count("data:image/png;base64,") == 1
+    assert "held-out prompts and labelers" in (final / "README.md").read_text()
+    assert json.loads((final / "stage.json").read_text())["metrics"]["accuracy"] > 0.8
+
+
+def test_demonstrations_score_mean_zero(make_recipe, tmp_path):
+    """In one model and in every part of an ensemble. Red when `center` adds instead of subtracting."""
+    single = train(make_recipe("single"), tmp_path / "runs")
+    assert demonstration_mean(single / "final", tmp_path) == pytest.approx(0, abs=1e-6)
+    several = train(make_recipe("several", members=2, combine="min", half="split"), tmp_path / "runs")
+    for part in ("final", "final/held_out"):
+        assert demonstration_mean(several / part, tmp_path) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(make_recipe, tmp_path, monkeypatch):
+    """In the second of two members. Red with the optimizer left out of the checkpoint, and with the order of the
+    second member's batches taken from the first's seed after the break."""
+    recipe = make_recipe(members=2)
+    unbroken = train(recipe, tmp_path / "unbroken")
+    asked = {"times": 0}
+
+    def stop_later(stage):
+        asked["times"] += 1
+        return asked["times"] == 19
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "stop_requested", property(stop_later))
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "broken")
+    broken = train(recipe, tmp_path / "broken")
+    assert same_weights(unbroken, broken)
+    assert same_weights(unbroken, broken, "final/members/1/model.safetensors")
+    assert metrics(unbroken) == metrics(broken)
+
+
+def test_updates_do_not_depend_on_the_cut(make_recipe, tmp_path):
+    """Whole batches, tiny micro-batches (so small that every ranking is forwarded in pieces, twice), ZeRO-2 and the
+    shared prefix. Red with the slopes of the two-pass path left unscaled."""
+    runs = tmp_path / "runs"
+    whole = metrics(train(make_recipe("whole", micro_batch_tokens=100_000), runs))
+    cut = metrics(train(make_recipe("cut", micro_batch_tokens=30), runs))
+    zero2 = metrics(train(make_recipe("zero2", engine={"zero_stage": 2}), runs))
+    shared = metrics(train(make_recipe("shared", shared_prefix=True), runs))
+    for a, *others in zip(whole, cut, zero2, shared, strict=True):
+        for b in others:
+            assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+            assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+            assert b.get("validation_loss", 0) == pytest.approx(a.get("validation_loss", 0), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
+    """Red with world_size() left out of the loss's scale."""
+    recipe = make_recipe(engine={"zero_stage": zero_stage}, batch_size=7)
+    alone = train(recipe, tmp_path / "alone")
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "reward.train",
+         str(recipe), "--runs-dir", str(tmp_path / "pair")],
+        cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    pair = tmp_path / "pair/run/reward"
+    for one, two in zip(metrics(alone), metrics(pair), strict=True):
+        for name in ("loss", "accuracy", "grad_norm", "validation_loss"):
+            assert two.get(name, 0) == pytest.approx(one.get(name, 0), rel=1e-3)
+    assert demonstration_mean(pair / "final", tmp_path) == pytest.approx(0, abs=1e-6)
+
+
+def test_lora_is_merged_into_plain_hugging_face(make_recipe, tmp_path):
+    folder = train(make_recipe(lora={"r": 4}, num_train_epochs=6, learning_rate=1e-2), tmp_path / "runs")
+    names = load_file(folder / "final/model.safetensors").keys()
+    assert not [name for name in names if "lora" in name]
+    watched = metrics(folder)[-1]["validation_accuracy"]
+    assert watched > 0.75
+    trust = json.loads((folder / "final/trust.json").read_text())
+    assert trust["validation"]["accuracy"]["value"] == pytest.approx(watched, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config", [{"loss": "plackett_luce"}, {"batching": "shuffled_pairs", "batch_size": 20}, {"half": "first"}]
+)
+def test_the_other_ways_learn_too(make_recipe, tmp_path, config):
+    folder = train(make_recipe(num_train_epochs=5, **config), tmp_path / "runs")
+    assert metrics(folder)[-1]["validation_accuracy"] > 0.75
+
+
+def test_weighted_sets_count_by_weight(make_recipe, tmp_path):
+    """A second set says the opposite with a hundredth of the weight: the first wins. Red with the weight ignored."""
+    first = read_jsonl(tmp_path / "rankings.jsonl", Ranking)
+    opposite = [r.model_copy(update={"ranks": [10 - rank for rank in r.ranks]}) for r in first if r.cohort == "train"]
+    write_jsonl(tmp_path / "opposite.jsonl", opposite)
+    sets = [{"source": str(tmp_path / "rankings.jsonl")}, {"source": str(tmp_path / "opposite.jsonl"), "weight": 0.01}]
+    folder = train(make_recipe(rankings=sets, num_train_epochs=5), tmp_path / "runs")
+    trust = json.loads((folder / "final/trust.json").read_text())
+    assert trust["heldout"]["accuracy"]["value"] > 0.75
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([ranking("Who?", ["Ana.", "Bram."], [1, 1])], r"nothing to learn from: 1 rankings with nothing but ties"),
+        (
+            [ranking("Who?", ["Ana."] * 2, [1, 2], labeler="eve"),
+             ranking("What?", ["Ana.", "Bram."], [1, 2], labeler="eve", cohort="heldout")],
+            r"'eve' is in the cohorts train and heldout",
+        ),
+        ([ranking("Who?", ["Ana.", "Bram."], [1, 2], cohort="heldout")], r"no rankings by training labelers"),
+    ],
+)
+def test_rankings_that_cannot_teach_are_refused(make_recipe, tmp_path, records, message):
+    recipe = make_recipe()
+    write_jsonl(tmp_path / "rankings.jsonl", records)
+    with pytest.raises(DataError, match=message):
+        train(recipe, tmp_path / "runs")
+    assert not (tmp_path / "runs/run/reward/final").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": [{"role": "user", "content": "Who?"}], "responses": ["Ana."], "ranks": [1]}', "responses"),
+        ('{"prompt": [{"role": "user", "content": "Who?"}], "responses": ["Ana.", "Bram."]}', "ranks"),
+    ],
+)
+def test_a_malformed_ranking_is_named(make_recipe, tmp_path, line, message):
+    """K = 1 and missing ranks. Nothing half-read goes on."""
+    recipe = make_recipe()
+    (tmp_path / "rankings.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match=f"line 1, field '{message}'"):
+        train(recipe, tmp_path / "runs")
+
+
+def test_drops_are_told(make_recipe, tmp_path):
+    recipe = make_recipe(num_train_epochs=1)
+    records = read_jsonl(tmp_path / "rankings.jsonl", Ranking)
+    write_jsonl(tmp_path / "rankings.jsonl", [*records, ranking("Lengthy?", ["owl", "jam", "Zq " * 200], [1, 2, 3])])
+    logbook = (train(recipe, tmp_path / "runs") / "logbook.md").read_text()
+    assert "1 responses over the context (dropped)" in logbook
+    assert "rankings with nothing but ties (dropped)" in logbook
+    assert "rankings by held-out labelers whose prompt is also in training" not in logbook
+
+
+def test_a_loss_that_is_no_number_stops_the_run(make_recipe, tmp_path):
+    with pytest.raises(DivergenceError) as error:
+        train(make_recipe(learning_rate=1e30), tmp_path / "runs")
+    assert error.value.exit_code == 3
+    assert not (tmp_path / "runs/run/reward/final").exists()
