@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from podium.errors import PodiumError, RecipeError
+from podium.errors import Interrupted, PodiumError, RecipeError
 
 RecipeArg = Annotated[str, typer.Argument(help="A YAML file, or the bare name of one in recipes/.", metavar="RECIPE")]
 SetOption = Annotated[
@@ -66,7 +66,7 @@ def _errors_shown() -> Iterator[None]:
     except PodiumError as error:
         if os.environ.get("PODIUM_DEBUG"):
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"{error}" if isinstance(error, Interrupted) else f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)

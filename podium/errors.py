@@ -68,6 +68,9 @@ class Interrupted(PodiumError):
         super().__init__(message)
         self.signum = signum
 
+    def __str__(self) -> str:
+        return f"{self.message}; {self.fix}" if self.fix else self.message
+
     @property
     def exit_code(self) -> int:  # type: ignore[override]
         return 128 + int(self.signum)

@@ -53,7 +53,8 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
             spec_of(name).load().main(stage.config, stage)
     except Interrupted as stop:
         stop.signum = stage.signal_seen or stop.signum
-        stage.logbook(f"stopped by signal {int(stop.signum)}")
+        stop.fix = "nothing is lost: the same command goes on from the last checkpoint"
+        stage.logbook(f"stopped by {signal.Signals(stop.signum).name}")
         raise
     finally:
         stage.close()

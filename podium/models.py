@@ -1,15 +1,22 @@
-"""Models and tokenizers in and out of Hugging Face folders: the only place that loads or saves them."""
+"""Models and tokenizers in and out of Hugging Face folders: the only place that loads or saves them.
+
+transformers takes seconds to import, so only the functions that need it do.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from podium.errors import ParentError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_causal_lm(path: str | Path) -> PreTrainedModel:
@@ -18,6 +25,8 @@ def load_causal_lm(path: str | Path) -> PreTrainedModel:
     Raises:
         ParentError: the folder holds no model that transformers can load.
     """
+    from transformers import AutoModelForCausalLM
+
     try:
         return AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32).eval()
     except (OSError, ValueError) as error:
@@ -33,6 +42,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         ParentError: the folder holds no tokenizer that transformers can load.
     """
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(str(path))
     except (OSError, ValueError) as error:

@@ -34,9 +34,9 @@ def test_a_finished_stage_has_exactly_the_files_of_the_contract(run_demo):
 def test_stage_json_tells_where_the_output_comes_from(run_demo):
     record = read_record(run_demo())
     wanted = {
-        "stage", "format", "parents", "data", "config", "command", "code_revision", "libraries", "seed", "dtype", "threads",
-        "metrics", "tokenizer_sha256", "template_sha256", "tokens", "wall_seconds", "cpu_seconds", "peak_memory_bytes",
-        "energy_watt_hours", "energy_assumption",
+        "stage", "format", "parents", "data", "config", "command", "code_revision", "libraries", "seed", "dtype",
+        "threads", "metrics", "tokenizer_sha256", "template_sha256", "tokens", "wall_seconds", "cpu_seconds",
+        "peak_memory_bytes", "energy_watt_hours", "energy_assumption",
     }
     assert wanted <= record.keys()
     assert record["stage"] == "pretrain" and record["tokens"] == 6

@@ -1,0 +1,142 @@
+"""The engine trains exactly like a plain torch loop, whatever is sharded and however many processes there are."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from reference_problem import BATCHES, CLIPPING, LEARNING_RATE, WEIGHT_DECAY, loss_of, new_model, train_plainly  # noqa: E402
+
+from podium.engine import (  # noqa: E402
+    EngineConfig,
+    all_reduce_sum,
+    backward,
+    full_state_dict,
+    load_engine,
+    make_engine,
+    save_engine,
+    step,
+    world_size,
+)
+
+ZERO_STAGES = [0, 1, 2, 3]
+
+
+def new_engine(zero_stage: int, dtype="fp32"):
+    config = EngineConfig(zero_stage=zero_stage, gradient_clipping=CLIPPING)
+    return make_engine(new_model(), config, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, dtype=dtype)
+
+
+def train(engine, batches) -> list[list[float]]:
+    history = []
+    for batch in batches:
+        total = 0.0
+        for number, micro in enumerate(batch):
+            loss = loss_of(engine, micro) / len(batch)
+            backward(engine, loss, last=number == len(batch) - 1)
+            total += loss.item()
+        history.append([total, step(engine, LEARNING_RATE)])
+    return history
+
+
+@pytest.mark.parametrize("zero_stage", ZERO_STAGES)
+def test_losses_norms_and_weights_equal_a_plain_torch_loop(zero_stage):
+    """Two micro-batches an update, clipping and weight decay at work; ZeRO-0 to the bit, the others to rounding.
+
+    Seen red: `last=True` for every micro-batch (ZeRO-1, ZeRO-2); no clipping (ZeRO-0); weight decay on biases too (all).
+    """
+    expected, weights = train_plainly()
+    engine = new_engine(zero_stage)
+    tolerance = 0.0 if zero_stage == 0 else 1e-6
+    torch.testing.assert_close(train(engine, BATCHES), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(full_state_dict(engine), weights, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("zero_stage", ZERO_STAGES)
+def test_a_resumed_engine_goes_on_bit_for_bit(zero_stage, tmp_path):
+    """Seen red: load_engine without the optimizer (load_optimizer_states=False)."""
+    unbroken = new_engine(zero_stage)
+    expected = train(unbroken, BATCHES)
+    first = new_engine(zero_stage)
+    train(first, BATCHES[:3])
+    save_engine(first, tmp_path)
+    second = new_engine(zero_stage)
+    load_engine(second, tmp_path)
+    assert train(second, BATCHES[3:]) == expected[3:]
+    for name, tensor in full_state_dict(unbroken).items():
+        assert torch.equal(tensor, full_state_dict(second)[name]), name
+
+
+def test_each_update_uses_the_rate_it_is_given():
+    engine = new_engine(0)
+    before = full_state_dict(engine)
+    backward(engine, loss_of(engine, BATCHES[0][0]))
+    step(engine, 0.0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in full_state_dict(engine).items())
+
+
+def test_frozen_parameters_stay():
+    model = new_model()
+    model[0].weight.requires_grad_(False)
+    before = model[0].weight.clone()
+    engine = make_engine(model, EngineConfig(), learning_rate=LEARNING_RATE)
+    train(engine, BATCHES)
+    assert torch.equal(full_state_dict(engine)["0.weight"], before)
+
+
+def test_bf16_is_autocast_over_fp32_weights():
+    """The matrix products are in bf16; weights, gradients and the optimizer are not."""
+    engine = new_engine(0, "bf16")
+    assert engine(BATCHES[0][0]).dtype == torch.bfloat16
+    history = train(engine, BATCHES)
+    assert all(tensor.dtype == torch.float32 for tensor in full_state_dict(engine).values())
+    expected, _ = train_plainly()
+    torch.testing.assert_close([loss for loss, _ in history], [loss for loss, _ in expected], rtol=0.02, atol=0.0)
+    assert history != expected
+
+
+def test_a_lone_process_sums_to_itself():
+    assert world_size() == 1
+    assert all_reduce_sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
+
+
+def test_it_starts_without_a_compiler(tmp_path):
+    """A machine with nothing on PATH but Python: no C++ compiler, no ninja."""
+    code = (
+        "import shutil, torch; assert not shutil.which('c++') and not shutil.which('g++')\n"
+        "from podium.engine import *\n"
+        "e = make_engine(torch.nn.Linear(2, 1), EngineConfig(), learning_rate=0.1)\n"
+        "backward(e, e(torch.ones(1, 2)).sum()); print('norm', step(e, 0.1))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k not in ("CC", "CXX", "RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment |= {"PATH": str(tmp_path), "PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("norm") and not done.stderr, done.stderr
+
+
+def test_two_gloo_processes_train_like_one(tmp_path):
+    """torchrun with two processes, each with half of every batch, ZeRO 0 to 3 in turn.
+
+    Seen red: `last=True` for every micro-batch.
+    """
+    expected, weights = train_plainly()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment |= {"PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(HERE / "gloo_worker.py"), str(tmp_path)],
+        env=environment, capture_output=True, text=True, timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for zero_stage in ZERO_STAGES:
+        found = json.loads((tmp_path / f"zero{zero_stage}.json").read_text())
+        torch.testing.assert_close(found["history"], expected, rtol=0, atol=2e-6)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(torch.tensor(found["weights"][name]), tensor, rtol=0, atol=1e-5)
