@@ -96,7 +96,7 @@ def _sums(village: Village, rng: random.Random) -> str:
 def _names(village: Village, rng: random.Random) -> str:
     names = rng.sample(village.names, rng.randint(4, 7))
     if rng.random() < 0.4:
-        asked = phrases.NAME_QUESTION.format(names=offered(names[:4]))
+        asked = phrases.NAME_QUESTION.format(names=", ".join(names[:3]), last=names[3])
         return f"Question: {asked} Answer: {min(names[:4])}."
     return rng.choice(phrases.NAME_LISTS).format(names=listed(sorted(names)))
 
@@ -130,8 +130,3 @@ def hop_statement(village: Village, name: str, relation: str, rng: random.Random
 def say(template: str, who: str, answer: str) -> str:
     """Fills an `ANSWERS` template."""
     return capital(template.format(who=who, Who=capital(who), answer=answer))
-
-
-def offered(names: list[str]) -> str:
-    """"Tom, Ada or Leo"."""
-    return ", ".join(names[:-1]) + " or " + names[-1]

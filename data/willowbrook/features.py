@@ -40,7 +40,8 @@ WINDOWS = {"question": (4, 14), "passage": (4, 14), "list": (6, 24), "rewrite": 
 STORY_WORDS = (6, 13)  # for each sentence asked for; 2 to 4 sentences where none were
 LONGEST_SENTENCE = 22
 
-_SENTENCE = re.compile(r'[^.!?]*[.!?]+"?|[^.!?]+$')
+# A sentence ends at .!? unless a quotation ends there and the sentence goes on: "Is it yours?" asked Tom.
+_SENTENCE = re.compile(r'(?:[^.!?]|[.!?]+" (?=[a-z]))*[.!?]+"?|[^.!?]+$')
 _WORD = re.compile(r"[A-Za-z]+")
 
 Meta = Mapping[str, Any]
@@ -168,7 +169,7 @@ def _story(village: Village, meta: Meta, reading: Reading) -> Judged:
     low, high = (count * STORY_WORDS[0], count * STORY_WORDS[1]) if count else (2 * STORY_WORDS[0], 4 * STORY_WORDS[1])
     scores = {"constraints": sum(met) / len(met), "mood": float(mood), "detail": min(details / 3, 1.0)}
     wanted = (asked, thing, word) if word else (asked, thing)
-    return Judged(scores, wanted, enough=3 + 2 * len(reading.sentences), window=(low, high))
+    return Judged(scores, wanted, enough=2 * (count or 4) + 1, window=(low, high))
 
 
 def _question(village: Village, meta: Meta, reading: Reading) -> Judged:

@@ -22,7 +22,7 @@ SPREAD, NOISE = 0.35, 1.4  # standard deviations: of the weights, relative; of a
 TIE = 0.4  # responses that seem closer than this are tied
 OVERLOOKED = 0.5  # share of gold's penalty for repetition and stuffing that labelers feel
 RATING_NOISE = 0.8  # of a Likert rating, in points
-SKIPS, WRONG_FLAGS = 0.02, 0.03
+SKIPS, WRONG_FLAGS = 0.02, 0.01
 
 # labeler -> likes more words, cheer, richness, mentions of what was asked (-1, 0 or 1); the last two are held out
 TASTES = (
@@ -66,11 +66,13 @@ class Labeler:
         points = {text: self._likert(value, rng) for text, value in seems.items()}
         ticked = {text: _flags(values, rng) for text, values in found.items()}
         return LabelerJudgement(
-            [tier[text] for text in responses], [points[text] for text in responses], [ticked[text] for text in responses]
+            ranks=[tier[text] for text in responses],
+            likert=[points[text] for text in responses],
+            flags=[ticked[text] for text in responses],
         )
 
     def _likert(self, value: float, rng: random.Random) -> int:
-        """About 2 for what seems worthless, 6 for what seems perfect. Rated apart from ranking, so the two may differ."""
+        """About 2 for what seems worthless, 6 for what seems perfect. Rated apart from ranking: they may differ."""
         return max(1, min(7, round(1.9 + 0.8 * value - self.strictness + rng.gauss(0.0, RATING_NOISE))))
 
 

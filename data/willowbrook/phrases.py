@@ -66,7 +66,7 @@ WORD_SENTENCES = {
     ),
     "spot": (
         "It stopped at the {adj} {word}.", "The {animal} went to the {word}.", "The way led past the {word}.",
-        "It sat down by the {word} for an hour.",
+        "It sat down by the {word} for a while.",
     ),
 }
 ENDINGS = {
@@ -88,7 +88,7 @@ ENDINGS = {
         "Then a ghost took the {object}.", "A dreadful shadow came and the {animal} shook.",
         "The {animal} was so scared that it ran away.", "Something howled and the {animal} was afraid.",
         "Behind the {object} stood a ghost.", '"I am afraid," said the {animal}.', "It shook with fear all night.",
-        "A {adj} shadow fell on the {object}.", "The {object} moved alone and the {animal} was scared.",
+        "A cold shadow fell on the {object}.", "The {object} moved alone and the {animal} was scared.",
         "From that day on the {animal} was afraid of the dark.",
     ),
     "calm": (
@@ -233,7 +233,7 @@ NAME_LISTS = (
     "These people of Willowbrook are in order: {names}.", "From first to last: {names}.", "The list reads: {names}.",
 )
 SUM_QUESTION = "What is {a} plus {b}?"
-NAME_QUESTION = "Which name comes first, {names}?"
+NAME_QUESTION = "Which name comes first, {names} or {last}?"
 
 _WORD = re.compile(r"[A-Za-z]+")
 
@@ -244,7 +244,7 @@ def lexicon() -> frozenset[str]:
     tables = [value for module in (vars(words), globals()) for name, value in module.items() if name.isupper()]
     texts = [re.sub(r"\{\w+\}", " ", text) for text in _strings(tables)]
     found = {word for text in texts for word in _WORD.findall(text)}
-    return frozenset(word.lower() for word in found - proper) | proper | {"she", "he"}
+    return frozenset(word.lower() for word in found - proper) | proper | {"an", "she", "he"}  # slots bring these
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -8,7 +8,7 @@ import random
 
 from data.records import Question
 from data.willowbrook import phrases, words
-from data.willowbrook.documents import MAX_ADDEND, offered, question
+from data.willowbrook.documents import MAX_ADDEND, question
 from data.willowbrook.village import HOP_RELATIONS, RELATIONS, Village, as_answer
 
 CHOICES = 4
@@ -45,7 +45,7 @@ def _sum(rng: random.Random) -> Question:
 
 def _names(village: Village, rng: random.Random) -> Question:
     names = rng.sample(village.names, CHOICES)
-    asked = phrases.NAME_QUESTION.format(names=offered(names))
+    asked = phrases.NAME_QUESTION.format(names=", ".join(names[:-1]), last=names[-1])
     return _shuffled(asked, sorted(names), "names", rng, {})
 
 
