@@ -167,9 +167,11 @@ def token_logprobs(
 def hidden_before(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor) -> Tensor:
     """Last hidden states (N, d) at the position before each chosen token: the states that predict them."""
     lm = causal_lm(model)
-    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
-    if takes_position_ids(model):
-        inputs["position_ids"] = position_ids(attention_mask)
+    inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
+    if not bool(attention_mask[:, 0].all()):  # padded on the right a causal token sees no padding: no mask is needed
+        inputs["attention_mask"] = attention_mask
+        if takes_position_ids(model):
+            inputs["position_ids"] = position_ids(attention_mask)
     hidden = lm.base_model(**inputs).last_hidden_state  # (B, T, d)
     return hidden[:, :-1][chosen[:, 1:]]
 

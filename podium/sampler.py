@@ -5,6 +5,7 @@ prompts take their place (continuous batching). Log-probabilities come with the 
 sampled: at the sampling temperature, before top-k and top-p cut it.
 """
 
+import copy
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,7 +84,7 @@ class EmbeddedSampler:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.pad_token_id, self.max_batch, self.max_tokens, self.dtype = pad_token_id, max_batch, max_tokens, dtype
-        self.model = model
+        self._copy: nn.Module | None = None
         self.update_weights(model)
 
     def update_weights(self, model: nn.Module) -> None:
@@ -91,12 +92,10 @@ class EmbeddedSampler:
         if self.dtype is None:
             self.model = model
             return
-        if self.model is model or not hasattr(self, "_copy"):
-            source = causal_lm(model)
-            self._copy = type(source)(source.config).to(self.dtype).eval()
-            self.model = self._copy
-        with torch.no_grad():
-            self._copy.load_state_dict(causal_lm(model).state_dict())
+        if self._copy is None:
+            self._copy = copy.deepcopy(model).to(self.dtype).eval()
+        self._copy.load_state_dict(model.state_dict())
+        self.model = self._copy
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[list[int]], params: SamplingParams) -> list[Sample]:

@@ -46,9 +46,9 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return torch.expm1(log_ratio) - log_ratio
 
 
-def clip_fraction(ratio: Tensor, clip_range: float) -> Tensor:
-    """Which of the ratios (N,) lie outside the clip range, as 0/1 floats (N,)."""
-    return ((ratio - 1).abs() > clip_range).float()
+def clip_fraction(deviation: Tensor, clip_range: float) -> Tensor:
+    """Where clipping binds, as 0/1 floats (N,). deviation: (N,), ratio - 1 or value - old value."""
+    return (deviation.abs() > clip_range).float()
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> Tensor:

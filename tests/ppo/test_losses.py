@@ -109,7 +109,7 @@ def test_equal_policies_have_kl_zero():
 
 def test_clip_fraction_and_explained_variance_by_hand():
     """Mutation seen red: `>` for `<`; returns and values exchanged in the variance."""
-    assert clip_fraction(torch.tensor([0.7, 1.0, 1.1, 1.3]), 0.2).tolist() == [1, 0, 0, 1]
+    assert clip_fraction(torch.tensor([-0.3, 0.0, 0.1, 0.3]), 0.2).tolist() == [1, 0, 0, 1]
     returns = torch.tensor([1.0, 2.0, 3.0, 4.0])
     assert explained_variance(returns, returns).item() == pytest.approx(1.0)
     assert explained_variance(returns + 5, returns).item() == pytest.approx(1.0)

@@ -1,0 +1,156 @@
+"""The four models of PPO: policy, reference, reward and value (InstructGPT, section 3.5 and appendix C.4).
+
+The policy starts from the RL initialisation, which stays as the reference; the value model starts from the reward
+model, bias and all, with weights of its own. With LoRA the reference is the policy with its adapters switched off.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from podium.decoding import causal_lm, token_logprobs
+from podium.runtime import Dtype, autocast
+from reward.model import DROPOUT_FIELDS, Lora, RewardEnsemble
+from reward.score import score, token_values
+
+Placement = Literal["resident", "offload", "sharded"]
+
+
+class Policy(nn.Module):
+    """A causal LM as PPO trains it: the log-probabilities of chosen tokens, which is all that the losses need."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, temperature: float) -> Tensor:
+        """All (B, T) -> (N,) fp32 log-probabilities of the N chosen tokens, row by row."""
+        return token_logprobs(self.model, input_ids, attention_mask, chosen, temperature)
+
+
+class ValueFunction(nn.Module):
+    """A reward model read at every token: V of the state before each chosen token."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor) -> Tensor:
+        """All (B, T) -> (N,) fp32. The state before token t ends with token t - 1, so that is where it is read."""
+        return token_values(causal_lm(self.model), input_ids, attention_mask)[:, :-1][chosen[:, 1:]]
+
+
+class RewardFunction(nn.Module):
+    """The one scoring function (`reward.score.score`) as a module, so that its weights can be sharded."""
+
+    def __init__(self, model: PreTrainedModel | RewardEnsemble) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, T) -> (B,) fp32, read at each row's last attended token."""
+        return score(self.model, input_ids, attention_mask)
+
+
+@dataclass
+class Frozen:
+    """A model that is only read, and where it lives.
+
+    `resident` stays on the device; `offload` visits it from CPU memory for each rollout; `sharded` is spread over the
+    processes by ZeRO-3, which gathers one layer at a time.
+    """
+
+    module: nn.Module
+    placement: Placement
+    device: torch.device
+    dtype: Dtype
+
+    def __post_init__(self) -> None:
+        self.module.requires_grad_(False)
+        self.module.eval()
+        if self.placement == "sharded":
+            self.module = _sharded(self.module, self.dtype)
+        else:
+            self.module.to("cpu" if self.placement == "offload" else self.device)
+
+    @contextmanager
+    def ready(self) -> Iterator[nn.Module]:
+        """The module, callable on the device without gradients."""
+        if self.placement == "offload":
+            self.module.to(self.device)
+        try:
+            with torch.no_grad(), autocast(self.device, self.dtype):
+                yield self.module
+        finally:
+            if self.placement == "offload":
+                self.module.to("cpu")
+
+
+class AdapterOff:
+    """The reference of a LoRA policy: the same weights with the adapters switched off, so no second copy."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+
+    @contextmanager
+    def ready(self) -> Iterator[nn.Module]:
+        """The policy's engine, acting as the reference inside."""
+        with torch.no_grad(), self.engine.module.model.disable_adapter():
+            yield self.engine
+
+
+def with_policy_lora(model: PreTrainedModel, lora: Lora | None, seed: int) -> nn.Module:
+    """The model with adapters and the rest frozen; the model itself without `lora`. The seed draws the adapters."""
+    if lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, lora_dropout=0.0
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """Every dropout of the model set to 0, in place.
+
+    The ratio of PPO compares two passes over the same tokens; with dropout they differ before anything was learned.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for holder in (module, getattr(module, "config", None)):
+            for field in DROPOUT_FIELDS:
+                if isinstance(getattr(holder, field, None), float):
+                    setattr(holder, field, 0.0)
+    return model
+
+
+def gathered(module: nn.Module, zero_stage: int) -> Any:
+    """A context in which the weights of a ZeRO-3 engine's module are whole; nothing to do for lower stages."""
+    if zero_stage < 3:
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(module.parameters()))
+
+
+def _sharded(module: nn.Module, dtype: Dtype) -> Any:
+    """A ZeRO-3 engine without an optimizer."""
+    import deepspeed
+
+    from podium.engine import init_distributed
+
+    init_distributed()
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "steps_per_print": 10**9,
+    }
+    engine, *_ = deepspeed.initialize(model=module, config=settings)
+    return engine.eval()

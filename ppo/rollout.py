@@ -1,0 +1,144 @@
+"""From prompts to a `RolloutBatch`: sample, then read reference, reward and value; nothing here has a gradient.
+
+Shapes: B episodes, T columns of prompt and response, padded on the right. Everything about choosing token t stands in
+column t, so a mask selects it and no shift is ever needed outside the models.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from podium.sampler import Sample
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """All that passes from rollout to update.
+
+    input_ids      (B, T) long   prompt, response, padding
+    attention_mask (B, T) bool   True at prompt and response
+    action_mask    (B, T) bool   True at response tokens, the stop token among them
+    logprobs       (B, T) fp32   log pi_old of each action at the sampling temperature, as sampled
+    ref_logprobs   (B, T) fp32   log of the reference, at the same temperature
+    values         (B, T) fp32   V of the state before each action
+    scores         (B,)   fp32   the reward model's, untouched
+    finished       (B,)   bool   the response ended with the stop token
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    action_mask: Tensor
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    scores: Tensor
+    finished: Tensor
+
+    def rows(self, index: Tensor) -> "RolloutBatch":
+        """The episodes of `index` (b,), trimmed to the longest of them."""
+        width = int(self.attention_mask[index].sum(1).max())
+        parts = {field.name: getattr(self, field.name)[index] for field in fields(self)}
+        return RolloutBatch(**{name: part[:, :width] if part.dim() == 2 else part for name, part in parts.items()})
+
+    def responses(self) -> list[list[int]]:
+        """The response tokens of every episode."""
+        return [row[mask].tolist() for row, mask in zip(self.input_ids, self.action_mask, strict=True)]
+
+
+def episodes(
+    prompts: Sequence[list[int]], samples: Sequence[Sample], pad_token_id: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Prompts and samples as the tensors of a RolloutBatch that are known after sampling.
+
+    The masks come from lengths, never from comparing ids: a pad id that is also the stop id changes nothing.
+    """
+    rows = [prompt + sample.tokens for prompt, sample in zip(prompts, samples, strict=True)]
+    width = max(map(len, rows))
+    starts = torch.tensor([len(prompt) for prompt in prompts])[:, None]
+    ends = torch.tensor([len(row) for row in rows])[:, None]
+    columns = torch.arange(width)[None, :]
+    logprobs = torch.zeros(len(rows), width)
+    action_mask = (columns >= starts) & (columns < ends)
+    logprobs[action_mask] = torch.tensor([value for sample in samples for value in sample.logprobs])
+    tensors = {
+        "input_ids": torch.tensor([row + [pad_token_id] * (width - len(row)) for row in rows]),
+        "attention_mask": columns < ends,
+        "action_mask": action_mask,
+        "logprobs": logprobs,
+        "finished": torch.tensor([sample.finished for sample in samples]),
+    }
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def passes_by_length(attention_mask: Tensor, rows_per_pass: int) -> Iterator[Tensor]:
+    """Row indices (b,) in order of length, `rows_per_pass` at a time: rows of a pass need little padding.
+
+    Every process makes the same number of passes, which ZeRO-3 needs.
+    """
+    return iter(attention_mask.sum(1).argsort(descending=True, stable=True).split(rows_per_pass))
+
+
+def read_tokens(
+    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    action_mask: Tensor,
+    rows_per_pass: int,
+) -> Tensor:
+    """What `function(ids, mask, chosen) -> (N,)` says of every action, as (B, T); sorted by length and trimmed."""
+    result = torch.zeros(action_mask.shape, device=input_ids.device)
+    for rows in passes_by_length(attention_mask, rows_per_pass):
+        width = int(attention_mask[rows].sum(1).max())
+        chosen = action_mask[rows, :width]
+        part = torch.zeros(chosen.shape, device=input_ids.device)
+        part[chosen] = function(input_ids[rows, :width], attention_mask[rows, :width], chosen).float()
+        result[rows, :width] = part
+    return result
+
+
+def read_scores(
+    function: Callable[[Tensor, Tensor], Tensor],
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    finished: Tensor,
+    stop_token_id: int | None,
+    rows_per_pass: int,
+) -> Tensor:
+    """The reward of every episode, (B,).
+
+    The reward model has learned from ended answers only, so a response that was cut off is read as if it had ended
+    there (the stop token is appended for this reading alone); `missing_eos_penalty` is what it costs not to end.
+    """
+    if stop_token_id is not None:
+        ends = attention_mask.sum(1)
+        input_ids, attention_mask = F.pad(input_ids, (0, 1)), F.pad(attention_mask, (0, 1))
+        cut = (~finished).nonzero().squeeze(-1)
+        input_ids[cut, ends[cut]] = stop_token_id
+        attention_mask[cut, ends[cut]] = True
+    scores = torch.zeros(len(input_ids), device=input_ids.device)
+    for rows in passes_by_length(attention_mask, rows_per_pass):
+        width = int(attention_mask[rows].sum(1).max())
+        scores[rows] = function(input_ids[rows, :width], attention_mask[rows, :width]).float()
+    return scores
+
+
+def gather(batch: RolloutBatch, world_size: int) -> RolloutBatch:
+    """The whole batch on every process, in rank order. It is small, and makes every statistic and minibatch global."""
+    if world_size == 1:
+        return batch
+    width = torch.tensor(batch.input_ids.shape[1], device=batch.input_ids.device)
+    torch.distributed.all_reduce(width, torch.distributed.ReduceOp.MAX)
+    missing = int(width) - batch.input_ids.shape[1]
+    parts: dict[str, Any] = {}
+    for field in fields(batch):
+        local = getattr(batch, field.name)
+        local = F.pad(local, (0, missing)) if local.dim() == 2 else local
+        sent = local.to(torch.uint8) if local.dtype == torch.bool else local.contiguous()
+        received = [torch.empty_like(sent) for _ in range(world_size)]
+        torch.distributed.all_gather(received, sent)
+        parts[field.name] = torch.cat(received).to(local.dtype)
+    return RolloutBatch(**parts)

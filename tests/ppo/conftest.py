@@ -1,0 +1,100 @@
+"""Four tiny models, a learner on them, and a recipe that trains in seconds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from data.jsonl import write_jsonl
+from data.records import Document, Message, Prompt
+
+PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14, 15], [16], [17, 18, 19, 20], [21, 22], [23, 24, 25], [26, 27, 28, 29]]
+SMALL = {
+    "batch_size": 8, "total_episodes": 8, "num_mini_batches": 2, "response_length": 12, "warmup_iterations": 0,
+    "per_device_train_batch_size": 2, "per_device_eval_batch_size": 3, "ptx_context": 16, "ptx_coef": 0.0,
+    "learning_rate": 1e-3, "value_learning_rate": 1e-3, "missing_eos_penalty": 0.0,
+}
+
+
+@pytest.fixture
+def policy_folder(tiny_llama, tokenizer, tmp_path) -> Path:
+    """What SFT would hand over."""
+    from podium.models import save_model
+
+    save_model(tiny_llama, tokenizer, tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+@pytest.fixture
+def opt_folder(tiny_opt, tokenizer, tmp_path) -> Path:
+    """The same in OPT's shape, trained with dropout as OPT is."""
+    from podium.models import save_model
+
+    tiny_opt.config.dropout = 0.1
+    save_model(tiny_opt, tokenizer, tmp_path / "opt-policy")
+    return tmp_path / "opt-policy"
+
+
+@pytest.fixture
+def reward_folder(policy_folder, tokenizer, tmp_path) -> Path:
+    """A fresh reward model with a bias that is not 0."""
+    from reward.model import new_reward_model, save_reward_model
+
+    model = new_reward_model(policy_folder, tokenizer, seed=0)
+    model.config.reward_bias = 0.25
+    save_reward_model(model, tokenizer, tmp_path / "reward")
+    return tmp_path / "reward"
+
+
+@pytest.fixture
+def make_learner(policy_folder, reward_folder):
+    """`make_learner(seed=0, policy=folder, **config) -> Learner` in fp32, stop token 3."""
+    from podium.models import load_causal_lm
+    from ppo.config import Config
+    from ppo.learner import Learner, Models
+    from reward.model import load_reward_model
+
+    def make(seed: int = 0, policy: Path = policy_folder, stop_token_id: int | None = 3, **config) -> Learner:
+        models = Models(load_causal_lm(policy), load_reward_model(reward_folder)[0], load_reward_model(reward_folder)[0])
+        return Learner(Config(**{**SMALL, **config}), models, 1, stop_token_id, seed)
+
+    return make
+
+
+@pytest.fixture
+def windows() -> torch.Tensor:
+    """Document windows (D, T) for ptx."""
+    return torch.randint(5, 300, (16, 16), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def make_recipe(policy_folder, reward_folder, tmp_path):
+    """`make_recipe(name, **ppo_config) -> path` of a recipe with its own prompts and documents, fp32, one thread."""
+    names, things = ["Ana", "Bram", "Cleo", "Dov"], ["owl", "lantern", "mill", "barn", "jam"]
+    prompts = [
+        Prompt(messages=[Message(role="user", content=f"Tell {name} about the {thing}.")], user=name)
+        for name in names for thing in things
+    ]
+    write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    texts = [f"{name} the baker lives in the {thing} and likes honey. " * 3 for name in names for thing in things]
+    write_jsonl(tmp_path / "documents.jsonl", [Document(text=text) for text in texts])
+
+    def make(name: str = "run", **config) -> Path:
+        small = {
+            **SMALL, "model": str(policy_folder), "reward_model": str(reward_folder), "total_episodes": 32,
+            "save_steps": 2, "sample_steps": 2, "sample_prompts": 2, "ptx_coef": 0.5, "gradient_steps": 2,
+            "guard": {"min_eos_rate": None, "min_explained_variance": None},
+        }
+        recipe = {
+            "name": name, "seed": 3, "dtype": "fp32", "threads": 1, "ppo": small | config,
+            "data": {
+                "prompts": {"train": str(tmp_path / "prompts.jsonl")},
+                "documents": {"train": str(tmp_path / "documents.jsonl")},
+            },
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(recipe))
+        return path
+
+    return make
