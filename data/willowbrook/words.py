@@ -78,7 +78,7 @@ MOOD_OF = {word: mood for mood, words in FEELINGS.items() for word in words}
 VERBS = _word_set(  # a sentence has one of these
     "am is are was had has have came saw found picked made got gave wanted carried looked lived put took showed "
     "asked said hid walked knew played cleaned see could heard waited stopped went led sat danced smiled laughed "
-    "kept cheered broke cried wept sighed lost felt ran shook howled stood fell moved slept rested dreamed will "
+    "kept cheered broke cried wept sighed lost felt ran shook howled stood fell moved slept rested dreamed will would "
     "can cannot like likes loves lives works keeps visits eats know do go take throw wait tell paint open knock "
     "hurt make get met reads noted"
 )
