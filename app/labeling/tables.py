@@ -14,7 +14,6 @@ from sqlalchemy.types import JSON, Double
 
 ROLES = ("labeler", "researcher", "admin")  # each may do what the ones before may
 COHORTS = ("train", "heldout", "screening")
-SKIP_REASONS = ("unclear", "not my language", "sensitive to me", "too long", "broken", "other")
 VOTE_CHOICES = ("left", "right", "tie", "both bad")
 
 Json = Mapped[Any]

@@ -1,0 +1,144 @@
+"""Logging in and out, invitations, passwords."""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import Field
+
+from app.labeling import accounts
+from app.labeling.forms import Strict
+from app.labeling.guard import COOKIE, Labeler, OptionalUser
+from app.labeling.problems import Problem
+from app.labeling.site import Site
+
+router = APIRouter()
+Short = Annotated[str, Form(max_length=200)]
+
+
+class LoginRequest(Strict):
+    handle: Annotated[str, Field(max_length=64)]
+    password: Annotated[str, Field(max_length=200)]
+
+
+@router.get("/healthz")
+def healthz(request: Request) -> dict[str, str]:
+    """The server runs and its database answers."""
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        accounts.count_admins(session)
+    return {"status": "ok"}
+
+
+@router.get("/login", response_class=HTMLResponse, include_in_schema=False)
+def login_page(request: Request, user: OptionalUser) -> Response:
+    if user is not None:
+        return RedirectResponse("/", 303)
+    return page(request, "login.html", problem=None)
+
+
+@router.post("/login", response_class=HTMLResponse, include_in_schema=False)
+def login(request: Request, handle: Short, password: Short) -> Response:
+    try:
+        person_id = _check(request, handle, password)
+    except Problem as problem:
+        return page(request, "login.html", status_code=problem.status, problem=problem)
+    response = RedirectResponse("/", 303)
+    _log_in(request, response, person_id)
+    return response
+
+
+@router.post("/api/login")
+def api_login(request: Request, response: Response, body: LoginRequest) -> dict[str, str]:
+    """Log a program in: sets the cookie and returns the CSRF token to send as `X-CSRF-Token` with every change."""
+    user = _log_in(request, response, _check(request, body.handle, body.password))
+    return {"handle": user.handle, "csrf_token": user.csrf_token}
+
+
+@router.post("/logout", include_in_schema=False)
+def logout(request: Request, user: Labeler) -> Response:
+    site: Site = request.app.state.site
+    with site.database.write() as session:
+        accounts.end_session(session, site.secret, request.cookies[COOKIE])
+    response = RedirectResponse("/login", 303)
+    response.delete_cookie(COOKIE)
+    return response
+
+
+@router.get("/invite/{token}", response_class=HTMLResponse, include_in_schema=False)
+def invite_page(request: Request, token: str) -> Response:
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        invite = accounts.open_invite(session, site.secret, token, time.time())
+        return page(request, "invite.html", problem=None, role=invite.role)
+
+
+@router.post("/invite/{token}", response_class=HTMLResponse, include_in_schema=False)
+def accept_invite(request: Request, token: str, handle: Short, password: Short) -> Response:
+    site: Site = request.app.state.site
+    try:
+        with site.database.write() as session:
+            person = accounts.accept_invite(session, site.secret, token, handle, password, time.time())
+    except Problem as problem:
+        if problem.status != 422:
+            raise
+        return page(request, "invite.html", status_code=422, problem=problem, role="member")
+    response = RedirectResponse("/", 303)
+    _log_in(request, response, person.id)
+    return response
+
+
+@router.get("/account", response_class=HTMLResponse, include_in_schema=False)
+def account_page(request: Request, user: Labeler) -> Response:
+    return page(request, "account.html", user=user, problem=None)
+
+
+@router.post("/account/password", response_class=HTMLResponse, include_in_schema=False)
+def change_password(request: Request, user: Labeler, old: Short, new: Short) -> Response:
+    """Every session of the person ends, so a stolen cookie dies with the old password."""
+    site: Site = request.app.state.site
+    try:
+        with site.database.write() as session:
+            accounts.change_password(session, user.id, old, new)
+    except Problem as problem:
+        return page(request, "account.html", status_code=problem.status, user=user, problem=problem)
+    return RedirectResponse("/login", 303)
+
+
+def page(request: Request, template: str, status_code: int = 200, user: Any = None, **values: Any) -> Response:
+    """A template with what every page shows."""
+    return request.app.state.templates.TemplateResponse(
+        request, template, {"user": user, **values}, status_code=status_code
+    )
+
+
+def _check(request: Request, handle: str, password: str) -> int:
+    """Person id; Problem 401 or 429. The slow password check runs outside any write transaction."""
+    site: Site = request.app.state.site
+    address, now = request.client.host if request.client else "", time.time()
+    with site.database.write() as session:
+        accounts.note_attempt(session, handle, address, now)
+    with site.database.read() as session:
+        person_id = accounts.verify_login(session, handle, password)
+    if person_id is None:
+        raise Problem(401, "wrong_login", "Handle and password do not fit, or the account is disabled.")
+    with site.database.write() as session:
+        accounts.forgive_attempts(session, handle, address, now)
+    return person_id
+
+
+def _log_in(request: Request, response: Response, person_id: int) -> accounts.User:
+    site: Site = request.app.state.site
+    now = time.time()
+    with site.database.write() as session:
+        token = accounts.start_session(session, site.secret, person_id, now)
+        session.flush()
+        user = accounts.user_of_token(session, site.secret, token, now)
+    if user is None:
+        raise Problem(401, "logged_out", "This account is not active.")
+    response.set_cookie(
+        COOKIE, token, max_age=accounts.SESSION_DAYS * 86400, httponly=True, samesite="lax",
+        secure=site.settings.https,
+    )
+    return user

@@ -1,0 +1,223 @@
+"""What a researcher reaches: progress, agreement, import, instructions, exports."""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Request, Response, UploadFile
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from pydantic import ValidationError
+from sqlalchemy import func, select
+
+from app.labeling import exporting, importing, progress
+from app.labeling.account_routes import page
+from app.labeling.datacard import TIE_RULE_WORDS, agreement_lines
+from app.labeling.forms import Form as LabelForm
+from app.labeling.guard import Researcher
+from app.labeling.labeler_routes import Id
+from app.labeling.problems import Problem
+from app.labeling.site import Site
+from app.labeling.tables import COHORTS, Batch, EventLog, Export, FormSchema, InstructionSet, Person, Submission
+from data.agreement import agreement_report
+from podium.errors import DataError
+
+router = APIRouter()
+LONG = 200_000  # characters of instructions or of a form
+Checkbox = Annotated[bool, Form()]
+
+
+@router.get("/admin", response_class=HTMLResponse, include_in_schema=False)
+def overview(request: Request, user: Researcher) -> Response:
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        return page(
+            request, "overview.html", user=user, batches=progress.batch_progress(session),
+            instructions=session.scalars(select(InstructionSet).order_by(InstructionSet.id.desc())).all(),
+            forms=session.scalars(select(FormSchema).order_by(FormSchema.id.desc())).all(), cohorts=COHORTS,
+        )
+
+
+@router.get("/api/admin/progress")
+def progress_json(request: Request, user: Researcher) -> list[dict[str, Any]]:
+    """Counts of every batch; the overview asks every few seconds."""
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        return [row._asdict() for row in progress.batch_progress(session)]
+
+
+@router.get("/api/admin/agreement")
+def agreement_json(request: Request, user: Researcher) -> dict[str, Any]:
+    """The agreement table as text with its tie rules, recomputed only when an answer has come in."""
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        last = session.scalar(select(func.max(Submission.id))) or 0
+        cached = getattr(request.app.state, "agreement", None)
+        if cached is None or cached[0] != last:
+            report = agreement_report(exporting.collect_rankings(session, exporting.ExportFilter()), draws=500)
+            cached = request.app.state.agreement = (last, agreement_lines(report))
+    return {"lines": cached[1], "tie_rules": TIE_RULE_WORDS}
+
+
+@router.get("/admin/labelers", response_class=HTMLResponse, include_in_schema=False)
+def labelers(request: Request, user: Researcher) -> Response:
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        return page(request, "labelers.html", user=user, rows=progress.labeler_table(session),
+                    skips=progress.recent_skips(session), comments=progress.recent_comments(session))
+
+
+@router.get("/admin/disputed", response_class=HTMLResponse, include_in_schema=False)
+def disputed(request: Request, user: Researcher) -> Response:
+    """The low-agreement queue: what to talk about with labelers, or to write into the next instructions."""
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        return page(request, "disputed.html", user=user, tasks=progress.disputed_tasks(session))
+
+
+@router.post("/admin/batches", include_in_schema=False)
+def import_batch(
+    request: Request, user: Researcher, file: UploadFile, name: Annotated[str, Form(max_length=128)],
+    overlap: Annotated[int, Form()] = 1, lease_minutes: Annotated[float, Form()] = 60,
+    edit_minutes: Annotated[float, Form()] = 1440, gold_every: Annotated[int, Form()] = 0,
+    shuffle_seed: Annotated[int, Form()] = 0, cohorts: Annotated[list[str], Form()] = [],  # noqa: B006
+    ties_allowed: Checkbox = False, gold: Checkbox = False, instruction_set_id: Annotated[int | None, Form()] = None,
+    form_schema_id: Annotated[int | None, Form()] = None,
+) -> Response:
+    """A batch from an uploaded JSONL file; nothing is kept when a line is wrong. With `gold` its ranks are known."""
+    site: Site = request.app.state.site
+    values = {
+        "name": name, "overlap": overlap, "lease_minutes": lease_minutes, "edit_minutes": edit_minutes,
+        "gold_every": gold_every, "shuffle_seed": shuffle_seed, "cohorts": cohorts, "ties_allowed": ties_allowed,
+        "instruction_set_id": instruction_set_id, "form_schema_id": form_schema_id,
+    }
+    rules, candidates = _rules(values), _uploaded(file, gold)
+    with site.database.write() as session:
+        existing = session.scalar(select(Batch).where(Batch.name == name))
+        batch = existing if existing and gold else importing.create_batch(session, rules, time.time())
+        report = importing.add_tasks(session, batch, candidates)
+        detail = {"batch": name, "file": file.filename, **report._asdict()}
+        session.add(EventLog(at=time.time(), person_id=user.id, kind="import", detail=detail))
+    return RedirectResponse("/admin", 303)
+
+
+@router.post("/admin/batches/{batch_id}/{state}", include_in_schema=False)
+def set_batch_state(request: Request, user: Researcher, batch_id: Id, state: str) -> Response:
+    """Pause or open a batch; tasks in hand can still be finished."""
+    site: Site = request.app.state.site
+    with site.database.write() as session:
+        batch = session.get(Batch, batch_id)
+        if batch is None or state not in ("open", "paused"):
+            raise Problem(404, "not_found", "There is no such batch, or no such state.")
+        batch.state = state
+        session.add(EventLog(at=time.time(), person_id=user.id, kind="batch", detail={"id": batch_id, "state": state}))
+    return RedirectResponse("/admin", 303)
+
+
+@router.get("/admin/instructions", response_class=HTMLResponse, include_in_schema=False)
+def instruction_versions(request: Request, user: Researcher) -> Response:
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        forms = session.scalars(select(FormSchema).order_by(FormSchema.id.desc())).all()
+        return page(
+            request, "versions.html", user=user,
+            sets=session.scalars(select(InstructionSet).order_by(InstructionSet.id.desc())).all(),
+            forms=[(row, json.dumps(row.body, indent=2, ensure_ascii=False)) for row in forms],
+        )
+
+
+@router.post("/admin/instructions", include_in_schema=False)
+def new_instructions(
+    request: Request, user: Researcher, name: Annotated[str, Form(min_length=1, max_length=64)],
+    body: Annotated[str, Form(min_length=1, max_length=LONG)],
+) -> Response:
+    """The next version; batches that use an older one keep it."""
+    site: Site = request.app.state.site
+    _refuse_nul(name, body)
+    with site.database.write() as session:
+        importing.add_instructions(session, name, body.replace("\r\n", "\n"), time.time())
+    return RedirectResponse("/admin/instructions", 303)
+
+
+@router.post("/admin/forms", include_in_schema=False)
+def new_form(
+    request: Request, user: Researcher, name: Annotated[str, Form(min_length=1, max_length=64)],
+    body: Annotated[str, Form(min_length=1, max_length=LONG)],
+) -> Response:
+    site: Site = request.app.state.site
+    _refuse_nul(name, body)
+    try:
+        form = LabelForm.model_validate_json(body)
+    except ValidationError as error:
+        raise _first_fault(error) from None
+    with site.database.write() as session:
+        importing.add_form(session, name, form, time.time())
+    return RedirectResponse("/admin/instructions", 303)
+
+
+@router.get("/admin/exports", response_class=HTMLResponse, include_in_schema=False)
+def exports(request: Request, user: Researcher) -> Response:
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        rows = session.execute(
+            select(Export, Person.handle).outerjoin(Person, Person.id == Export.created_by).order_by(Export.id.desc())
+        ).all()
+        names = session.scalars(select(Batch.name).order_by(Batch.id)).all()
+        return page(request, "exports.html", user=user, exports=rows, batches=names, cohorts=COHORTS)
+
+
+@router.post("/admin/exports", include_in_schema=False)
+def new_export(
+    request: Request, user: Researcher, kind: Annotated[exporting.Kind, Form()],
+    batches: Annotated[list[str], Form()] = [], cohorts: Annotated[list[str], Form()] = [],  # noqa: B006
+    extras: Checkbox = False, gold: Checkbox = False,
+) -> Response:
+    site: Site = request.app.state.site
+    chosen = exporting.ExportFilter(batches=batches or None, cohorts=cohorts or None, extras=extras, gold=gold)
+    exporting.make_export(site.database, site.exports, kind, chosen, user.id, time.time())
+    return RedirectResponse("/admin/exports", 303)
+
+
+@router.get("/admin/exports/{export_id}/{part}", include_in_schema=False)
+def download(request: Request, user: Researcher, export_id: Id, part: str) -> Response:
+    """The file or its data card."""
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        export = session.get(Export, export_id)
+    if export is None or part not in ("file", "card"):
+        raise Problem(404, "not_found", "There is no such export.")
+    name = export.file if part == "file" else export.file.replace(".jsonl", ".md")
+    if not (site.exports / name).is_file():
+        raise Problem(410, "file_gone", f"{name} was removed from the server's folder {site.exports}.")
+    return FileResponse(site.exports / name, filename=name, media_type="application/octet-stream")
+
+
+def _uploaded(file: UploadFile, gold: bool) -> list[importing.Candidates]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / (Path(file.filename or "upload.jsonl").name or "upload.jsonl")
+        with path.open("wb") as copy:
+            while chunk := file.file.read(2**20):
+                copy.write(chunk)
+        try:
+            return importing.read_candidates(path, gold)
+        except DataError as error:
+            raise Problem(422, "bad_file", str(error).replace(f"{folder}/", "")) from None
+
+
+def _rules(values: dict[str, Any]) -> importing.BatchRules:
+    try:
+        return importing.BatchRules.model_validate(values)
+    except ValidationError as error:
+        raise _first_fault(error) from None
+
+
+def _first_fault(error: ValidationError) -> Problem:
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    return Problem(422, "bad_request", f"{place}: {fault['msg']}")
+
+
+def _refuse_nul(*texts: str) -> None:
+    if any("\x00" in text for text in texts):
+        raise Problem(422, "nul_character", "The text contains a NUL character; remove it.")

@@ -1,0 +1,182 @@
+"""Prompts with candidate responses in: from our records, from a folder of sampled candidates, or from a chat.
+
+A task shows each distinct text once. Identical responses are kept as copies of the first, so an export lists every
+candidate that was sampled, tied where the words are the same.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.labeling.forms import DEFAULT_INSTRUCTIONS, INSTRUCTGPT_FORM, Form, ShortText, Strict
+from app.labeling.problems import Problem
+from app.labeling.tables import Batch, FormSchema, InstructionSet, Prompt, Response, Task, TaskResponse
+from data.jsonl import numbered_lines, read_jsonl
+from data.records import Message, Ranking, Record
+
+MAX_SHOWN = 9  # the paper's largest K, and the keys A to I
+GOLD_NEED = 1_000_000  # every labeler may meet a gold task once
+
+
+class Candidates(Record):
+    """One prompt and its candidate responses, not yet ranked."""
+
+    prompt: Annotated[list[Message], Field(min_length=1)]
+    responses: Annotated[list[str], Field(min_length=2)]
+    generators: list[str] | None = None
+    sampling: dict[str, Any] | None = None
+    demonstration: int | None = Field(None, description="index of the response a person wrote, if any")
+    gold_ranks: list[int] | None = Field(None, description="known ranks: the task then checks labelers")
+    user: str | None = None
+    use_case: str | None = None
+    language: str | None = None
+    source: str | None = None
+    split: str | None = None
+    id: str | None = None
+    meta: dict[str, Any] = Field({})
+
+    @model_validator(mode="after")
+    def _check(self) -> "Candidates":
+        for field in ("generators", "gold_ranks"):
+            values = getattr(self, field)
+            if values is not None and len(values) != len(self.responses):
+                raise ValueError(f"{field}: has {len(values)} entries for {len(self.responses)} responses")
+        return self
+
+
+class BatchRules(Strict):
+    """How a batch is handed out."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
+    purpose: ShortText = "ranking"
+    cohorts: list[Literal["train", "heldout", "screening"]] = Field(["train", "heldout"], min_length=1)
+    overlap: int = Field(1, ge=1, le=1000, description="rankings wanted of each task")
+    lease_minutes: float = Field(60, gt=0, le=100_000, description="how long a task waits for its labeler")
+    edit_minutes: float = Field(1440, ge=0, le=1_000_000, description="how long own answers can be changed")
+    ties_allowed: bool = True
+    shuffle_seed: int = Field(0, ge=0, le=2**31 - 1)
+    gold_every: int = Field(0, ge=0, le=1000, description="every how many answers a gold task comes; 0 = never")
+    instruction_set_id: int | None = Field(None, ge=1, le=2**31 - 1, description="null = the newest version")
+    form_schema_id: int | None = Field(None, ge=1, le=2**31 - 1, description="null = the newest version")
+
+
+class ImportReport(NamedTuple):
+    tasks: int
+    copies: int  # responses identical to another of the same prompt, tied and shown once
+    left_out: int  # prompts with fewer than two distinct responses
+
+
+def read_candidates(path: Path, gold: bool = False) -> list[Candidates]:
+    """A JSONL file of `Candidates` or of `Ranking` records; `gold` takes the latter's ranks as known."""
+    first = json.loads(next(numbered_lines(path), (0, "{}"))[1])
+    if "ranks" not in first:
+        return read_jsonl(path, Candidates)
+    shared = ("prompt", "responses", "generators", "user", "use_case", "source", "id", "meta")
+    return [
+        Candidates(**{name: getattr(ranking, name) for name in shared}, gold_ranks=ranking.ranks if gold else None)
+        for ranking in read_jsonl(path, Ranking)
+    ]
+
+
+def create_batch(session: Session, rules: BatchRules, now: float) -> Batch:
+    if session.scalar(select(Batch.id).where(Batch.name == rules.name)):
+        raise Problem(422, "batch_exists", f"There is already a batch '{rules.name}'; choose another name.")
+    instruction = rules.instruction_set_id or newest(session, InstructionSet).id
+    form = rules.form_schema_id or newest(session, FormSchema).id
+    if session.get(InstructionSet, instruction) is None or session.get(FormSchema, form) is None:
+        raise Problem(422, "no_version", "There is no such version of the instructions or the form.")
+    values = rules.model_dump() | {"instruction_set_id": instruction, "form_schema_id": form}
+    batch = Batch(**values, state="open", created_at=now)
+    session.add(batch)
+    session.flush()
+    return batch
+
+
+def add_tasks(session: Session, batch: Batch, candidates: Sequence[Candidates]) -> ImportReport:
+    """One task a record. Raises Problem 422 naming the record; then nothing of the import is kept."""
+    last = session.scalar(select(func.max(Task.position)).where(Task.batch_id == batch.id))
+    position, copies, left_out = -1 if last is None else last, 0, 0
+    first = position + 1
+    for number, record in enumerate(candidates, start=1):
+        shown = set(record.responses)
+        if len(shown) < 2:
+            left_out += 1
+            continue
+        if len(shown) > MAX_SHOWN:
+            problem = f"Record {number} has {len(shown)} different responses; a task shows at most {MAX_SHOWN}."
+            raise Problem(422, "too_many_responses", problem)
+        if any("\x00" in text for text in (*record.responses, *(m.content for m in record.prompt))):
+            raise Problem(422, "nul_character", f"Record {number} contains a NUL character; remove it.")
+        position += 1
+        copies += len(record.responses) - len(shown)
+        _add_task(session, batch, position, record)
+    return ImportReport(position + 1 - first, copies, left_out)
+
+
+def add_instructions(session: Session, name: str, body: str, now: float) -> InstructionSet:
+    """The next version of this name; earlier ones stay as they are."""
+    row = InstructionSet(name=name, version=_next_version(session, InstructionSet, name), body=body, created_at=now)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def add_form(session: Session, name: str, form: Form, now: float) -> FormSchema:
+    version = _next_version(session, FormSchema, name)
+    row = FormSchema(name=name, version=version, body=form.model_dump(), created_at=now)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def add_defaults(session: Session, now: float) -> None:
+    """InstructGPT's instructions and form, on a new site."""
+    add_instructions(session, "instructgpt", DEFAULT_INSTRUCTIONS, now)
+    add_form(session, "instructgpt", INSTRUCTGPT_FORM, now)
+
+
+def newest(session: Session, table: type[InstructionSet] | type[FormSchema]) -> Any:
+    return session.scalars(select(table).order_by(table.id.desc()).limit(1)).one()
+
+
+def _next_version(session: Session, table: type[InstructionSet] | type[FormSchema], name: str) -> int:
+    return (session.scalar(select(func.max(table.version)).where(table.name == name)) or 0) + 1
+
+
+def _add_task(session: Session, batch: Batch, position: int, record: Candidates) -> None:
+    prompt = _prompt(session, record)
+    need = batch.overlap if record.gold_ranks is None else GOLD_NEED
+    task = Task(batch_id=batch.id, prompt_id=prompt.id, position=position, need=need, gold_ranks=record.gold_ranks)
+    generators: Sequence[str | None] = record.generators or [None] * len(record.responses)
+    responses = [
+        Response(prompt_id=prompt.id, text=text, generator=generator, sampling=record.sampling or {},
+                 is_demonstration=place == record.demonstration)
+        for place, (text, generator) in enumerate(zip(record.responses, generators, strict=True))
+    ]
+    session.add_all([task, *responses])
+    session.flush()
+    for place, (text, response) in enumerate(zip(record.responses, responses, strict=True)):
+        earliest = record.responses.index(text)
+        session.add(TaskResponse(task_id=task.id, position=place, response_id=response.id,
+                                 copy_of=None if earliest == place else earliest))
+
+
+def _prompt(session: Session, record: Candidates) -> Prompt:
+    messages = [message.model_dump() for message in record.prompt]
+    text_hash = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+    known = session.scalar(select(Prompt).where(Prompt.text_hash == text_hash))
+    if known is not None:
+        return known
+    prompt = Prompt(
+        messages=messages, text_hash=text_hash, source=record.source, user=record.user, use_case=record.use_case,
+        language=record.language, split=record.split, record=record.id, meta=record.meta,
+    )
+    session.add(prompt)
+    session.flush()
+    return prompt

@@ -1,0 +1,65 @@
+"""What only an admin reaches: invitations and who may log in; and the event log."""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from sqlalchemy import select
+
+from app.labeling import accounts
+from app.labeling.account_routes import page
+from app.labeling.guard import Admin
+from app.labeling.labeler_routes import Id
+from app.labeling.site import Site
+from app.labeling.tables import COHORTS, ROLES, EventLog, Person
+
+router = APIRouter()
+
+
+@router.get("/admin/people", response_class=HTMLResponse, include_in_schema=False)
+def people(request: Request, user: Admin) -> Response:
+    return _people_page(request, user, None)
+
+
+@router.post("/admin/people/invite", response_class=HTMLResponse, include_in_schema=False)
+def invite(
+    request: Request, user: Admin, role: Annotated[str, Form(max_length=16)],
+    cohort: Annotated[str, Form(max_length=16)],
+) -> Response:
+    """The link is shown once; the database keeps only its hash."""
+    site: Site = request.app.state.site
+    with site.database.write() as session:
+        token = accounts.make_invite(session, site.secret, role, cohort, time.time())
+        session.add(EventLog(at=time.time(), person_id=user.id, kind="invite", detail={"role": role, "cohort": cohort}))
+    return _people_page(request, user, f"{request.url.scheme}://{request.url.netloc}/invite/{token}")
+
+
+@router.post("/admin/people/{person_id}/{change}", include_in_schema=False)
+def set_disabled(request: Request, user: Admin, person_id: Id, change: str) -> Response:
+    """`disable` or `enable` an account."""
+    site: Site = request.app.state.site
+    if change not in ("disable", "enable"):
+        raise accounts.Problem(404, "not_found", "There is no such change.")
+    with site.database.write() as session:
+        accounts.set_disabled(session, person_id, change == "disable", time.time())
+        session.add(EventLog(at=time.time(), person_id=user.id, kind=change, detail={"person": person_id}))
+    return RedirectResponse("/admin/people", 303)
+
+
+@router.get("/admin/events", response_class=HTMLResponse, include_in_schema=False)
+def events(request: Request, user: Admin) -> Response:
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        rows = session.execute(
+            select(EventLog, Person.handle).outerjoin(Person, Person.id == EventLog.person_id)
+            .order_by(EventLog.id.desc()).limit(300)
+        ).all()
+        return page(request, "events.html", user=user, events=rows)
+
+
+def _people_page(request: Request, user: accounts.User, link: str | None) -> Response:
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        rows = session.scalars(select(Person).order_by(Person.handle)).all()
+        return page(request, "people.html", user=user, people=rows, link=link, roles=ROLES, cohorts=COHORTS)

@@ -1,0 +1,22 @@
+// Elements from data. Text is only ever set as text, never as HTML.
+
+export const find = (id) => document.getElementById(id);
+
+export function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value !== null) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+let line = 0;
+
+/** Say something to a screen reader; a non-breaking space in turns makes equal sentences be read again. */
+export function announce(text) {
+  line += 1;
+  find("announce").textContent = text + (line % 2 ? "\u00a0" : "");
+}

@@ -1,0 +1,308 @@
+// The labeling page: fetch a task, rate, rank, submit or skip, next. Figure 12's two steps.
+
+import { Answer } from "./answer.js";
+import { call } from "./api.js";
+import { Board } from "./board.js";
+import { Cards } from "./cards.js";
+import { announce, el, find } from "./dom.js";
+import { Drafts } from "./drafts.js";
+import { listen } from "./keys.js";
+
+const root = find("work");
+const IDLE_SECONDS = 60; // without a key or a pointer for so long, nobody is at work
+
+let answer = null;
+let cards = null;
+let board = null;
+let drafts = null;
+let current = null; // position of the card in focus
+let busy = false;
+let lastActive = Date.now();
+
+// ---------------------------------------------------------------- fetch and show
+
+async function next() {
+  const one = root.dataset.assignment;
+  const reply = one ? await call("GET", `/api/assignments/${one}`) : await call("POST", "/api/next");
+  if (!reply.ok) return fail(reply);
+  const { kind } = reply.body;
+  for (const id of ["reading", "empty", "task"]) find(id).hidden = true;
+  if (kind === "task") showTask(reply.body);
+  if (kind === "empty") { find("empty").hidden = false; find("again").focus(); }
+  if (kind === "instructions") showInstructions(reply.body);
+  if (find("message").dataset.keep !== "1") say("");
+  find("message").dataset.keep = "";
+  return undefined;
+}
+
+function showInstructions(set) {
+  const body = find("reading-body");
+  body.replaceChildren(el("p", { class: "hint" }, `${set.name}, version ${set.version}`));
+  for (const part of set.body.split(/\n\n+/)) {
+    const text = part.trim();
+    if (text.startsWith("# ")) body.append(el("h2", {}, text.slice(2)));
+    else if (text.startsWith("- ")) body.append(el("ul", {}, ...text.slice(2).split("\n- ").map((line) => el("li", {}, line))));
+    else if (text) body.append(el("p", {}, text));
+  }
+  find("reading").hidden = false;
+  find("reading-done").onclick = async () => {
+    const reply = await call("POST", `/api/instructions/${set.id}/read`);
+    if (reply.ok) next();
+    else fail(reply);
+  };
+}
+
+function showTask(task) {
+  answer = new Answer(task);
+  drafts = new Drafts(root.dataset.person, task.assignment, (text) => { find("saved").textContent = text; });
+  const kept = drafts.local();
+  const body = kept || task.draft || task.answer;
+  find("saved").textContent = "";
+  if (body) answer.load(body);
+  if (kept) drafts.keep(kept);
+  else if (task.draft) find("saved").textContent = "your draft is back";
+  else if (task.answer) find("saved").textContent = `your answer, version ${task.answer.revision}`;
+  cards = new Cards(find("cards"), answer, { rate, flag, place, grab: (event, position) => board.grab(event, position) });
+  board = new Board(find("tiers"), answer, { place, go: (position) => cards.focus(position) });
+  showPrompt(task);
+  find("comment").value = answer.comment;
+  find("shorten").hidden = !find("cards").querySelector(".more");
+  find("skip").hidden = task.state === "submitted";
+  current = null;
+  closePanels();
+  find("task").hidden = false;
+  setStep(answer.step, false);
+  window.scrollTo(0, 0);
+  announce(`Task with ${answer.size} responses. Press question mark for keys.`);
+}
+
+function showPrompt(task) {
+  const said = task.prompt.flatMap((m) => [el("p", { class: "who" }, m.role), el("p", { class: "said", dir: "auto" }, m.content)]);
+  find("messages").replaceChildren(...said);
+  const { form } = task;
+  find("about-prompt").hidden = !form.prompt_flags.length && !form.use_cases.length && !form.languages;
+  find("prompt-flags").replaceChildren(...form.prompt_flags.map((flag) =>
+    el("label", {}, el("input", { type: "checkbox", value: flag.name, onchange: () => change(() => answer.toggle(answer.promptFlags, flag.name)) }), flag.label)));
+  find("use-case-label").hidden = !form.use_cases.length;
+  find("use-case").replaceChildren(el("option", { value: "" }, "not said"), ...form.use_cases.map((name) => el("option", { value: name }, name)));
+  find("language-label").hidden = !form.languages;
+  find("prompt").scrollTop = 0;
+}
+
+function refresh() {
+  cards.refresh();
+  board.refresh();
+  for (const input of find("prompt-flags").querySelectorAll("input")) input.checked = answer.promptFlags.has(input.value);
+  find("about-count").textContent = answer.promptFlags.size ? `(${answer.promptFlags.size} ticked)` : "";
+  if (document.activeElement !== find("use-case")) find("use-case").value = answer.useCase;
+  if (document.activeElement !== find("language")) find("language").value = answer.language;
+  const unrated = answer.unrated().length;
+  const unplaced = answer.unplaced().length;
+  find("counts").textContent = answer.step === "rate"
+    ? (answer.task.form.likert ? `${answer.size - unrated} of ${answer.size} rated` : "")
+    : `${answer.size - unplaced} of ${answer.size} placed`;
+  const pairs = answer.contradictions().map(([a, b]) =>
+    `${answer.letter(a)} (rated ${answer.likert.get(a)}) is below ${answer.letter(b)} (rated ${answer.likert.get(b)})`);
+  const warning = find("contradiction");
+  warning.hidden = !pairs.length;
+  const more = pairs.length > 2 ? `; and ${pairs.length - 2} more` : "";
+  const text = pairs.length ? `Ratings and ranks differ: ${pairs.slice(0, 2).join("; ")}${more}. You may submit so.` : "";
+  if (warning.textContent !== text) warning.textContent = text;
+}
+
+// ---------------------------------------------------------------- what the labeler does
+
+function change(how) {
+  how();
+  refresh();
+  drafts.keep(answer.body());
+}
+
+function rate(position, points) {
+  current = position;
+  change(() => answer.rate(position, points));
+  announce(`${answer.letter(position)} rated ${points}.`);
+}
+
+function flag(position, name) {
+  current = position;
+  change(() => answer.toggle(answer.flags.get(position), name));
+}
+
+function place(position, tier) {
+  current = position;
+  change(() => answer.place(position, tier));
+  const others = tier === null ? [] : answer.onTier(tier).filter((p) => p !== position).map((p) => answer.letter(p));
+  const where = tier === null ? "taken off the tiers" : `on tier ${tier}${others.length ? `, tied with ${others.join(" and ")}` : ""}`;
+  announce(`${answer.letter(position)} ${where}. ${answer.size - answer.unplaced().length} of ${answer.size} placed.`);
+}
+
+function setStep(step, byHand = true) {
+  answer.step = step;
+  document.body.classList.toggle("ranking", step === "rank");
+  document.body.classList.toggle("rating", step === "rate");
+  find("step-rate").setAttribute("aria-pressed", String(step === "rate"));
+  find("step-rank").setAttribute("aria-pressed", String(step === "rank"));
+  find("forward").hidden = step === "rank";
+  find("submit").hidden = step === "rate";
+  refresh();
+  if (!byHand) return;
+  drafts.keep(answer.body());
+  window.scrollTo(0, 0);
+  const first = (step === "rank" ? answer.unplaced() : answer.unrated())[0] ?? answer.positions[0];
+  cards.focus(first);
+  announce(step === "rank" ? "Step 2: rank. Press a digit to put the response on a tier." : "Step 1: rate.");
+}
+
+function forward() {
+  if (!find("skip-panel").hidden) return find("skip-panel").requestSubmit();
+  if (answer.step === "rank") return submit();
+  const missing = answer.unrated();
+  return missing.length ? point(missing, "not rated yet") : setStep("rank");
+}
+
+/** Say what is missing and go there; the button itself never goes dead. */
+function point(positions, what) {
+  const letters = positions.map((p) => answer.letter(p)).join(", ");
+  say(`${letters} ${positions.length === 1 ? "is" : "are"} ${what}.`, "problem");
+  cards.focus(positions[0]);
+}
+
+async function submit() {
+  const unrated = answer.unrated();
+  if (unrated.length) { setStep("rate"); return point(unrated, "not rated yet"); }
+  if (answer.unplaced().length) return point(answer.unplaced(), "not placed yet");
+  if (busy) return undefined;
+  busy = true;
+  await drafts.hold();
+  const { step, ...body } = answer.body();
+  const changing = answer.task.state === "submitted";
+  const path = `/api/assignments/${answer.task.assignment}/${changing ? "revise" : "submit"}`;
+  const reply = await call("POST", path, body, { "Idempotency-Key": drafts.key() });
+  busy = false;
+  if (!reply.ok) return fail(reply);
+  drafts.forget();
+  const what = reply.body.extra ? " It came after the task was full and is kept as an extra." : "";
+  say(`Saved on the server as answer ${reply.body.saved}${changing ? `, version ${reply.body.revision}` : ""}.${what}`, "good");
+  return onward(changing);
+}
+
+async function skip(event) {
+  event.preventDefault();
+  const reason = find("skip-panel").querySelector("input[name=reason]:checked")?.value;
+  if (!reason || busy) return;
+  busy = true;
+  await drafts.hold();
+  const path = `/api/assignments/${answer.task.assignment}/skip`;
+  const reply = await call("POST", path, { reason, note: find("skip-note").value || null });
+  busy = false;
+  if (!reply.ok) { fail(reply); return; }
+  drafts.forget();
+  say(`Task skipped (${reason}).`, "good");
+  onward(false);
+}
+
+function onward(changed) {
+  find("message").dataset.keep = "1";
+  if (changed) { find("task").hidden = true; window.scrollTo(0, 0); return; }
+  root.dataset.assignment = "";
+  next();
+}
+
+// ---------------------------------------------------------------- messages and panels
+
+function say(text, kind = "") {
+  find("message").className = kind;
+  find("message").textContent = text;
+  if (text && kind === "problem") announce(text);
+}
+
+function fail(reply) {
+  say(reply.message, "problem");
+  if (reply.status === 401) find("message").append(" ", el("a", { href: "/login", target: "_blank" }, "Log in in a new tab"), ", then try again here.");
+  if (reply.code === "already_answered") find("message").append(" ", el("a", { href: `/work/${answer.task.assignment}` }, "Look at the stored answer"), ".");
+  if (reply.status === 409 || reply.status === 410) find("message").append(" ", el("a", { href: "/work" }, "Go on to the next task"), ".");
+  find("message").scrollIntoView({ block: "nearest" });
+}
+
+function panel(id, button, open) {
+  find(id).hidden = !open;
+  find(button).setAttribute("aria-expanded", String(open));
+}
+
+function closePanels() {
+  panel("help-panel", "help", false);
+  panel("skip-panel", "skip", false);
+  find("skip-panel").reset();
+}
+
+function toggleHelp() {
+  panel("help-panel", "help", find("help-panel").hidden);
+  if (!find("help-panel").hidden) find("help-panel").scrollIntoView({ block: "nearest" });
+}
+
+function openSkip() {
+  if (find("skip").hidden) return;
+  panel("skip-panel", "skip", true);
+  find("skip-panel").querySelector("input").focus();
+}
+
+function undo() {
+  if (!answer.undo()) { announce("Nothing to undo."); return; }
+  refresh();
+  find("comment").value = answer.comment;
+  drafts.keep(answer.body());
+  announce("Undone.");
+}
+
+const withCard = (run) => {
+  if (current === null) announce("Choose a response first: press its letter.");
+  else run(current);
+};
+
+listen({
+  count: () => answer.size,
+  go: (index) => { if (index < answer.size) { current = answer.positions[index]; cards.focus(current); } },
+  place: (tier) => {
+    if (answer.step === "rate") return announce("You are rating: Shift with a digit rates; Control Enter goes on to ranking.");
+    return tier <= answer.size ? withCard((p) => place(p, tier)) : announce(`There are ${answer.size} tiers.`);
+  },
+  rate: (points) => { if (points <= 7 && answer.task.form.likert) withCard((p) => rate(p, points)); },
+  flags: () => { if (answer.step === "rank") setStep("rate", false); withCard((p) => cards.openFlags(p)); },
+  skip: openSkip, undo, help: toggleHelp, forward, close: closePanels,
+}, () => answer !== null && !find("task").hidden);
+
+find("step-rate").addEventListener("click", () => setStep("rate"));
+find("step-rank").addEventListener("click", () => setStep("rank"));
+find("forward").addEventListener("click", forward);
+find("submit").addEventListener("click", submit);
+find("undo").addEventListener("click", undo);
+find("help").addEventListener("click", toggleHelp);
+find("skip").addEventListener("click", openSkip);
+find("skip-panel").addEventListener("submit", skip);
+find("skip-cancel").addEventListener("click", closePanels);
+find("again").addEventListener("click", next);
+find("shorten").addEventListener("click", () => {
+  const short = find("shorten").getAttribute("aria-pressed") !== "true";
+  find("shorten").setAttribute("aria-pressed", String(short));
+  cards.shortenAll(short);
+});
+find("fold").addEventListener("click", () => {
+  const folded = find("prompt").classList.toggle("folded");
+  find("fold").textContent = folded ? "Unfold" : "Fold";
+  find("fold").setAttribute("aria-expanded", String(!folded));
+});
+find("use-case").addEventListener("change", (e) => change(() => { answer.useCase = e.target.value; }));
+find("language").addEventListener("input", (e) => change(() => { answer.language = e.target.value; }));
+find("comment").addEventListener("input", (e) => change(() => { answer.comment = e.target.value; }));
+find("cards").addEventListener("focusin", (e) => { current = Number(e.target.closest(".card").dataset.position); });
+
+for (const kind of ["keydown", "pointermove", "pointerdown", "scroll"]) {
+  document.addEventListener(kind, () => { lastActive = Date.now(); }, { passive: true });
+}
+setInterval(() => {
+  const atWork = document.visibilityState === "visible" && Date.now() - lastActive < 1000 * IDLE_SECONDS;
+  if (answer && atWork && !find("task").hidden) answer.activeSeconds += 1;
+}, 1000);
+
+next();
