@@ -1,0 +1,130 @@
+"""Candidates to rank: several models answer the same prompts, and some answers come from other prompts.
+
+One block of prompts at a time, so that a long collection can be resumed; the random numbers of a block depend on the
+seed and its place alone, so a resumed collection samples what the unbroken one would have.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from data.records import Message, Prompt, Record
+from data.template import decode_response, encode_prompt, prepare_tokenizer
+from podium.models import load_causal_lm, load_tokenizer, resize_for
+from podium.sampler import EmbeddedSampler, Sampler, SamplingParams
+from podium.stage import Stage
+
+OFF_TOPIC = "off_topic"
+
+
+class Candidates(Record):
+    """One prompt and its K candidates, in the layout that the labeling site imports."""
+
+    prompt: list[Message]
+    responses: list[str]
+    generators: list[str]
+    split: str
+    user: str | None = None
+    use_case: str | None = None
+    source: str | None = None
+    id: str | None = None
+    meta: dict[str, Any] = Field({})
+
+
+class Writer(NamedTuple):
+    """A model that answers."""
+
+    tokenizer: PreTrainedTokenizerBase
+    sampler: Sampler
+    context: int
+
+
+def load_writer(stage: Stage, ref: str, max_batch: int) -> Writer:
+    """The model `ref` names, ready to sample; it may have another tokenizer than the rest of the chain."""
+    folder = stage.parent(ref, same_tokenizer=False)
+    tokenizer, model = prepare_tokenizer(load_tokenizer(folder)), load_causal_lm(folder)
+    resize_for(tokenizer, model)
+    model.to(stage.device)  # type: ignore[arg-type]
+    context = getattr(model.config, "max_position_embeddings", 10**9)
+    return Writer(tokenizer, EmbeddedSampler(model, int(tokenizer.pad_token_id), max_batch=max_batch), context)
+
+
+def plan(main: str, mix: dict[str, float], k: int, rng: random.Random) -> list[str]:
+    """Who answers one prompt: `main`, then k - 1 names drawn by their share."""
+    names = sorted(mix)
+    return [main, *rng.choices(names, [mix[name] for name in names], k=k - 1)]
+
+
+def fits(prompt: Prompt, writers: dict[str, Writer], max_new_tokens: int) -> bool:
+    """Whether the prompt leaves room for an answer in every model's context."""
+    return all(
+        len(encode_prompt(writer.tokenizer, prompt.messages)) + max_new_tokens <= writer.context
+        for writer in writers.values()
+    )
+
+
+def answer(
+    stage: Stage, writer: Writer, prompts: Sequence[Prompt], counts: Sequence[int], params: SamplingParams
+) -> tuple[list[list[str]], Counter[str]]:
+    """`counts[i]` answers to prompt i, and how many ended on their own ("finished") or were cut off.
+
+    Every process samples its share of the rows and gets all of them back.
+    """
+    rows = [
+        encode_prompt(writer.tokenizer, prompt.messages)
+        for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)
+    ]
+    first, end = (len(rows) * rank // stage.world_size for rank in (stage.rank, stage.rank + 1))
+    params = replace(params, stop_token_id=writer.tokenizer.eos_token_id, first_row=first)
+    mine = writer.sampler.generate(rows[first:end], params)
+    found = [(decode_response(writer.tokenizer, sample.tokens), sample.finished) for sample in mine]
+    if stage.world_size > 1:
+        parts: list[Any] = [None] * stage.world_size
+        torch.distributed.all_gather_object(parts, found)
+        found = [pair for part in parts for pair in part]
+    texts = iter(text for text, _ in found)
+    ended = Counter("finished" if finished else "cut off" for _, finished in found)
+    return [[next(texts) for _ in range(count)] for count in counts], ended
+
+
+def block(
+    stage: Stage,
+    writers: dict[str, Writer],
+    prompts: Sequence[tuple[str, Prompt]],
+    plans: Sequence[list[str]],
+    params: SamplingParams,
+    salt: str,
+) -> tuple[list[Candidates], Counter[str]]:
+    """The candidates of some (split, prompt) pairs as planned, in random order. `salt` tells this block from others."""
+    asked = [prompt for _, prompt in prompts]
+    answers: dict[str, list[list[str]]] = {}
+    ended: Counter[str] = Counter()
+    for name, writer in writers.items():
+        rng = random.Random(f"{stage.seed}-{salt}-{name}")
+        counts = [names.count(name) for names in plans]
+        answers[name], how = answer(stage, writer, asked, counts, replace(params, seed=rng.getrandbits(31)))
+        ended += how
+    rng = random.Random(f"{stage.seed}-{salt}")
+    found = []
+    for i, (split, prompt) in enumerate(prompts):
+        own = {name: iter(texts[i]) for name, texts in answers.items()}
+        pairs = [(name, next(own[name]) if name in own else _elsewhere(answers, plans, i, rng)) for name in plans[i]]
+        rng.shuffle(pairs)
+        found.append(Candidates(
+            prompt=prompt.messages, responses=[text for _, text in pairs], generators=[name for name, _ in pairs],
+            split=split, user=prompt.user, use_case=prompt.use_case, source=prompt.source, id=prompt.id,
+            meta=prompt.meta,
+        ))
+    return found, ended
+
+
+def _elsewhere(answers: dict[str, list[list[str]]], plans: Sequence[list[str]], i: int, rng: random.Random) -> str:
+    """What the main model answered to another prompt (to this one, where there is no other)."""
+    other = (i + rng.randrange(1, max(len(plans), 2))) % len(plans)
+    return answers[plans[other][0]][other][0]
