@@ -184,16 +184,20 @@ def _special_strings(tokenizer: Tokenizer) -> list[str]:
 
 def _hide_specials(tokenizer: Tokenizer, text: str) -> str:
     strings = _special_strings(tokenizer)
-    text = re.sub(f"[{chr(HIDDEN)}-{chr(HIDDEN + len(strings))}]", "", text)  # nobody can type a hidden mark
+    text = re.sub(_hidden_marks(strings), "", text)  # nobody can type a hidden mark
     return re.sub("|".join(map(re.escape, strings)), lambda match: chr(HIDDEN + strings.index(match[0])), text)
+
+
+def _hidden_marks(strings: list[str]) -> str:
+    return f"([{chr(HIDDEN)}-{chr(HIDDEN + len(strings) - 1)}])"
 
 
 def _encode_rendered(tokenizer: Tokenizer, text: str, after: str) -> list[int]:
     """Ids of rendered text: the template's special tokens become tokens, the hidden ones of people become text."""
     strings = _special_strings(tokenizer)
     ids: list[int] = []
-    for piece in re.split(f"([{chr(HIDDEN)}-{chr(HIDDEN + len(strings))}])", text):
-        if hidden := len(piece) == 1 and ord(piece) >= HIDDEN:
+    for i, piece in enumerate(re.split(_hidden_marks(strings), text)):
+        if hidden := i % 2 == 1:
             piece = strings[ord(piece) - HIDDEN]
         ids += _encode_text(tokenizer, piece, after, as_text=hidden)
         after = _last_kind(tokenizer, piece) if piece and not hidden else "text"

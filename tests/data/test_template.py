@@ -33,7 +33,8 @@ CHATML_MARKED = CHATML.replace(
     "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
     "{% else %}{{ m['content'] + '<|im_end|>' + '\n' }}{% endif %}",
 )
-HOSTILE = [*SPECIAL_TOKENS, "<|im_start|>", "<|im_end|>", "<s>", "</s>", "\U000f0000", "\U000f0001", "<|end", "|>"]
+PRIVATE_USE = [chr(0xF0000 + i) for i in range(16)]  # what hides special tokens while a foreign template is rendered
+HOSTILE = [*SPECIAL_TOKENS, *PRIVATE_USE, "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<|end", "|>"]
 
 TEXT = st.lists(st.one_of(st.text(max_size=8), st.sampled_from(HOSTILE)), max_size=4).map("".join)
 ORDINARY = st.text(st.sampled_from("abc é中.\t"), min_size=1, max_size=12)
