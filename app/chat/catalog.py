@@ -1,0 +1,149 @@
+"""Which models a run offers to chat with, loaded when first asked for."""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from data.template import prepare_tokenizer
+from podium.errors import ParentError
+from podium.lineage import read_stage_file
+from podium.models import load_causal_lm, load_tokenizer, resize_for
+from podium.runtime import device
+from podium.sampler import EmbeddedSampler
+from podium.stages import ARM_PREFIX, STAGES
+from reward.score import load_reward_model, score
+
+LABELS = {
+    "pretrain": "base", "sft": "SFT", "rl_init": "RL start", "ppo": "PPO-ptx", "ppo_plain": "PPO",
+}
+BEST_FIRST = ["ppo", "ppo_plain", "sft", "rl_init", "pretrain"]
+KEPT_MODELS = 4  # models in memory at once; the one used longest ago leaves first
+DEFAULT_CONTEXT = 2048  # where a model's config names none
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model one can talk to. `key` names it in the picker, `label` shows it to people."""
+
+    key: str
+    label: str
+    folder: Path
+
+
+class Speaker(NamedTuple):
+    """A loaded checkpoint."""
+
+    checkpoint: Checkpoint
+    tokenizer: PreTrainedTokenizerBase
+    sampler: EmbeddedSampler
+    context: int
+
+
+class Catalog:
+    """The checkpoints of a run folder, or one model folder, and the run's reward model if there is one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.checkpoints = find_checkpoints(folder)
+        self.reward_folder = folder / "reward" / "final"
+        self._speakers: OrderedDict[str, Speaker] = OrderedDict()
+        self._lock = threading.Lock()  # one load at a time; two visitors share the model
+        self._reward: tuple[Any, PreTrainedTokenizerBase] | None = None
+
+    @property
+    def scores(self) -> bool:
+        """Whether answers can be scored."""
+        return (self.reward_folder / "config.json").is_file()
+
+    def favourites(self) -> tuple[str, str]:
+        """Keys of the best checkpoint and of the one to see beside it: SFT, else the next best, else the same."""
+        rank = {stage: number for number, stage in enumerate(BEST_FIRST)}
+        keys = sorted((c.key for c in self.checkpoints), key=lambda key: rank.get(key, len(rank)))
+        return keys[0], "sft" if "sft" in keys[1:] else keys[min(1, len(keys) - 1)]
+
+    def speaker(self, key: str) -> Speaker:
+        """The checkpoint of that key, loaded."""
+        with self._lock:
+            if key not in self._speakers:
+                self._speakers[key] = _load(next(c for c in self.checkpoints if c.key == key))
+                if len(self._speakers) > KEPT_MODELS:
+                    self._speakers.popitem(last=False)
+            self._speakers.move_to_end(key)
+            return self._speakers[key]
+
+    @torch.inference_mode()
+    def score(self, ids: Sequence[int]) -> float | None:
+        """The reward model's score of prompt and answer; None without one, or where they exceed its context.
+
+        Without the answer's end token it is added: the reward model has only seen whole answers.
+        """
+        if not self.scores:
+            return None
+        with self._lock:
+            if self._reward is None:
+                reward_model, own_tokenizer = load_reward_model(self.reward_folder)
+                self._reward = (cast(Any, reward_model).to(device()), own_tokenizer)
+        model, tokenizer = self._reward
+        whole = [*ids, tokenizer.eos_token_id] if ids[-1] != tokenizer.eos_token_id else list(ids)
+        if len(whole) > getattr(model.config, "max_position_embeddings", DEFAULT_CONTEXT):
+            return None
+        row = torch.tensor([whole], device=device())
+        return float(score(model, row, torch.ones_like(row)))
+
+
+def find_checkpoints(folder: Path) -> list[Checkpoint]:
+    """Every causal language model of a run in the chain's order, with the base where that lies elsewhere.
+
+    `folder` may also be a stage's folder or any model folder. ParentError when there is no model to talk to.
+    """
+    for single in (folder, folder / "final"):
+        if _is_causal_lm(single):
+            return [Checkpoint("model", folder.resolve().name, single)]
+    stages = [path.parent.parent.name for path in folder.glob("*/final/config.json") if _is_causal_lm(path.parent)]
+    order = list(STAGES)
+    stages.sort(key=lambda stage: (order.index(stage if stage in order else "ppo"), stage))
+    found = [Checkpoint(stage, _label(stage), folder / stage / "final") for stage in stages]
+    outside = _outside_base(folder)
+    if outside is not None and "pretrain" not in stages:
+        found.insert(0, Checkpoint("base", f"base ({outside.name})", outside))
+    if not found:
+        raise ParentError(
+            f"{folder} holds no model to talk to yet", f"finish a stage first, for example: podium run {folder.name}"
+        )
+    return found
+
+
+def _load(checkpoint: Checkpoint) -> Speaker:
+    """A base model without a chat template is given Podium's; its new tokens are untrained, which is what one sees."""
+    tokenizer = prepare_tokenizer(load_tokenizer(checkpoint.folder))
+    model = load_causal_lm(checkpoint.folder)
+    resize_for(tokenizer, model)
+    context = getattr(model.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
+    sampler = EmbeddedSampler(cast(Any, model).to(device()), tokenizer.pad_token_id)
+    return Speaker(checkpoint, tokenizer, sampler, int(context))
+
+
+def _label(stage: str) -> str:
+    arm = stage.removeprefix(ARM_PREFIX).replace("_", " ")
+    return f"{LABELS.get(stage, f'PPO {arm}')} ({stage})"
+
+
+def _is_causal_lm(folder: Path) -> bool:
+    path = folder / "config.json"
+    if not path.is_file():
+        return False
+    architectures = json.loads(path.read_text(encoding="utf-8")).get("architectures") or []
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+
+
+def _outside_base(folder: Path) -> Path | None:
+    """The model folder SFT started from, when it is no stage of the run."""
+    record = read_stage_file(folder / "sft" / "final")
+    paths = [Path(parent["path"]) for parent in (record or {}).get("parents", [])]
+    return next((path for path in paths if path.is_absolute() and _is_causal_lm(path)), None)

@@ -1,0 +1,124 @@
+"""A conversation with one or two models: its turns, what of it fits a model's context, and an answer as it is drawn.
+
+Nothing here knows of the page. Each browser session owns one `Conversation`, kept on the server.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from app.chat.catalog import Speaker
+from data.records import Message
+from data.template import decode_response, encode_prompt
+from podium.errors import PodiumError
+from podium.sampler import SamplingParams
+
+MIN_ROOM = 16  # tokens an answer gets at least; older turns are dropped to make room
+
+
+class DoesNotFit(PodiumError):
+    """The newest message alone is too long for the model."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample."""
+
+    temperature: float = 0.8
+    top_p: float = 1.0
+    max_new_tokens: int = 128
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer, growing while it is drawn. `ending` is '' until it ends: ended, stopped or cut off."""
+
+    model: str
+    text: str = ""
+    ids: tuple[int, ...] = ()  # the prompt as the model read it, and what it drew
+    tokens: int = 0
+    ending: str = ""
+    seed: int = 0
+    dropped: int = 0  # messages of the conversation that did not fit the context
+    score: float | None = None
+
+
+@dataclass
+class Turn:
+    """What the person said and what each side answered; `kept` is the side whose answer both sides go on from."""
+
+    user: str
+    answers: list[Answer | None] = field(default_factory=lambda: [None, None])
+    kept: int | None = None
+    attempt: int = 0  # how often it was answered anew
+
+
+@dataclass
+class Conversation:
+    """The turns so far. `busy` while an answer is drawn; `stop` asks that it end."""
+
+    turns: list[Turn] = field(default_factory=list)
+    busy: bool = False
+    stop: bool = False
+
+    def messages(self, side: int, until: int | None = None) -> list[Message]:
+        """The conversation as one side has it, with the question of turn `until` (the last) as the end."""
+        last = len(self.turns) - 1 if until is None else until
+        found: list[Message] = []
+        for number, turn in enumerate(self.turns[: last + 1]):
+            found.append(Message(role="user", content=turn.user))
+            if number < last:
+                found.append(Message(role="assistant", content=self._heard(turn, side)))
+        return found
+
+    def same_history(self) -> bool:
+        """Whether both sides were asked the very same thing, so that their answers can be compared."""
+        return self.messages(0) == self.messages(1)
+
+    @staticmethod
+    def _heard(turn: Turn, side: int) -> str:
+        """The answer one side remembers: the kept one, its own, or the other's where it was not asked."""
+        answer = turn.answers[side if turn.kept is None else turn.kept] or turn.answers[0] or turn.answers[1]
+        return answer.text if answer else ""
+
+
+def fit(speaker: Speaker, messages: list[Message], wanted: int) -> tuple[list[int], int, int]:
+    """Prompt ids that leave room for an answer, the answer's longest length, and how many old messages were dropped.
+
+    The oldest question and answer go first. DoesNotFit when the newest message alone leaves no room.
+    """
+    room = min(wanted, max(MIN_ROOM, speaker.context // 4))
+    dropped = 0
+    while True:
+        ids = encode_prompt(speaker.tokenizer, messages[dropped:])
+        if len(ids) + room <= speaker.context:
+            return ids, min(wanted, speaker.context - len(ids)), dropped
+        if dropped + 2 >= len(messages):
+            raise DoesNotFit(
+                f"This message takes {len(ids)} tokens; {speaker.checkpoint.label} reads {speaker.context} in all, "
+                f"and {room} are kept for its answer. Please shorten it."
+            )
+        dropped += 2
+
+
+def speak(speaker: Speaker, messages: list[Message], settings: Settings, attempt: int = 0) -> Iterator[Answer]:
+    """An answer after each token drawn; the last one yielded says how it ended. Same seed, same answer.
+
+    A retry draws with the next seed, which the answer names, so that it can be asked for again.
+    """
+    ids, longest, dropped = fit(speaker, messages, settings.max_new_tokens)
+    answer = Answer(speaker.checkpoint.label, ids=tuple(ids), seed=settings.seed + attempt, dropped=dropped)
+    yield answer
+    params = SamplingParams(
+        max_new_tokens=longest, temperature=settings.temperature, top_p=settings.top_p,
+        stop_token_id=speaker.tokenizer.eos_token_id, seed=answer.seed,
+    )
+    tokens: list[int] = []
+    for token in speaker.sampler.stream(ids, params):
+        tokens.append(token)
+        text = decode_response(speaker.tokenizer, tokens)
+        # bytes of a character that is not complete yet decode to U+FFFD; they are shown once they are whole
+        answer = replace(answer, text=text.rstrip("\ufffd"), tokens=len(tokens), ids=(*ids, *tokens))
+        yield answer
+    text = decode_response(speaker.tokenizer, tokens)
+    yield replace(answer, text=text, ending="cut off" if len(tokens) == longest else "ended")

@@ -1,0 +1,53 @@
+"""A conversation as the chat component shows it: messages as plain text, and a line about each answer."""
+
+import re
+
+from app.chat.conversation import Answer, Conversation
+
+
+def log_of(conversation: Conversation, side: int) -> list[dict[str, str]]:
+    """One side's log for the chat component: each answer is followed by a line about it."""
+    log = []
+    for turn in conversation.turns:
+        log.append({"role": "user", "content": shown(turn.user)})
+        answer = turn.answers[side]
+        if answer is not None:
+            log.append({"role": "assistant", "content": shown(answer.text)})
+            log.append({"role": "assistant", "content": shown(about(answer))})
+    return log
+
+
+def shown(text: str) -> str:
+    """Text in a form that the chat component shows as it is.
+
+    Its "no Markdown" mode still reads HTML (cleaned of scripts, but with images that would be fetched).
+    """
+    return re.sub(r"&(?=[#\w])", "&amp;", text).replace("<", "&lt;")
+
+
+def typed(text: str) -> str:
+    """The inverse of `shown`, for what the edit box gives back."""
+    return re.sub(r"&amp;(?=[#\w])", "&", text.replace("&lt;", "<"))
+
+
+def about(answer: Answer) -> str:
+    """The line under an answer: who said it, its reward, its length, how it ended, and what was left out."""
+    parts = [answer.model]
+    if answer.score is not None:
+        parts.append(f"reward {answer.score:+.2f}")
+    parts.append(f"{answer.tokens} token{'s' * (answer.tokens != 1)}" if answer.tokens or answer.ending else "thinking")
+    if answer.ending:
+        parts += [{"cut off": "cut off at the limit"}.get(answer.ending, answer.ending), f"seed {answer.seed}"]
+    if answer.dropped:
+        parts.append(f"the {answer.dropped} oldest messages did not fit and were left out")
+    return " · ".join(parts)
+
+
+def turn_at(conversation: Conversation, side: int, place: int) -> int | None:
+    """Which turn the log's message number `place` belongs to, if it is one of the person's."""
+    position = 0
+    for number, turn in enumerate(conversation.turns):
+        if position == place:
+            return number
+        position += 1 if turn.answers[side] is None else 3
+    return None
