@@ -1,0 +1,48 @@
+"""Best-of-n on a run of tiny models: more samples, more reward, and the KL that goes with it."""
+
+import math
+
+import pytest
+import yaml
+
+from data.jsonl import write_jsonl
+from data.records import Message, Prompt
+from podium.errors import PodiumError
+from reward.best_of import best_of, curve_row
+from reward.model import new_reward_model, save_reward_model
+
+
+@pytest.fixture
+def run(tiny_llama, tokenizer, tmp_path):
+    """A run folder whose recipe names the test prompts; the models lie beside it."""
+    tiny_llama.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    save_reward_model(new_reward_model(tmp_path / "policy", tokenizer, 0), tokenizer, tmp_path / "reward")
+    prompts = [Prompt(messages=[Message(role="user", content=f"Tale {i}?")]) for i in range(4)]
+    write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    tree = {"name": "run", "data": {"prompts": {"test": str(tmp_path / "prompts.jsonl")}}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    return tmp_path
+
+
+def test_reward_grows_with_n_at_a_known_kl(run):
+    found = best_of(run, n=8, model=str(run / "policy"), reward_model=str(run / "reward"), max_new_tokens=6)
+    assert [row["n"] for row in found["curve"]] == [1, 2, 4, 8]
+    rewards = [row["reward"]["value"] for row in found["curve"]]
+    assert rewards == sorted(rewards)
+    assert found["curve"][-1]["kl"] == pytest.approx(math.log(8) - 7 / 8)
+    assert "gold" not in found["curve"][0] and len(found["examples"]) == 4
+
+
+def test_a_row_of_the_curve_by_hand():
+    """Best of 2 of three answers: the favourites of the three pairs have gold 5, 5 and 3."""
+    import numpy as np
+
+    row = curve_row(np.array([[0.0, 1.0, 2.0]]), np.array([[9.0, 3.0, 5.0]]), 2)
+    assert row["gold"]["value"] == pytest.approx((5 + 5 + 3) / 3)
+    assert row["reward"]["value"] == pytest.approx((2 + 2 + 1) / 3)
+
+
+def test_best_of_nothing_is_refused(run):
+    with pytest.raises(PodiumError, match="best of 0"):
+        best_of(run, n=0)
