@@ -8,13 +8,15 @@ import difflib
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from podium.errors import DataError
+from podium.errors import DataError, RunFolderError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -77,19 +79,22 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(path, None, None, "there is no such file", _nearest_file(path)) from None
     except IsADirectoryError:
         raise DataError(path, None, None, "is a folder", "name a file inside it") from None
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(path, None, None, f"is not a whole gzip file: {error}", "fetch or pack it again") from None
     except OSError as error:
         raise DataError(path, None, None, f"cannot be read: {error.strerror}", "check the file's permissions") from None
 
 
 def write_jsonl(path: str | Path, records: Iterable[BaseModel]) -> int:
-    """Write one record a line, defaults left out, and return how many. The file appears whole or not at all."""
+    """Write one record a line, defaults left out, and return how many.
+
+    The file appears whole or not at all. Raises RunFolderError when the disk is full or the folder is not writable.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             for record in records:
                 file.write(record.model_dump_json(exclude_defaults=True) + "\n")
@@ -97,8 +102,12 @@ def write_jsonl(path: str | Path, records: Iterable[BaseModel]) -> int:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        problem = f"{path} cannot be written: {error.strerror}"
+        raise RunFolderError(problem, "free space or choose another folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     return count
 
 

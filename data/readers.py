@@ -24,7 +24,6 @@ from data import formats, oasst
 from data.conversion import convert, convertible
 from data.formats import Malformed, Unusable
 from data.jsonl import from_dataset, numbered_lines, read_bytes, read_jsonl
-from data.mixture import mix
 from data.records import Comparison, Demonstration, Document, Prompt, Ranking
 from podium.errors import DataError, PodiumError
 
@@ -111,6 +110,8 @@ def _read_mixture(sources: list[Source], record_type: type[Any]) -> tuple[list[A
         missing = next(name for name in parts if name not in weights)
         raise DataError(missing, None, "weight", "other sources of the mixture have a weight", "give each one, or none")
     else:
+        from data.mixture import mix  # numpy, which a recipe without a mixture does not need
+
         mixture = mix(parts, weights, size=_size)
         records = mixture.items
         report.epochs = {name: part.epochs for name, part in mixture.report.items()}

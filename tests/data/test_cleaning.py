@@ -50,7 +50,7 @@ def test_prompts_with_a_long_common_prefix_are_one():
 
 @pytest.mark.parametrize(("changed", "similar"), [(1, 0.975), (3, 0.93), (40, 0.33)])
 def test_near_duplicates_are_those_over_the_threshold(changed, similar):
-    """Pairs planted at known similarity. Seen red with `>=` turned to `<` and with 1-row bands left unverified."""
+    """Pairs planted at known similarity. Seen red with `>=` turned to `<` and with candidates left unverified."""
     for seed in range(5):
         first, second = document_pair(changed, seed=seed)
         exact = jaccard(word_hashes(first.text, 5), word_hashes(second.text, 5))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data.jsonl import from_dataset, read_jsonl, to_dataset, write_jsonl
 from data.records import Comparison, Demonstration, Document, Message, Prompt, Question, Ranking
-from podium.errors import DataError
+from podium.errors import DataError, RunFolderError
 
 ASK = Message(role="user", content="What food does Bram like?")
 GOOD = {
@@ -123,10 +123,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 
     def breaks_off():
         yield Document(text="new")
-        raise OSError("no space left on device")
+        raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(RunFolderError, match="No space left"):
         write_jsonl(path, breaks_off())
+    with pytest.raises(RunFolderError, match=r"documents\.jsonl/x.jsonl cannot be written"):
+        write_jsonl(path / "x.jsonl", [Document(text="a file is in the way")])
     assert read_jsonl(path, Document) == [Document(text="old")]
     assert [file.name for file in tmp_path.iterdir()] == ["documents.jsonl"]
 
