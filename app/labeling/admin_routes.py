@@ -92,11 +92,9 @@ def import_batch(
         "gold_every": gold_every, "shuffle_seed": shuffle_seed, "cohorts": cohorts, "ties_allowed": ties_allowed,
         "instruction_set_id": instruction_set_id, "form_schema_id": form_schema_id,
     }
-    rules, candidates = _rules(values), _uploaded(file, gold)
+    rules, candidates = importing.rules_of(values), _uploaded(file, gold)
     with site.database.write() as session:
-        existing = session.scalar(select(Batch).where(Batch.name == name))
-        batch = existing if existing and gold else importing.create_batch(session, rules, time.time())
-        report = importing.add_tasks(session, batch, candidates)
+        report = importing.add_batch(session, rules, candidates, time.time(), extend=gold)
         detail = {"batch": name, "file": file.filename, **report._asdict()}
         session.add(EventLog(at=time.time(), person_id=user.id, kind="import", detail=detail))
     return RedirectResponse("/admin", 303)
@@ -150,7 +148,7 @@ def new_form(
     try:
         form = LabelForm.model_validate_json(body)
     except ValidationError as error:
-        raise _first_fault(error) from None
+        raise importing.first_fault(error) from None
     with site.database.write() as session:
         importing.add_form(session, name, form, time.time())
     return RedirectResponse("/admin/instructions", 303)
@@ -203,19 +201,6 @@ def _uploaded(file: UploadFile, gold: bool) -> list[importing.Candidates]:
             return importing.read_candidates(path, gold)
         except DataError as error:
             raise Problem(422, "bad_file", str(error).replace(f"{folder}/", "")) from None
-
-
-def _rules(values: dict[str, Any]) -> importing.BatchRules:
-    try:
-        return importing.BatchRules.model_validate(values)
-    except ValidationError as error:
-        raise _first_fault(error) from None
-
-
-def _first_fault(error: ValidationError) -> Problem:
-    fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])
-    return Problem(422, "bad_request", f"{place}: {fault['msg']}")
 
 
 def _refuse_nul(*texts: str) -> None:

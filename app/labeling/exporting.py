@@ -22,6 +22,7 @@ from app.labeling.problems import Problem
 from app.labeling.tables import (
     Assignment,
     Batch,
+    ChatMessage,
     EventLog,
     Export,
     InstructionSet,
@@ -101,6 +102,9 @@ def collect_votes(session: Session, chosen: ExportFilter) -> tuple[list[Comparis
     """The chat's votes as comparisons, and how many were left out as a tie or both bad."""
     query = select(Vote, Person.handle).join(Person, Person.id == Vote.person_id).order_by(Vote.id)
     rows = session.execute(query).all()
+    said: dict[int, list[Message]] = {}
+    for message in session.scalars(select(ChatMessage).order_by(ChatMessage.conversation_id, ChatMessage.position)):
+        said.setdefault(message.conversation_id, []).append(Message(role=message.role, content=message.content))
     records, undecided = [], 0
     for vote, handle in rows:
         if chosen.cohorts is not None and vote.cohort not in chosen.cohorts:
@@ -110,7 +114,7 @@ def collect_votes(session: Session, chosen: ExportFilter) -> tuple[list[Comparis
             continue
         won, lost = (vote.left, vote.right) if vote.choice == "left" else (vote.right, vote.left)
         records.append(Comparison(
-            prompt=[Message(**m) for m in vote.prompt], chosen=won, rejected=lost, labeler=pseudonym(session, handle),
+            prompt=said[vote.conversation_id], chosen=won, rejected=lost, labeler=pseudonym(session, handle),
             cohort=vote.cohort, source="chat", group_id=f"vote-{vote.id}",
             meta={"choice": vote.choice, "left": vote.left_generator, "right": vote.right_generator},
         ))

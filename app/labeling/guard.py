@@ -3,7 +3,7 @@
 import hmac
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
@@ -13,6 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.labeling.accounts import User, user_of_token
 from app.labeling.problems import Problem
+
+if TYPE_CHECKING:
+    from app.labeling.site import Site
 
 COOKIE = "podium_session"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -106,8 +109,12 @@ def _with_headers(send: Send, policy: str, path: str) -> Send:
 
 
 def user_of_request(request: Request) -> User | None:
-    """Who is logged in, from the cookie; also what the chat asks (`app.server`)."""
-    site = request.app.state.site
+    """Who is logged in."""
+    return user_of_cookie(request.app.state.site, request)
+
+
+def user_of_cookie(site: "Site", request: Request) -> User | None:
+    """The same for an application that is mounted beside the site (`app.server`)."""
     token = request.cookies.get(COOKIE)
     if not token:
         return None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -84,6 +84,28 @@ def read_candidates(path: Path, gold: bool = False) -> list[Candidates]:
     ]
 
 
+def rules_of(values: dict[str, Any]) -> BatchRules:
+    """Rules from a form or a command line. Raises Problem 422 naming the first field that will not do."""
+    try:
+        return BatchRules.model_validate(values)
+    except ValidationError as error:
+        raise first_fault(error) from None
+
+
+def first_fault(error: ValidationError) -> Problem:
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    return Problem(422, "bad_request", f"{place}: {fault['msg']}")
+
+
+def add_batch(
+    session: Session, rules: BatchRules, candidates: Sequence[Candidates], now: float, extend: bool = False
+) -> ImportReport:
+    """A new batch with its tasks; `extend` adds to the batch of that name where there is one."""
+    known = session.scalar(select(Batch).where(Batch.name == rules.name)) if extend else None
+    return add_tasks(session, known or create_batch(session, rules, now), candidates)
+
+
 def create_batch(session: Session, rules: BatchRules, now: float) -> Batch:
     if session.scalar(select(Batch.id).where(Batch.name == rules.name)):
         raise Problem(422, "batch_exists", f"There is already a batch '{rules.name}'; choose another name.")
@@ -117,6 +139,25 @@ def add_tasks(session: Session, batch: Batch, candidates: Sequence[Candidates]) 
         copies += len(record.responses) - len(shown)
         _add_task(session, batch, position, record)
     return ImportReport(position + 1 - first, copies, left_out)
+
+
+def stored_candidates(session: Session) -> list[Candidates]:
+    """What was imported, as records: the simulated labelers need the prompts' `meta`."""
+    rows = session.execute(
+        select(Task.id, Prompt, Response.text).join(Prompt, Prompt.id == Task.prompt_id)
+        .join(TaskResponse, TaskResponse.task_id == Task.id).join(Response, Response.id == TaskResponse.response_id)
+        .order_by(Task.id, TaskResponse.position)
+    ).all()
+    texts: dict[int, list[str]] = {}
+    prompts: dict[int, Prompt] = {}
+    for task_id, prompt, text in rows:
+        texts.setdefault(task_id, []).append(text)
+        prompts[task_id] = prompt
+    return [
+        Candidates(prompt=[Message(**m) for m in p.messages], responses=texts[task_id], user=p.user,
+                   use_case=p.use_case, language=p.language, source=p.source, split=p.split, id=p.record, meta=p.meta)
+        for task_id, p in prompts.items()
+    ]
 
 
 def add_instructions(session: Session, name: str, body: str, now: float) -> InstructionSet:

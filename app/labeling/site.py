@@ -44,6 +44,7 @@ class Settings:
     port: int = 8000
     https: bool = False  # behind a proxy that speaks HTTPS: cookies are marked Secure
     names: tuple[str, ...] = ()  # host names the site answers to when it is not bound to loopback; () = any
+    run: Path | None = None  # a run whose checkpoints are chatted with and sampled from
     secret: str | None = None  # keys sessions and invitations; from PODIUM_SECRET on a public address
 
     @property

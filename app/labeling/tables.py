@@ -14,7 +14,7 @@ from sqlalchemy.types import JSON, Double
 
 ROLES = ("labeler", "researcher", "admin")  # each may do what the ones before may
 COHORTS = ("train", "heldout", "screening")
-VOTE_CHOICES = ("left", "right", "tie", "both bad")
+
 
 Json = Mapped[Any]
 
@@ -278,6 +278,8 @@ class Skip(Base):
 # ---------------------------------------------------------------- chat
 
 class Conversation(Base):
+    """What was said before a vote or a reaction."""
+
     __tablename__ = "conversation"
     id: Mapped[int] = key()
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
@@ -302,8 +304,8 @@ class Vote(Base):
     __tablename__ = "vote"
     id: Mapped[int] = key()
     person_id: Mapped[int] = link("person.id")
+    conversation_id: Mapped[int] = link("conversation.id")
     cohort: Mapped[str] = mapped_column(String(16))
-    prompt: Json
     left: Mapped[str] = mapped_column("left_text")
     right: Mapped[str] = mapped_column("right_text")
     left_generator: Mapped[str | None]
@@ -313,6 +315,8 @@ class Vote(Base):
 
 
 class Reaction(Base):
+    """What a person thought of one message: up | down."""
+
     __tablename__ = "reaction"
     message_id: Mapped[int] = mapped_column(ForeignKey("message.id"), primary_key=True)
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True)

@@ -38,8 +38,8 @@ def upgrade() -> None:
         "vote",
         sa.Column("id", sa.Integer, nullable=False),
         sa.Column("person_id", sa.Integer, nullable=False),
+        sa.Column("conversation_id", sa.Integer, nullable=False),
         sa.Column("cohort", sa.String(16), nullable=False),
-        sa.Column("prompt", sa.JSON, nullable=False),
         sa.Column("left_text", sa.Text, nullable=False),
         sa.Column("right_text", sa.Text, nullable=False),
         sa.Column("left_generator", sa.Text),
@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.Column("choice", sa.String(16), nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
         sa.ForeignKeyConstraint(["person_id"], ["person.id"], name="fk_vote_person_id"),
+        sa.ForeignKeyConstraint(["conversation_id"], ["conversation.id"], name="fk_vote_conversation_id"),
         sa.PrimaryKeyConstraint("id", name="pk_vote"),
     )
     op.create_table(
