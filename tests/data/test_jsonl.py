@@ -5,7 +5,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.jsonl import from_dataset, read_jsonl, to_dataset, write_jsonl
@@ -44,8 +44,9 @@ def test_every_kind_comes_back_as_it_went(tmp_path, record):
 
 
 @given(text=st.text(min_size=1).filter(str.strip))
+@example(text="one line\u2028to us\x85\x0b")
 def test_any_unicode_survives_a_file(tmp_path_factory, text):
-    """Line separators such as U+2028 and U+0085 stay inside a line. Seen red with `splitlines()` in numbered_lines."""
+    """Line separators such as U+2028 and U+0085 stay inside a line. Seen red with the text's `splitlines()`."""
     path = tmp_path_factory.mktemp("unicode") / "documents.jsonl"
     write_jsonl(path, [Document(text=text)])
     assert read_jsonl(path, Document) == [Document(text=text)]
