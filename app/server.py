@@ -24,7 +24,7 @@ def build_server(site: Site) -> FastAPI:
         return server
     from gradio import mount_gradio_app
 
-    from app.chat.page import build  # before gradio: it switches analytics off
+    from app.chat.page import appearance, build  # before gradio: it switches analytics off
 
     def logged_in(request: Request) -> str | None:
         """Gradio asks who is there; None is answered with 401."""
@@ -33,4 +33,6 @@ def build_server(site: Site) -> FastAPI:
 
     server.state.chat = True
     page = build(site.settings.run, compare=True, votes=VoteBox(site.database))
-    return mount_gradio_app(server, page, path=CHAT, auth_dependency=logged_in, show_error=False)
+    return mount_gradio_app(
+        server, page, path=CHAT, auth_dependency=logged_in, show_error=False, **appearance()
+    )

@@ -1,0 +1,226 @@
+"""Load on the labeling site: 100 labelers with two tabs each, every answer posted three times in parallel.
+
+    python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--overlap 3] [--think 2.0] [--only sqlite]
+
+The site runs as a process of its own, on SQLite and then on a private PostgreSQL. Simulated people work as real ones
+do: they take some seconds over a task (`--think`, mean of an exponential) where a real one takes a minute. Afterwards
+the database is counted: every acknowledged answer is there, no task has more than it wanted, counters equal a recount.
+The last line is one JSON object; p95_next_seconds is what a labeler waits for "next task".
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from sqlalchemy import func, select
+
+from app.labeling import accounts
+from app.labeling.database import Database
+from app.labeling.importing import BatchRules, Candidates, add_tasks, create_batch
+from app.labeling.queue import recount
+from app.labeling.site import Settings, open_site
+from app.labeling.tables import InstructionRead, InstructionSet, Person, Submission, Task
+from benchmarks.private_postgres import find_binaries, private_cluster
+from data.records import Message
+
+TABS, COPIES = 2, 3
+PASSWORD = "a password for load"
+LOGINS_AT_ONCE = 8
+
+
+@dataclass
+class Load:
+    """What is asked of the site, and what came back."""
+
+    labelers: int = 100
+    tasks: int = 400
+    overlap: int = 3
+    think: float = 2.0
+    next_seconds: list[float] = field(default_factory=list)
+    acknowledged: set[int] = field(default_factory=set)
+    statuses: Counter = field(default_factory=Counter)
+
+
+def prepare(folder: Path, database: str | None, load: Load) -> None:
+    """Accounts, instructions read, one batch of tasks."""
+    site = open_site(Settings(folder=folder, database=database))
+    rng = random.Random(0)
+    shared_hash = accounts.HASHER.hash(PASSWORD)  # one hash for all: a hundred would take ten seconds
+    with site.database.write() as session:
+        people = [
+            Person(handle=f"load-{n}", password_hash=shared_hash, role="labeler", cohort="train")
+            for n in range(load.labelers)
+        ]
+        session.add_all(people)
+        batch = create_batch(session, BatchRules(name="load", overlap=load.overlap), time.time())
+        records = [
+            Candidates(
+                prompt=[Message(role="user", content=f"Question {n}: which answer is best?")],
+                responses=[f"Answer {k} to {n}. " + "word " * rng.randint(20, 120) for k in range(rng.randint(4, 9))],
+            )
+            for n in range(load.tasks)
+        ]
+        add_tasks(session, batch, records)
+        instructions = session.scalars(select(InstructionSet)).one()
+        session.add_all([InstructionRead(person_id=p.id, instruction_set_id=instructions.id) for p in people])
+    site.database.close()
+
+
+@contextmanager
+def server(folder: Path, database: str | None, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The site as its own process; yields its address."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "app.labeling.cli", "serve", "--folder", str(folder), "--port", str(port)]
+    process = subprocess.Popen(command + (["--database", database] if database else []), stdout=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_up(address, process)
+        yield address, process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_until_up(address: str, process: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with {process.returncode}")
+        try:
+            httpx.get(f"{address}/healthz", timeout=5).raise_for_status()
+            return
+        except httpx.HTTPError:
+            time.sleep(0.1)
+    raise RuntimeError("the server did not answer")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def run_load(address: str, load: Load) -> None:
+    """Everybody at once; returns when nobody gets a task any more."""
+    gate = asyncio.Semaphore(LOGINS_AT_ONCE)
+    limits = httpx.Limits(max_connections=TABS * COPIES, max_keepalive_connections=TABS * COPIES)
+    clients = [httpx.AsyncClient(base_url=address, timeout=120, limits=limits) for _ in range(load.labelers)]
+
+    async def login(n: int) -> None:
+        async with gate:
+            reply = await clients[n].post("/api/login", json={"handle": f"load-{n}", "password": PASSWORD})
+            clients[n].headers["X-CSRF-Token"] = reply.raise_for_status().json()["csrf_token"]
+
+    await asyncio.gather(*(login(n) for n in range(load.labelers)))
+    await asyncio.gather(*(tab(clients[n], random.Random(f"{n}/{t}"), load)
+                           for n in range(load.labelers) for t in range(TABS)))
+    await asyncio.gather(*(client.aclose() for client in clients))
+
+
+async def tab(client: httpx.AsyncClient, rng: random.Random, load: Load) -> None:
+    """One browser tab. Two tabs of a person hold the same task; one answers it, the other is told so (409)."""
+    await asyncio.sleep(rng.random() * load.think)
+    while True:
+        begun = time.perf_counter()
+        reply = await client.post("/api/next")
+        load.next_seconds.append(time.perf_counter() - begun)
+        load.statuses[f"next {reply.status_code}"] += 1
+        task = reply.raise_for_status().json()
+        if task["kind"] != "task":
+            return
+        await asyncio.sleep(rng.expovariate(1 / load.think) if load.think else 0)
+        path, headers = f"/api/assignments/{task['assignment']}/submit", {"Idempotency-Key": uuid.uuid4().hex}
+        answer = random_answer(task, rng)
+        replies = await asyncio.gather(*(client.post(path, json=answer, headers=headers) for _ in range(COPIES)))
+        load.statuses.update(f"submit {r.status_code}" for r in replies)
+        load.acknowledged.update(r.json()["saved"] for r in replies if r.status_code == 200)
+
+
+def random_answer(task: dict, rng: random.Random) -> dict:
+    """A ranking with ties, rated and flagged at random."""
+    positions = [r["position"] for r in task["responses"]]
+    tiers: list[list[int]] = [[] for _ in positions]
+    for position in positions:
+        rng.choice(tiers).append(position)
+    flags = [flag["name"] for flag in task["form"]["response_flags"]]
+    return {
+        "tiers": tiers, "active_seconds": 30.0,
+        "responses": [{"position": p, "likert": rng.randint(1, 7), "flags": rng.sample(flags, min(2, len(flags)))}
+                      for p in positions],
+    }
+
+
+def verdict(database_url: str, load: Load) -> dict[str, float]:
+    """Count the database against what was acknowledged. Raises AssertionError when counters and rows differ."""
+    database = Database(database_url)
+    with database.read() as session:
+        ids = set(session.scalars(select(Submission.id).where(Submission.revision == 1)))
+        assignments = session.scalar(select(func.count(func.distinct(Submission.assignment_id)))) or 0
+        surplus = func.coalesce(func.sum(Task.n_done - Task.need), 0)
+        over = session.scalar(select(surplus).where(Task.n_done > Task.need))
+        wrong = recount(session)
+    database.close()
+    if wrong:
+        raise AssertionError(f"counters of tasks {wrong[:5]} differ from their rows")
+    return {
+        "wanted": load.tasks * load.overlap, "stored": len(ids), "lost": len(load.acknowledged - ids),
+        "doubled": len(ids) - assignments + int(over or 0), "p95_next_seconds": round(p95(load.next_seconds), 4),
+    }
+
+
+def p95(values: list[float]) -> float:
+    return sorted(values)[int(0.95 * (len(values) - 1))]
+
+
+def measure(name: str, database: str | None, load: Load) -> dict[str, float]:
+    """Prepare, serve, load, count."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder), database, load)
+        begun, cpu = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+        with server(Path(folder), database) as (address, _):
+            asyncio.run(run_load(address, load))
+        found = verdict(database or f"sqlite:///{folder}/labeling.sqlite", load)
+    used, wall = resource.getrusage(resource.RUSAGE_SELF), time.monotonic() - begun
+    generator = used.ru_utime + used.ru_stime - cpu.ru_utime - cpu.ru_stime
+    print(f"{name}: {len(load.next_seconds)} next, {sum(load.statuses.values())} requests in {wall:.0f} s "
+          f"({generator:.0f} s CPU of the load generator), {dict(sorted(load.statuses.items()))}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--labelers", type=int, default=100)
+    parser.add_argument("--tasks", type=int, default=400)
+    parser.add_argument("--overlap", type=int, default=3)
+    parser.add_argument("--think", type=float, default=2.0, help="mean seconds over a task")
+    parser.add_argument("--only", choices=["sqlite", "postgresql"])
+    given = parser.parse_args()
+    result = {}
+    size = {"labelers": given.labelers, "tasks": given.tasks, "overlap": given.overlap, "think": given.think}
+    if given.only != "postgresql":
+        result["sqlite"] = measure("sqlite", None, Load(**size))
+    binaries = find_binaries()
+    if given.only != "sqlite" and binaries is None:
+        print("postgresql: initdb is not installed here, left out")
+    elif given.only != "sqlite" and binaries is not None:
+        with private_cluster(binaries) as cluster:
+            result["postgresql"] = measure("postgresql", cluster.url("load"), Load(**size))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
