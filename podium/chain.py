@@ -65,9 +65,10 @@ def check_parents(recipe: Recipe, run_dir: Path) -> None:
     for position, stage in enumerate(chain):
         for field in spec_of(stage).parents:
             for ref in _refs(getattr(recipe.stage_config(stage), field, None)):
-                exists = ref in chain[:position] or (run_dir / ref / "final" / STAGE_FILE).is_file()
-                if exists or Path(os.path.expandvars(ref)).expanduser().exists():
+                if ref in chain[:position] or (run_dir / ref / "final" / STAGE_FILE).is_file():
                     continue
+                if ref not in STAGES and Path(os.path.expandvars(ref)).expanduser().exists():
+                    continue  # a stage's name is never a path: the checkout has folders of the same names
                 if ref in chain[position:]:
                     raise ParentError(
                         f"{stage}.{field} names '{ref}', which runs after it", f"the order is {', '.join(chain)}"

@@ -176,9 +176,10 @@ def best_of(
 ) -> None:
     """Sample n answers a prompt from the SFT model and let the reward model pick: what PPO is up against."""
     with _errors_shown():
-        from podium.commands import best_of_run, find_run
+        from podium.commands import find_run
+        from reward.best_of import best_of as measure
 
-        typer.echo(json.dumps(best_of_run(find_run(run_name, runs_dir), n, prompts), indent=2))
+        typer.echo(json.dumps(measure(find_run(run_name, runs_dir), n, prompts), indent=2))
 
 
 @app.command()
@@ -191,9 +192,13 @@ def chat(
 ) -> None:
     """Talk to the checkpoints of a run in the browser, with the reward model's score under each answer."""
     with _errors_shown():
-        from podium.commands import find_run, open_chat
+        from podium.commands import find_run
 
-        open_chat(find_run(run_name, runs_dir), compare, host, port)
+        run_dir = find_run(run_name, runs_dir)
+        from app.chat.page import launch
+
+        typer.echo(f"loading {run_dir} ... the page will be at http://{host}:{port or '(a free port)'}; Ctrl-C ends it")
+        launch(run_dir, compare, host=host, port=port)
 
 
 @app.command(
@@ -247,7 +252,7 @@ def config_schema() -> None:
         from podium.recipe import recipe_model
         from podium.stages import STAGES
 
-        schema = recipe_model([stage for stage in STAGES if stage != "world"], world=True).model_json_schema()
+        schema = recipe_model([stage for stage in STAGES if stage != "world"], "world" in STAGES).model_json_schema()
         typer.echo(json.dumps(schema, indent=2))
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from podium.errors import ParentError, PodiumError
+from podium.errors import PodiumError
 from podium.lineage import STAGE_FILE, read_stage_file
 from podium.progress import say
 from podium.recipe import Recipe
@@ -35,18 +35,13 @@ def finished_stages(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 def show_run(run_dir: Path, as_json: bool) -> None:
     """The report's table, the stages with their cost and parents, and where the pictures lie."""
-    records = finished_stages(run_dir)
-    evaluated = "evals" in records
-    if as_json:
-        from evals import report
+    from evals import report
 
-        if not evaluated:
-            raise ParentError(f"{run_dir} has no finished evals stage", f"podium evals {run_dir / 'recipe.yaml'}")
+    if as_json:
         print(json.dumps(report.table(run_dir), indent=2))
         return
-    if evaluated:
-        from evals import report
-
+    records = finished_stages(run_dir)
+    if "evals" in records:
         report.render(run_dir)
     for stage, record in records.items():
         parents = ", ".join(f"{p['ref']} {p['sha256'][:8]}" for p in record["parents"]) or "no parents"
@@ -54,8 +49,8 @@ def show_run(run_dir: Path, as_json: bool) -> None:
             f"{stage:<12} {record['wall_seconds']:7.0f} s wall {record['cpu_seconds']:7.0f} s CPU"
             f"  from {parents}  seed {record['seed']}  {run_dir / stage / 'final'}"
         )
-    if not records:
-        say(f"{run_dir}: nothing finished yet; podium run {run_dir / 'recipe.yaml'} goes on")
+    if "evals" not in records:
+        say(f"{run_dir}: not finished; podium run {run_dir / 'recipe.yaml'} goes on")
     for picture in sorted(run_dir.glob("evals/final/**/*.png")):
         say(f"picture: {picture}")
 

@@ -6,11 +6,10 @@ errors that name the nearest right one.
 
 import difflib
 import re
-import types
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -19,6 +18,7 @@ from data.readers import Source
 from podium.errors import RecipeError
 from podium.stages import ARM_PREFIX, STAGES, spec_of
 
+Model = TypeVar("Model", bound=BaseModel)
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 SourceSpec = str | Source | list[str | Source]  # what data.readers.read_source reads
 
@@ -122,26 +122,27 @@ def validate(tree: dict[str, Any], source: str) -> Recipe:
     present = [s for s in STAGES if s != "world" and tree.get(s) is not None]
     has_world = isinstance(data, dict) and data.get("world") is not None
     model = recipe_model(present, has_world)
-    try:
-        recipe = model.model_validate(tree)
-        for arm in recipe.ppo_arms:
-            recipe.stage_config(ARM_PREFIX + arm)
-    except ValidationError as error:
-        raise RecipeError(*_explain(error, model, source)) from error
+    recipe = _checked(model, tree, source)
     if recipe.ppo_arms and recipe.ppo is None:
         raise RecipeError(f"{source}: ppo_arms without ppo", "add a ppo section; arms say what differs from it")
+    for arm, differences in recipe.ppo_arms.items():
+        _checked(type(recipe.ppo), _merge(recipe.ppo.model_dump(), differences), source, ("ppo_arms", arm))
     return recipe
+
+
+def _checked(model: type[Model], tree: Any, source: str, place: tuple[str, ...] = ()) -> Model:
+    """`tree` as a `model`; mistakes are named by their keys under `place`."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(*_explain(error, model, source, place)) from error
 
 
 def validate_world(tree: dict[str, Any], sets: Sequence[str] = ()) -> Any:
     """The config of an embedded world alone, with its own `--set key=value`."""
     for assignment in sets:
         _assign(tree, assignment)
-    config = spec_of("world").load().Config
-    try:
-        return config.model_validate(tree)
-    except ValidationError as error:
-        raise RecipeError(*_explain(error, config, "world")) from error
+    return _checked(spec_of("world").load().Config, tree, "world")
 
 
 def recipe_model(stages: Iterable[str], world: bool) -> type[Recipe]:
@@ -203,30 +204,40 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, model: type[BaseModel], source: str) -> tuple[str, str]:
+def _explain(error: ValidationError, model: type[BaseModel], source: str, place: tuple[str, ...]) -> tuple[str, str]:
     """The message and fix of the recipe's mistakes, all of them at once."""
-    lines, fixes = [], []
+    problems: dict[tuple[str, ...], list[str]] = {}
+    fixes = []
     for item in error.errors():
-        keys = [str(part) for part in item["loc"] if isinstance(part, str | int)]
-        place = ".".join(keys)
-        if item["type"] == "extra_forbidden":
-            known = _fields_at(model, keys[:-1]) or list(_config_fields(error.title))
-            near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
-            lines.append(f"{source}: unknown key '{place}'")
-            section = ".".join(keys[:-1]) or "the recipe"
-            fixes.append(
-                f"did you mean '{'.'.join([*keys[:-1], near[0]])}'?" if near
-                else f"{section} knows: {', '.join(known)}"
-            )
-        else:
-            lines.append(f"{source}: '{place}': {item['msg'].removeprefix('Value error, ')}")
+        keys = _keys(model, item["loc"])
+        if item["type"] != "extra_forbidden":
+            problems.setdefault(keys, []).append(item["msg"].removeprefix("Value error, "))
+            continue
+        problems.setdefault(keys, []).append("unknown key")
+        known, section = _fields_at(model, keys[:-1]), [*place, *keys[:-1]]
+        near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+        meant = f"did you mean '{'.'.join([*section, near[0]])}'?" if near else None
+        fixes.append(meant or f"{'.'.join(section) or 'the recipe'} knows: {', '.join(known)}")
+    lines = [
+        f"{source}: '{'.'.join([*place, *keys])}': {' or '.join(dict.fromkeys(messages))}"
+        for keys, messages in problems.items()
+        # A union complains about each of its types; the mistake deeper inside is the one that was meant.
+        if not any(len(other) > len(keys) and other[: len(keys)] == keys for other in problems)
+    ]
     return "\n".join(lines), "; ".join(dict.fromkeys(fixes)) or "see every key and its meaning: podium config schema"
 
 
-def _config_fields(title: str) -> Iterable[str]:
-    """Fields of the config class an arm's overrides were checked against."""
-    config = spec_of("ppo").load().Config
-    return config.model_fields if config.__name__ == title else Recipe.model_fields
+def _keys(model: type[BaseModel], location: Sequence[str | int]) -> tuple[str, ...]:
+    """The keys a person wrote, without the type names that pydantic puts between them for unions."""
+    keys: list[str] = []
+    current = model
+    for part in map(str, location):
+        field = current.model_fields.get(part)
+        if field is None and (part in ("str", "int", "float", "bool", current.__name__) or "[" in part):
+            continue
+        current = (_model_in(field.annotation) if field else None) or current
+        keys.append(part)
+    return tuple(keys)
 
 
 def _fields_at(model: type[BaseModel], keys: Sequence[str]) -> list[str]:
@@ -234,19 +245,15 @@ def _fields_at(model: type[BaseModel], keys: Sequence[str]) -> list[str]:
     current: type[BaseModel] = model
     for key in keys:
         field = current.model_fields.get(key)
-        inner = _model_in(field.annotation) if field else None
-        if inner is None:
-            return []
-        current = inner
+        current = (_model_in(field.annotation) if field else None) or current
     return list(current.model_fields)
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first config class in an annotation: `X`, `X | None`, `list[X] | str`, `dict[str, X]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return next((m for m in map(_model_in, typing.get_args(annotation)) if m), None)
-    return None
+    return next((model for model in map(_model_in, typing.get_args(annotation)) if model), None)
 
 
 class _RecipeLoader(yaml.SafeLoader):

@@ -1,6 +1,5 @@
 """Run by torchrun in test_engine.py: the reference problem on two processes, one JSON line of losses per ZeRO stage."""
 
-import json
 import sys
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A small problem on which every engine must agree: six updates of two micro-batches, with clipping and weight decay."""
+"""A problem on which every engine must agree: six updates of two micro-batches, with clipping and weight decay."""
 
 import torch
 from torch import nn

@@ -49,7 +49,7 @@ def train(engine, batches) -> list[list[float]]:
 def test_losses_norms_and_weights_equal_a_plain_torch_loop(zero_stage):
     """Two micro-batches an update, clipping and weight decay at work; ZeRO-0 to the bit, the others to rounding.
 
-    Seen red: `last=True` for every micro-batch (ZeRO-1, ZeRO-2); no clipping (ZeRO-0); weight decay on biases too (all).
+    Seen red: `last=True` for every micro-batch (ZeRO-1, ZeRO-2); no clipping (ZeRO-0); biases decayed (all).
     """
     expected, weights = train_plainly()
     engine = new_engine(zero_stage)

@@ -87,7 +87,8 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(signum, code, unbrok
     assert result.exit_code == code and "stopping after this step" in result.stdout
     assert "the same command goes on" in result.stderr
     done = read_metrics(run_dir / "pretrain" / "metrics.jsonl")[-1]["step"]
-    assert done < STEPS and (run_dir / "pretrain" / "checkpoints" / str(done)).is_dir(), "the step it stopped at is saved"
+    saved = run_dir / "pretrain" / "checkpoints" / str(done)
+    assert done < STEPS and saved.is_dir(), "the step it stopped at is saved"
     assert podium("pretrain", path).exit_code == 0
     assert torch.equal(weights(run_dir, "pretrain"), weights(unbroken, "pretrain"))
 

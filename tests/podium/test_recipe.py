@@ -1,0 +1,127 @@
+"""Recipes: defaults < file < --set, and errors that name the right key."""
+
+import json
+
+import pytest
+import yaml
+
+from podium import chain, recipe
+from podium.errors import ParentError, RecipeError
+from podium.recipe import dump_recipe, load_recipe, recipe_model
+
+
+@pytest.fixture
+def load(demo_stages, write_recipe):
+    return lambda sets=(), **sections: load_recipe(write_recipe(**(sections or {"pretrain": {}})), sets)
+
+
+def test_precedence_is_defaults_then_recipe_then_set(load):
+    assert load(pretrain={}).pretrain.steps == 6
+    assert load(pretrain={"steps": 7}).pretrain.steps == 7
+    assert load(["pretrain.steps=8"], pretrain={"steps": 7}).pretrain.steps == 8
+    assert load(["pretrain.steps=8", "pretrain.steps=9"]).pretrain.steps == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-5", 1e-5), ("1E3", 1000.0), (".5", 0.5), ("0.25", 0.25), ("-1", None), ("word", None)]
+)
+def test_numbers_of_a_set_are_numbers(load, text, value):
+    """YAML 1.1 reads 1e-5 as a word. A wrong value names its key."""
+    if value is None:
+        with pytest.raises(RecipeError, match=r"'pretrain\.learning_rate'"):
+            load([f"pretrain.learning_rate={text}"])
+    else:
+        assert load([f"pretrain.learning_rate={text}"]).pretrain.learning_rate == value
+
+
+def test_set_adds_and_removes_stages(load):
+    assert load(["sft.model=pretrain"]).chain() == ["pretrain", "sft"]
+    assert load(["pretrain=null"], pretrain={}, sft={}).chain() == ["sft"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["pretrain.step=1"], ["'pretrain.step': unknown key", "did you mean 'pretrain.steps'?"]),
+        (["pretrian.steps=1"], ["'pretrian': unknown key", "did you mean 'pretrain'?"]),
+        (["data.documnets.train=x"], ["'data.documnets': unknown key", "did you mean 'data.documents'?"]),
+        (["data.documents.trian=x"], ["'data.documents.trian': unknown key", "did you mean 'data.documents.train'?"]),
+        (["pretrain.zzzz=1"], ["'pretrain.zzzz': unknown key", "pretrain knows: model, steps,"]),
+        (["pretrain.steps=0"], ["'pretrain.steps'", "greater than 0"]),
+        (["pretrain.steps.more=1"], ["'pretrain.steps' is a value, not a section"]),
+        (["pretrain.steps"], ["expected key=value"]),
+        (["data.documents.train={path: x, limt: 3}"], ["limt", "did you mean 'data.documents.train.limit'?"]),
+        (["trackers=[wand]"], ["trackers", "wandb"]),
+        (["name=../up"], ["cannot be a folder"]),
+        (["ppo_arms.plain.ptx_coef=0"], ["ppo_arms without ppo"]),
+    ],
+)
+def test_a_mistake_names_its_key_and_the_fix(load, sets, words):
+    with pytest.raises(RecipeError) as caught:
+        load(sets, pretrain={"steps": 3})
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert caught.value.exit_code == 2
+
+
+def test_all_mistakes_are_told_at_once(load):
+    with pytest.raises(RecipeError) as caught:
+        load(["pretrain.learning_rat=1", "pretrain.steps=-1"])
+    assert "'pretrain.learning_rat'" in str(caught.value) and "'pretrain.steps'" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "", "seed: 1\nseed: 2\n", "\x00"])
+def test_broken_yaml_is_a_recipe_error(text, tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"broken\.yaml"):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_lists_those_there_are(tmp_path, monkeypatch):
+    (tmp_path / "tiny.yaml").write_text("seed: 3")
+    monkeypatch.setattr(recipe, "RECIPES", tmp_path)
+    assert load_recipe("tiny").seed == 3
+    with pytest.raises(RecipeError, match="tiny"):
+        load_recipe("tinny")
+
+
+def test_the_resolved_recipe_loads_to_itself(load, tmp_path):
+    first = load(["seed=5", "data.documents.train={path: a.jsonl, limit: 3}"], sft={"model": "pretrain"})
+    path = tmp_path / "resolved.yaml"
+    path.write_text(dump_recipe(first))
+    assert load_recipe(path).model_dump() == first.model_dump()
+
+
+def test_arms_are_ppo_with_differences(demo_stages, monkeypatch, load):
+    from podium.stages import STAGES
+
+    monkeypatch.setitem(STAGES, "ppo", demo_stages["sft"])
+    made = load(ppo={"model": "sft", "steps": 9}, ppo_arms={"plain": {"learning_rate": 0.5}})
+    assert made.chain() == ["ppo", "ppo_plain"]
+    arm = made.stage_config("ppo_plain")
+    assert (arm.model, arm.steps, arm.learning_rate) == ("sft", 9, 0.5)
+    with pytest.raises(RecipeError, match=r"did you mean 'ppo_arms\.plain\.learning_rate'"):
+        load(ppo={}, ppo_arms={"plain": {"learning_rat": 0.5}})
+
+
+def test_the_schema_holds_every_key_with_its_meaning(demo_stages):
+    schema = json.loads(json.dumps(recipe_model(["pretrain"], world=False).model_json_schema()))
+    assert schema["$defs"]["Config"]["properties"]["steps"]["description"] == "how many updates"
+    assert {"name", "seed", "data", "pretrain"} <= schema["properties"].keys()
+
+
+def test_a_parent_that_runs_later_or_nowhere_is_found_before_training(load, tmp_path):
+    with pytest.raises(ParentError, match=r"sft\.model names 'evals', which runs after it"):
+        chain.check_parents(load(pretrain={}, sft={"model": "evals"}, evals={}), tmp_path)
+    with pytest.raises(ParentError, match=r"sft\.model: the parent 'pretrain' is no stage of the recipe"):
+        chain.check_parents(load(sft={"model": "pretrain"}), tmp_path)
+    with pytest.raises(ParentError, match=r"sft\.model: 'no/where' is no folder here and could not be fetched"):
+        chain.check_parents(load(sft={"model": "no/where"}), tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    chain.check_parents(load(sft={"model": str(tmp_path)}), tmp_path)
+
+
+def test_shipped_recipes_are_yaml_with_names_that_fit():
+    for path in recipe.RECIPES.glob("*.yaml"):
+        tree = yaml.safe_load(path.read_text())
+        assert tree.get("name", path.stem) == path.stem and tree.get("description"), path
