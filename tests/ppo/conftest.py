@@ -9,7 +9,6 @@ import yaml
 from data.jsonl import write_jsonl
 from data.records import Document, Message, Prompt
 
-PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14, 15], [16], [17, 18, 19, 20], [21, 22], [23, 24, 25], [26, 27, 28, 29]]
 SMALL = {
     "batch_size": 8, "total_episodes": 8, "num_mini_batches": 2, "response_length": 12, "warmup_iterations": 0,
     "per_device_train_batch_size": 2, "per_device_eval_batch_size": 3, "ptx_context": 16, "ptx_coef": 0.0,

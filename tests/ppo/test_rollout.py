@@ -1,0 +1,175 @@
+"""The RolloutBatch: masks by length, values before their tokens, scores at the end of the response."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from podium.sampler import Sample
+from ppo.rollout import episodes, passes_by_length, read_scores, read_tokens
+
+PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14, 15], [16], [17, 18, 19], [21, 22], [23, 24, 25], [26, 27, 28, 29]]
+
+
+@pytest.fixture
+def parts():
+    """Three episodes; the first ends with stop token 3, which here is the pad id too."""
+    samples = [
+        Sample([30, 31, 3], [-1.0, -2.0, -3.0], finished=True),
+        Sample([32], [-4.0], finished=False),
+        Sample([33, 34, 35, 36], [-5.0, -6.0, -7.0, -8.0], finished=False),
+    ]
+    return episodes([[5, 6], [7, 8, 9], [10]], samples, pad_token_id=3, device=torch.device("cpu"))
+
+
+def test_the_stop_token_is_an_action_even_where_pad_is_the_same_id(parts):
+    """Pitfall 1. Mutation seen red: `action_mask &= input_ids != pad_token_id`."""
+    assert parts["input_ids"].tolist() == [[5, 6, 30, 31, 3], [7, 8, 9, 32, 3], [10, 33, 34, 35, 36]]
+    assert parts["action_mask"].int().tolist() == [[0, 0, 1, 1, 1], [0, 0, 0, 1, 0], [0, 1, 1, 1, 1]]
+    assert parts["attention_mask"].int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+
+
+def test_logprobs_stand_at_their_tokens(parts):
+    """Mutation seen red: `starts - 1` for `starts`."""
+    assert parts["logprobs"].tolist() == [[0, 0, -1, -2, -3], [0, 0, 0, -4, 0], [0, -5, -6, -7, -8]]
+
+
+def test_a_rollout_has_the_documented_shapes(make_learner):
+    """Pitfall 12: every field against the table of RolloutBatch."""
+    batch = make_learner().rollout(PROMPTS, 1)
+    rows, columns = batch.input_ids.shape
+    assert rows == len(PROMPTS)
+    for field in fields(batch):
+        expected = (rows,) if field.name in ("scores", "finished") else (rows, columns)
+        assert getattr(batch, field.name).shape == expected, field.name
+    assert batch.input_ids.dtype == torch.long and batch.action_mask.dtype == torch.bool
+    for name in ("logprobs", "ref_logprobs", "values", "scores"):
+        assert getattr(batch, name).dtype == torch.float32
+
+
+def test_rows_are_trimmed_to_the_longest_of_them(make_learner):
+    """Mutation seen red: no trimming."""
+    batch = make_learner().rollout(PROMPTS, 1)
+    lengths = batch.attention_mask.sum(1)
+    shortest = lengths.argmin()[None]
+    part = batch.rows(shortest)
+    assert part.input_ids.shape == (1, int(lengths.min())) and part.scores.shape == (1,)
+    assert part.responses() == [batch.responses()[int(shortest)]]
+
+
+def test_the_value_is_that_of_the_state_before_the_token(make_learner):
+    """Pitfall 8: V(s_t) is read at token t - 1. Mutation seen red: `[:, 1:]` for `[:, :-1]` in ValueFunction."""
+    learner = make_learner()
+    batch = learner.rollout(PROMPTS, 1)
+    from reward.score import score
+
+    model = learner.value.module.model
+    for row in range(3):
+        for column in batch.action_mask[row].nonzero().squeeze(-1).tolist():
+            state = batch.input_ids[row : row + 1, :column]
+            with torch.no_grad():
+                expected = score(model, state, torch.ones_like(state))
+            assert batch.values[row, column].item() == pytest.approx(expected.item(), abs=1e-5)
+    assert not batch.values[~batch.action_mask].any()
+
+
+def test_values_start_as_the_reward_model_with_its_bias(make_learner):
+    """The value of the state before the stop token and the score of the whole answer share one scale. Mutation seen
+    red: `reward_bias` left out of `token_values`."""
+    learner = make_learner()
+    value, reward = learner.value.module.model, learner.reward.module.model
+    assert value is not reward and value.config.reward_bias == reward.config.reward_bias == 0.25
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        by_value = learner.value(ids, torch.ones_like(ids).bool(), torch.tensor([[False, True, True]]))
+        by_reward = learner.reward.module(ids[:, :2], torch.ones(1, 2).long())
+    assert by_value[-1].item() == pytest.approx(by_reward.item(), abs=1e-6)
+
+
+def test_ppo_scores_as_the_reward_stage_does(make_learner):
+    """Pitfalls 9 and 15: one function, whatever the padding. Mutation seen red: the score read at column -1."""
+    learner = make_learner(stop_token_id=None)
+    batch = learner.rollout(PROMPTS, 1)
+    from reward.score import score
+
+    for row, width in enumerate(batch.attention_mask.sum(1).tolist()):
+        ids = batch.input_ids[row : row + 1, :width]
+        with torch.no_grad():
+            expected = score(learner.reward.module.model, ids, torch.ones_like(ids))
+        assert batch.scores[row].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_a_cut_off_answer_is_scored_as_if_it_ended(parts):
+    """Mutation seen red: the stop token appended to finished rows as well."""
+    seen = {}
+
+    def remember(ids, mask):
+        for row, on in zip(ids, mask, strict=True):
+            seen[int(row[0])] = row[on.bool()].tolist()
+        return torch.zeros(len(ids))
+
+    read_scores(remember, parts["input_ids"], parts["attention_mask"], parts["finished"], 3, rows_per_pass=2)
+    assert seen == {5: [5, 6, 30, 31, 3], 7: [7, 8, 9, 32, 3], 10: [10, 33, 34, 35, 36, 3]}
+
+
+@pytest.mark.parametrize("rows_per_pass", [1, 2, 100])
+def test_reading_in_passes_changes_nothing(parts, rows_per_pass):
+    """Mutation seen red: results written in sorted order instead of back to their rows."""
+    ids, mask, actions = parts["input_ids"], parts["attention_mask"], parts["action_mask"]
+    read = read_tokens(lambda ids, mask, chosen: ids[chosen] * 10, ids, mask, actions, rows_per_pass)
+    assert torch.equal(read, torch.where(actions, ids * 10, 0).float())
+    scores = read_scores(lambda ids, mask: mask.sum(1) + ids[:, 0], ids, mask, parts["finished"], None, rows_per_pass)
+    assert torch.equal(scores, (mask.sum(1) + ids[:, 0]).float())
+
+
+def test_passes_go_by_length(parts):
+    lengths = parts["attention_mask"].sum(1)
+    order = torch.cat(list(passes_by_length(parts["attention_mask"], 2)))
+    assert lengths[order].tolist() == sorted(lengths.tolist(), reverse=True)
+
+
+def test_policy_equal_to_reference_has_kl_zero(make_learner):
+    """Oracle. Mutation seen red: the reference read at temperature 1 while sampling at 0.7."""
+    batch = make_learner(temperature=0.7).rollout(PROMPTS, 1)
+    assert torch.allclose(batch.logprobs, batch.ref_logprobs, atol=1e-5)
+
+
+def test_rollouts_differ_between_iterations_and_prompts_and_are_equal_on_rerun(make_learner):
+    """Pitfalls 3 and 7: sampled, never greedy, and never from one fixed seed. Mutation seen red: the iteration left out
+    of the sampling seed; `temperature=0`."""
+    learner = make_learner()
+    same = [[5, 6, 7]] * 8
+    first, again, other = (learner.rollout(same, iteration) for iteration in (1, 1, 2))
+    assert len(set(map(tuple, first.responses()))) > 1
+    assert first.responses() == again.responses()
+    assert first.responses() != other.responses()
+
+
+def test_recomputed_old_logprobs_equal_the_sampled_ones_in_fp32(make_learner):
+    """The rollout may carry its log-probabilities because they are those of a training pass."""
+    learner = make_learner()
+    sampled = learner.rollout(PROMPTS, 1)
+    recomputed = make_learner(old_logprobs="recomputed").rollout(PROMPTS, 1)
+    assert torch.equal(sampled.input_ids, recomputed.input_ids)
+    assert torch.allclose(sampled.logprobs, recomputed.logprobs, atol=1e-5)
+
+
+def test_padding_changes_no_statistic(make_learner):
+    """Pitfall 11. Mutation seen red: `scores.mean()` over the padded matrix; `surprise` divided by all columns."""
+    from ppo.watch import rollout_metrics
+
+    learner = make_learner()
+    batch = learner.rollout(PROMPTS, 1)
+    padded = replace(
+        batch,
+        **{
+            field.name: F.pad(getattr(batch, field.name), (0, 9), value=0 if "mask" in field.name else 5)
+            for field in fields(batch) if getattr(batch, field.name).dim() == 2
+        },
+    )
+    results = []
+    for each in (batch, padded):
+        targets, _ = learner.targets(each)
+        results.append(rollout_metrics(each, each.scores, targets.returns, 0.1))
+    assert results[0] == pytest.approx(results[1], abs=1e-5)

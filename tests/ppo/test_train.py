@@ -1,0 +1,299 @@
+"""The stage end to end on tiny models: what it writes, that it resumes bit for bit, and that the guard takes it back."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from podium.errors import DataError, DivergenceError, Interrupted, ParentError
+from podium.launch import run_one
+from podium.recipe import load_recipe
+from podium.stage import Stage
+from ppo.learner import Learner
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def train(recipe: Path, runs: Path, *sets: str) -> Path:
+    """Run the stage here; returns its folder."""
+    loaded = load_recipe(recipe, list(sets))
+    run_one(loaded, "ppo", runs)
+    return runs / loaded.name / "ppo"
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(folder: Path) -> list[dict]:
+    """The log without what depends on the clock."""
+    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in metrics(folder)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Policy and value model of final/."""
+    policy, value = load_file(folder / "final/model.safetensors"), load_file(folder / "final/value/model.safetensors")
+    return policy | {f"value.{name}": tensor for name, tensor in value.items()}
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    left, right = weights(a), weights(b)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def stop_after(monkeypatch, iteration: int) -> None:
+    """Ctrl-C as seen by the stage at this iteration."""
+    original = Stage.log
+
+    def log(self, step, found):
+        original(self, step, found)
+        self.signal_seen = signal.SIGINT if step == iteration else self.signal_seen
+
+    monkeypatch.setattr(Stage, "log", log)
+
+
+def test_it_writes_policy_value_model_log_and_samples(make_recipe, tmp_path):
+    folder = train(make_recipe(), tmp_path / "runs")
+    from podium.models import load_causal_lm, load_tokenizer
+    from reward.model import load_reward_model
+
+    load_causal_lm(folder / "final")
+    assert load_tokenizer(folder / "final").chat_template
+    assert load_reward_model(folder / "final/value")[0].config.reward_bias == 0.25
+    lines = metrics(folder)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    expected = {
+        "objective/kl", "objective/scores", "objective/rlhf_reward", "objective/non_score_reward", "objective/entropy",
+        "policy/clipfrac_avg", "policy/approxkl_avg", "policy/entropy_avg", "loss/policy_avg", "loss/value_avg",
+        "val/clipfrac_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens", "val/explained_variance", "lr", "episode",
+        "ptx/loss", "rollout/eos_rate", "time/generate", "time/update_policy", "time/ptx",
+    }
+    assert all(expected <= line.keys() for line in lines)
+    measured = ["grad_norm/cosine" in line for line in lines]
+    assert measured == [True, False, True, False]
+    assert lines[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
+    assert (folder / "samples/00002.jsonl").is_file() and (folder / "samples/00004.jsonl").is_file()
+
+
+def test_final_holds_the_average_or_the_last_weights(make_recipe, tmp_path):
+    """Mutation seen red: `swapped_in` left out of `save_final`."""
+    average = weights(train(make_recipe("average", ema_decay=0.5), tmp_path / "runs"))
+    last = weights(train(make_recipe("last", final_weights="last"), tmp_path / "runs"))
+    start = load_file(tmp_path / "policy/model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert 0 < (average[name] - start[name]).norm() < (last[name] - start[name]).norm()
+
+
+def test_the_log_of_a_run_is_the_same_twice(make_recipe, tmp_path):
+    a, b = train(make_recipe("a"), tmp_path / "runs"), train(make_recipe("b"), tmp_path / "runs")
+    assert timeless(a) == timeless(b)
+    assert_same_weights(a, b)
+
+
+ADAPTIVE = {"kl_controller": "adaptive", "kl_target": 0.001, "kl_horizon": 10, "scale_scores": True, "num_ppo_epochs": 2}
+
+
+@pytest.mark.parametrize("config", [{}, ADAPTIVE], ids=["default", "adaptive"])
+def test_resume_is_bit_exact(make_recipe, tmp_path, monkeypatch, config):
+    """Pitfall 14: value model, optimizers, averages, controllers, running scale, positions. Mutations seen red, each alone:
+    the value engine, the EMA, the KL controller, the score scale not loaded in `Learner.load`."""
+    whole = train(make_recipe("whole", **config), tmp_path / "runs")
+    recipe = make_recipe("broken", **config)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "runs")
+    assert len(metrics(tmp_path / "runs/broken/ppo")) == 2
+    resumed = train(recipe, tmp_path / "runs")
+    assert timeless(resumed) == timeless(whole)
+    assert_same_weights(resumed, whole)
+
+
+def test_a_fault_in_the_middle_is_taken_back(make_recipe, tmp_path, monkeypatch):
+    """Learning rate x 3000 in iteration 3: the guard rolls back once, and the run ends well at half the rate. Mutation
+    seen red: the guard not asked after the update."""
+    original = Learner.update
+
+    def update(self, batch, targets, documents, iteration):
+        fault = iteration == 3
+        self.lr_factor *= 3000 if fault else 1
+        return original(self, batch, targets, documents, iteration)
+
+    monkeypatch.setattr(Learner, "update", update)
+    guard = {"min_eos_rate": None, "min_explained_variance": None, "lr_factor": 0.5}
+    folder = train(make_recipe(total_episodes=48, guard=guard), tmp_path / "runs")
+    lines = metrics(folder)
+    assert [line["guard/rollbacks"] for line in lines] == [0, 0, 0, 1, 1, 1]
+    assert lines[2]["lr"] == pytest.approx(3.0) and lines[3]["lr"] == pytest.approx(0.5e-3)
+    assert "back to the state after iteration 2" in (folder / "logbook.md").read_text()
+    assert (folder / "breaches/00003.jsonl").is_file()
+    assert all(math.isfinite(value) for value in lines[-1].values())
+    assert abs(lines[-1]["objective/kl"]) < 1.0
+
+
+def test_the_rolled_back_state_is_that_of_the_checkpoint(make_recipe, tmp_path, monkeypatch):
+    """Mutation seen red: `learner.load` left out of `roll_back`."""
+    states = {}
+    original = Learner.rollout
+
+    def rollout(self, prompts, iteration):
+        states[iteration] = torch.cat([p.detach().flatten().clone() for p in self.policy.module.parameters()])
+        batch = original(self, prompts, iteration)
+        if iteration == 4:
+            batch.scores[0] = float("nan")
+        return batch
+
+    monkeypatch.setattr(Learner, "rollout", rollout)
+    train(make_recipe(total_episodes=48, save_steps=2), tmp_path / "runs")
+    assert torch.equal(states[5], states[3]) and not torch.equal(states[4], states[3])
+
+
+def test_resume_after_a_rollback_is_bit_exact(make_recipe, tmp_path, monkeypatch):
+    """Pitfall 14 with the guard's state in it. Mutation seen red: `lr_factor` left out of the checkpoint."""
+    original = Learner.rollout
+
+    def rollout(self, prompts, iteration):
+        batch = original(self, prompts, iteration)
+        if iteration == 2:
+            batch.scores[:] = float("inf")
+        return batch
+
+    monkeypatch.setattr(Learner, "rollout", rollout)
+    whole = train(make_recipe("whole"), tmp_path / "runs")
+    recipe = make_recipe("broken")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "runs")
+    resumed = train(recipe, tmp_path / "runs")
+    assert timeless(resumed) == timeless(whole)
+    assert_same_weights(resumed, whole)
+
+
+def test_a_reward_that_stays_nan_stops_the_run_with_the_reason(make_recipe, tmp_path, monkeypatch):
+    original = Learner.rollout
+
+    def rollout(self, prompts, iteration):
+        batch = original(self, prompts, iteration)
+        batch.scores[3] = float("nan")
+        return batch
+
+    monkeypatch.setattr(Learner, "rollout", rollout)
+    with pytest.raises(DivergenceError, match="objective/scores is nan"):
+        train(make_recipe(total_episodes=80, guard={"max_rollbacks": 2}), tmp_path / "runs")
+    log = (tmp_path / "runs/run/ppo/logbook.md").read_text()
+    assert log.count("back to the state after iteration") == 2 and "stopped after 2 rollbacks" in log
+    assert not (tmp_path / "runs/run/ppo/final").exists()
+
+
+@pytest.mark.slow
+def test_a_reward_model_that_likes_one_token_is_detected_as_hacking(make_recipe, tmp_path, monkeypatch):
+    """Reward = share of token 50: the policy learns to repeat it, and the guard says so before the end."""
+
+    def one_token(function, ids, mask, finished, stop, rows_per_pass):
+        return 10 * ((ids == 50) & mask).sum(1) / mask.sum(1)
+
+    monkeypatch.setattr("ppo.learner.read_scores", one_token)
+    guard = {"min_eos_rate": None, "min_explained_variance": None, "max_kl": None, "on_breach": "stop"}
+    recipe = make_recipe(
+        batch_size=64, total_episodes=64 * 60, learning_rate=1e-2, value_learning_rate=1e-2, clip_range_value=100.0,
+        per_device_train_batch_size=64, kl_coef=0.0, ptx_coef=0.0, guard=guard,
+    )
+    with pytest.raises(DivergenceError, match="near-identical|entropy"):
+        train(recipe, tmp_path / "runs")
+
+
+def test_lora_trains_adapters_and_its_reference_is_the_adapter_switched_off(make_recipe, tmp_path):
+    """KL 0 at the start and the base weights untouched. Mutation seen red: `disable_adapter` left out (KL stays 0)."""
+    folder = train(make_recipe(lora={"r": 4}, learning_rate=1e-2, final_weights="last"), tmp_path / "runs")
+    lines = metrics(folder)
+    assert lines[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
+    assert lines[-1]["objective/kl_k3"] > 1e-4
+    start, final = load_file(tmp_path / "policy/model.safetensors"), load_file(folder / "final/model.safetensors")
+    assert start.keys() == final.keys()
+    assert torch.equal(start["model.embed_tokens.weight"], final["model.embed_tokens.weight"])
+    difference = final["model.layers.0.self_attn.q_proj.weight"] - start["model.layers.0.self_attn.q_proj.weight"]
+    assert 0 < torch.linalg.matrix_rank(difference, rtol=1e-3) <= 4
+    assert (folder / "final/adapter/adapter_config.json").is_file()
+
+
+def test_lora_resumes_bit_exactly(make_recipe, tmp_path, monkeypatch):
+    whole = train(make_recipe("whole", lora={"r": 4}), tmp_path / "runs")
+    recipe = make_recipe("broken", lora={"r": 4})
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "runs")
+    assert_same_weights(train(recipe, tmp_path / "runs"), whole)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"frozen_models": "offload"}, {"gradient_checkpointing": True}, {"engine": {"zero_stage": 2}}],
+    ids=["offload", "checkpointing", "zero2"],
+)
+def test_where_things_lie_changes_no_number(make_recipe, tmp_path, config):
+    """Offloaded frozen models, recomputed activations, ZeRO: the same run."""
+    plain = metrics(train(make_recipe("plain"), tmp_path / "runs"))
+    other = metrics(train(make_recipe("other", **config), tmp_path / "runs"))
+    for name in ("objective/scores", "objective/kl", "loss/policy_avg", "loss/value_avg", "ptx/loss"):
+        assert [line[name] for line in other] == pytest.approx([line[name] for line in plain], rel=1e-4, abs=1e-6), name
+
+
+def test_prompts_that_do_not_fit_are_dropped_and_counted(make_recipe, tmp_path):
+    folder = train(make_recipe(max_prompt_tokens=14), tmp_path / "runs")
+    assert "of 20 prompts are longer than 14 tokens: dropped" in (folder / "logbook.md").read_text()
+    with pytest.raises(DataError, match="none of 20 is as short as 2 tokens"):
+        train(make_recipe("none", max_prompt_tokens=2), tmp_path / "runs")
+
+
+def test_a_tokenizer_whose_pad_is_its_end_is_refused(make_recipe, policy_folder, tmp_path):
+    """Pitfall 1, at the door."""
+    from podium.models import load_tokenizer
+
+    for folder in (policy_folder, tmp_path / "reward"):
+        tokenizer = load_tokenizer(folder)
+        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.save_pretrained(folder)
+    with pytest.raises(ParentError, match="endings cannot be learned"):
+        train(make_recipe(), tmp_path / "runs")
+
+
+def kill_and_restart(recipe: Path, runs: Path, kills: int, rng) -> None:
+    """kill -9 at random moments, then let it end."""
+    command = [sys.executable, "-m", "ppo.train", str(recipe), "--runs-dir", str(runs)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for _ in range(kills):
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, cwd=runs.parent, env=environment, **quiet)
+        log = runs / recipe.stem / "ppo/metrics.jsonl"
+        before, deadline = log.read_bytes() if log.exists() else b"", time.time() + 90
+        while (log.read_bytes() if log.exists() else b"") == before and process.poll() is None and time.time() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.3)
+        process.kill()
+        process.wait()
+    subprocess.run(command, cwd=runs.parent, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_gives_the_same_final_weights(make_recipe, tmp_path):
+    """PODIUM_KILLS=20 for the long version."""
+    import random
+
+    kills = int(os.environ.get("PODIUM_KILLS", "3"))
+    config = {"total_episodes": 8 * 4 * (kills + 2), "save_steps": 1}
+    whole = train(make_recipe("whole", **config), tmp_path / "runs")
+    recipe = make_recipe("killed", **config)
+    kill_and_restart(recipe, tmp_path / "runs", kills, random.Random(0))
+    assert timeless(tmp_path / "runs/killed/ppo") == timeless(whole)
+    assert_same_weights(tmp_path / "runs/killed/ppo", whole)

@@ -1,0 +1,208 @@
+"""One optimizer step against the definition written out in plain torch, and what must not change it."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ppo.update import Sums, Targets, compare_gradients, flat_gradient
+
+PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14, 15], [16], [17, 18, 19], [21, 22], [23, 24, 25], [26, 27, 28, 29]]
+
+
+def rolled_out(learner):
+    """A rollout, its targets, and old log-probabilities moved a little so that ratios and clipping matter."""
+    batch = learner.rollout(PROMPTS, 1)
+    targets, _ = learner.targets(batch)
+    noise = 0.3 * torch.randn(batch.logprobs.shape, generator=torch.Generator().manual_seed(5))
+    return replace(batch, logprobs=torch.where(batch.action_mask, batch.logprobs + noise, 0.0)), targets
+
+
+def accumulated_gradient(learner, batch, targets, windows=None) -> torch.Tensor:
+    """The policy's gradient that one step over the whole batch would use."""
+    learner.policy.train()
+    learner.value.train()
+    sums = Sums(batch.scores.device)
+    rows = torch.arange(len(batch.scores))
+    learner._update._accumulate(batch, targets, rows, windows, sums, learner.profile, True, False)
+    return flat_gradient(learner.policy)
+
+
+def plain_gradients(learner, batch, targets, windows) -> tuple[torch.Tensor, torch.Tensor]:
+    """g_ppo and g_ptx of mean losses, each by one unpadded pass a row in plain torch."""
+    model = learner.policy.module.model
+    parameters = [p for p in learner.policy.module.parameters() if p.requires_grad]
+    losses = []
+    for row in range(len(batch.scores)):
+        width = int(batch.attention_mask[row].sum())
+        ids, on = batch.input_ids[row, :width], batch.action_mask[row, :width]
+        logprobs = -F.cross_entropy(model(ids[None]).logits[0, :-1], ids[1:], reduction="none")[on[1:]]
+        ratio = (logprobs - batch.logprobs[row, :width][on]).exp()
+        advantages = targets.advantages[row, :width][on]
+        losses.append(-torch.minimum(advantages * ratio, advantages * ratio.clamp(0.8, 1.2)))
+    ppo = torch.autograd.grad(torch.cat(losses).mean(), parameters)
+    ptx = torch.autograd.grad(
+        F.cross_entropy(model(windows).logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten()), parameters
+    )
+    return torch.cat([g.flatten() for g in ppo]), torch.cat([g.flatten() for g in ptx])
+
+
+@pytest.mark.parametrize("per_device", [1, 3, 8])
+@pytest.mark.parametrize("ptx_coef", [0.5, 27.8])
+def test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx(make_learner, windows, ptx_coef, per_device):
+    """Recipe C.4, and pitfalls 13 and 16: for any micro-batch split. Mutations seen red: `ptx_coef` left out; PPO's loss
+    divided by the micro-batch's tokens instead of the minibatch's; ptx summed instead of averaged.
+    """
+    learner = make_learner(ptx_coef=ptx_coef, per_device_train_batch_size=per_device)
+    batch, targets = rolled_out(learner)
+    g_ppo, g_ptx = plain_gradients(learner, batch, targets, windows)
+    found = accumulated_gradient(learner, batch, targets, windows)
+    expected = g_ppo + ptx_coef * g_ptx
+    assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()) + 1e-7)
+
+
+def test_reported_gradient_norms_are_those_of_the_two_gradients(make_learner, windows):
+    """Mutation seen red: the snapshot taken after ptx."""
+    learner = make_learner(ptx_coef=2.0, num_mini_batches=1)
+    batch, targets = rolled_out(learner)
+    g_ppo, g_ptx = plain_gradients(learner, batch, targets, windows)
+    learner.policy.train()
+    learner.value.train()
+    found = learner._update._accumulate(
+        batch, targets, torch.arange(8), windows, Sums(batch.scores.device), learner.profile, True, True
+    )
+    assert found["grad_norm/ppo"] == pytest.approx(float(g_ppo.norm()), rel=1e-3)
+    assert found["grad_norm/ptx"] == pytest.approx(2.0 * float(g_ptx.norm()), rel=1e-3)
+    assert found["grad_norm/cosine"] == pytest.approx(float(F.cosine_similarity(g_ppo, g_ptx, dim=0)), abs=1e-3)
+
+
+def test_cosine_by_hand():
+    found = compare_gradients(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 3.0]))
+    assert found == pytest.approx({"grad_norm/ppo": 1.0, "grad_norm/ptx": 3.0, "grad_norm/cosine": 0.0})
+
+
+def test_ptx_coefficient_0_is_plain_ppo(make_learner, windows):
+    """Oracle. Mutation seen red: the ptx pass at coefficient 1 whatever the config."""
+    weights = []
+    for documents in (None, iter([windows[:8], windows[8:]])):
+        learner = make_learner(ptx_coef=0.0)
+        batch, targets = rolled_out(learner)
+        learner.update(batch, targets, documents, 1)
+        weights.append(torch.cat([p.detach().flatten() for p in learner.policy.module.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+
+
+@pytest.mark.parametrize("folder", ["policy_folder", "opt_folder"])
+def test_first_minibatch_has_ratio_1_and_no_clipping(make_learner, request, folder):
+    """Pitfall 2, on a policy that was trained with dropout. Mutation seen red: `without_dropout` does nothing."""
+    learner = make_learner(policy=request.getfixturevalue(folder), num_mini_batches=1)
+    batch = learner.rollout(PROMPTS, 1)
+    targets, _ = learner.targets(batch)
+    metrics = learner.update(batch, targets, None, 1)
+    assert metrics["val/ratio_first_error"] < 1e-5
+    assert metrics["policy/clipfrac_avg"] == 0.0
+    assert metrics["policy/approxkl_avg"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_ratio_leaves_1_in_later_minibatches_and_epochs(make_learner):
+    """So that the test above could fail. The first step's error stays small, later ratios move."""
+    learner = make_learner(num_ppo_epochs=3, learning_rate=1e-2)
+    batch = learner.rollout(PROMPTS, 1)
+    targets, _ = learner.targets(batch)
+    metrics = learner.update(batch, targets, None, 1)
+    assert metrics["val/ratio_first_error"] < 1e-5
+    assert metrics["policy/approxkl_avg"] > 1e-3 and metrics["policy/clipfrac_avg"] > 0
+
+
+@pytest.mark.parametrize("per_device", [1, 8])
+def test_metrics_do_not_depend_on_the_split(make_learner, windows, per_device):
+    """Pitfalls 11 and 13. Mutation seen red: means of micro-batch means."""
+    learner = make_learner(per_device_train_batch_size=per_device, num_mini_batches=1, ptx_coef=1.0)
+    batch, targets = rolled_out(learner)
+    metrics = learner.update(batch, targets, iter([windows]), 1)
+    reference = make_learner(per_device_train_batch_size=3, num_mini_batches=1, ptx_coef=1.0)
+    batch, targets = rolled_out(reference)
+    assert metrics == pytest.approx(reference.update(batch, targets, iter([windows]), 1), rel=1e-3, abs=1e-5)
+
+
+def test_the_value_model_learns_the_returns(make_learner):
+    """Mutation seen red: returns replaced by the old values."""
+    learner = make_learner(num_ppo_epochs=4, value_learning_rate=1e-2, clip_range_value=100.0)
+    batch = learner.rollout(PROMPTS, 1)
+    targets, _ = learner.targets(batch)
+    losses = [learner.update(batch, targets, None, i)["loss/value_avg"] for i in range(1, 7)]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+class ShortIsGood:
+    """A reward that says: the shorter, the better."""
+
+    def ready(self):
+        return nullcontext(lambda ids, mask: -mask.sum(1).float() / 40)
+
+
+def stop_probability(learner) -> float:
+    """Mean probability that the first response token is the stop token."""
+    model = learner.policy.module.model
+    with torch.no_grad():
+        stops = [float(model(torch.tensor([prompt])).logits[0, -1].softmax(-1)[3]) for prompt in PROMPTS]
+    return sum(stops) / len(stops)
+
+
+def test_the_policy_learns_to_stop_when_short_answers_are_rewarded(make_learner):
+    """Pitfall 1, to the end. Mutation seen red: the stop token left out of the action mask."""
+    learner = make_learner(
+        batch_size=64, total_episodes=64, num_mini_batches=4, learning_rate=1e-2, per_device_train_batch_size=64,
+        kl_coef=0.0, response_length=24, value_learning_rate=1e-2, clip_range_value=100.0,
+    )
+    learner.reward = ShortIsGood()
+    before = stop_probability(learner)
+    for iteration in range(1, 13):
+        batch = learner.rollout(PROMPTS * 8, iteration)
+        targets, _ = learner.targets(batch)
+        learner.update(batch, targets, None, iteration)
+    assert stop_probability(learner) > 10 * before
+    assert batch.finished.float().mean() > 0.5
+
+
+def test_advantages_are_whitened_over_the_whole_batch(make_learner):
+    """Pitfall 4: not a minibatch, not a rank. Mutation seen red: `whiten` left out of `targets`."""
+    learner = make_learner()
+    batch = learner.rollout(PROMPTS, 1)
+    targets, _ = learner.targets(batch)
+    valid = targets.advantages[batch.action_mask]
+    assert valid.mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert valid.var(correction=0).item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_missing_end_is_punished_by_the_configured_stop_token(make_learner):
+    """Pitfall 10. Stop id 3 is not the tokenizer's end token. Mutation seen red: the penalty for finished rows."""
+    learner = make_learner(missing_eos_penalty=2.0, kl_coef=0.0, batch_size=32, total_episodes=32)
+    batch = learner.rollout(PROMPTS * 4, 1)
+    finished = torch.arange(32) % 2 == 0
+    batch = replace(batch, finished=finished)
+    _, metrics = learner.targets(batch)
+    assert metrics["objective/shaped_scores"] == pytest.approx(metrics["objective/scores"] - 1.0, abs=1e-5)
+    assert make_learner(stop_token_id=None, missing_eos_penalty=2.0).targets(batch)[1][
+        "objective/shaped_scores"
+    ] == pytest.approx(metrics["objective/scores"], abs=1e-5)
+
+
+def test_scores_are_scaled_then_clipped(make_learner):
+    """Mutation seen red: the clip before the scale."""
+    learner = make_learner(scale_scores=True, score_clip=1.5, kl_coef=0.0)
+    batch = replace(learner.rollout(PROMPTS, 1), scores=torch.tensor([100.0, -100.0, 10.0, 0.0, 20.0, 30.0, 0.0, 5.0]))
+    _, metrics = learner.targets(batch)
+    scaled = (batch.scores / batch.scores.std(correction=0)).clamp(-1.5, 1.5)
+    assert metrics["objective/shaped_scores"] == pytest.approx(scaled.mean().item(), rel=1e-4)
+
+
+def test_learning_rate_warms_up_from_a_tenth_in_ten_iterations(make_learner):
+    """C.4. Mutation seen red: `iteration` for `iteration - 1`."""
+    learner = make_learner(warmup_iterations=10)
+    batch = learner.rollout(PROMPTS, 1)
+    targets = Targets(torch.zeros_like(batch.logprobs), torch.zeros_like(batch.logprobs))
+    rates = [learner.update(batch, targets, None, iteration)["lr"] for iteration in (1, 6, 11, 40)]
+    assert rates == pytest.approx([1e-4, 5.5e-4, 1e-3, 1e-3])
