@@ -5,33 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.records import Messages, Prompt, Record
+from data.records import Prompt
 from data.template import decode_response, encode_prompt
+from evals.records import Answer
 from podium.sampler import EmbeddedSampler, Sample, SamplingParams
 from podium.statistics import bon_unbiased
 from reward.model import RewardEnsemble
 from reward.score import score_texts
 
 Scorer = tuple[PreTrainedModel | RewardEnsemble, PreTrainedTokenizerBase]
-
-
-class Answer(Record):
-    """One sampled answer, a line of answers.jsonl."""
-
-    row: str = Field(description="row of the table: base, sft, best_of_n, ppo_ptx, ...")
-    prompt: Messages
-    prompt_index: int
-    use_case: str | None = None
-    response: str
-    tokens: int = Field(description="length in tokens, the end token counted")
-    finished: bool = Field(description="ended by itself")
-    gold: float | None = Field(None, description="score by the run's judge")
-    reward: float | None = Field(None, description="score by the run's reward model")
-    log_ratio: float = Field(0.0, description="log p(answer) - log p_reference(answer), nats; its mean is the KL")
-    features: dict[str, float] = Field(default={}, description="what the embedded world's gold score is made of")
 
 
 @dataclass(frozen=True)

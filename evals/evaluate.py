@@ -14,7 +14,7 @@ Left out: human judges (the labeling site and the chat's votes are for them), fe
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -22,15 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.jsonl import write_jsonl
-from data.packing import encode_documents, pack
-from data.records import Document, Prompt, Question
 from data.template import encode_prompt
-from evals.answers import Answer, Judge, Scorer, answer_prompts, best_of_curve, by_prompt, pick_best
-from evals.generation import distinct_n
-from evals.loglikelihood import Choices, accuracies, score_questions
-from evals.perplexity import block_losses
-from evals.tax import alignment_tax
-from evals.winrate import WinRate, length_matched_win_rate, win_rate
+from evals.answers import Judge, Scorer, answer_prompts, best_of_curve, pick_best
+from evals.measure import HeldOut, Measured, context_of, measure, summarise
+from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
 from podium.errors import DataError, Interrupted
 from podium.launch import run_stage_main
 from podium.models import load_causal_lm, load_tokenizer, resize_for
@@ -38,11 +33,9 @@ from podium.recipe import Recipe
 from podium.sampler import SamplingParams
 from podium.stage import Stage
 from podium.stages import ARM_PREFIX
-from podium.statistics import bon_kl, mean_with_interval
 from reward.score import load_reward_model
 
-RESULTS_FILE, ANSWERS_FILE = "results.json", "answers.jsonl"
-LONGEST_CONTEXT = 2048  # tokens a block of held-out text, also where a model could read more
+DEFAULT_LENGTH = 64  # tokens an answer in a chain without PPO
 
 
 class Config(BaseModel):
@@ -58,40 +51,22 @@ class Config(BaseModel):
     prompts: int = Field(200, gt=0, description="held-out test prompts; +-3 % at 85 % takes 540, 200 give about +-5 %")
     samples: int = Field(4, gt=0, description="answers a prompt and model; the interval is over prompts all the same")
     best_of: int = Field(16, ge=0, description="SFT answers a prompt that the reward model picks from; 0 leaves it out")
-    max_new_tokens: int = Field(64, gt=0, description="longest answer; paper: 1,000 of a context of 2,000")
+    max_new_tokens: int | None = Field(None, gt=0, description="longest answer; null: as in PPO; paper: 1,000")
     temperature: float = Field(1.0, ge=0, description="of sampling; PPO samples at 1")
     top_p: float = Field(1.0, gt=0, le=1, description="share of probability that is sampled from")
     documents_tokens: int = Field(40_000, gt=0, description="held-out text for the pretraining loss")
     questions: int = Field(600, ge=0, description="fact questions to ask; 0 asks none")
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """What every model is measured on."""
-
-    prompts: list[Prompt]
-    documents: list[Document]
-    questions: list[Question]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One model's answers (P x S) and skills; None where there is nothing to measure on."""
-
-    answers: list[Answer]
-    samples: int
-    losses: np.ndarray | None  # (blocks,)
-    choices: list[Choices] | None
-
-
 def main(config: Config, stage: Stage) -> None:
     # 1. Who is compared, who judges, and on what.
+    length = answer_length(config, stage.recipe)
     rows = rows_of(config, stage.recipe)
     tokenizer = load_tokenizer(stage.parent(config.sft))
     drop_foreign_base(rows, tokenizer, stage)
     judge = make_judge(config, stage)
     reference = _load(stage, reference_of(config, stage.recipe), tokenizer)
-    held_out = read_held_out(config, stage, tokenizer, _context(reference))
+    held_out = read_held_out(config, stage, tokenizer, context_of(reference))
 
     # 2. Every model answers, reads and is asked.
     measured: dict[str, Measured] = {}
@@ -101,10 +76,12 @@ def main(config: Config, stage: Stage) -> None:
             if stage.stop_requested:
                 raise Interrupted("evaluation stopped; it begins anew")
             model = _load(stage, ref, tokenizer, same_tokenizer=row != "base")
-            params = sampling(config, tokenizer, seed=stage.seed + 1000 * number)
-            measured[row] = measure(row, model, reference, tokenizer, held_out, config, params, judge)
+            params = sampling(config, length, tokenizer, seed=stage.seed + 1000 * number)
+            measured[row] = measure(
+                row, model, reference, tokenizer, held_out, config.samples, config.documents_tokens, params, judge
+            )
             if row == "sft" and config.best_of and judge.reward_model is not None:
-                fresh = sampling(config, tokenizer, seed=stage.seed + 1000 * number + 500)
+                fresh = replace(params, seed=params.seed + 500)
                 candidates = answer_prompts(
                     row, model, reference, tokenizer, held_out.prompts, config.best_of, fresh, judge
                 )
@@ -114,13 +91,16 @@ def main(config: Config, stage: Stage) -> None:
         measured["best_of_n"] = Measured(picked, 1, measured["sft"].losses, measured["sft"].choices)
 
     # 3. The table, every row against SFT.
-    table = {row: summarise(row, measured[row], measured["sft"], config) for row in ordered(measured)}
+    table = {
+        row: summarise(row, measured[row], measured["sft"], held_out.questions, config.best_of)
+        for row in ordered(measured)
+    }
     for number, (row, values) in enumerate(table.items()):
         stage.log(number, {f"{row}/{name}": v for name, v in values.items() if isinstance(v, int | float)})
     results = {
         "rows": table,
         "best_of_curve": best_of_curve(candidates, config.best_of) if candidates else [],
-        "setup": describe_setup(config, stage, judge, held_out),
+        "setup": describe_setup(config, stage, rows, judge, held_out),
     }
     answers = [answer for row in table for answer in measured[row].answers]
 
@@ -145,6 +125,11 @@ def rows_of(config: Config, recipe: Recipe) -> dict[str, str]:
             row = "ppo" if stage == ARM_PREFIX + "plain" else stage
             rows[stage if row in rows else row] = stage
     return rows
+
+
+def answer_length(config: Config, recipe: Recipe) -> int:
+    """The longest answer in tokens: what PPO trains for, unless the config says otherwise."""
+    return config.max_new_tokens or (recipe.ppo.response_length if recipe.ppo is not None else DEFAULT_LENGTH)
 
 
 def drop_foreign_base(rows: dict[str, str], tokenizer: PreTrainedTokenizerBase, stage: Stage) -> None:
@@ -186,12 +171,13 @@ def read_held_out(config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBa
     def draw(records: list[Any], count: int) -> list[Any]:
         return [records[i] for i in sorted(rng.permutation(len(records))[:count])]
 
-    room = context - config.max_new_tokens - 1  # one for the end token that a scorer may add
+    length = answer_length(config, stage.recipe)
+    room = context - length - 1  # one for the end token that a scorer may add
     prompts = stage.records("prompts", "test")
     fitting = [prompt for prompt in prompts if len(encode_prompt(tokenizer, prompt.messages)) <= room]
     if not fitting:
         raise DataError(
-            "evals", None, "prompts", f"none of {len(prompts)} test prompts leaves {config.max_new_tokens} tokens for "
+            "evals", None, "prompts", f"none of {len(prompts)} test prompts leaves {length} tokens for "
             f"an answer in a context of {context}", "lower evals.max_new_tokens or give shorter prompts",
         )
     if len(fitting) < len(prompts):
@@ -202,87 +188,10 @@ def read_held_out(config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBa
     return HeldOut(draw(fitting, config.prompts), documents, draw(questions, config.questions))
 
 
-def measure(
-    row: str,
-    model: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    held_out: HeldOut,
-    config: Config,
-    params: SamplingParams,
-    judge: Judge,
-) -> Measured:
-    """Answers to the prompts, loss on the documents, likelihoods of the questions' choices."""
-    answers = answer_prompts(row, model, reference, tokenizer, held_out.prompts, config.samples, params, judge)
-    context = min(_context(model), LONGEST_CONTEXT)
-    blocks = pack(encode_documents(tokenizer, [d.text for d in held_out.documents]), context, tokenizer.bos_token_id)
-    losses = block_losses(model, blocks[: max(1, config.documents_tokens // context)]) if len(blocks) else None
-    choices = score_questions(model, tokenizer, held_out.questions, context) if held_out.questions else None
-    return Measured(answers, config.samples, losses, choices)
-
-
-def summarise(row: str, measured: Measured, sft: Measured, config: Config) -> dict[str, Any]:
-    """One row of results.json; the table's fields come first, and null is what could not be measured."""
-    answers, prompts = measured.answers, [answer.prompt_index for answer in measured.answers]
-    kl = mean_with_interval([answer.log_ratio for answer in answers], prompts)
-    picked = bon_kl(config.best_of) if row == "best_of_n" else 0.0  # exact: KL from SFT, plus E[log SFT / reference]
-    wins, matched = _win_rates(row, measured, sft)
-    values: dict[str, Any] = {
-        "gold": None, "gold_low": None, "gold_high": None,
-        "win_rate": wins.rate if wins else None,
-        "win_rate_low": wins.low if wins else None,
-        "win_rate_high": wins.high if wins else None,
-        "kl": kl.value + picked, "kl_low": kl.low + picked, "kl_high": kl.high + picked,
-        "length": float(np.mean([answer.tokens for answer in answers])),
-        "eos_rate": float(np.mean([answer.finished for answer in answers])),
-        "pretrain_loss": None if measured.losses is None else float(measured.losses.mean()),
-        "fact_accuracy": None if measured.choices is None else accuracies(measured.choices)["acc"],
-        "ties": wins.ties if wins else None,
-        "win_rate_length_matched": matched._asdict() if matched else None,
-        "distinct_2": distinct_n([answer.response for answer in answers], 2),
-        "distinct_answers": len({answer.response for answer in answers}) / len(answers),
-    }
-    if answers[0].gold is not None:
-        gold = mean_with_interval([answer.gold for answer in answers], prompts)  # type: ignore[arg-type]
-        values |= {"gold": gold.value, "gold_low": gold.low, "gold_high": gold.high}
-    if answers[0].reward is not None:
-        values["reward"] = float(np.mean([answer.reward for answer in answers]))
-    values["features"] = {
-        name: float(np.mean([answer.features[name] for answer in answers])) for name in answers[0].features
-    }
-    return values | _skills(measured, sft)
-
-
-def _win_rates(row: str, measured: Measured, sft: Measured) -> tuple[WinRate | None, WinRate | None]:
-    """Against SFT, raw and length-matched; SFT against itself is even by definition; None without a judge."""
-    if measured.answers[0].gold is None:
-        return None, None
-    if row == "sft":
-        return WinRate(0.5, 0.5, 0.5, 0.0, 0, 0), None
-    mine, theirs = by_prompt(measured.answers, "gold", measured.samples), by_prompt(sft.answers, "gold", sft.samples)
-    lengths = by_prompt(measured.answers, "tokens", measured.samples), by_prompt(sft.answers, "tokens", sft.samples)
-    return win_rate(mine, theirs), length_matched_win_rate(mine, theirs, *lengths)
-
-
-def _skills(measured: Measured, sft: Measured) -> dict[str, Any]:
-    """The alignment tax against SFT."""
-    if measured.losses is None or sft.losses is None:
-        return {}
-    right, reference = (
-        None if m.choices is None else np.array([choices.correct()["acc"] for choices in m.choices])
-        for m in (measured, sft)
-    )
-    tax = alignment_tax(measured.losses, sft.losses, right, reference)
-    values: dict[str, Any] = {"pretrain_loss_increase": tax.loss_increase._asdict()}
-    if tax.accuracy_drop is not None:
-        values["fact_accuracy_drop"] = tax.accuracy_drop._asdict()
-    return values
-
-
-def sampling(config: Config, tokenizer: PreTrainedTokenizerBase, seed: int) -> SamplingParams:
+def sampling(config: Config, length: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> SamplingParams:
     """Each model has a seed of its own: answers drawn with the same random numbers would not be independent."""
     return SamplingParams(
-        max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_p=config.top_p,
+        max_new_tokens=length, temperature=config.temperature, top_p=config.top_p,
         stop_token_id=tokenizer.eos_token_id, seed=seed,
     )
 
@@ -294,9 +203,12 @@ def ordered(rows: Iterable[str]) -> list[str]:
     return [row for row in first if row in found] + [row for row in found if row not in first]
 
 
-def describe_setup(config: Config, stage: Stage, judge: Judge, held_out: HeldOut) -> dict[str, Any]:
+def describe_setup(
+    config: Config, stage: Stage, rows: dict[str, str], judge: Judge, held_out: HeldOut
+) -> dict[str, Any]:
     """What the numbers rest on, for the report."""
     return {
+        "models": rows,
         "judge": judge.name,
         "reference": reference_of(config, stage.recipe),
         "best_of": config.best_of,
@@ -305,7 +217,7 @@ def describe_setup(config: Config, stage: Stage, judge: Judge, held_out: HeldOut
         "documents": len(held_out.documents),
         "questions": len(held_out.questions),
         "temperature": config.temperature,
-        "max_new_tokens": config.max_new_tokens,
+        "max_new_tokens": answer_length(config, stage.recipe),
     }
 
 
@@ -332,10 +244,6 @@ def _load(stage: Stage, ref: str, tokenizer: PreTrainedTokenizerBase, same_token
     model = load_causal_lm(stage.parent(ref, same_tokenizer))
     resize_for(tokenizer, model)
     return cast(Any, model).to(stage.device)
-
-
-def _context(model: PreTrainedModel) -> int:
-    return int(getattr(model.config, "max_position_embeddings", LONGEST_CONTEXT))
 
 
 if __name__ == "__main__":

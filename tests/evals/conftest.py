@@ -9,7 +9,7 @@ from evals.evaluate import Config, main
 from podium.stage import Stage
 from tests.evals.miniature import make_run
 
-EVALS = Config(prompts=6, samples=2, best_of=4, max_new_tokens=8, documents_tokens=1024, questions=12)
+EVALS = Config(prompts=6, samples=2, best_of=4, documents_tokens=1024, questions=12)
 
 
 @pytest.fixture(scope="session")

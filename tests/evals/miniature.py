@@ -27,6 +27,7 @@ class Section(BaseModel):
     model: str = "sft"
     reward_model: str = "reward"
     ptx_coef: float = 1.0
+    response_length: int = 8
 
 
 def make_recipe(evals: Config, world: bool = True, **sections: Any) -> Recipe:

@@ -10,8 +10,9 @@ from data.jsonl import read_jsonl
 from data.records import Message, Prompt
 from data.template import encode_prompt
 from data.tokenizer_training import train_bpe
-from evals.answers import Answer, Judge, answer_prompts, best_of_curve, by_prompt, log_ratios, pick_best
+from evals.answers import Judge, answer_prompts, best_of_curve, by_prompt, log_ratios, pick_best
 from evals.evaluate import Config, drop_foreign_base, main, reference_of, rows_of
+from evals.records import Answer
 from podium.errors import DataError
 from podium.models import load_tokenizer, save_model
 from podium.sampler import EmbeddedSampler, SamplingParams

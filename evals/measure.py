@@ -1,0 +1,128 @@
+"""One model measured: its answers, the loss on held-out text, the questions it gets right, and a row made of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data.packing import encode_documents, pack
+from data.records import Document, Prompt, Question
+from evals.answers import Judge, answer_prompts, by_prompt
+from evals.generation import distinct_n
+from evals.loglikelihood import Choices, accuracies, score_questions
+from evals.perplexity import block_losses
+from evals.records import Answer
+from evals.tax import alignment_tax
+from evals.winrate import WinRate, length_matched_win_rate, win_rate
+from podium.sampler import SamplingParams
+from podium.statistics import bon_kl, mean_with_interval
+
+LONGEST_CONTEXT = 2048  # tokens a block of held-out text, also where a model could read more
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What every model is measured on."""
+
+    prompts: list[Prompt]
+    documents: list[Document]
+    questions: list[Question]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's answers (P x S) and skills; None where there is nothing to measure on."""
+
+    answers: list[Answer]
+    samples: int
+    losses: np.ndarray | None  # (blocks,)
+    choices: list[Choices] | None
+
+
+def measure(
+    row: str,
+    model: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: HeldOut,
+    samples: int,
+    documents_tokens: int,
+    params: SamplingParams,
+    judge: Judge,
+) -> Measured:
+    """Answers to the prompts, loss on the documents, likelihoods of the questions' choices."""
+    answers = answer_prompts(row, model, reference, tokenizer, held_out.prompts, samples, params, judge)
+    context = min(context_of(model), LONGEST_CONTEXT)
+    blocks = pack(encode_documents(tokenizer, [d.text for d in held_out.documents]), context, tokenizer.bos_token_id)
+    losses = block_losses(model, blocks[: max(1, documents_tokens // context)]) if len(blocks) else None
+    choices = score_questions(model, tokenizer, held_out.questions, context) if held_out.questions else None
+    return Measured(answers, samples, losses, choices)
+
+
+def summarise(row: str, measured: Measured, sft: Measured, questions: list[Question], best_of: int) -> dict[str, Any]:
+    """One row of results.json; the table's fields come first, and null is what could not be measured."""
+    answers, prompts = measured.answers, [answer.prompt_index for answer in measured.answers]
+    kl = mean_with_interval([answer.log_ratio for answer in answers], prompts)
+    picked = bon_kl(best_of) if row == "best_of_n" else 0.0  # exact: KL from SFT, plus E[log SFT / reference]
+    wins, matched = _win_rates(row, measured, sft)
+    values: dict[str, Any] = {
+        "gold": None, "gold_low": None, "gold_high": None,
+        "win_rate": wins.rate if wins else None,
+        "win_rate_low": wins.low if wins else None,
+        "win_rate_high": wins.high if wins else None,
+        "kl": kl.value + picked, "kl_low": kl.low + picked, "kl_high": kl.high + picked,
+        "length": float(np.mean([answer.tokens for answer in answers])),
+        "eos_rate": float(np.mean([answer.finished for answer in answers])),
+        "pretrain_loss": None if measured.losses is None else float(measured.losses.mean()),
+        "fact_accuracy": None if measured.choices is None else accuracies(measured.choices)["acc"],
+        "ties": wins.ties if wins else None,
+        "win_rate_length_matched": matched._asdict() if matched else None,
+        "distinct_2": distinct_n([answer.response for answer in answers], 2),
+        "distinct_answers": len({answer.response for answer in answers}) / len(answers),
+    }
+    if answers[0].gold is not None:
+        gold = mean_with_interval([answer.gold for answer in answers], prompts)  # type: ignore[arg-type]
+        values |= {"gold": gold.value, "gold_low": gold.low, "gold_high": gold.high}
+    if answers[0].reward is not None:
+        values["reward"] = float(np.mean([answer.reward for answer in answers]))
+    values["features"] = {
+        name: float(np.mean([answer.features[name] for answer in answers])) for name in answers[0].features
+    }
+    return values | _skills(measured, sft, questions)
+
+
+def _win_rates(row: str, measured: Measured, sft: Measured) -> tuple[WinRate | None, WinRate | None]:
+    """Against SFT, raw and length-matched; SFT against itself is even by definition; None without a judge."""
+    if measured.answers[0].gold is None:
+        return None, None
+    if row == "sft":
+        return WinRate(0.5, 0.5, 0.5, 0.0, 0, 0), None
+    mine, theirs = by_prompt(measured.answers, "gold", measured.samples), by_prompt(sft.answers, "gold", sft.samples)
+    lengths = by_prompt(measured.answers, "tokens", measured.samples), by_prompt(sft.answers, "tokens", sft.samples)
+    return win_rate(mine, theirs), length_matched_win_rate(mine, theirs, *lengths)
+
+
+def _skills(measured: Measured, sft: Measured, questions: list[Question]) -> dict[str, Any]:
+    """The alignment tax against SFT, and the accuracy on each kind of question."""
+    if measured.losses is None or sft.losses is None:
+        return {}
+    right, reference = (
+        None if m.choices is None else np.array([choices.correct()["acc"] for choices in m.choices])
+        for m in (measured, sft)
+    )
+    tax = alignment_tax(measured.losses, sft.losses, right, reference)
+    values: dict[str, Any] = {"pretrain_loss_increase": tax.loss_increase._asdict()}
+    if tax.accuracy_drop is not None:
+        values["fact_accuracy_drop"] = tax.accuracy_drop._asdict()
+        kinds = [question.source or "questions" for question in questions]
+        assert right is not None  # there is a drop
+        values["fact_accuracy_by_kind"] = {
+            kind: float(np.mean([r for r, own in zip(right, kinds, strict=True) if own == kind]))
+            for kind in sorted(set(kinds))
+        }
+    return values
+
+
+def context_of(model: PreTrainedModel) -> int:
+    return int(getattr(model.config, "max_position_embeddings", LONGEST_CONTEXT))
