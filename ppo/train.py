@@ -210,12 +210,12 @@ def roll_back(
             f"read {stage.dir}/breaches/{iteration:05d}.jsonl; lower ppo.learning_rate, raise ppo.kl_coef, or mend the "
             "reward model; the thresholds are in ppo.guard",
         )
-    lr_factor = learner.lr_factor * config.guard.lr_factor
     learner.load(stage.dir / "checkpoints" / str(saved))
-    learner.rollbacks, learner.lr_factor = rollbacks + 1, lr_factor
+    learner.lr_factor *= config.guard.lr_factor
+    learner.rollbacks += 1
     stage.logbook(
         f"guard: iteration {iteration}: {reason}; back to the state after iteration {saved}, learning rates from now "
-        f"on x {lr_factor:g}"
+        f"on x {learner.lr_factor:g}"
     )
 
 

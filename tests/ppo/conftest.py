@@ -55,7 +55,8 @@ def make_learner(policy_folder, reward_folder):
     from reward.model import load_reward_model
 
     def make(seed: int = 0, policy: Path = policy_folder, stop_token_id: int | None = 3, **config) -> Learner:
-        models = Models(load_causal_lm(policy), load_reward_model(reward_folder)[0], load_reward_model(reward_folder)[0])
+        reward, value = (load_reward_model(reward_folder)[0] for _ in range(2))
+        models = Models(load_causal_lm(policy), reward, value)
         return Learner(Config(**{**SMALL, **config}), models, 1, stop_token_id, seed)
 
     return make

@@ -1,4 +1,4 @@
-"""The stage end to end on tiny models: what it writes, that it resumes bit for bit, and that the guard takes it back."""
+"""The stage end to end on tiny models: what it writes, that it resumes bit for bit, and that the guard works."""
 
 import json
 import math
@@ -74,8 +74,8 @@ def test_it_writes_policy_value_model_log_and_samples(make_recipe, tmp_path):
     expected = {
         "objective/kl", "objective/scores", "objective/rlhf_reward", "objective/non_score_reward", "objective/entropy",
         "policy/clipfrac_avg", "policy/approxkl_avg", "policy/entropy_avg", "loss/policy_avg", "loss/value_avg",
-        "val/clipfrac_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens", "val/explained_variance", "lr", "episode",
-        "ptx/loss", "rollout/eos_rate", "time/generate", "time/update_policy", "time/ptx",
+        "val/clipfrac_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens", "val/explained_variance", "lr",
+        "episode", "ptx/loss", "rollout/eos_rate", "time/generate", "time/update_policy", "time/ptx",
     }
     assert all(expected <= line.keys() for line in lines)
     measured = ["grad_norm/cosine" in line for line in lines]
@@ -99,13 +99,15 @@ def test_the_log_of_a_run_is_the_same_twice(make_recipe, tmp_path):
     assert_same_weights(a, b)
 
 
-ADAPTIVE = {"kl_controller": "adaptive", "kl_target": 0.001, "kl_horizon": 10, "scale_scores": True, "num_ppo_epochs": 2}
+ADAPTIVE = {
+    "kl_controller": "adaptive", "kl_target": 0.001, "kl_horizon": 10, "scale_scores": True, "num_ppo_epochs": 2,
+}
 
 
 @pytest.mark.parametrize("config", [{}, ADAPTIVE], ids=["default", "adaptive"])
 def test_resume_is_bit_exact(make_recipe, tmp_path, monkeypatch, config):
-    """Pitfall 14: value model, optimizers, averages, controllers, running scale, positions. Mutations seen red, each alone:
-    the value engine, the EMA, the KL controller, the score scale not loaded in `Learner.load`."""
+    """Pitfall 14: value model, optimizers, averages, controllers, running scale, positions. Mutations seen red, each
+    alone: the value engine, the EMA, the KL controller, the score scale not loaded in `Learner.load`."""
     whole = train(make_recipe("whole", **config), tmp_path / "runs")
     recipe = make_recipe("broken", **config)
     with monkeypatch.context() as patch:
@@ -208,7 +210,7 @@ def test_a_reward_model_that_likes_one_token_is_detected_as_hacking(make_recipe,
         batch_size=64, total_episodes=64 * 60, learning_rate=1e-2, value_learning_rate=1e-2, clip_range_value=100.0,
         per_device_train_batch_size=64, kl_coef=0.0, ptx_coef=0.0, guard=guard,
     )
-    with pytest.raises(DivergenceError, match="near-identical|entropy"):
+    with pytest.raises(DivergenceError, match=r"near-identical|entropy"):
         train(recipe, tmp_path / "runs")
 
 
@@ -277,7 +279,7 @@ def kill_and_restart(recipe: Path, runs: Path, kills: int, rng) -> None:
         process = subprocess.Popen(command, cwd=runs.parent, env=environment, **quiet)
         log = runs / recipe.stem / "ppo/metrics.jsonl"
         before, deadline = log.read_bytes() if log.exists() else b"", time.time() + 90
-        while (log.read_bytes() if log.exists() else b"") == before and process.poll() is None and time.time() < deadline:
+        while (log.read_bytes() if log.exists() else b"") == before and time.time() < deadline:
             time.sleep(0.01)
         time.sleep(rng.random() * 0.3)
         process.kill()

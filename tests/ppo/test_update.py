@@ -52,8 +52,8 @@ def plain_gradients(learner, batch, targets, windows) -> tuple[torch.Tensor, tor
 @pytest.mark.parametrize("per_device", [1, 3, 8])
 @pytest.mark.parametrize("ptx_coef", [0.5, 27.8])
 def test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx(make_learner, windows, ptx_coef, per_device):
-    """Recipe C.4, and pitfalls 13 and 16: for any micro-batch split. Mutations seen red: `ptx_coef` left out; PPO's loss
-    divided by the micro-batch's tokens instead of the minibatch's; ptx summed instead of averaged.
+    """Recipe C.4, and pitfalls 13 and 16: for any micro-batch split. Mutations seen red: `ptx_coef` left out; PPO's
+    loss divided by the micro-batch's tokens instead of the minibatch's; ptx summed instead of averaged.
     """
     learner = make_learner(ptx_coef=ptx_coef, per_device_train_batch_size=per_device)
     batch, targets = rolled_out(learner)
