@@ -1,6 +1,8 @@
 """What a researcher reaches: progress, agreement, import, instructions, exports."""
 
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,6 +38,7 @@ def overview(request: Request, user: Researcher) -> Response:
             request, "overview.html", user=user, batches=progress.batch_progress(session),
             instructions=session.scalars(select(InstructionSet).order_by(InstructionSet.id.desc())).all(),
             forms=session.scalars(select(FormSchema).order_by(FormSchema.id.desc())).all(), cohorts=COHORTS,
+            can_sample=site.settings.run is not None, sampling=_sampling_state(request),
         )
 
 
@@ -97,6 +100,34 @@ def import_batch(
         report = importing.add_batch(session, rules, candidates, time.time(), extend=gold)
         detail = {"batch": name, "file": file.filename, **report._asdict()}
         session.add(EventLog(at=time.time(), person_id=user.id, kind="import", detail=detail))
+    return RedirectResponse("/admin", 303)
+
+
+@router.post("/admin/sample", include_in_schema=False)
+def sample(
+    request: Request, user: Researcher, name: Annotated[str, Form(min_length=1, max_length=128)],
+    models: Annotated[str, Form(max_length=1000)], prompts: Annotated[int, Form(ge=1, le=100_000)],
+    k: Annotated[int, Form(ge=2, le=9)], overlap: Annotated[int, Form(ge=1, le=1000)] = 1, off_topic: Checkbox = False,
+) -> Response:
+    """Sample candidates in a process of its own, one at a time: no labeler waits for a model."""
+    site: Site = request.app.state.site
+    if site.settings.run is None:
+        raise Problem(409, "no_run", "The server was started without --run; there is no checkpoint to sample from.")
+    running = getattr(request.app.state, "sampling", None)
+    if running is not None and running.poll() is None:
+        raise Problem(409, "busy", "A sampling is under way; wait until it is done.")
+    importing.rules_of({"name": name, "overlap": overlap})
+    command = [
+        sys.executable, "-m", "app.labeling.cli", "sample", str(site.settings.run), f"--name={name}",
+        f"--models={models}", f"--prompts={prompts}", f"--k={k}", f"--overlap={overlap}",
+        "--off-topic" if off_topic else "--no-off-topic", "--folder", str(site.settings.folder),
+        "--database", site.settings.database_url,
+    ]
+    with (site.settings.folder / "sampling.log").open("wb") as log:
+        request.app.state.sampling = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    with site.database.write() as session:
+        detail = {"batch": name, "models": models}
+        session.add(EventLog(at=time.time(), person_id=user.id, kind="sample", detail=detail))
     return RedirectResponse("/admin", 303)
 
 
@@ -189,6 +220,18 @@ def download(request: Request, user: Researcher, export_id: Id, part: str) -> Re
     if not (site.exports / name).is_file():
         raise Problem(410, "file_gone", f"{name} was removed from the server's folder {site.exports}.")
     return FileResponse(site.exports / name, filename=name, media_type="application/octet-stream")
+
+
+def _sampling_state(request: Request) -> str | None:
+    """What the last sampling is doing, or its last line."""
+    process = getattr(request.app.state, "sampling", None)
+    if process is None:
+        return None
+    if process.poll() is None:
+        return "Sampling... the batch appears above when it is done."
+    site: Site = request.app.state.site
+    said = (site.settings.folder / "sampling.log").read_text(errors="replace").strip()
+    return f"{'Sampled' if process.returncode == 0 else 'Sampling failed'}: {said[-500:]}"
 
 
 def _uploaded(file: UploadFile, gold: bool) -> list[importing.Candidates]:

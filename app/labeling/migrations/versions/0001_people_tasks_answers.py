@@ -156,7 +156,7 @@ def upgrade() -> None:
         sa.Column("need", sa.Integer, nullable=False),
         sa.Column("n_open", sa.Integer, nullable=False),
         sa.Column("n_done", sa.Integer, nullable=False),
-        sa.CheckConstraint("n_open >= 0 AND n_done >= 0 AND n_open + n_done <= need", name="ck_task_room"),
+        sa.CheckConstraint("n_open >= 0 AND n_done >= 0 AND n_open + n_done <= need", name="room"),
         sa.ForeignKeyConstraint(["batch_id"], ["batch.id"], name="fk_task_batch_id"),
         sa.ForeignKeyConstraint(["prompt_id"], ["prompt.id"], name="fk_task_prompt_id"),
         sa.PrimaryKeyConstraint("id", name="pk_task"),
