@@ -22,6 +22,9 @@ from torch import nn
 
 from podium.runtime import Dtype, device
 
+# What a launcher would tell a lone process; the last one marks the group as ours.
+_ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "PODIUM_GROUP": "alone"}
+
 
 class EngineConfig(BaseModel):
     """How the optimizer's memory is spread; the arithmetic is the same for every choice."""
@@ -57,13 +60,24 @@ def init_distributed() -> None:
         if "RANK" in os.environ:
             torch.distributed.init_process_group(backend)
         else:
+            os.environ.update(_ALONE)  # DeepSpeed reads its rank from these even when the group exists already
             store = torch.distributed.HashStore()
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-    # DeepSpeed reads its rank from these even when the group exists already.
-    os.environ.setdefault("RANK", "0")
-    os.environ.setdefault("LOCAL_RANK", "0")
-    os.environ.setdefault("WORLD_SIZE", "1")
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+def leave_distributed() -> None:
+    """Dissolve a lone process's group of one; a launcher's group stays.
+
+    Stages share one process, and a stage must not find out what ran before it: with the group left behind, TRL's
+    trainer would wrap its model for distributed training in `podium run`, but not when it is resumed on its own.
+    """
+    if torch.distributed.is_initialized() and all(os.environ.get(k) == v for k, v in _ALONE.items()):
+        import deepspeed
+
+        deepspeed.comm.destroy_process_group()
+        for name in _ALONE:
+            del os.environ[name]
 
 
 def make_engine(

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 
 from podium import lineage
-from podium.engine import init_distributed
+from podium.engine import init_distributed, leave_distributed
 from podium.errors import Interrupted, PodiumError, RecipeError
 from podium.progress import say
 from podium.recipe import Recipe, dump_recipe, load_recipe
@@ -49,8 +50,10 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
     if resumed:
         say(f"  goes on after step {resumed[0]}")
     try:
+        main = spec_of(name).load().main
+        _quieten_libraries()
         with _stop_signals(stage):
-            spec_of(name).load().main(stage.config, stage)
+            main(stage.config, stage)
     except Interrupted as stop:
         stop.signum = stage.signal_seen or stop.signum
         stop.fix = "nothing is lost: the same command goes on from the last checkpoint"
@@ -58,6 +61,7 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
         raise
     finally:
         stage.close()
+        leave_distributed()
         _release_memory()
     if not stage.finished:
         raise RuntimeError(f"stage '{name}' ended without stage.finish(...)")
@@ -119,6 +123,15 @@ def _stop_signals(stage: Stage) -> Iterator[None]:
     finally:
         for signum, old in before.items():
             signal.signal(signum, old)
+
+
+def _quieten_libraries() -> None:
+    """A bar for every file that transformers reads or writes hides our own; its warnings are for our tests to read."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
 
 def _release_memory() -> None:

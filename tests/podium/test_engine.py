@@ -18,6 +18,7 @@ from podium.engine import (  # noqa: E402
     all_reduce_sum,
     backward,
     full_state_dict,
+    leave_distributed,
     load_engine,
     make_engine,
     save_engine,
@@ -104,6 +105,19 @@ def test_bf16_is_autocast_over_fp32_weights():
 def test_a_lone_process_sums_to_itself():
     assert world_size() == 1
     assert all_reduce_sum(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
+
+
+def test_leaving_the_group_leaves_no_trace_and_a_new_one_can_be_joined():
+    """A stage must not find out what ran before it in the same process."""
+    before = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    for _ in range(2):
+        engine = new_engine(2)
+        assert torch.distributed.is_initialized()
+        train(engine, BATCHES[:1])
+        leave_distributed()
+        assert not torch.distributed.is_initialized()
+        assert {name: os.environ.get(name) for name in before} == dict.fromkeys(before)
+    leave_distributed()  # nothing to leave
 
 
 def test_it_starts_without_a_compiler(tmp_path):
