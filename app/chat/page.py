@@ -21,7 +21,8 @@ from app.chat.conversation import Conversation, Settings
 from app.chat.talk import LONGEST_MESSAGE, SIDES, VOTES, Talk, Votes
 from data.jsonl import read_jsonl
 from data.records import Prompt
-from podium.errors import PodiumError
+from podium.errors import PlatformError, PodiumError
+from podium.progress import say
 
 SUGGESTIONS = 3
 VISITORS_AT_ONCE = 4  # answers drawn at the same time; each is its own decoding loop
@@ -60,6 +61,7 @@ def build(run_dir: str | Path, compare: bool = False, votes: Votes | None = None
             ]
         with gr.Row(elem_id="votes", visible=False) as vote_row:
             ballots = [gr.Button(text, size="sm", min_width=110) for text in VOTES]
+            ask = gr.Button("Ask a labeler", size="sm", min_width=110, elem_id="ask")
         with gr.Row(elem_id="suggestions") as suggestion_row:
             ideas = [gr.Button(text, size="sm", min_width=200) for text in suggestions(folder)]
         with gr.Row(elem_id="say"):
@@ -109,6 +111,7 @@ def build(run_dir: str | Path, compare: bool = False, votes: Votes | None = None
         both.change(talk.arrange, [session, both], [*shown, pickers[1]], **quick)
         for ballot in ballots:
             ballot.click(talk.vote, [session, ballot], vote_row, **quick)
+        ask.click(talk.ask, session, None, **quick)
     return page
 
 
@@ -140,10 +143,22 @@ def launch(
     run_dir: str | Path, compare: bool = False, votes: Votes | None = None, host: str = "127.0.0.1", port: int = 7860,
     block: bool = True,
 ) -> str:
-    """Serve the page until Ctrl-C and return its address; `port` 0 takes a free one, `block=False` returns at once."""
+    """Serve the page until Ctrl-C and return its address; `port` 0 takes a free one, `block=False` returns at once.
+
+    Raises:
+        PlatformError: the port is taken. ParentError: the folder holds no model to talk to.
+    """
     page = build(run_dir, compare, votes)
-    _, address, _ = page.launch(
-        server_name=host, server_port=port or None, share=False, quiet=True, prevent_thread_lock=not block,
-        **appearance(),
-    )
+    try:
+        _, address, _ = page.launch(
+            server_name=host, server_port=port or None, share=False, quiet=True, prevent_thread_lock=True,
+            **appearance(),
+        )
+    except OSError as error:
+        raise PlatformError(
+            f"cannot serve at {host}:{port}: {error}", "take another port, or --port 0 for a free one"
+        ) from error
+    if block:
+        say(f"chat: {address}   (Ctrl-C ends it)")
+        page.block_thread()
     return address

@@ -11,6 +11,7 @@ from app.chat.catalog import Catalog
 from app.chat.conversation import Conversation, DoesNotFit, Settings, Turn, speak
 from app.chat.log import log_of, turn_at, typed
 from data.records import Message
+from podium.errors import PodiumError
 
 SIDES = (0, 1)  # left, right
 REFRESH_SECONDS = 0.06  # between updates of the page; tiny models draw hundreds of tokens a second
@@ -28,6 +29,8 @@ class Votes(Protocol):
         self, prompt: list[Message], left: str, right: str, choice: Choice, generators: tuple[str, str],
         person: str | None,
     ) -> int: ...
+
+    def ask(self, prompt: list[Message], responses: list[str], generators: list[str], person: str | None) -> int: ...
 
 
 class Talk:
@@ -92,10 +95,27 @@ class Talk:
         turn, choice = conversation.turns[-1], VOTES[button]
         left, right = (answer for answer in turn.answers if answer is not None)
         prompt, person = conversation.messages(0), getattr(request, "username", None)
-        self.votes.record(prompt, left.text, right.text, choice, (left.model, right.model), person)
+        try:
+            self.votes.record(prompt, left.text, right.text, choice, (left.model, right.model), person)
+        except PodiumError as problem:
+            gr.Warning(problem.message)
+            return gr.update()
         turn.kept = 1 if choice == "right" else 0
         gr.Info(f"Thank you. Recorded: {button.lower()}.")
         return gr.update(visible=False)
+
+    def ask(self, conversation: Conversation, request: gr.Request) -> None:
+        """Put the two answers before the labelers: a task like any other."""
+        if self.votes is None or not _can_vote(conversation):
+            return
+        answers = [answer for answer in conversation.turns[-1].answers if answer is not None]
+        texts, models = [answer.text for answer in answers], [answer.model for answer in answers]
+        try:
+            added = self.votes.ask(conversation.messages(0), texts, models, getattr(request, "username", None))
+        except PodiumError as problem:
+            gr.Warning(problem.message)
+            return
+        gr.Info("Labelers will rank these two answers." if added else "These two are there already, or are the same.")
 
     def _answer(
         self, conversation: Conversation, left: str, right: str, both: bool, temperature: float, top_p: float,

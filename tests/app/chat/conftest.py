@@ -36,14 +36,19 @@ def browser():
 
 
 class Votes:
-    """Keeps votes in a list, as the labeling database would."""
+    """Keeps votes and questions in lists, as the labeling database would."""
 
     def __init__(self) -> None:
         self.kept: list[tuple] = []
+        self.asked: list[tuple] = []
 
     def record(self, prompt, left, right, choice, generators, person) -> int:
         self.kept.append((prompt, left, right, choice, generators, person))
         return len(self.kept)
+
+    def ask(self, prompt, responses, generators, person) -> int:
+        self.asked.append((prompt, responses, generators, person))
+        return 1
 
 
 @pytest.fixture(scope="session")

@@ -64,16 +64,17 @@ def test_an_answer_grows_token_by_token_and_never_shows_half_a_character(sft):
 
 
 def test_the_oldest_question_and_answer_go_first_when_the_context_is_full(sft):
-    """Seen red when one message is dropped at a time (an answer would stand first)."""
+    """Seen red when one message is dropped at a time (an answer would stand first) and when one turn too many is."""
     pair = ("user", "assistant")
     turns = [Message(role=role, content=f"{number} " + "owl " * 60) for number in range(5) for role in pair]
     messages = [*turns, Message(role="user", content="And now?")]
-    ids, room, dropped = fit(sft, messages, wanted=64)
-    assert dropped > 0 and dropped % 2 == 0
-    assert ids == encode_prompt(sft.tokenizer, messages[dropped:])
-    assert len(ids) + room <= sft.context and room == 64
-    longer = encode_prompt(sft.tokenizer, messages[dropped - 2 :])
-    assert len(longer) + 64 > sft.context  # no more was dropped than had to be
+    for wanted in range(4, 128, 4):
+        ids, room, dropped = fit(sft, messages, wanted)
+        assert dropped > 0 and messages[dropped].role == "user"
+        assert ids == encode_prompt(sft.tokenizer, messages[dropped:])
+        assert len(ids) + room <= sft.context and room == wanted
+        longer = encode_prompt(sft.tokenizer, messages[dropped - 2 :])
+        assert len(longer) + wanted > sft.context  # no more was dropped than had to be
 
 
 def test_a_message_too_long_for_the_model_says_how_long(sft):

@@ -5,9 +5,6 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from app.chat.conversation import Conversation
-from app.chat.talk import Talk
-
 pytestmark = pytest.mark.browser
 
 FINISHED = re.compile(r"(ended|cut off at the limit|stopped) · seed \d+")
@@ -149,6 +146,9 @@ def test_two_models_answer_side_by_side_and_a_vote_is_recorded(page, votes, slow
     assert page.is_visible("#stop")  # both began before either was done
     left, right = wait_for_answers(page, 1, 0), wait_for_answers(page, 1, 1)
     assert left[2].startswith("PPO-ptx") and right[2].startswith("SFT") and left[1] != right[1]
+    page.click("#ask")
+    expect(page.locator(".toast-body").last).to_contain_text("Labelers will rank these two")
+    assert [len(text.split()) for text in votes.asked[-1][1]] == [len(left[1].split()), len(right[1].split())]
     page.click("text=Right is better")
     expect(page.locator("#votes")).to_be_hidden()
     prompt, _, kept, choice, generators, person = votes.kept[-1]
@@ -197,8 +197,3 @@ def test_two_visitors_do_not_hear_each_other(page, browser, address):
     other.wait_for_selector("#message textarea")
     assert lines(other) == []
     other.context.close()
-
-
-def test_a_second_message_while_answering_changes_nothing():
-    conversation = Conversation(busy=True)
-    assert list(Talk(None, None).send("hello", conversation)) == [] and conversation.turns == []

@@ -1,0 +1,135 @@
+"""What the buttons do to a conversation, called as the page calls them, without a browser."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from app.chat.catalog import Catalog
+from app.chat.conversation import Answer, Conversation, Turn
+from app.chat.page import build, launch, suggestions
+from app.chat.talk import Talk
+from podium.errors import ParentError, PlatformError, PodiumError
+
+ONE = ("ppo", "sft", False, 1.0, 1.0, 12, 0)  # both pickers, side by side, temperature, top-p, length, seed
+TWO = ("ppo", "sft", True, 1.0, 1.0, 12, 0)
+VISITOR = SimpleNamespace(username="ana")
+
+
+@pytest.fixture(scope="module")
+def talk(chat_run, votes) -> Talk:
+    return Talk(Catalog(chat_run), votes)
+
+
+def finish(conversation: Conversation, *texts: str) -> Conversation:
+    conversation.turns.append(Turn("?", [Answer("M", text=text, ending="ended") for text in texts]))
+    return conversation
+
+
+def test_every_answer_ends_with_the_page_ready_for_the_next(talk):
+    conversation = Conversation()
+    *_, last = talk.send("Hello", conversation, *TWO)
+    left, right, _, send, stop, vote_row, suggestion_row = last
+    assert len(left["value"]) == len(right["value"]) == 3
+    assert send["visible"] and not stop["visible"] and vote_row["visible"] and not suggestion_row["visible"]
+    assert not conversation.busy and all(answer.ending for answer in conversation.turns[0].answers)
+
+
+def test_two_answers_grow_in_turn_and_not_one_after_the_other(talk, monkeypatch):
+    monkeypatch.setattr("app.chat.talk.REFRESH_SECONDS", 0.0)
+    views = list(talk.send("Hello", Conversation(), *TWO))
+    lengths = [[len(log["value"][1]["content"]) if len(log["value"]) > 1 else 0 for log in view[:2]] for view in views]
+    assert any(left and right and left < lengths[-1][0] and right < lengths[-1][1] for left, right in lengths)
+
+
+def test_stop_keeps_what_was_said(talk, monkeypatch):
+    monkeypatch.setattr("app.chat.talk.REFRESH_SECONDS", 0.0)
+    conversation = Conversation()
+    for number, _ in enumerate(talk.send("Hello", conversation, "ppo", "sft", False, 1.0, 1.0, 200, 0)):
+        if number == 5:
+            talk.halt(conversation)
+    answer = conversation.turns[0].answers[0]
+    assert answer.ending == "stopped" and 0 < answer.tokens < 10 and answer.score is not None
+
+
+def test_a_new_chat_in_the_middle_of_an_answer_stays_empty(talk, monkeypatch):
+    """Seen red when the finished answer is written back without looking whether its turn is still there."""
+    monkeypatch.setattr("app.chat.talk.REFRESH_SECONDS", 0.0)
+    conversation = Conversation()
+    views = []
+    for view in talk.send("Hello", conversation, *ONE):
+        views.append(view)
+        if len(views) == 4:
+            talk.clear(conversation, False)
+    assert conversation.turns == [] and views[-1][0]["value"] == [] and not conversation.busy
+
+
+def test_a_visitor_who_leaves_does_not_block_the_conversation(talk):
+    conversation = Conversation()
+    answering = talk.send("Hello", conversation, *ONE)
+    next(answering)
+    assert conversation.busy
+    answering.close()
+    assert not conversation.busy
+
+
+@pytest.mark.parametrize("text", ["", "  \n "])
+def test_nothing_is_sent_when_there_is_nothing_or_an_answer_is_running(talk, text):
+    conversation = Conversation()
+    assert list(talk.send(text, conversation, *ONE)) == [] and conversation.turns == []
+    busy = Conversation(busy=True)
+    assert list(talk.send("Hello", busy, *ONE)) == [] and busy.turns == []
+
+
+def test_settings_from_outside_the_page_are_held_to_their_limits(talk):
+    """Gradio's handlers are public addresses; a browser is not the only one who can call them."""
+    conversation = Conversation()
+    list(talk.send("Hello", conversation, "ppo", "sft", False, -3, 7.0, 10**9, None))
+    assert conversation.turns[0].answers[0].ending in ("ended", "cut off")
+
+
+@pytest.mark.parametrize(("button", "choice", "kept"), [
+    ("Left is better", "left", 0), ("Right is better", "right", 1), ("About equal", "tie", 0),
+    ("Both bad", "both bad", 0),
+])
+def test_a_vote_is_recorded_once_under_the_visitors_name(talk, votes, button, choice, kept):
+    conversation = finish(Conversation(), "one", "two")
+    talk.vote(conversation, button, VISITOR)
+    talk.vote(conversation, button, VISITOR)
+    assert votes.kept.pop()[1:] == ("one", "two", choice, ("M", "M"), "ana") and conversation.turns[0].kept == kept
+    assert not votes.kept
+
+
+def test_answers_to_different_histories_cannot_be_voted_on(talk, votes):
+    conversation = finish(finish(Conversation(), "one", "two"), "three", "four")
+    talk.vote(conversation, "Left is better", VISITOR)
+    talk.ask(conversation, VISITOR)
+    assert not votes.kept and not votes.asked
+    conversation.turns[0].kept = 1
+    talk.ask(conversation, VISITOR)
+    prompt, responses, generators, person = votes.asked.pop()
+    assert [message.content for message in prompt] == ["?", "two", "?"]
+    assert (responses, generators, person) == (["three", "four"], ["M", "M"], "ana")
+
+
+def test_a_refused_vote_says_why_and_can_be_given_again(talk, votes, monkeypatch):
+    def refuse(*_):
+        raise PodiumError("Log in to vote.")
+
+    monkeypatch.setattr(votes, "record", refuse)
+    conversation = finish(Conversation(), "one", "two")
+    with pytest.warns(UserWarning, match="Log in to vote"):
+        talk.vote(conversation, "Left is better", VISITOR)
+    assert conversation.turns[0].kept is None
+
+
+def test_suggestions_are_prompts_of_the_runs_own_world(chat_run, tmp_path):
+    found = suggestions(chat_run)
+    assert len(found) == len(set(found)) == 3 and suggestions(tmp_path) == []
+
+
+def test_a_folder_without_models_and_a_taken_port_are_named(chat_run, tmp_path):
+    with pytest.raises(ParentError, match="no model to talk to"):
+        build(tmp_path)
+    port = int(launch(chat_run, port=0, block=False).rstrip("/").rsplit(":", 1)[1])
+    with pytest.raises(PlatformError, match="another port"):
+        launch(chat_run, port=port, block=False)
