@@ -194,10 +194,11 @@ def chat(
     with _errors_shown():
         from podium.commands import find_run
 
-        run_dir = find_run(run_name, runs_dir)
+        model_folder = Path(run_name)  # a single model in Hugging Face layout is a run of one
+        run_dir = model_folder if (model_folder / "config.json").is_file() else find_run(run_name, runs_dir)
         from app.chat.page import launch
 
-        typer.echo(f"loading {run_dir} ... the page will be at http://{host}:{port or '(a free port)'}; Ctrl-C ends it")
+        typer.echo(f"loading {run_dir} ...")
         launch(run_dir, compare, host=host, port=port)
 
 
