@@ -1,0 +1,334 @@
+"""People's sessions in a real headless Chromium: keyboard alone, mouse alone, small and zoomed screens.
+
+Set PODIUM_SCREENSHOTS to a folder to keep the pictures.
+"""
+
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from app.labeling.importing import Candidates
+from app.labeling.simulate import serving
+from app.labeling.tables import Assignment, ResponseRating, Submission
+from data.records import Message
+from tests.app.labeling.making import PASSWORD, add_batch, add_person, candidates
+
+pytestmark = pytest.mark.browser
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+             "--disable-component-update", "--disable-sync"]
+WORDS = ["an", "old", "owl", "found", "a", "lantern", "in", "the", "barn", "while", "village", "slept", "under", "stars"]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if not Path(CHROMIUM).exists():
+        pytest.skip("chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def served(site):
+    """The site's address; lea is a labeler, ada an admin."""
+    add_person(site, "lea")
+    add_person(site, "ada", role="admin")
+    with serving(site) as address:
+        yield address
+
+
+@pytest.fixture
+def page(chromium, served):
+    """A page of 1280 x 800; any script error or dialog fails the test."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, base_url=served)
+    tab = context.new_page()
+    faults: list[str] = []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
+    tab.on("console", lambda line: faults.append(line.text) if "Content Security Policy" in line.text else None)
+    yield tab
+    context.close()
+    assert faults == []
+
+
+def picture(page, name: str) -> None:
+    folder = os.environ.get("PODIUM_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def log_in(page, handle: str = "lea") -> None:
+    page.goto("/login")
+    page.wait_for_selector("input[name=handle]:focus")
+    page.keyboard.type(handle)
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(r"/$"))
+
+
+def tab_to(page, selector: str) -> None:
+    """Press Tab until the element is focused, as somebody without a mouse does."""
+    for _ in range(120):
+        if page.evaluate("s => document.activeElement.matches(s)", selector):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"the keyboard never reaches {selector}")
+
+
+def press(page, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def says(page, selector: str, text: str) -> None:
+    """Wait until the element says so (by polling: the page's policy forbids Playwright's eval)."""
+    sync_api.expect(page.locator(selector)).to_contain_text(text, timeout=20_000)
+
+
+def wait_saved(page) -> None:
+    says(page, "#saved", "draft saved")
+
+
+def stored_ranks(site) -> dict[int, int]:
+    """Ranks by position of the newest submission."""
+    with site.database.read() as session:
+        last = session.scalars(select(Submission.id).order_by(Submission.id.desc())).first()
+        return {r.position: r.rank for r in session.scalars(
+            select(ResponseRating).where(ResponseRating.submission_id == last))}
+
+
+def positions(page) -> list[int]:
+    """The task's positions in the order of the letters."""
+    return [int(c.get_attribute("data-position")) for c in page.query_selector_all(".card")]
+
+
+def test_keyboard_alone(site, page):
+    """Log in, read, rate, flag, rank with a tie, reload in the middle, submit, skip, edit, log out; no mouse."""
+    add_batch(site, count=2, k=3)
+    log_in(page)
+    tab_to(page, "a.button[href='/work']")
+    press(page, "Enter")
+    page.wait_for_selector("#reading-done:visible")
+    tab_to(page, "#reading-done")
+    press(page, "Enter")
+    page.wait_for_selector("#task:visible")
+
+    press(page, "?")
+    assert page.is_visible("#help-panel")
+    press(page, "Escape", "a", "Shift+Digit6", "f", "Space", "b", "Shift+Digit3", "Control+Enter")
+    assert "C is not rated yet" in page.inner_text("#message")  # told, and taken there
+    press(page, "c", "Shift+Digit3")
+    wait_saved(page)
+    page.reload()
+    page.wait_for_selector("#task:visible")
+    assert page.inner_text("#counts") == "3 of 3 rated"
+
+    press(page, "Control+Enter", "a", "3", "b", "1", "c", "1", "u", "c", "1")
+    assert "C on tier 1, tied with B. 3 of 3 placed." in page.inner_text("#announce")
+    assert page.is_visible("#contradiction") and "A (rated 6) is below B (rated 3)" in page.inner_text("#contradiction")
+    wait_saved(page)
+    page.reload()
+    page.wait_for_selector("#task:visible")
+    assert page.inner_text("#counts") == "3 of 3 placed"
+    a, b, c = positions(page)
+    press(page, "Control+Enter")
+    says(page, "#message", "Saved on the server as answer")
+    assert stored_ranks(site) == {b: 1, c: 1, a: 2}
+
+    page.wait_for_selector("#task:visible")
+    press(page, "s", "ArrowDown", "ArrowDown", "Enter")
+    page.wait_for_selector("#empty:visible")
+    assert "Task skipped (sensitive to me)" in page.inner_text("#message")
+
+    tab_to(page, "nav a[href='/mine']")
+    press(page, "Enter")
+    page.wait_for_selector("text=My answers")
+    tab_to(page, "td a")
+    press(page, "Enter")
+    page.wait_for_selector("#task:visible")
+    press(page, "Control+Enter", "a", "1", "Control+Enter")
+    says(page, "#message", "version 2")
+    assert stored_ranks(site) == {a: 1, b: 1, c: 1}
+    tab_to(page, "nav form button")
+    press(page, "Enter")
+    page.wait_for_url("**/login")
+
+
+def drag(page, source, target) -> None:
+    source.scroll_into_view_if_needed()
+    start, end = source.bounding_box(), target.bounding_box()
+    page.mouse.move(start["x"] + start["width"] / 2, start["y"] + start["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(start["x"], start["y"] + 20, steps=3)
+    page.mouse.move(end["x"] + end["width"] - 12, end["y"] + end["height"] / 2, steps=5)
+    page.mouse.up()
+
+
+def test_mouse_alone(site, page):
+    """The same way with clicks and drags only (after typing the password)."""
+    add_batch(site, count=2, k=3)
+    log_in(page)
+    page.click("a.button")
+    page.click("#reading-done")
+    page.wait_for_selector("#task:visible")
+    page.click("#forward")
+    assert "A, B, C are not rated yet" in page.inner_text("#message")
+    for card, points in zip(page.query_selector_all(".card"), (7, 4, 4), strict=True):
+        card.query_selector(f".rate input[value='{points}']").click()
+    page.click(".card >> nth=1 >> summary")
+    page.click(".card >> nth=1 >> .flags input >> nth=2")
+    page.click("#forward")
+
+    page.click("#submit")
+    assert "not placed yet" in page.inner_text("#message")  # an untouched order cannot be submitted
+    tier = "[data-tier='{}']".format
+    cards = page.query_selector_all(".card")
+    drag(page, cards[0].query_selector(".handle"), page.query_selector(tier(1)))
+    drag(page, page.query_selector(".tier.unplaced .chip >> nth=0"), page.query_selector(tier(2)))
+    cards[2].query_selector(".choose input[value='3']").click()
+    drag(page, page.query_selector(tier(3) + " .chip"), page.query_selector(tier(2)))
+    assert "2, tie" in page.inner_text(tier(2))
+    page.click("#undo")
+    assert "C" in page.inner_text(tier(3))
+    drag(page, page.query_selector(tier(3) + " .chip"), page.query_selector(tier(2)))
+    order = [c.get_attribute("data-position") for c in page.query_selector_all(".card")]
+    wait_saved(page)
+    page.reload()
+    page.wait_for_selector("#task:visible")
+    assert [c.get_attribute("data-position") for c in page.query_selector_all(".card")] == order  # cards never move
+    a, b, c = positions(page)
+    page.click("#submit")
+    says(page, "#message", "Saved")
+    assert stored_ranks(site) == {a: 1, b: 2, c: 2}
+
+    page.wait_for_selector("#task:visible")
+    page.click("#skip")
+    page.click("#skip-panel input >> nth=0")
+    page.click("#skip-panel button >> nth=0")
+    page.wait_for_selector("#empty:visible")
+    page.click("nav a[href='/mine']")
+    page.click("td a")
+    page.wait_for_selector("#task:visible")
+    page.click("#step-rank")
+    page.click(".card >> nth=2 >> .choose input[value='3']")
+    page.click("#submit")
+    says(page, "#message", "version 2")
+    page.click("nav form button")
+    page.wait_for_url("**/login")
+
+
+def nine_long_answers() -> list[Candidates]:
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(280, 320))).capitalize() + "." for _ in range(9)]
+    prompt = "Write a long story about an owl and a lantern, with a sad ending."
+    return [Candidates(prompt=[Message(role="user", content=prompt)], responses=texts)]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (640, 400), (360, 740)], ids=["wide", "zoomed", "phone"])
+def test_nine_answers_of_three_hundred_words(site, page, width, height):
+    """Nothing is wider than the screen, every response is reached by its letter and every tier is in reach."""
+    add_batch(site, records=nine_long_answers())
+    log_in(page)
+    page.set_viewport_size({"width": width, "height": height})
+    page.goto("/work")
+    page.click("#reading-done")
+    page.wait_for_selector("#task:visible")
+    picture(page, f"rate-{width}")
+    for number, letter in enumerate("abcdefghi"):
+        press(page, letter, f"Shift+Digit{number % 7 + 1}")
+        top = page.evaluate("document.activeElement.getBoundingClientRect().top")
+        assert -1 <= top <= height / 2, f"{letter} at {top}"
+    press(page, "Control+Enter")
+    picture(page, f"rank-{width}")
+    for number, letter in enumerate("abcdefghi"):
+        press(page, letter, str(number + 1))
+    assert page.inner_text("#counts") == "9 of 9 placed"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if width == 1280:
+        board = page.query_selector("#board").bounding_box()
+        assert board["y"] >= 0 and board["y"] + board["height"] <= height
+        assert page.evaluate("const b = document.getElementById('board'); b.scrollHeight <= b.clientHeight + 120")
+    page.click("#shorten")
+    picture(page, f"short-{width}")
+    press(page, "Control+Enter")
+    says(page, "#message", "Saved")
+
+
+def test_text_of_models_is_shown_as_text(site, page):
+    """Scripts, templates, right-to-left text, emoji and a million characters."""
+    texts = ["<script>alert(1)</script><img src=x onerror=alert(2)>", "${alert(3)} {{7*7}}",
+             "\u0645\u0631\u062d\u0628\u0627 \u0628\u0643\u0645", "\U0001f989\U0001f3fd " * 5, "word " * 200_000]
+    add_batch(site, records=[candidates(1, k=5)[0].model_copy(update={"responses": texts})])
+    log_in(page)
+    page.goto("/work")
+    page.click("#reading-done")
+    page.wait_for_selector("#task:visible")
+    shown = page.evaluate("[...document.querySelectorAll('.answer')].map(a => a.textContent)")
+    assert sorted(shown) == sorted(texts) and page.query_selector(".answer *") is None
+    picture(page, "text")
+
+
+def test_drafts_outlive_the_server_and_a_lost_login(site, page):
+    """While the server refuses, the draft stays in the browser and the page says why; afterwards it goes through."""
+    add_batch(site, count=1, k=2)
+    log_in(page)
+    page.goto("/work")
+    page.click("#reading-done")
+    page.wait_for_selector("#task:visible")
+    page.route("**/draft", lambda route: route.abort())
+    press(page, "a", "Shift+Digit5", "b", "Shift+Digit2")
+    says(page, "#saved", "kept in this browser only")
+    page.unroute("**/draft")
+    page.reload()
+    page.wait_for_selector("#task:visible")
+    assert page.inner_text("#counts") == "2 of 2 rated"
+    press(page, "Control+Enter", "a", "1", "b", "2")
+    wait_saved(page)
+    cookies = page.context.cookies()
+    page.context.clear_cookies()
+    press(page, "Control+Enter")
+    says(page, "#message", "logged out")
+    assert page.inner_text("#counts") == "2 of 2 placed"
+    page.context.add_cookies(cookies)
+    press(page, "Control+Enter")
+    says(page, "#message", "Saved")
+    with site.database.read() as session:
+        assert session.scalars(select(Assignment.state)).all() == ["submitted"]
+
+
+def test_everything_that_is_operated_has_a_name(site, page):
+    """What a screen reader says for each control, in both steps and with all panels open."""
+    add_batch(site, count=1, k=4)
+    log_in(page)
+    page.goto("/work")
+    page.click("#reading-done")
+    page.wait_for_selector("#task:visible")
+    press(page, "?", "s")
+    nameless = """[...document.querySelectorAll('button, input:not([type=hidden]), select, textarea, a')].filter(e => {
+        const labels = [...(e.labels || [])].map(label => label.textContent).join('');
+        return !(e.getAttribute('aria-label') || e.textContent.trim() || labels.trim());
+    }).map(e => e.outerHTML)"""
+    assert page.evaluate(nameless) == []
+    assert page.evaluate("[...document.querySelectorAll('[aria-live]')].length") >= 2
+
+
+def test_admin_pages_at_two_widths(site, page):
+    add_batch(site, count=2)
+    log_in(page, "ada")
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        for name in ("", "/labelers", "/disputed", "/exports", "/instructions", "/people"):
+            page.goto(f"/admin{name}")
+            if not name:
+                page.wait_for_selector("#agreement table")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            picture(page, f"admin{name.replace('/', '-')}-{width}")
