@@ -85,6 +85,7 @@ def main(config: Config, stage: Stage) -> None:
     known_tokens = len(tokenizer)
     tokenizer, model = prepare_tokenizer(tokenizer), load_causal_lm(parent)
     resize_for(tokenizer, model)
+    parameters = count_parameters(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     set_residual_dropout(model, config.residual_dropout)
     context = model.config.max_position_embeddings
@@ -130,7 +131,7 @@ def main(config: Config, stage: Stage) -> None:
     tokens = sum(len(row.input_ids) for row in rows)
     headline = {
         **best,
-        "parameters": count_parameters(model),
+        "parameters": parameters,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "demonstrations": len(train.rows),
         "dropped_demonstrations": train.dropped,

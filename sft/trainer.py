@@ -61,6 +61,10 @@ class StageTrainer(SFTTrainer):
         self.stage, self.measure = stage, measure
         self.select_by, self.sign = select_by, 1.0 if higher_is_better else -1.0
         self.best_dir = stage.dir / "best"
+        trained: Any = self.model
+        head = trained.get_output_embeddings()
+        if not hasattr(head, "bias"):
+            head.bias = None  # TRL reads it, and PEFT's wrapper of a tied head with trainable tokens has none
         for chatter in (PrinterCallback, ProgressCallback):
             self.remove_callback(chatter)
 
