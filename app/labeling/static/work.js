@@ -292,6 +292,10 @@ find("fold").addEventListener("click", () => {
   find("fold").textContent = folded ? "Unfold" : "Fold";
   find("fold").setAttribute("aria-expanded", String(!folded));
 });
+// On a narrow screen the prompt sticks to the top; cards that are gone to stop below it.
+new ResizeObserver(() => {
+  document.documentElement.style.setProperty("--prompt-height", `${find("prompt").offsetHeight}px`);
+}).observe(find("prompt"));
 find("use-case").addEventListener("change", (e) => change(() => { answer.useCase = e.target.value; }));
 find("language").addEventListener("input", (e) => change(() => { answer.language = e.target.value; }));
 find("comment").addEventListener("input", (e) => change(() => { answer.comment = e.target.value; }));
