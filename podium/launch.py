@@ -44,6 +44,9 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
         init_distributed()
     if not _decide(lambda: _prepare(recipe, name, run_dir, force)):
         return False
+    if not spec_of(name).distributed and int(os.environ.get("RANK", "0")) != 0:
+        torch.distributed.barrier()
+        return True
     stage = Stage(name, recipe, run_dir)
     resumed = stage.latest_checkpoint()
     stage.logbook(f"resumed after step {resumed[0]}" if resumed else f"started with seed {stage.seed}")
@@ -65,6 +68,8 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
         _release_memory()
     if not stage.finished:
         raise RuntimeError(f"stage '{name}' ended without stage.finish(...)")
+    if not spec_of(name).distributed and torch.distributed.is_initialized():
+        torch.distributed.barrier()
     return True
 
 

@@ -9,10 +9,7 @@ output. All processes of a distributed run call the same methods; only the main 
 import json
 import math
 import os
-import resource
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -28,9 +25,11 @@ from podium.engine import world_size
 from podium.errors import DataError, DivergenceError, ParentError
 from podium.metrics import MetricsLog, Tracker, make_tracker, truncate_metrics
 from podium.models import template_hash, tokenizer_hash
+from podium.outcome import model_card, stage_record
 from podium.parents import find_parent
 from podium.progress import Bar, progress_bar
 from podium.recipe import Recipe, dump_recipe
+from podium.stages import spec_of
 from podium.storage import PARTIAL, publish, write_json, write_text, writing
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -41,7 +40,6 @@ RECORD_TYPES = {
     "documents": "Document", "demonstrations": "Demonstration", "prompts": "Prompt", "rankings": "Ranking",
     "questions": "Question",
 }
-WATTS_PER_CORE, WATTS_PER_GPU = 10.0, 400.0
 
 
 class Stage:
@@ -54,7 +52,7 @@ class Stage:
         self.config = recipe.stage_config(name)
         self.seed = recipe.seed
         self.rank = int(os.environ.get("RANK", "0"))
-        self.world_size = world_size()
+        self.world_size = world_size() if spec_of(name).distributed else 1
         self.is_main = self.rank == 0
         self.dtype = runtime.resolve_dtype(recipe.dtype)
         self.device = runtime.device()
@@ -259,8 +257,9 @@ class Stage:
         costs = self._costs()
 
         def describe(folder: Path) -> None:
-            record = self._stage_record(folder, metrics, tokens, costs)
-            write_text(folder / "README.md", _card(card, record))
+            facts = {"seed": self.seed, "dtype": self.dtype, "device": self.device.type, "threads": self.threads}
+            record = stage_record(self.name, folder, self._inputs(), facts, metrics, tokens, costs, self.world_size)
+            write_text(folder / "README.md", model_card(card, record))
             write_json(folder / lineage.STAGE_FILE, record)
 
         self._write_folder(self.dir / "final", save, describe)
@@ -305,34 +304,6 @@ class Stage:
             "cpu_seconds": round(self._cpu_before + time.process_time() - self._cpu_start, 2),
         }
 
-    def _stage_record(
-        self, folder: Path, metrics: dict[str, float], tokens: int, costs: dict[str, float]
-    ) -> dict[str, Any]:
-        gpu_seconds = costs["wall_seconds"] * self.world_size if self.device.type == "cuda" else 0.0
-        joules = WATTS_PER_CORE * costs["cpu_seconds"] + WATTS_PER_GPU * gpu_seconds
-        return {
-            "stage": self.name,
-            "format": lineage.FORMAT_VERSION,
-            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
-            **self._inputs(),
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "code_revision": lineage.code_revision(),
-            "libraries": lineage.library_versions(),
-            "seed": self.seed,
-            "dtype": self.dtype,
-            "device": self.device.type,
-            "threads": self.threads,
-            "world_size": self.world_size,
-            "tokenizer_sha256": tokenizer_hash(folder),
-            "template_sha256": template_hash(folder),
-            "metrics": {k: (float(v) if math.isfinite(v) else None) for k, v in metrics.items()},
-            "tokens": tokens,
-            **costs,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "energy_watt_hours": round(joules / 3600, 4),
-            "energy_assumption": f"{WATTS_PER_CORE:.0f} W per busy CPU core, {WATTS_PER_GPU:.0f} W per GPU",
-        }
-
     def close(self) -> None:
         """Close the log and the trackers (podium.launch does)."""
         if self._metrics is not None:
@@ -351,17 +322,3 @@ def checkpoint_record(stage_dir: Path) -> dict[str, Any] | None:
     """What the newest checkpoint was made from; None without one."""
     found = _checkpoints(stage_dir)
     return json.loads((found[-1] / CHECKPOINT_FILE).read_text()) if found else None
-
-
-def _card(card: str, record: dict[str, Any]) -> str:
-    """The model card: the stage's own words, then how it was made."""
-    parents = ", ".join(f"`{p['ref']}` ({p['sha256'][:12]})" for p in record["parents"]) or "none"
-    rows = "\n".join(f"| {k} | {v:.4g} |" for k, v in record["metrics"].items() if v is not None)
-    numbers = f"\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
-    return (
-        f"---\nlibrary_name: transformers\ntags: [podium, {record['stage']}]\n---\n\n{card.strip()}\n\n"
-        f"## How it was made\n\nStage `{record['stage']}`, seed {record['seed']}, parents: {parents}, "
-        f"{record['tokens']:,} tokens, {record['wall_seconds']:.0f} s wall, {record['cpu_seconds']:.0f} s CPU, about "
-        f"{record['energy_watt_hours']} Wh ({record['energy_assumption']}). Command: `{record['command']}`. "
-        f"Code: {record['code_revision']}. Everything else is in stage.json.\n{numbers}"
-    )
