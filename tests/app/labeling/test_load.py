@@ -1,0 +1,19 @@
+"""The benchmark's load at a smaller size: two tabs a person, every answer posted three times in parallel."""
+
+import pytest
+
+from benchmarks.labeling import Load, measure
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def test_exactly_the_wanted_rankings_are_stored(kind, request, capsys):
+    """`measure` also holds every task's counters against its rows.
+
+    Mutation seen red: no lock on the person's row (PostgreSQL), no unique key per idempotency key.
+    """
+    database = request.getfixturevalue("cluster").url("load") if kind == "postgresql" else None
+    load = Load(labelers=8, tasks=16, overlap=3, think=0.02)
+    found = measure(kind, database, load)
+    assert found["wanted"] == found["stored"] == 48 and found["lost"] == found["doubled"] == 0
+    assert len(load.acknowledged) == 48 and load.statuses["submit 200"] == 3 * 48
+    assert {status.split()[1] for status in load.statuses} <= {"200", "409"}
