@@ -35,7 +35,7 @@ def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:
         )
     if _HUB_ID.fullmatch(ref):
         return _download(ref)
-    known = ", ".join(recipe.chain())
+    known = ", ".join(recipe.chain()) or "it has none"
     raise ParentError(
         f"there is no parent '{ref}'", f"name a stage of this recipe ({known}), a folder, or a hub id like org/model"
     )
