@@ -10,12 +10,13 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 from sqlalchemy import select
 
 from app.labeling import accounts
@@ -152,13 +153,13 @@ def simulate(
 
 
 @contextmanager
-def serving(site: Site, port: int = 0):
-    """The site on a port of its own, in a thread of this process; yields its address."""
+def serving(site: Site, application: FastAPI | None = None) -> Iterator[str]:
+    """The site (or an application built on it) on a free port, in a thread of this process; yields its address."""
     import uvicorn
 
     from app.labeling.site import create_site
 
-    config = uvicorn.Config(create_site(site), host="127.0.0.1", port=port, log_level="warning")
+    config = uvicorn.Config(application or create_site(site), host="127.0.0.1", port=0, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
