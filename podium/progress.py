@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -80,12 +80,12 @@ class _Silent:
 
 
 class _Live:
-    def __init__(self, rates: _Rates, redraw: "object") -> None:
+    def __init__(self, rates: _Rates, redraw: Callable[[], None]) -> None:
         self._rates, self._redraw = rates, redraw
 
     def advance(self, n: int = 1, *, tokens: int = 0, **shown: float) -> None:
         self._rates.add(n, tokens, shown)
-        self._redraw()  # type: ignore[operator]
+        self._redraw()
 
 
 class _Plain:
