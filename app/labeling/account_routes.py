@@ -14,6 +14,7 @@ from app.labeling.problems import Problem
 from app.labeling.site import Site
 
 router = APIRouter()
+WRONG_LOGIN = "Handle and password do not fit, or the account is disabled."
 Short = Annotated[str, Form(max_length=200)]
 
 
@@ -116,13 +117,15 @@ def page(request: Request, template: str, status_code: int = 200, user: Any = No
 def _check(request: Request, handle: str, password: str) -> int:
     """Person id; Problem 401 or 429. The slow password check runs outside any write transaction."""
     site: Site = request.app.state.site
+    if not accounts.HANDLE.fullmatch(handle):
+        raise Problem(401, "wrong_login", WRONG_LOGIN)  # nobody has such a handle, and it may not even be storable
     address, now = request.client.host if request.client else "", time.time()
     with site.database.write() as session:
         accounts.note_attempt(session, handle, address, now)
     with site.database.read() as session:
         person_id = accounts.verify_login(session, handle, password)
     if person_id is None:
-        raise Problem(401, "wrong_login", "Handle and password do not fit, or the account is disabled.")
+        raise Problem(401, "wrong_login", WRONG_LOGIN)
     with site.database.write() as session:
         accounts.forgive_attempts(session, handle, address, now)
     return person_id

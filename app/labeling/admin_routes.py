@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
@@ -199,7 +199,8 @@ def exports(request: Request, user: Researcher) -> Response:
 @router.post("/admin/exports", include_in_schema=False)
 def new_export(
     request: Request, user: Researcher, kind: Annotated[exporting.Kind, Form()],
-    batches: Annotated[list[str], Form()] = [], cohorts: Annotated[list[str], Form()] = [],  # noqa: B006
+    batches: Annotated[list[importing.BatchName], Form()] = [],  # noqa: B006
+    cohorts: Annotated[list[Literal["train", "heldout", "screening"]], Form()] = [],  # noqa: B006
     extras: Checkbox = False, gold: Checkbox = False,
 ) -> Response:
     site: Site = request.app.state.site

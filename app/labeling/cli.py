@@ -79,7 +79,8 @@ def serve(
         server = build_server(site)
         typer.echo(f"labeling: {site.settings.address}/" + (f"   chat: {site.settings.address}/chat" if run else ""))
         _greet_first_admin(site)
-        uvicorn.run(server, host=host, port=port, log_level="warning", server_header=False)
+        # Labelers read for minutes between requests; a closed connection would fail their next click.
+        uvicorn.run(server, host=host, port=port, log_level="warning", server_header=False, timeout_keep_alive=75)
 
 
 @app.command()

@@ -50,10 +50,13 @@ class Candidates(Record):
         return self
 
 
+BatchName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
+
+
 class BatchRules(Strict):
     """How a batch is handed out."""
 
-    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
+    name: BatchName
     purpose: ShortText = "ranking"
     cohorts: list[Literal["train", "heldout", "screening"]] = Field(["train", "heldout"], min_length=1)
     overlap: int = Field(1, ge=1, le=1000, description="rankings wanted of each task")

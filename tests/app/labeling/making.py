@@ -3,6 +3,7 @@
 import time
 import uuid
 
+from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from app.labeling import accounts
@@ -47,6 +48,17 @@ def answer_to(task: dict, order: list[int] | None = None) -> dict:
         "responses": [{"position": p, "likert": 7 - min(i, 6), "flags": []} for i, p in enumerate(positions)],
         "active_seconds": 30.0,
     }
+
+
+def every_route(site: Site) -> list[APIRoute]:
+    """The application's own table of routes, those of included routers too."""
+    found, waiting = [], list(create_site(site).routes)
+    while waiting:
+        route = waiting.pop()
+        waiting += getattr(getattr(route, "original_router", None), "routes", [])
+        if isinstance(route, APIRoute):
+            found.append(route)
+    return found
 
 
 class Browser:

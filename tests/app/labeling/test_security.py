@@ -4,13 +4,21 @@ import re
 import time
 
 import pytest
-from fastapi.routing import APIRoute
 
 from app.labeling import accounts
 from app.labeling.guard import COOKIE
-from app.labeling.site import Settings, create_site, open_site
+from app.labeling.site import Settings, open_site
 from podium.errors import PodiumError
-from tests.app.labeling.making import ADDRESS, PASSWORD, Browser, add_batch, add_person, answer_to, candidates
+from tests.app.labeling.making import (
+    ADDRESS,
+    PASSWORD,
+    Browser,
+    add_batch,
+    add_person,
+    answer_to,
+    candidates,
+    every_route,
+)
 
 PUBLIC = {"/healthz", "/login", "/api/login", "/invite/{token}"}
 ADMIN_ONLY = ("/admin/people", "/admin/events")
@@ -27,13 +35,7 @@ def needed_role(path: str) -> str:
 
 def all_routes(site) -> list[tuple[str, str]]:
     """(method, path) of every route in the application's own table."""
-    found, waiting = [], list(create_site(site).routes)
-    while waiting:
-        route = waiting.pop()
-        waiting += getattr(getattr(route, "original_router", None), "routes", [])  # a router that was included
-        if isinstance(route, APIRoute):
-            found += [(method, route.path) for method in route.methods - {"HEAD"}]
-    return sorted(found)
+    return sorted((method, route.path) for route in every_route(site) for method in route.methods - {"HEAD"})
 
 
 def concrete(path: str) -> str:
