@@ -153,4 +153,5 @@ def _sharded(module: nn.Module, dtype: Dtype) -> Any:
         "train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "steps_per_print": 10**9,
     }
     engine, *_ = deepspeed.initialize(model=module, config=settings)
-    return engine.eval()
+    engine.eval()
+    return engine

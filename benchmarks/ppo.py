@@ -1,0 +1,312 @@
+"""PPO beside trl 1.12.0's PPOTrainer, the last published one: seconds an iteration, memory, share of the peak.
+
+    python -m benchmarks.ppo              about half an hour on two quiet cores
+    python -m benchmarks.ppo --quick      a small shape once, to see that it works
+
+Same weights, prompts, lengths, micro-batches, inner epochs and threads; the sides take turns within one run, each in
+its own process, TRL in an environment that this command makes once (~/.cache/podium/trl-1.12.0). Two workloads: `fixed`
+(no end token: every response has full length, our worst case) and `ragged` (responses end at random, mean about 40 % of
+the cap). No ptx, which TRL does not have. The first iteration of a process warms up and is not counted.
+
+The last line is one JSON object. `same_dtype`: TRL's seconds / ours at the same number format, the lower of fp32 and
+bf16; `best`: each side at its faster format; both the lowest over the shapes. `memory_ratio`: our peak / TRL's, the
+highest. `peak_share`: arithmetic of our iteration / (seconds x the matrix product rate measured here).
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TRL = "trl==1.12.0"
+TORCH = "torch==2.13.0"
+STOP, PAD = 2, 1
+DTYPES = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model shape and the batch it is measured with."""
+
+    name: str
+    vocabulary: int
+    batch: int
+    micro_batch: int
+    prompt_tokens: tuple[int, int]
+    response_length: int
+
+
+SHAPES = (
+    Shape("llama-4m", 4096, 64, 16, (32, 64), 64),
+    Shape("opt-125m", 50272, 16, 4, (16, 32), 48),
+)
+QUICK = (Shape("llama-4m", 4096, 16, 8, (16, 32), 32),)
+
+
+# ---- what both sides read ---------------------------------------------------------------------------------------
+
+
+def write_inputs(shape: Shape, ragged: bool, folder: Path) -> None:
+    """Policy, reward model, tokenizer and prompts, seeded. With `ragged` every token may be the last one at a constant
+    rate, so lengths are geometric, cut at the cap, with a mean of 40 % of it."""
+    import torch
+
+    torch.manual_seed(0)
+    policy = _policy(shape)
+    if ragged:
+        rate = 2.23 / shape.response_length  # (1 - exp(-2.23)) / 2.23 = 0.4
+        _raise_stop(policy, math.log(rate / (1 - rate) * (shape.vocabulary - 1)))
+    policy.save_pretrained(folder / "policy")
+    _reward(policy).save_pretrained(folder / "reward")
+    _write_tokenizer(shape, folder)
+    generator = torch.Generator().manual_seed(1)
+    low, high = shape.prompt_tokens
+    lengths = torch.randint(low, high + 1, (8 * shape.batch,), generator=generator).tolist()
+    prompts = [torch.randint(10, shape.vocabulary, (n,), generator=generator).tolist() for n in lengths]
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+
+
+def _policy(shape: Shape) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+
+    tokens: dict[str, Any] = {"pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": STOP}
+    if shape.name == "opt-125m":
+        return OPTForCausalLM(OPTConfig(vocab_size=shape.vocabulary, dropout=0.0, **tokens))
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=shape.vocabulary, hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
+        max_position_embeddings=512, tie_word_embeddings=False, **tokens,
+    ))
+
+
+def _raise_stop(policy: Any, logit: float) -> None:
+    """Give the stop token this logit everywhere, by a direction of the last hidden state that never changes."""
+    import torch
+
+    head = policy.get_output_embeddings().weight
+    with torch.no_grad():
+        if policy.config.model_type == "opt":  # the final norm's bias is such a direction
+            direction = torch.nn.functional.normalize(torch.randn(head.shape[1]), dim=0)
+            policy.model.decoder.final_layer_norm.bias.copy_(30 * direction)
+            head[STOP] = logit / 30 * direction
+            return
+        # dimension 0 of the residual stream: large at every token, written by no layer
+        policy.model.embed_tokens.weight[:, 0] = 8.0
+        for layer in policy.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
+        head[:, 0] = 0.0
+        head[STOP] = 0.0
+        head[STOP, 0] = logit / math.sqrt(head.shape[1])
+
+
+def _reward(policy: Any) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    config = type(policy.config).from_dict(policy.config.to_dict() | {"num_labels": 1})
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.base_model.load_state_dict(policy.base_model.state_dict())
+    model.config.reward_bias = 0.0
+    return model
+
+
+def _write_tokenizer(shape: Shape, folder: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    words = {"<bos>": 0, "<pad>": PAD, "<eos>": STOP} | {f"w{i}": i for i in range(3, shape.vocabulary)}
+    Tokenizer(models.WordLevel(words, unk_token="<bos>")).save(str(folder / "tokenizer.json"))
+
+
+# ---- our side ---------------------------------------------------------------------------------------------------
+
+
+def run_podium(work: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of every iteration, peak memory, profile, and the arithmetic of the last iteration."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    from ppo.config import Config
+    from ppo.learner import Learner, Models
+
+    torch.set_num_threads(work["threads"])
+    folder = Path(work["folder"])
+    policy, reference = (AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32) for _ in range(2))
+    reward, value = (
+        AutoModelForSequenceClassification.from_pretrained(folder / "reward", dtype=torch.float32) for _ in range(2)
+    )
+    prompts = json.loads((folder / "prompts.json").read_text())
+    batch_size, inner_epochs = work["batch"], work["inner_epochs"]
+    config = Config(
+        total_episodes=batch_size * work["iterations"], batch_size=batch_size, num_mini_batches=1,
+        num_ppo_epochs=inner_epochs, per_device_train_batch_size=work["micro_batch"],
+        per_device_eval_batch_size=2 * work["micro_batch"], response_length=work["response_length"],
+        rollout_batch_size=batch_size, kl_coef=0.05, ptx_coef=0.0, missing_eos_penalty=0.0, warmup_iterations=0,
+        learning_rate=work["learning_rate"], value_learning_rate=work["learning_rate"],
+    )
+    models = Models(policy, reward, value, reference)
+    learner = Learner(config, models, PAD, work["stop_token_id"], seed=0, dtype=work["dtype"])
+    seconds, profile, batch = [], {}, None
+    for iteration in range(1, work["iterations"] + 1):
+        rows = range((iteration - 1) * batch_size, iteration * batch_size)
+        began = time.perf_counter()
+        batch = learner.rollout([prompts[i % len(prompts)] for i in rows], iteration)
+        targets, _ = learner.targets(batch)
+        learner.update(batch, targets, None, iteration)
+        seconds.append(time.perf_counter() - began)
+        profile = learner.profile.drain()
+    assert batch is not None
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if torch.cuda.is_available():
+        memory = torch.cuda.max_memory_allocated()
+    return {
+        "seconds": seconds, "memory_bytes": memory, "profile": profile,
+        "mean_response": float(batch.action_mask.sum() / batch_size),
+        "flops": arithmetic(policy, batch, inner_epochs), "peak_flops": matmul_rate(work["dtype"]),
+    }
+
+
+def arithmetic(policy: Any, batch: Any, inner_epochs: int) -> float:
+    """Multiply-adds x 2 of one iteration over real tokens: 2 a weight forward, 6 a weight in training."""
+    head = policy.get_output_embeddings().weight.numel()
+    embedding = policy.get_input_embeddings().weight.numel()
+    body = sum(p.numel() for p in policy.base_model.parameters()) - embedding
+    tokens, actions = int(batch.attention_mask.sum()), int(batch.action_mask.sum())
+    forwards = 2 * body * tokens * 4 + 2 * head * actions * 2  # generate, reference, reward, value; two with a head
+    training = 6 * inner_epochs * (2 * body * tokens + head * actions)
+    return float(forwards + training)
+
+
+def matmul_rate(dtype: str) -> float:
+    """The best rate of a square matrix product here and now, in FLOP/s."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.randn(1536, 1536, device=device, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32)
+    best = math.inf
+    for _ in range(6):
+        began = time.perf_counter()
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2 * 1536**3 / best
+
+
+# ---- the race ---------------------------------------------------------------------------------------------------
+
+
+def trl_python() -> str:
+    """The interpreter of TRL's own environment; made on the first call."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "podium" / "trl-1.12.0"
+    python = folder / "bin/python"
+    probe = [str(python), "-c", "import importlib.metadata as m; assert m.version('trl') == '1.12.0'"]
+    if not python.exists() or subprocess.run(probe, capture_output=True).returncode:
+        print(f"making {folder} (once) ...", flush=True)
+        venv.create(folder, with_pip=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", TORCH, TRL], check=True)
+    return str(python)
+
+
+def run_side(side: str, work: dict[str, Any], trl: str) -> dict[str, Any]:
+    """One side's iterations in a process of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        spec = Path(scratch) / "work.json"
+        spec.write_text(json.dumps(work | {"scratch": scratch}))
+        ours = [sys.executable, "-m", "benchmarks.ppo", "--work", str(spec)]
+        command = ours if side == "podium" else [trl, str(Path(__file__).with_name("ppo_trl.py")), str(spec)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(work["threads"]), "TOKENIZERS_PARALLELISM": "false"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{side} failed:\n{done.stderr[-4000:]}")
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def race(shape: Shape, ragged: bool, options: argparse.Namespace, trl: str) -> dict[str, dict[str, Any]]:
+    """(side, dtype) -> the fastest iteration's seconds, the highest memory, and what else the side reports."""
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_inputs(shape, ragged, Path(folder))
+        work = {
+            "folder": folder, "threads": options.threads, "batch": shape.batch, "micro_batch": shape.micro_batch,
+            "response_length": shape.response_length, "stop_token_id": STOP if ragged else None,
+            "inner_epochs": options.inner_epochs, "iterations": 1 + options.iterations, "learning_rate": 1e-6,
+        }
+        for repeat in range(options.repeats):
+            for dtype in DTYPES:
+                for side in ("podium", "trl") if repeat % 2 == 0 else ("trl", "podium"):
+                    found = run_side(side, work | {"dtype": dtype}, trl)
+                    found["seconds"] = min(found["seconds"][1:])
+                    best = results.get(f"{side} {dtype}")
+                    if best:
+                        found["memory_bytes"] = max(found["memory_bytes"], best["memory_bytes"])
+                    if best is None or found["seconds"] < best["seconds"]:
+                        results[f"{side} {dtype}"] = found
+                    else:
+                        best["memory_bytes"] = found["memory_bytes"]
+                    mebibytes = found["memory_bytes"] / 2**20
+                    print(f"  {side:6} {dtype}  {found['seconds']:8.2f} s  {mebibytes:7.0f} MiB", flush=True)
+    return results
+
+
+def compare(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The ratios of one workload on one shape."""
+    seconds = {name: found["seconds"] for name, found in results.items()}
+    memory = {name: found["memory_bytes"] for name, found in results.items()}
+    fastest = min(DTYPES, key=lambda dtype: seconds[f"podium {dtype}"])
+    ours = results[f"podium {fastest}"]
+    return {
+        "same_dtype": min(seconds[f"trl {dtype}"] / seconds[f"podium {dtype}"] for dtype in DTYPES),
+        "best": min(seconds[f"trl {dtype}"] for dtype in DTYPES) / seconds[f"podium {fastest}"],
+        "memory_ratio": max(memory[f"podium {dtype}"] / memory[f"trl {dtype}"] for dtype in DTYPES),
+        "peak_share": ours["flops"] / ours["seconds"] / ours["peak_flops"],
+        "mean_response": ours["mean_response"], "profile": ours["profile"], "seconds": seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one small shape, one iteration: for development")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--iterations", type=int, default=2, help="counted iterations a process")
+    parser.add_argument("--repeats", type=int, default=2, help="turns of each side")
+    parser.add_argument("--inner-epochs", type=int, default=4, help="TRL's default")
+    parser.add_argument("--shape", choices=[shape.name for shape in SHAPES], help="this shape only")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        print(json.dumps(run_podium(json.loads(Path(options.work).read_text()))))
+        return
+    if options.quick:
+        options.iterations = options.repeats = 1
+    trl = trl_python()
+    shapes = [shape for shape in (QUICK if options.quick else SHAPES) if options.shape in (None, shape.name)]
+    table: dict[str, dict[str, Any]] = {}
+    for shape in shapes:
+        for workload in ("fixed", "ragged"):
+            print(f"{shape.name} {workload} ({options.threads} threads)", flush=True)
+            table[f"{shape.name} {workload}"] = compare(race(shape, workload == "ragged", options, trl))
+    print(json.dumps(summary(table)))
+
+
+def summary(table: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The worst case over the shapes, and everything behind it."""
+    result: dict[str, Any] = {}
+    for workload in ("fixed", "ragged"):
+        rows = [row for name, row in table.items() if name.endswith(workload)]
+        result[workload] = {key: min(row[key] for row in rows) for key in ("same_dtype", "best")}
+    result["memory_ratio"] = max(row["memory_ratio"] for row in table.values())
+    result["peak_share"] = min(row["peak_share"] for row in table.values())
+    result["profile"] = {name: row["profile"] for name, row in table.items()}
+    return result | {"shapes": table}
+
+
+if __name__ == "__main__":
+    main()
