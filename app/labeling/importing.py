@@ -77,8 +77,8 @@ class ImportReport(NamedTuple):
 
 def read_candidates(path: Path, gold: bool = False) -> list[Candidates]:
     """A JSONL file of `Candidates` or of `Ranking` records; `gold` takes the latter's ranks as known."""
-    first = json.loads(next(numbered_lines(path), (0, "{}"))[1])
-    if "ranks" not in first:
+    first = next((line for _, line in numbered_lines(path)), "")
+    if not _has_ranks(first):
         return read_jsonl(path, Candidates)
     shared = ("prompt", "responses", "generators", "user", "use_case", "source", "id", "meta")
     return [
@@ -187,6 +187,14 @@ def add_defaults(session: Session, now: float) -> None:
 
 def newest(session: Session, table: type[InstructionSet] | type[FormSchema]) -> Any:
     return session.scalars(select(table).order_by(table.id.desc()).limit(1)).one()
+
+
+def _has_ranks(line: str) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False  # read_jsonl says what is wrong with it
+    return isinstance(record, dict) and "ranks" in record
 
 
 def _next_version(session: Session, table: type[InstructionSet] | type[FormSchema], name: str) -> int:

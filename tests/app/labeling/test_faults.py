@@ -5,6 +5,7 @@ import random
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -87,7 +88,8 @@ def test_twenty_kills_under_load(tmp_path, database_url):
     prepare(tmp_path, database_url, load)
     port, acknowledged, rng = free_port(), set(), random.Random(0)
     address = f"http://127.0.0.1:{port}"
-    command = ["podium", "label", "serve", "--folder", str(tmp_path), "--database", database_url, "--port", str(port)]
+    command = [sys.executable, "-m", "app.labeling.cli", "serve", "--folder", str(tmp_path), "--database", database_url,
+               "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     workers, threads = start_work(address, load.labelers, acknowledged)
     kills_under_load = 0

@@ -13,13 +13,16 @@ from tests.app.labeling.making import Browser, add_batch, add_person, answer_to,
 EXAMPLES = 12  # a route; sixty each were run by hand
 
 
+FREE_TEXT = {"draft": "comment", "skip": "note", "login": "handle"}  # the field of a route that takes any text
+PLAUSIBLE = {"role": "labeler", "cohort": "train", "cohorts": "train", "kind": "pairs", "models": "sft"}
 NASTY = ["", "\x00", "a\x00b", "\u202e\U0001f989", "-1", "1e309", "9" * 30, "x" * 300_000, "[1, {", "true"]
 
 
 def test_forms_answer_every_text_without_a_500(any_site):
-    """What the pages send, with every field filled alike; the file of an import is that text too.
+    """What the pages send, with one field after the other filled badly; the file of an import is one of them.
 
-    Mutation seen red: names of batches to export with NUL characters let through to PostgreSQL.
+    Mutation seen red: names of batches to export with NUL characters let through to PostgreSQL. It also found that an
+    upload whose first line is no JSON was a 500.
     """
     add_batch(any_site)
     add_person(any_site, "ada", role="admin")
@@ -30,16 +33,17 @@ def test_forms_answer_every_text_without_a_500(any_site):
         if route.path in ("/logout", "/account/password"):
             continue
         fields = [field.alias for field in route.dependant.body_params]
-        for text in NASTY:
-            path = re.sub(r"{\w+}", "1", route.path)
-            data = {name: text for name in fields if name not in ("file", "kind")} | {"csrf_token": client.token}
-            files = {"file": ("tasks.jsonl", text)} if "file" in fields else None
-            reply = client.http.post(path, data=data | ({"kind": "pairs"} if "kind" in fields else {}), files=files)
-            assert reply.status_code < 500, f"{route.path} with {text[:20]!r}: {reply.status_code} {reply.text[:300]}"
+        path = re.sub(r"{\w+}", "1", route.path)
+        usual = {name: PLAUSIBLE.get(name, "1") for name in fields if name != "file"} | {"csrf_token": client.token}
+        for bad, text in [(name, text) for name in fields for text in NASTY]:
+            line = text if bad == "file" else '{"prompt": [{"role": "user", "content": "Q"}], "responses": ["a", "b"]}'
+            data = usual | ({} if bad == "file" else {bad: text})
+            reply = client.http.post(path, data=data, files={"file": ("t.jsonl", line)} if "file" in fields else None)
+            assert reply.status_code < 500, f"{path}, {bad} = {text[:20]!r}: {reply.status_code} {reply.text[:300]}"
 
 
 def test_the_api_answers_every_request_without_a_500(any_site):
-    """Mutation seen red: text with NUL characters let through to PostgreSQL."""
+    """Seen red: a NUL in the login's handle went through to PostgreSQL, before handles were checked first."""
     add_batch(any_site, count=30)
     add_person(any_site, "ada", role="admin")
     client = Browser(any_site, "ada")
@@ -64,7 +68,7 @@ def test_the_api_answers_every_request_without_a_500(any_site):
         def attack(case, nasty):
             nonlocal tried
             if nasty and isinstance(case.body, dict):
-                case.body |= {name: f"text {nasty}" for name in ("comment", "note", "handle") if name in case.body}
+                case.body |= {FREE_TEXT.get(case.operation.path.rsplit("/", 1)[-1], "comment"): f"text {nasty}"}
             # 1 and 2 are assignments of this person, so the handlers behind the identifier are reached too
             if tried % 4:
                 case.path_parameters = dict.fromkeys(case.path_parameters or {}, 1 + tried % 2)
