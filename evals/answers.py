@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.records import Prompt
-from data.template import decode_response, encode_prompt
+from data.template import decode_response, encode_prompt, encode_response
 from evals.records import Answer
 from podium.sampler import EmbeddedSampler, Sample, SamplingParams
 from podium.statistics import bon_unbiased
@@ -51,7 +51,22 @@ class Judge:
 
 
 def _score(scorer: Scorer, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-    return score_texts(*scorer, [prompt.messages for prompt in prompts], texts)
+    model, tokenizer = scorer
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None:
+        texts = [fitting(tokenizer, prompt, text, context) for prompt, text in zip(prompts, texts, strict=True)]
+    return score_texts(model, tokenizer, [prompt.messages for prompt in prompts], texts)
+
+
+def fitting(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str, context: int) -> str:
+    """The answer, cut where it does not fit the scorer's context.
+
+    A text can take more tokens than were sampled: broken bytes of an untrained model become U+FFFD, three tokens each.
+    """
+    room = context - len(encode_prompt(tokenizer, prompt.messages))
+    while (length := len(encode_response(tokenizer, text))) > room:
+        text = text[: int(len(text) * room / length)]
+    return text
 
 
 def answer_prompts(

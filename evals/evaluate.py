@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -240,10 +241,14 @@ def card(results: dict[str, Any]) -> str:
 
 
 def _load(stage: Stage, ref: str, tokenizer: PreTrainedTokenizerBase, same_tokenizer: bool = True) -> PreTrainedModel:
-    """A causal LM that reads SFT's ids; a base model from elsewhere gains untrained rows for the tokens SFT added."""
+    """A causal LM that reads SFT's ids; a base model from elsewhere gains untrained rows for the tokens SFT added.
+
+    On a GPU weights are bf16 where the run is: reference, policy and reward model are in memory together.
+    """
     model = load_causal_lm(stage.parent(ref, same_tokenizer))
     resize_for(tokenizer, model)
-    return cast(Any, model).to(stage.device)
+    half = stage.device.type == "cuda" and stage.dtype == "bf16"
+    return cast(Any, model).to(stage.device, torch.bfloat16 if half else torch.float32)
 
 
 if __name__ == "__main__":

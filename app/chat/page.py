@@ -98,6 +98,7 @@ def build(run_dir: str | Path, compare: bool = False, votes: Votes | None = None
             "show_progress": "hidden", "api_visibility": "private",
         }
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+        heard = quick | {"queue": True}  # Gradio shows messages to the visitor from queued events only
         for event in (send.click, message.submit):
             event(talk.send, [message, *given], **spoken)
         for idea in ideas:
@@ -110,8 +111,8 @@ def build(run_dir: str | Path, compare: bool = False, votes: Votes | None = None
         clear.click(talk.clear, [session, both], shown, **quick)
         both.change(talk.arrange, [session, both], [*shown, pickers[1]], **quick)
         for ballot in ballots:
-            ballot.click(talk.vote, [session, ballot], vote_row, **quick)
-        ask.click(talk.ask, session, None, **quick)
+            ballot.click(talk.vote, [session, ballot], vote_row, **heard)
+        ask.click(talk.ask, session, None, **heard)
     return page
 
 

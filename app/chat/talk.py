@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import gradio as gr
 
 from app.chat.catalog import Catalog
-from app.chat.conversation import Conversation, DoesNotFit, Settings, Turn, speak
+from app.chat.conversation import Conversation, Settings, Turn, speak
 from app.chat.log import log_of, turn_at, typed
 from data.records import Message
 from podium.errors import PodiumError
@@ -149,10 +149,10 @@ class Talk:
             self._finish(conversation, turn, len(speakers))
             conversation.busy = False
             yield self._view(conversation, both)
-        except DoesNotFit as problem:
+        except PodiumError as problem:  # too long for the model, or the model cannot be loaded
             conversation.turns.remove(turn)
             conversation.busy = False
-            gr.Warning(str(problem))
+            gr.Warning(problem.message)
             yield self._view(conversation, both, text=turn.user)
         finally:
             conversation.busy = False

@@ -8,9 +8,9 @@ import torch
 
 from data.jsonl import read_jsonl
 from data.records import Message, Prompt
-from data.template import encode_prompt
+from data.template import encode_prompt, encode_response
 from data.tokenizer_training import train_bpe
-from evals.answers import Judge, answer_prompts, best_of_curve, by_prompt, log_ratios, pick_best
+from evals.answers import Judge, answer_prompts, best_of_curve, by_prompt, fitting, log_ratios, pick_best
 from evals.evaluate import Config, drop_foreign_base, main, reference_of, rows_of
 from evals.records import Answer
 from podium.errors import DataError
@@ -92,6 +92,16 @@ def test_the_same_seed_gives_the_same_answers_and_another_seed_others(tokenizer)
 
     assert sample(1) == sample(1) != sample(2)
     assert len(set(sample(1))) == 3  # the samples of a prompt differ
+
+
+def test_broken_characters_cannot_push_an_answer_out_of_the_scorers_context(tokenizer):
+    """Seen red when the text is scored whole."""
+    prompt = Prompt(messages=[Message(role="user", content="Tell me a story.")])
+    room = 64 - len(encode_prompt(tokenizer, prompt.messages))
+    garbage = "\ufffd" * 40  # 120 tokens from 40 sampled ones
+    kept = fitting(tokenizer, prompt, garbage, context=64)
+    assert garbage.startswith(kept) and room - 5 < len(encode_response(tokenizer, kept)) <= room
+    assert fitting(tokenizer, prompt, "An owl.", context=64) == "An owl."
 
 
 def make_answer(prompt: int, gold: float, reward: float) -> Answer:
