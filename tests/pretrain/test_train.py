@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
 from podium.launch import run_one
+from podium.models import save_model
 from podium.recipe import load_recipe
 from podium.schedule import cosine_to_fraction
 from podium.stage import Stage
@@ -107,10 +108,12 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(make_recipe, tmp_
     assert timeless(unbroken) == timeless(broken)
 
 
-def test_evaluating_more_often_does_not_change_the_model(make_recipe, tmp_path):
-    """Seen red with the sample text drawn from training's own generator and dropout on."""
-    rare = train(make_recipe("rare", eval_steps=100), tmp_path / "runs")
-    often = train(make_recipe("often", eval_steps=2), tmp_path / "runs")
+def test_evaluating_more_often_does_not_change_the_model(make_recipe, tmp_path, tiny_opt, tokenizer):
+    """On a model with dropout, which draws from the global generator. Seen red with the sample drawing from it too."""
+    tiny_opt.config.dropout = 0.1
+    save_model(tiny_opt, tokenizer, tmp_path / "base")
+    rare = train(make_recipe("rare", eval_steps=100, init_from=str(tmp_path / "base")), tmp_path / "runs")
+    often = train(make_recipe("often", eval_steps=2, init_from=str(tmp_path / "base")), tmp_path / "runs")
     assert_same_weights(rare, often)
     assert "writes:" in (often / "logbook.md").read_text()
 
@@ -180,6 +183,6 @@ def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
         cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     for one, two in zip(metrics(alone), metrics(tmp_path / "pair/run/pretrain"), strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
-        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
-        assert two.get("validation_loss") == pytest.approx(one.get("validation_loss"), rel=1e-4)
+        assert two.keys() == one.keys()
+        for name in {"loss", "grad_norm", "validation_loss"} & one.keys():
+            assert two[name] == pytest.approx(one[name], rel=1e-3 if name == "grad_norm" else 1e-4)

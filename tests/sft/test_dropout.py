@@ -10,7 +10,7 @@ from sft.dropout import set_residual_dropout
 
 @pytest.mark.parametrize("family", ["tiny_opt", "tiny_llama"])
 def test_both_families_drop_in_training_only(family, request):
-    """Seen red with the hooks on `input_layernorm` taken for blocks (LLaMA) and with the layers' field left (OPT)."""
+    """Seen red with the hooks left out (LLaMA) and with the layers' own field left as it was (OPT)."""
     model = request.getfixturevalue(family)
     before = model.config.to_dict()
     ids = torch.arange(10)[None]
