@@ -19,7 +19,7 @@ test-marked: $(READY)  ## the long ones: kill -9, load, PostgreSQL, a real brows
 	$(BIN)/python -m pytest -n 2 -m "(slow or postgres or browser) and not gpu"
 
 check: $(READY)        ## linter and type checker
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/mypy
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
