@@ -31,7 +31,7 @@ from podium.errors import DataError, Interrupted
 from podium.launch import run_stage_main
 from podium.models import load_tokenizer
 from podium.progress import say
-from podium.runtime import rng_state, set_rng_state
+from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
 from podium.stage import Stage
 from reward.batches import Item, Margin, epoch_batches, shuffled_pairs, tokenise
@@ -41,6 +41,8 @@ from reward.report import describe, write_report
 from reward.score import score_texts
 from reward.sources import Splits, in_half, merge_splits, read_splits
 from reward.updates import LossName, Objective, ScoringModule, update, validate
+
+SHORT = 512  # tokens; below, a CPU's fused attention is slower backwards than plain matrix products (2x in bf16)
 
 
 class RankingSet(BaseModel):
@@ -132,7 +134,7 @@ def main(config: Config, stage: Stage) -> None:
     if not stage.is_main:
         stage.finish(lambda folder: None, {}, "")
         return
-    models = [finished_model(config, start, fit, weights) for fit, weights in zip(fits, trained, strict=True)]
+    models = [finished_model(config, start, fit.seed, weights) for fit, weights in zip(fits, trained, strict=True)]
     for model in models:
         model.to(stage.device)  # type: ignore[arg-type]
     reward_model: PreTrainedModel | RewardEnsemble = models[0]
@@ -149,10 +151,14 @@ def main(config: Config, stage: Stage) -> None:
 
 def starting_point(config: Config, stage: Stage) -> Start:
     """The parent's folder and tokenizer, and how many tokens a prompt and its response may have."""
-    folder = stage.parent(config.model)
+    return start_in(stage.parent(config.model), config.max_length)
+
+
+def start_in(folder: Path, max_length: int | None) -> Start:
+    """`Start` of a model folder; no longer than `max_length` or the model's context."""
     tokenizer = prepare_tokenizer(load_tokenizer(folder))
     context = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
-    return Start(folder, tokenizer, min(config.max_length or 10**9, context or 10**9))
+    return Start(folder, tokenizer, min(max_length or 10**9, context or 10**9))
 
 
 def ranking_sets(config: Config, stage: Stage) -> list[tuple[Splits, float]]:
@@ -222,12 +228,12 @@ def train_fits(
         for fit in fits:
             end = first + len(fit.batches)
             if end > done:
-                engine, objective = new_engine(config, stage, start, fit)
+                engine, objective = new_engine(config, start, fit.seed, stage.device, stage.dtype)
                 if checkpoint is not None and first < done:
                     load_engine(engine, checkpoint[1])
                     set_rng_state(torch.load(checkpoint[1] / f"rng-{stage.rank}.pt", weights_only=False))
                 for number in range(max(first, done) + 1, end + 1):
-                    metrics = one_update(config, engine, objective, fit, number - first)
+                    metrics = one_update(config, engine, objective, fit.batches, number - first)
                     for name in ("loss", "grad_norm"):
                         stage.check_finite(name, metrics[name], number)
                     if watched and (number % config.eval_steps == 0 or number == end):
@@ -245,22 +251,26 @@ def train_fits(
     return trained, tokens
 
 
-def new_engine(config: Config, stage: Stage, start: Start, fit: Fit) -> tuple[Any, Objective]:
+def new_engine(
+    config: Config, start: Start, seed: int, device: torch.device, dtype: Dtype
+) -> tuple[Any, Objective]:
     """A fresh reward model under an engine, and what it minimises."""
-    module = new_module(config, start, fit.seed)
+    module = new_module(config, start, seed)
+    if device.type == "cpu" and start.max_length <= SHORT:
+        module.reward_model.set_attn_implementation("eager")
     if config.gradient_checkpointing:
         module.reward_model.gradient_checkpointing_enable()
     engine = make_engine(
-        module.to(stage.device),
+        module.to(device),
         config.engine,
         learning_rate=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
         weight_decay=config.weight_decay,
-        dtype=stage.dtype,
+        dtype=dtype,
     )
     pad = int(start.tokenizer.pad_token_id)
-    return engine, Objective(config.loss, config.micro_batch_tokens, config.shared_prefix, pad, stage.dtype)
+    return engine, Objective(config.loss, config.micro_batch_tokens, config.shared_prefix, pad, dtype)
 
 
 def new_module(config: Config, start: Start, seed: int) -> ScoringModule:
@@ -269,11 +279,13 @@ def new_module(config: Config, start: Start, seed: int) -> ScoringModule:
     return ScoringModule(with_lora(model, config.lora, seed))
 
 
-def one_update(config: Config, engine: Any, objective: Objective, fit: Fit, number: int) -> dict[str, float]:
-    """Update `number` (from 1) of a fit, with its metrics."""
+def one_update(
+    config: Config, engine: Any, objective: Objective, batches: list[list[Item]], number: int
+) -> dict[str, float]:
+    """Update `number` (from 1) of the planned ones, with its metrics."""
     began = time.perf_counter()
-    rate = config.learning_rate * cosine_to_fraction(number, len(fit.batches), config.warmup_steps, config.min_lr_rate)
-    batch = fit.batches[number - 1]
+    rate = config.learning_rate * cosine_to_fraction(number, len(batches), config.warmup_steps, config.min_lr_rate)
+    batch = batches[number - 1]
     metrics = update(engine, batch, rate, objective)
     tokens = sum(item.tokens for item in batch)
     return metrics | {"tokens": tokens, "tokens_per_second": tokens / (time.perf_counter() - began)}
@@ -291,9 +303,9 @@ def save_progress(stage: Stage, engine: Any, number: int, trained: list[Weights]
     stage.save_checkpoint(number, write)
 
 
-def finished_model(config: Config, start: Start, fit: Fit, weights: Weights) -> PreTrainedModel:
+def finished_model(config: Config, start: Start, seed: int, weights: Weights) -> PreTrainedModel:
     """The plain reward model of trained weights, adapters merged, in eval mode."""
-    module = new_module(config, start, fit.seed)
+    module = new_module(config, start, seed)
     module.load_state_dict(weights)
     return merged(module.model).eval()
 

@@ -104,8 +104,7 @@ def test_micro_batches_hold_every_ranking_once(rankings, tokenizer, max_tokens, 
     ],
 )
 def test_loss_and_gradient_do_not_depend_on_the_cut(reward_model, rankings, tokenizer, max_tokens, processes, how):
-    """Red when a micro-batch's loss is divided by its own rankings, when repeated items keep their weight, and when
-    sequence_of ignores the sorting by length."""
+    """Red when repeated items keep their weight, and when sequence_of ignores the sorting by length."""
     items, _ = tokenise(rankings, tokenizer, 128)
     weights = list(reward_model.parameters())
     whole = summed_loss(reward_model, [items])

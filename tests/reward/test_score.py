@@ -56,7 +56,7 @@ def test_token_values_end_in_the_score(reward_model):
 
 def test_shared_prefix_gives_the_same_scores_and_gradients(reward_model):
     """Prompts of different length, two and three answers. Red when position_ids start at the padded prompt's end,
-    when the cache is detached, and when the response mask is used for the prompt."""
+    when the cache is detached, and when the prompts' padding is attended to."""
     prompts = [[0, 4, 9, 30, 31, 5], [0, 4, 40]]
     answers = [([10, 11, 2], 0), ([12, 2], 0), ([2], 1), ([13, 14, 15, 16, 2], 1), ([17, 2], 1)]
     plain = score(reward_model, *pad_right([prompts[p] + answer for answer, p in answers], 1))
@@ -82,7 +82,7 @@ def test_the_head_starts_at_one_over_sqrt_d_plus_one(base_folder, tokenizer):
 
 
 def test_dropout_is_off_even_in_training_mode(base_folder, tokenizer):
-    """SFT's config may carry its dropout of 0.2. Red when new_reward_model leaves the config's dropout alone."""
+    """SFT's config may carry its dropout of 0.2. Red when new_reward_model leaves the layers' dropout alone."""
     config = json.loads((base_folder / "config.json").read_text())
     (base_folder / "config.json").write_text(json.dumps(config | {"dropout": 0.2, "attention_dropout": 0.2}))
     model = new_reward_model(base_folder, tokenizer, 0).train()

@@ -71,8 +71,8 @@ def test_demonstrations_score_mean_zero(make_recipe, tmp_path):
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(make_recipe, tmp_path, monkeypatch):
-    """In the second of two members. Red with the optimizer left out of the checkpoint, and with the order of the
-    second member's batches taken from the first's seed after the break."""
+    """In the second of two members. Red with the optimizer left out of the checkpoint, and with the second member's
+    batches in the first's order after the break."""
     recipe = make_recipe(members=2)
     unbroken = train(recipe, tmp_path / "unbroken")
     asked = {"times": 0}
@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(make_recipe, tmp_path, monkeypatch):
 
 def test_updates_do_not_depend_on_the_cut(make_recipe, tmp_path):
     """Whole batches, tiny micro-batches (so small that every ranking is forwarded in pieces, twice), ZeRO-2 and the
-    shared prefix. Red with the slopes of the two-pass path left unscaled."""
+    shared prefix. Red with the two-pass path's loss left unscaled."""
     runs = tmp_path / "runs"
     whole = metrics(train(make_recipe("whole", micro_batch_tokens=100_000), runs))
     cut = metrics(train(make_recipe("cut", micro_batch_tokens=30), runs))

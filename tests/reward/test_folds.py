@@ -1,0 +1,45 @@
+"""k-fold by labeler: every labeler is left out once, and taste that nobody else shares costs accuracy."""
+
+import pytest
+import yaml
+
+from data.jsonl import write_jsonl
+from podium.errors import DataError
+from reward.folds import cross_validate, group_labelers, summary
+from tests.reward.conftest import village_rankings
+
+
+def test_every_labeler_is_in_one_group():
+    groups = group_labelers(village_rankings(20, 0), 2)
+    assert groups == [{"l0", "l2"}, {"l1"}]
+    with pytest.raises(DataError, match="3 labelers cannot make 4 groups"):
+        group_labelers(village_rankings(20, 0), 4)
+
+
+def test_the_table_is_a_mean_over_folds_and_a_deviation_over_seeds():
+    rows = [
+        {"seed": seed, "learned_from": own, "left_out_accuracy": 0.5}
+        for seed, own in ((0, 0.6), (0, 0.8), (1, 0.8), (1, 1.0))
+    ]
+    found = summary(rows)
+    assert found["learned_from"]["mean"] == pytest.approx(0.8)
+    assert found["learned_from"]["std"] == pytest.approx(0.2 / 2**0.5)
+
+
+def test_a_labeler_with_a_taste_of_their_own_is_not_predicted(make_recipe, tmp_path):
+    """l2 ranks upside down: left out, l2 is predicted worse than chance. Red with `out` learned from as well."""
+    path = make_recipe(rankings=str(tmp_path / "rankings"), num_train_epochs=3)
+    run = tmp_path / "run"
+    (tmp_path / "rankings").mkdir()
+    (tmp_path / "rankings" / "stage.json").write_text('{"format": 1, "stage": "rankings"}')
+    for split, seed, count in (("train", 0, 90), ("validation", 1, 30)):
+        records = [
+            r.model_copy(update={"ranks": [10 - rank for rank in r.ranks]}) if r.labeler == "l2" else r
+            for r in village_rankings(count, seed)
+        ]
+        write_jsonl(tmp_path / "rankings" / f"rankings.{split}.jsonl", records)
+    run.mkdir()
+    (run / "recipe.yaml").write_text(yaml.safe_dump(yaml.safe_load(path.read_text())))
+    found = cross_validate(run, groups=3, seeds=[0])
+    rows = {row["left_out"][0]: row for row in found["rows"]}
+    assert rows["l2"]["left_out_accuracy"] < 0.3 < 0.7 < rows["l2"]["learned_from"]
