@@ -27,7 +27,7 @@ def test_the_table_is_a_mean_over_folds_and_a_deviation_over_seeds():
 
 
 def test_a_labeler_with_a_taste_of_their_own_is_not_predicted(make_recipe, tmp_path):
-    """l2 ranks upside down: left out, l2 is predicted worse than chance. Red with `out` learned from as well."""
+    """l2 ranks upside down: left out, l2 is predicted worse than chance."""
     path = make_recipe(rankings=str(tmp_path / "rankings"), num_train_epochs=3)
     run = tmp_path / "run"
     (tmp_path / "rankings").mkdir()
