@@ -1,6 +1,6 @@
 """Load on the labeling site: 100 labelers with two tabs each, every answer posted three times in parallel.
 
-    python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--overlap 3] [--think 2.0] [--only sqlite]
+    python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--overlap 3] [--think 8.0] [--only sqlite]
 
 The site runs as a process of its own, on SQLite and then on a private PostgreSQL. Simulated people work as real ones
 do: they take some seconds over a task (`--think`, mean of an exponential) where a real one takes a minute. Afterwards
@@ -49,7 +49,7 @@ class Load:
     labelers: int = 100
     tasks: int = 400
     overlap: int = 3
-    think: float = 2.0
+    think: float = 8.0
     next_seconds: list[float] = field(default_factory=list)
     acknowledged: set[int] = field(default_factory=set)
     statuses: Counter = field(default_factory=Counter)
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--labelers", type=int, default=100)
     parser.add_argument("--tasks", type=int, default=400)
     parser.add_argument("--overlap", type=int, default=3)
-    parser.add_argument("--think", type=float, default=2.0, help="mean seconds over a task")
+    parser.add_argument("--think", type=float, default=8.0, help="mean seconds over a task")
     parser.add_argument("--only", choices=["sqlite", "postgresql"])
     given = parser.parse_args()
     result = {}

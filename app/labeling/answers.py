@@ -8,13 +8,14 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from app.labeling.forms import Answer, CheckedAnswer, Form, check_answer
+from app.labeling.forms import Answer, CheckedAnswer, check_answer
 from app.labeling.problems import Problem
 from app.labeling.queue import HAS_ROOM, own_assignment
-from app.labeling.tables import Assignment, Batch, Draft, FormSchema, PromptRating, ResponseRating, Submission, Task
+from app.labeling.tables import Assignment, Draft, PromptRating, ResponseRating, Submission, Task
+from app.labeling.views import TaskView, latest, task_view
 
 
 class Stored(NamedTuple):
@@ -22,57 +23,58 @@ class Stored(NamedTuple):
     is_new: bool
 
 
+def look(session: Session, person_id: int, assignment_id: int, key: str) -> Submission | None:
+    """What `submit` would answer without storing anything: the row of this key, or Problem 404, 409, 410; else None.
+
+    Copies of an answer end here and never wait for the write lock.
+    """
+    assignment = own_assignment(session, person_id, assignment_id, lock=False)
+    return _known_or_closed(session, assignment, key)
+
+
 def submit(session: Session, person_id: int, assignment_id: int, key: str, answer: Answer, now: float) -> Stored:
     """Store a first answer. Raises Problem 404, 409 or 422."""
     assignment = own_assignment(session, person_id, assignment_id)
-    known = _stored_under(session, key, assignment_id)
+    known = _known_or_closed(session, assignment, key)
     if known is not None:
         return Stored(known, False)
-    if assignment.state == "submitted":
-        raise Problem(409, "already_answered", "This task is already answered. Your other answer is kept as a draft.")
-    if assignment.state == "skipped":
-        raise Problem(410, "closed", "You skipped this task. Your draft is kept in this browser.")
-    batch = _batch_of(session, assignment)
-    checked = check_answer(answer, form_of(session, batch), assignment.display_order, batch.ties_allowed)
+    view = task_view(session, assignment.task_id)
+    checked = check_answer(answer, view.form, assignment.display_order, view.ties_allowed)
     extra = not _take_place(session, assignment)
     assignment.state, assignment.closed_at = "submitted", now
-    submission = _store(session, assignment, batch, 1, key, answer, checked, extra, now)
-    _drop_draft(session, assignment_id)
+    submission = _store(session, assignment, view, 1, key, answer, checked, extra, now)
     return Stored(submission, True)
 
 
 def revise(session: Session, person_id: int, assignment_id: int, key: str, answer: Answer, now: float) -> Stored:
     """Store a changed answer as the next revision, within the batch's edit time. Raises Problem 404, 409, 410, 422."""
     assignment = own_assignment(session, person_id, assignment_id)
-    known = _stored_under(session, key, assignment_id)
+    known = _stored_under(session, assignment, key)
     if known is not None:
         return Stored(known, False)
     if assignment.state != "submitted" or assignment.closed_at is None:
         raise Problem(409, "not_answered", "There is no answer to change: submit this task first.")
-    batch = _batch_of(session, assignment)
-    if now > assignment.closed_at + 60 * batch.edit_minutes:
+    view = task_view(session, assignment.task_id)
+    if now > assignment.closed_at + 60 * view.edit_minutes:
         raise Problem(410, "too_late", "The time to change this answer is over. Your draft is kept in this browser.")
-    checked = check_answer(answer, form_of(session, batch), assignment.display_order, batch.ties_allowed)
+    checked = check_answer(answer, view.form, assignment.display_order, view.ties_allowed)
     last = latest(session, assignment_id)
-    submission = _store(session, assignment, batch, last.revision + 1, key, answer, checked, last.extra, now)
-    _drop_draft(session, assignment_id)
+    submission = _store(session, assignment, view, last.revision + 1, key, answer, checked, last.extra, now)
     return Stored(submission, True)
 
 
-def latest(session: Session, assignment_id: int) -> Submission:
-    """The newest revision of an answered assignment."""
-    query = select(Submission).where(Submission.assignment_id == assignment_id).order_by(Submission.revision.desc())
-    return session.scalars(query.limit(1)).one()
+def _known_or_closed(session: Session, assignment: Assignment, key: str) -> Submission | None:
+    known = _stored_under(session, assignment, key)
+    if known is None and assignment.state == "submitted":
+        raise Problem(409, "already_answered", "This task is already answered. Your other answer is kept as a draft.")
+    if known is None and assignment.state == "skipped":
+        raise Problem(410, "closed", "You skipped this task. Your draft is kept in this browser.")
+    return known
 
 
-def form_of(session: Session, batch: Batch) -> Form:
-    row = session.get_one(FormSchema, batch.form_schema_id)
-    return Form.model_validate(row.body)
-
-
-def _stored_under(session: Session, key: str, assignment_id: int) -> Submission | None:
+def _stored_under(session: Session, assignment: Assignment, key: str) -> Submission | None:
     known = session.scalar(select(Submission).where(Submission.idempotency_key == key))
-    if known is not None and known.assignment_id != assignment_id:
+    if known is not None and known.assignment_id != assignment.id:
         raise Problem(409, "key_reused", "This idempotency key was used for another task; send a new one.")
     return known
 
@@ -88,33 +90,23 @@ def _take_place(session: Session, assignment: Assignment) -> bool:
 
 
 def _store(
-    session: Session, assignment: Assignment, batch: Batch, revision: int, key: str, answer: Answer,
+    session: Session, assignment: Assignment, view: TaskView, revision: int, key: str, answer: Answer,
     checked: CheckedAnswer, extra: bool, now: float,
 ) -> Submission:
     submission = Submission(
         assignment_id=assignment.id, revision=revision, idempotency_key=key, tiers=answer.tiers,
         active_seconds=answer.active_seconds, comment=answer.comment, extra=extra, created_at=now,
-        instruction_set_id=batch.instruction_set_id, form_schema_id=batch.form_schema_id,
+        instruction_set_id=view.instruction_set_id, form_schema_id=view.form_schema_id,
     )
     session.add(submission)
     session.flush()
-    session.add_all([
-        ResponseRating(submission_id=submission.id, position=position, rank=rank, likert=checked.likert[position],
-                       flags=checked.flags[position])
+    session.execute(insert(ResponseRating), [
+        {"submission_id": submission.id, "position": position, "rank": rank, "likert": checked.likert[position],
+         "flags": checked.flags[position]}
         for position, rank in checked.ranks.items()
     ])
-    session.add(PromptRating(submission_id=submission.id, flags=checked.prompt_flags, use_case=answer.use_case,
-                             language=answer.language))
-    session.flush()
+    about = {"submission_id": submission.id, "flags": checked.prompt_flags, "use_case": answer.use_case,
+             "language": answer.language}
+    session.execute(insert(PromptRating), [about])
+    session.execute(delete(Draft).where(Draft.assignment_id == assignment.id))
     return submission
-
-
-def _batch_of(session: Session, assignment: Assignment) -> Batch:
-    query = select(Batch).join(Task, Task.batch_id == Batch.id).where(Task.id == assignment.task_id)
-    return session.scalars(query).one()
-
-
-def _drop_draft(session: Session, assignment_id: int) -> None:
-    draft = session.get(Draft, assignment_id)
-    if draft is not None:
-        session.delete(draft)

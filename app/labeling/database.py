@@ -42,18 +42,20 @@ class Database:
         except ModuleNotFoundError as error:
             raise PlatformError(f"{error.name} is not installed", "pip install 'podium-rlhf[postgres]'") from None
         self._writer = self.engine.execution_options(write=True)
+        self._task_views: dict[int, Any] = {}  # lent to every session; see views.py
         # Threads of this process queue here in order; SQLite's own waiting polls and can starve one of them.
         self._turn = threading.Lock() if self.is_sqlite else nullcontext()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        with Session(self.engine) as session:
+        with Session(self.engine, info={"task_views": self._task_views}) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Commits at the end, rolls back on any exception."""
-        with self._turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
+        info = {"task_views": self._task_views}
+        with self._turn, Session(self._writer, expire_on_commit=False, info=info) as session, session.begin():
             yield session
 
     def upgrade(self, revision: str = "head") -> None:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import HTMLResponse
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 from app.labeling import answers, queue
 from app.labeling.account_routes import page
@@ -14,20 +13,8 @@ from app.labeling.forms import SKIP_REASONS, Answer, DraftBody, SkipAnswer
 from app.labeling.guard import Labeler
 from app.labeling.problems import Problem
 from app.labeling.site import Site
-from app.labeling.tables import (
-    Assignment,
-    Batch,
-    Draft,
-    InstructionRead,
-    InstructionSet,
-    Prompt,
-    PromptRating,
-    ResponseRating,
-    Submission,
-    Task,
-    TaskResponse,
-)
-from app.labeling.tables import Response as ResponseRow
+from app.labeling.tables import Assignment, Batch, InstructionRead, InstructionSet
+from app.labeling.views import own_answers, task_json
 
 router = APIRouter()
 Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -62,7 +49,7 @@ def edit_page(request: Request, user: Labeler, assignment_id: Id) -> Response:
 def mine_page(request: Request, user: Labeler) -> Response:
     site: Site = request.app.state.site
     with site.database.read() as session:
-        return page(request, "mine.html", user=user, answers=_own_answers(session, user.id))
+        return page(request, "mine.html", user=user, answers=own_answers(session, user.id))
 
 
 @router.get("/instructions", response_class=HTMLResponse, include_in_schema=False)
@@ -89,18 +76,22 @@ def next_task(request: Request, user: Labeler) -> dict[str, Any]:
     site: Site = request.app.state.site
     now = time.time()
     with site.database.read() as session:
+        mine = queue.in_hand(session, user.id, now)
+        if mine is not None:
+            return task_json(session, mine)
         late = queue.any_late(session, now)
     if late:
         with site.database.write() as session:
             queue.expire_leases(session, now)
     with site.database.write() as session:
         claimed = queue.claim(session, user.id, now)
+    with site.database.read() as session:  # after the lock is given back
         if claimed is None:
             return {"kind": "empty"}
         if isinstance(claimed, queue.MustRead):
             row = session.get_one(InstructionSet, claimed.instruction_set_id)
             return {"kind": "instructions", "id": row.id, "name": row.name, "version": row.version, "body": row.body}
-        return _task_json(session, claimed)
+        return task_json(session, claimed)
 
 
 @router.post("/api/instructions/{instruction_set_id}/read")
@@ -120,7 +111,7 @@ def read_assignment(request: Request, user: Labeler, assignment_id: Id) -> dict[
     """A task of one's own, with the draft or the newest answer."""
     site: Site = request.app.state.site
     with site.database.read() as session:
-        return _task_json(session, queue.own_assignment(session, user.id, assignment_id, lock=False))
+        return task_json(session, queue.own_assignment(session, user.id, assignment_id, lock=False))
 
 
 @router.put("/api/assignments/{assignment_id}/draft")
@@ -136,6 +127,10 @@ def put_draft(request: Request, user: Labeler, assignment_id: Id, body: DraftBod
 def submit(request: Request, user: Labeler, assignment_id: Id, key: Key, body: Answer) -> dict[str, Any]:
     """Store the answer. The same key again returns what is stored; another key for a closed task is a 409."""
     site: Site = request.app.state.site
+    with site.database.read() as session:
+        known = answers.look(session, user.id, assignment_id, key)
+    if known is not None:
+        return _stored_json(answers.Stored(known, False))
     with site.database.write() as session:
         return _stored_json(answers.submit(session, user.id, assignment_id, key, body, time.time()))
 
@@ -160,58 +155,3 @@ def skip(request: Request, user: Labeler, assignment_id: Id, body: SkipAnswer) -
 def _stored_json(stored: answers.Stored) -> dict[str, Any]:
     row = stored.submission
     return {"saved": row.id, "revision": row.revision, "extra": row.extra, "new": stored.is_new}
-
-
-def _task_json(session: Session, assignment: Assignment) -> dict[str, Any]:
-    """Blind: no model names, and the responses in this labeler's order."""
-    task = session.get_one(Task, assignment.task_id)
-    batch = session.get_one(Batch, task.batch_id)
-    instructions = session.get_one(InstructionSet, batch.instruction_set_id)
-    texts = dict(session.execute(
-        select(TaskResponse.position, ResponseRow.text).join(ResponseRow, ResponseRow.id == TaskResponse.response_id)
-        .where(TaskResponse.task_id == task.id)
-    ).tuples().all())
-    draft = session.get(Draft, assignment.id)
-    answered = assignment.state == "submitted"
-    return {
-        "kind": "task", "assignment": assignment.id, "state": assignment.state, "batch": batch.name,
-        "prompt": session.get_one(Prompt, task.prompt_id).messages,
-        "responses": [{"position": p, "text": texts[p]} for p in assignment.display_order],
-        "form": answers.form_of(session, batch).model_dump(), "ties_allowed": batch.ties_allowed,
-        "instructions": f"{instructions.name}@{instructions.version}",
-        "lease_until": assignment.lease_until,
-        "editable_until": (assignment.closed_at or 0) + 60 * batch.edit_minutes if answered else None,
-        "draft": draft.body if draft else None,
-        "answer": _answer_json(session, assignment.id) if answered else None,
-    }
-
-
-def _answer_json(session: Session, assignment_id: int) -> dict[str, Any]:
-    """The newest revision in the shape that it was sent in."""
-    last = answers.latest(session, assignment_id)
-    about = session.get_one(PromptRating, last.id)
-    ratings = session.scalars(select(ResponseRating).where(ResponseRating.submission_id == last.id)).all()
-    return {
-        "revision": last.revision, "tiers": last.tiers, "comment": last.comment, "use_case": about.use_case,
-        "language": about.language, "prompt_flags": [name for name, ticked in about.flags.items() if ticked],
-        "active_seconds": last.active_seconds,
-        "responses": [{"position": r.position, "likert": r.likert,
-                       "flags": [name for name, ticked in r.flags.items() if ticked]} for r in ratings],
-    }
-
-
-def _own_answers(session: Session, person_id: int) -> list[dict[str, Any]]:
-    """The newest hundred, with whether they can still be changed."""
-    rows = session.execute(
-        select(Assignment, Batch, Prompt.messages, func.max(Submission.revision))
-        .join(Task, Task.id == Assignment.task_id).join(Batch, Batch.id == Task.batch_id)
-        .join(Prompt, Prompt.id == Task.prompt_id).join(Submission, Submission.assignment_id == Assignment.id)
-        .where(Assignment.person_id == person_id, Assignment.state == "submitted")
-        .group_by(Assignment.id, Batch.id, Prompt.id).order_by(Assignment.closed_at.desc()).limit(100)
-    ).all()
-    return [
-        {"id": assignment.id, "batch": batch.name, "prompt": messages[-1]["content"], "revision": revision,
-         "closed_at": assignment.closed_at,
-         "editable": time.time() < (assignment.closed_at or 0) + 60 * batch.edit_minutes}
-        for assignment, batch, messages, revision in rows
-    ]

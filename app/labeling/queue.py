@@ -30,9 +30,10 @@ from app.labeling.tables import (
     Skip,
     Submission,
     Task,
-    TaskResponse,
 )
+from app.labeling.views import task_view
 
+FRESH = 0.9  # share of the lease that must be left for a task in hand to be shown again without writing
 EXPIRE_AT_ONCE = 200  # leases closed in one go; the rest waits for the next claim
 HAS_ROOM = Task.n_open + Task.n_done < Task.need
 
@@ -64,25 +65,38 @@ def expire_leases(session: Session, now: float) -> int:
     return len(late)
 
 
+def in_hand(session: Session, person_id: int, now: float) -> Assignment | None:
+    """The task this person holds, if its lease is fresh enough that nothing has to be written."""
+    mine = session.scalar(select(Assignment).where(Assignment.person_id == person_id, Assignment.state == "open"))
+    if mine is None or mine.lease_until - now < FRESH * 60 * task_view(session, mine.task_id).lease_minutes:
+        return None
+    return mine
+
+
 def claim(session: Session, person_id: int, now: float) -> Assignment | MustRead | None:
     """The task this person works on next; None when there is none for them. Call `expire_leases` before, on its own."""
     person = _lock_person(session, person_id)
     open_one = select(Assignment).where(Assignment.person_id == person_id, Assignment.state == "open")
     mine = session.scalar(open_one.with_for_update(key_share=True))
     if mine is not None:
-        mine.lease_until = now + 60 * _batch_of(session, mine.task_id).lease_minutes
+        mine.lease_until = now + 60 * task_view(session, mine.task_id).lease_minutes
         return mine
     batches = {
         b.id: b for b in session.scalars(select(Batch).where(Batch.state == "open").order_by(Batch.id))
         if person.cohort in b.cohorts
     }
-    task = _find_task(session, person_id, batches)
-    if task is None:
+    found = _find_task(session, person_id, batches)
+    if found is None:
         return None
+    task, held_before = found
     batch = batches[task.batch_id]
-    if not session.get(InstructionRead, (person_id, batch.instruction_set_id)):
+    read = (InstructionRead.person_id == person_id, InstructionRead.instruction_set_id == batch.instruction_set_id)
+    if not session.scalar(select(exists().where(*read))):
         return MustRead(batch.instruction_set_id)
-    return _assign(session, person, task, batch, now)
+    task.n_open += 1
+    lease_until = now + 60 * batch.lease_minutes
+    return _reopen(session, person, task, lease_until) if held_before else _assign(
+        session, person, task, lease_until, now)
 
 
 def _lock_person(session: Session, person_id: int) -> Person:
@@ -92,8 +106,8 @@ def _lock_person(session: Session, person_id: int) -> Person:
     return person
 
 
-def _find_task(session: Session, person_id: int, batches: dict[int, Batch]) -> Task | None:
-    """A gold task when one is due, else one I held before (its draft waits), else the first I have not seen."""
+def _find_task(session: Session, person_id: int, batches: dict[int, Batch]) -> tuple[Task, bool] | None:
+    """A gold task when one is due, else one I held before (True; its draft waits), else the first I have not seen."""
     if not batches:
         return None
     taken = select(Assignment.state).where(Assignment.task_id == Task.id, Assignment.person_id == person_id)
@@ -104,10 +118,13 @@ def _find_task(session: Session, person_id: int, batches: dict[int, Batch]) -> T
         if batch.gold_every and _answers_in(session, person_id, batch) % batch.gold_every == batch.gold_every - 1:
             gold = _first_free(session, and_(Task.batch_id == batch.id, is_gold, unseen))
             if gold is not None:
-                return gold
+                return gold, False
     ordinary = and_(Task.batch_id.in_(batches), ~is_gold)
     held = _first_free(session, and_(Task.batch_id.in_(batches), expired))
-    return held if held is not None else _first_free(session, and_(ordinary, unseen))
+    if held is not None:
+        return held, True
+    fresh = _first_free(session, and_(ordinary, unseen))
+    return None if fresh is None else (fresh, False)
 
 
 def _first_free(session: Session, condition) -> Task | None:
@@ -126,24 +143,21 @@ def _answers_in(session: Session, person_id: int, batch: Batch) -> int:
     return session.scalars(closed).one()
 
 
-def _assign(session: Session, person: Person, task: Task, batch: Batch, now: float) -> Assignment:
-    lease_until = now + 60 * batch.lease_minutes
-    assignment = session.scalar(
-        select(Assignment).where(Assignment.task_id == task.id, Assignment.person_id == person.id)
+def _assign(session: Session, person: Person, task: Task, lease_until: float, now: float) -> Assignment:
+    view = task_view(session, task.id)
+    assignment = Assignment(
+        task_id=task.id, person_id=person.id, state="open", cohort=person.cohort, lease_until=lease_until,
+        claimed_at=now, display_order=shuffled(list(view.texts), view.shuffle_seed, task.id, person.id),
     )
-    if assignment is not None:  # mine before, lease ran out
-        assignment.state, assignment.lease_until, assignment.closed_at = "open", lease_until, None
-    else:
-        shown = session.scalars(
-            select(TaskResponse.position).where(TaskResponse.task_id == task.id, TaskResponse.copy_of.is_(None))
-            .order_by(TaskResponse.position)
-        ).all()
-        assignment = Assignment(
-            task_id=task.id, person_id=person.id, state="open", cohort=person.cohort, lease_until=lease_until,
-            claimed_at=now, display_order=shuffled(list(shown), batch.shuffle_seed, task.id, person.id),
-        )
-        session.add(assignment)
-    task.n_open += 1
+    session.add(assignment)
+    session.flush()
+    return assignment
+
+
+def _reopen(session: Session, person: Person, task: Task, lease_until: float) -> Assignment:
+    mine = select(Assignment).where(Assignment.task_id == task.id, Assignment.person_id == person.id)
+    assignment = session.scalars(mine).one()
+    assignment.state, assignment.lease_until, assignment.closed_at = "open", lease_until, None
     session.flush()
     return assignment
 
@@ -173,7 +187,7 @@ def save_draft(session: Session, person_id: int, assignment_id: int, body: Draft
         raise Problem(410, "closed", "You skipped this task. Your draft is kept in this browser.")
     if assignment.state == "open":
         assignment.lease_until = max(
-            assignment.lease_until, now + 60 * _batch_of(session, assignment.task_id).lease_minutes
+            assignment.lease_until, now + 60 * task_view(session, assignment.task_id).lease_minutes
         )
     draft = session.get(Draft, assignment_id)
     if draft is None:
@@ -213,7 +227,3 @@ def recount(session: Session) -> list[int]:
         if [n_open, n_done] != rows.get(task_id, [0, 0]):
             wrong.append(task_id)
     return wrong
-
-
-def _batch_of(session: Session, task_id: int) -> Batch:
-    return session.scalars(select(Batch).join(Task, Task.batch_id == Batch.id).where(Task.id == task_id)).one()

@@ -5,12 +5,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
-from app.labeling.answers import latest
 from app.labeling.database import Database
 from app.labeling.exporting import ExportFilter, collect_rankings
 from app.labeling.queue import MustRead, claim, recount
 from app.labeling.site import Settings, open_site
 from app.labeling.tables import Base
+from app.labeling.views import latest
 
 OLD_DATA = """
 INSERT INTO person VALUES (1, 'lea', 'x', 'labeler', 'train', 1.0, NULL),
