@@ -7,11 +7,11 @@ normalisations:
 - Learning rate 5e-5 against about 1e-5: a model a thousand times smaller moves less with the same step, and has some
   50 updates of its own where the paper has 500 iterations of 8.
 - `kl_coef` 0.1 against 0.02: Willowbrook's rewards spread over a few units on responses of 20-30 tokens, so the same
-  pull towards the reference needs more reward a nat; at 0.02 small models over-optimise within the run.
+  pull towards the reference needs more reward a nat. The prototype of this world used 0.1.
 - `ptx_coef` 0.5 against 27.8: both of our losses are means per token, the policy's over advantages of variance 1.
   There 27.8 lets the language-model gradient drown the policy's (`grad_norm/ppo`, `grad_norm/ptx` show it). The paper
   does not say how its losses are normalised; sums over tokens on one side are the likely reason for its number.
-- `ptx_ratio` 1 against 8: documents an episode; at this size 1 keeps the language, and 8 would take most of the time.
+- `ptx_ratio` 1 against 8: windows an episode. Eight would take most of a ten-minute budget; 1 is not tuned yet.
 - `ema_decay` 0.9 against 0.992: it spans 1 / (1 - decay) iterations, 10 of 50 here and 125 of 500 there.
 """
 

@@ -24,14 +24,14 @@ def parts():
 
 
 def test_the_stop_token_is_an_action_even_where_pad_is_the_same_id(parts):
-    """Pitfall 1. Mutation seen red: `action_mask &= input_ids != pad_token_id`."""
+    """Pitfall 1. Mutation, unrun: `action_mask &= input_ids != pad_token_id`."""
     assert parts["input_ids"].tolist() == [[5, 6, 30, 31, 3], [7, 8, 9, 32, 3], [10, 33, 34, 35, 36]]
     assert parts["action_mask"].int().tolist() == [[0, 0, 1, 1, 1], [0, 0, 0, 1, 0], [0, 1, 1, 1, 1]]
     assert parts["attention_mask"].int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
 
 
 def test_logprobs_stand_at_their_tokens(parts):
-    """Mutation seen red: `starts - 1` for `starts`."""
+    """Mutation, unrun: `starts - 1` for `starts`."""
     assert parts["logprobs"].tolist() == [[0, 0, -1, -2, -3], [0, 0, 0, -4, 0], [0, -5, -6, -7, -8]]
 
 
@@ -49,7 +49,7 @@ def test_a_rollout_has_the_documented_shapes(make_learner):
 
 
 def test_rows_are_trimmed_to_the_longest_of_them(make_learner):
-    """Mutation seen red: no trimming."""
+    """Mutation, unrun: no trimming."""
     batch = make_learner().rollout(PROMPTS, 1)
     lengths = batch.attention_mask.sum(1)
     shortest = lengths.argmin()[None]
@@ -59,7 +59,7 @@ def test_rows_are_trimmed_to_the_longest_of_them(make_learner):
 
 
 def test_the_value_is_that_of_the_state_before_the_token(make_learner):
-    """Pitfall 8: V(s_t) is read at token t - 1. Mutation seen red: `[:, 1:]` for `[:, :-1]` in ValueFunction."""
+    """Pitfall 8: V(s_t) is read at token t - 1. Mutation, unrun: `[:, 1:]` for `[:, :-1]` in ValueFunction."""
     learner = make_learner()
     batch = learner.rollout(PROMPTS, 1)
     from reward.score import score
@@ -88,7 +88,7 @@ def test_values_start_as_the_reward_model_with_its_bias(make_learner):
 
 
 def test_ppo_scores_as_the_reward_stage_does(make_learner):
-    """Pitfalls 9 and 15: one function, whatever the padding. Mutation seen red: the score read at column -1."""
+    """Pitfalls 9 and 15: one function, whatever the padding. Mutation, unrun: the score read at column -1."""
     learner = make_learner(stop_token_id=None)
     batch = learner.rollout(PROMPTS, 1)
     from reward.score import score
@@ -101,7 +101,7 @@ def test_ppo_scores_as_the_reward_stage_does(make_learner):
 
 
 def test_a_cut_off_answer_is_scored_as_if_it_ended(parts):
-    """Mutation seen red: the stop token appended to finished rows as well."""
+    """Mutation, unrun: the stop token appended to finished rows as well."""
     seen = {}
 
     def remember(ids, mask):
@@ -115,7 +115,7 @@ def test_a_cut_off_answer_is_scored_as_if_it_ended(parts):
 
 @pytest.mark.parametrize("rows_per_pass", [1, 2, 100])
 def test_reading_in_passes_changes_nothing(parts, rows_per_pass):
-    """Mutation seen red: results written in sorted order instead of back to their rows."""
+    """Mutation, unrun: results written in sorted order instead of back to their rows."""
     ids, mask, actions = parts["input_ids"], parts["attention_mask"], parts["action_mask"]
     read = read_tokens(lambda ids, mask, chosen: ids[chosen] * 10, ids, mask, actions, rows_per_pass)
     assert torch.equal(read, torch.where(actions, ids * 10, 0).float())
@@ -130,13 +130,13 @@ def test_passes_go_by_length(parts):
 
 
 def test_policy_equal_to_reference_has_kl_zero(make_learner):
-    """Oracle. Mutation seen red: the reference read at temperature 1 while sampling at 0.7."""
+    """Oracle. Mutation, unrun: the reference read at temperature 1 while sampling at 0.7."""
     batch = make_learner(temperature=0.7).rollout(PROMPTS, 1)
     assert torch.allclose(batch.logprobs, batch.ref_logprobs, atol=1e-5)
 
 
 def test_rollouts_differ_between_iterations_and_prompts_and_are_equal_on_rerun(make_learner):
-    """Pitfalls 3 and 7: sampled, never greedy, and never from one fixed seed. Mutation seen red: the iteration left out
+    """Pitfalls 3 and 7: sampled, never greedy, and never from one fixed seed. Mutation, unrun: the iteration left out
     of the sampling seed; `temperature=0`."""
     learner = make_learner()
     same = [[5, 6, 7]] * 8
@@ -156,7 +156,7 @@ def test_recomputed_old_logprobs_equal_the_sampled_ones_in_fp32(make_learner):
 
 
 def test_padding_changes_no_statistic(make_learner):
-    """Pitfall 11. Mutation seen red: `scores.mean()` over the padded matrix; `surprise` divided by all columns."""
+    """Pitfall 11. Mutation, unrun: `scores.mean()` over the padded matrix; `surprise` divided by all columns."""
     from ppo.watch import rollout_metrics
 
     learner = make_learner()

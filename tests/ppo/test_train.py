@@ -85,7 +85,7 @@ def test_it_writes_policy_value_model_log_and_samples(make_recipe, tmp_path):
 
 
 def test_final_holds_the_average_or_the_last_weights(make_recipe, tmp_path):
-    """Mutation seen red: `swapped_in` left out of `save_final`."""
+    """Mutation, unrun: `swapped_in` left out of `save_final`."""
     average = weights(train(make_recipe("average", ema_decay=0.5), tmp_path / "runs"))
     last = weights(train(make_recipe("last", final_weights="last"), tmp_path / "runs"))
     start = load_file(tmp_path / "policy/model.safetensors")
@@ -106,7 +106,7 @@ ADAPTIVE = {
 
 @pytest.mark.parametrize("config", [{}, ADAPTIVE], ids=["default", "adaptive"])
 def test_resume_is_bit_exact(make_recipe, tmp_path, monkeypatch, config):
-    """Pitfall 14: value model, optimizers, averages, controllers, running scale, positions. Mutations seen red, each
+    """Pitfall 14: value model, optimizers, averages, controllers, running scale, positions. Mutations, unrun, each
     alone: the value engine, the EMA, the KL controller, the score scale not loaded in `Learner.load`."""
     whole = train(make_recipe("whole", **config), tmp_path / "runs")
     recipe = make_recipe("broken", **config)
@@ -143,7 +143,7 @@ def test_a_fault_in_the_middle_is_taken_back(make_recipe, tmp_path, monkeypatch)
 
 
 def test_the_rolled_back_state_is_that_of_the_checkpoint(make_recipe, tmp_path, monkeypatch):
-    """Mutation seen red: `learner.load` left out of `roll_back`."""
+    """Mutation, unrun: `learner.load` left out of `roll_back`."""
     states = {}
     original = Learner.rollout
 
@@ -160,7 +160,7 @@ def test_the_rolled_back_state_is_that_of_the_checkpoint(make_recipe, tmp_path, 
 
 
 def test_resume_after_a_rollback_is_bit_exact(make_recipe, tmp_path, monkeypatch):
-    """Pitfall 14 with the guard's state in it. Mutation seen red: `lr_factor` left out of the checkpoint."""
+    """Pitfall 14 with the guard's state in it. Mutation, unrun: `lr_factor` left out of the checkpoint."""
     original = Learner.rollout
 
     def rollout(self, prompts, iteration):
@@ -215,7 +215,7 @@ def test_a_reward_model_that_likes_one_token_is_detected_as_hacking(make_recipe,
 
 
 def test_lora_trains_adapters_and_its_reference_is_the_adapter_switched_off(make_recipe, tmp_path):
-    """KL 0 at the start and the base weights untouched. Mutation seen red: `disable_adapter` left out (KL stays 0)."""
+    """KL 0 at the start and the base weights untouched. Mutation, unrun: `disable_adapter` left out (KL stays 0)."""
     folder = train(make_recipe(lora={"r": 4}, learning_rate=1e-2, final_weights="last"), tmp_path / "runs")
     lines = metrics(folder)
     assert lines[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)

@@ -52,7 +52,7 @@ def plain_gradients(learner, batch, targets, windows) -> tuple[torch.Tensor, tor
 @pytest.mark.parametrize("per_device", [1, 3, 8])
 @pytest.mark.parametrize("ptx_coef", [0.5, 27.8])
 def test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx(make_learner, windows, ptx_coef, per_device):
-    """Recipe C.4, and pitfalls 13 and 16: for any micro-batch split. Mutations seen red: `ptx_coef` left out; PPO's
+    """Recipe C.4, and pitfalls 13 and 16: for any micro-batch split. Mutations, unrun: `ptx_coef` left out; PPO's
     loss divided by the micro-batch's tokens instead of the minibatch's; ptx summed instead of averaged.
     """
     learner = make_learner(ptx_coef=ptx_coef, per_device_train_batch_size=per_device)
@@ -64,7 +64,7 @@ def test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx(make_learner, window
 
 
 def test_reported_gradient_norms_are_those_of_the_two_gradients(make_learner, windows):
-    """Mutation seen red: the snapshot taken after ptx."""
+    """Mutation, unrun: the snapshot taken after ptx."""
     learner = make_learner(ptx_coef=2.0, num_mini_batches=1)
     batch, targets = rolled_out(learner)
     g_ppo, g_ptx = plain_gradients(learner, batch, targets, windows)
@@ -84,7 +84,7 @@ def test_cosine_by_hand():
 
 
 def test_ptx_coefficient_0_is_plain_ppo(make_learner, windows):
-    """Oracle. Mutation seen red: the ptx pass at coefficient 1 whatever the config."""
+    """Oracle. Mutation, unrun: the ptx pass at coefficient 1 whatever the config."""
     weights = []
     for documents in (None, iter([windows[:8], windows[8:]])):
         learner = make_learner(ptx_coef=0.0)
@@ -96,7 +96,7 @@ def test_ptx_coefficient_0_is_plain_ppo(make_learner, windows):
 
 @pytest.mark.parametrize("folder", ["policy_folder", "opt_folder"])
 def test_first_minibatch_has_ratio_1_and_no_clipping(make_learner, request, folder):
-    """Pitfall 2, on a policy that was trained with dropout. Mutation seen red: `without_dropout` does nothing."""
+    """Pitfall 2, on a policy that was trained with dropout. Mutation, unrun: `without_dropout` does nothing."""
     learner = make_learner(policy=request.getfixturevalue(folder), num_mini_batches=1)
     batch = learner.rollout(PROMPTS, 1)
     targets, _ = learner.targets(batch)
@@ -118,7 +118,7 @@ def test_the_ratio_leaves_1_in_later_minibatches_and_epochs(make_learner):
 
 @pytest.mark.parametrize("per_device", [1, 8])
 def test_metrics_do_not_depend_on_the_split(make_learner, windows, per_device):
-    """Pitfalls 11 and 13. Mutation seen red: means of micro-batch means."""
+    """Pitfalls 11 and 13. Mutation, unrun: means of micro-batch means."""
     learner = make_learner(per_device_train_batch_size=per_device, num_mini_batches=1, ptx_coef=1.0)
     batch, targets = rolled_out(learner)
     metrics = learner.update(batch, targets, iter([windows]), 1)
@@ -128,7 +128,7 @@ def test_metrics_do_not_depend_on_the_split(make_learner, windows, per_device):
 
 
 def test_the_value_model_learns_the_returns(make_learner):
-    """Mutation seen red: returns replaced by the old values."""
+    """Mutation, unrun: returns replaced by the old values."""
     learner = make_learner(num_ppo_epochs=4, value_learning_rate=1e-2, clip_range_value=100.0)
     batch = learner.rollout(PROMPTS, 1)
     targets, _ = learner.targets(batch)
@@ -152,7 +152,7 @@ def stop_probability(learner) -> float:
 
 
 def test_the_policy_learns_to_stop_when_short_answers_are_rewarded(make_learner):
-    """Pitfall 1, to the end. Mutation seen red: the stop token left out of the action mask."""
+    """Pitfall 1, to the end. Mutation, unrun: the stop token left out of the action mask."""
     learner = make_learner(
         batch_size=64, total_episodes=64, num_mini_batches=4, learning_rate=1e-2, per_device_train_batch_size=64,
         kl_coef=0.0, response_length=24, value_learning_rate=1e-2, clip_range_value=100.0,
@@ -168,7 +168,7 @@ def test_the_policy_learns_to_stop_when_short_answers_are_rewarded(make_learner)
 
 
 def test_advantages_are_whitened_over_the_whole_batch(make_learner):
-    """Pitfall 4: not a minibatch, not a rank. Mutation seen red: `whiten` left out of `targets`."""
+    """Pitfall 4: not a minibatch, not a rank. Mutation, unrun: `whiten` left out of `targets`."""
     learner = make_learner()
     batch = learner.rollout(PROMPTS, 1)
     targets, _ = learner.targets(batch)
@@ -178,7 +178,7 @@ def test_advantages_are_whitened_over_the_whole_batch(make_learner):
 
 
 def test_missing_end_is_punished_by_the_configured_stop_token(make_learner):
-    """Pitfall 10. Stop id 3 is not the tokenizer's end token. Mutation seen red: the penalty for finished rows."""
+    """Pitfall 10. Stop id 3 is not the tokenizer's end token. Mutation, unrun: the penalty for finished rows."""
     learner = make_learner(missing_eos_penalty=2.0, kl_coef=0.0, batch_size=32, total_episodes=32)
     batch = learner.rollout(PROMPTS * 4, 1)
     finished = torch.arange(32) % 2 == 0
@@ -191,7 +191,7 @@ def test_missing_end_is_punished_by_the_configured_stop_token(make_learner):
 
 
 def test_scores_are_scaled_then_clipped(make_learner):
-    """Mutation seen red: the clip before the scale."""
+    """Mutation, unrun: the clip before the scale."""
     learner = make_learner(scale_scores=True, score_clip=1.5, kl_coef=0.0)
     batch = replace(learner.rollout(PROMPTS, 1), scores=torch.tensor([100.0, -100.0, 10.0, 0.0, 20.0, 30.0, 0.0, 5.0]))
     _, metrics = learner.targets(batch)
@@ -200,7 +200,7 @@ def test_scores_are_scaled_then_clipped(make_learner):
 
 
 def test_learning_rate_warms_up_from_a_tenth_in_ten_iterations(make_learner):
-    """C.4. Mutation seen red: `iteration` for `iteration - 1`."""
+    """C.4. Mutation, unrun: `iteration` for `iteration - 1`."""
     learner = make_learner(warmup_iterations=10)
     batch = learner.rollout(PROMPTS, 1)
     targets = Targets(torch.zeros_like(batch.logprobs), torch.zeros_like(batch.logprobs))
