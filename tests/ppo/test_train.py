@@ -122,7 +122,7 @@ def test_resume_is_bit_exact(make_recipe, tmp_path, monkeypatch, config):
 
 def test_a_fault_in_the_middle_is_taken_back(make_recipe, tmp_path, monkeypatch):
     """Learning rate x 3000 in iteration 3: the guard rolls back once, and the run ends well at half the rate. Mutation
-    seen red: the guard not asked after the update."""
+    (unrun): the guard not asked after the update."""
     original = Learner.update
 
     def update(self, batch, targets, documents, iteration):
