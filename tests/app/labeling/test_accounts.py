@@ -41,7 +41,6 @@ def test_login_needs_the_right_password_and_an_active_account(site):
 
 
 def test_ten_failures_close_a_handle_for_ten_minutes_also_after_a_restart(site):
-    """Mutation seen red: counting in note_attempt only failures that are already known to be failures."""
     add_person(site, "lea")
     for second in range(accounts.FAILURES_BY_HANDLE):
         assert try_login(site, "lea", "wrong", NOW + second) is None

@@ -9,7 +9,7 @@ from benchmarks.labeling import Load, measure
 def test_exactly_the_wanted_rankings_are_stored(kind, request, capsys):
     """`measure` also holds every task's counters against its rows.
 
-    Mutation seen red: no lock on the person's row (PostgreSQL), no unique key per idempotency key.
+    Mutation seen red: no lock on the person's row (PostgreSQL).
     """
     database = request.getfixturevalue("cluster").url("load") if kind == "postgresql" else None
     load = Load(labelers=8, tasks=16, overlap=3, think=0.02)
