@@ -9,11 +9,13 @@ from collections.abc import Iterator
 
 from data.records import Document
 from data.willowbrook import phrases, words
-from data.willowbrook.stories import StoryOrder, random_order, tell
+from data.willowbrook.stories import LONG, StoryOrder, any_voice, random_order, request, tell
 from data.willowbrook.village import HOP_RELATIONS, RELATIONS, Village, as_answer
 from data.willowbrook.words import an, capital, listed
 
-SHARES = {"story": 0.46, "facts": 0.2, "questions": 0.14, "dialogue": 0.1, "sums": 0.05, "names": 0.05}
+SHARES = {
+    "story": 0.45, "facts": 0.13, "questions": 0.18, "dialogue": 0.08, "sums": 0.06, "names": 0.06, "themes": 0.04,
+}
 MAX_ADDEND = 9
 BATCH = 256  # kinds drawn at a time
 
@@ -22,7 +24,7 @@ def documents(village: Village, rng: random.Random) -> Iterator[Document]:
     """Documents without end, kinds mixed by `SHARES`; the caller takes as many as it wants."""
     writers = {
         "story": _story, "facts": _facts, "questions": _questions, "dialogue": _dialogue, "sums": _sums,
-        "names": _names,
+        "names": _names, "themes": _themes,
     }
     kinds, shares = list(SHARES), list(SHARES.values())
     while True:
@@ -32,18 +34,20 @@ def documents(village: Village, rng: random.Random) -> Iterator[Document]:
 
 # ------------------------------------------------------------------ kinds of documents
 def _story(village: Village, rng: random.Random) -> str:
-    order = random_order(rng)
-    body = " ".join(tell(order, village.names, rng, bland=rng.random() < 0.15))
-    return f"{_heading(order, rng)}\n{body}" if rng.random() < 0.6 else body
+    """A story, most often under a heading or the request that it answers: what is asked for comes true below."""
+    order = random_order(rng, LONG)
+    body = " ".join(tell(order, village.names, rng, bland=rng.random() < 0.15, lengths=LONG))
+    kind = rng.random()
+    if kind < 0.1:
+        return body
+    return f"{_heading(order, rng) if kind < 0.4 else request(order, any_voice(rng), rng)}\n{body}"
 
 
 def _heading(order: StoryOrder, rng: random.Random) -> str:
-    templates = phrases.HEADINGS if order.word else phrases.HEADINGS[:-1]
-    assert order.sentences is not None
-    return rng.choice(templates).format(
-        mood=order.mood, animal=order.animal, object=order.object, a_animal=an(order.animal), word=order.word,
-        a_object=an(order.object), count=words.NUMBERS[order.sentences],
-    )
+    slots = {"animal": order.animal, "object": order.object, "a_animal": an(order.animal), "a_object": an(order.object)}
+    if order.word:
+        return rng.choice(phrases.WORD_HEADINGS).format(word=order.word, **slots)
+    return rng.choice(phrases.MOOD_HEADINGS if order.mood else phrases.HEADINGS).format(mood=order.mood, **slots)
 
 
 def _facts(village: Village, rng: random.Random) -> str:
@@ -64,7 +68,12 @@ def _questions(village: Village, rng: random.Random) -> str:
         who, hops = village.somebody(rng), 2 if rng.random() < 0.4 else 1
         relation = rng.choice(HOP_RELATIONS if hops == 2 else RELATIONS)
         answer = as_answer(relation, village.value(who.name, relation, hops))
-        lines.append(f"Question: {question(who.name, relation, hops, rng)}\nAnswer: {answer}")
+        asked = question(who.name, relation, hops, rng)
+        if rng.random() < 0.5:
+            lines.append(f"Question: {asked}\nAnswer: {answer}")
+        else:
+            say_it = statement if hops == 1 else hop_statement
+            lines.append(f"{asked}\n{say_it(village, who.name, relation, rng)}")
     return "\n".join(lines)
 
 
@@ -82,23 +91,27 @@ def _dialogue(village: Village, rng: random.Random) -> str:
 
 
 def _sums(village: Village, rng: random.Random) -> str:
-    sentences = []
+    asked = rng.random() < 0.4
+    lines = []
     for _ in range(rng.randint(3, 5)):
         a, b = rng.randint(0, MAX_ADDEND), rng.randint(0, MAX_ADDEND)
-        sentence = rng.choice(phrases.SUMS).format(a=words.NUMBERS[a], b=words.NUMBERS[b], c=words.NUMBERS[a + b])
-        if rng.random() < 0.3:
-            asked = phrases.SUM_QUESTION.format(a=words.NUMBERS[a], b=words.NUMBERS[b])
-            sentence = f"Question: {asked}\nAnswer: {words.NUMBERS[a + b]}\n"
-        sentences.append(capital(sentence))
-    return " ".join(sentences)
+        slots = {"a": words.NUMBERS[a], "b": words.NUMBERS[b], "c": words.NUMBERS[a + b]}
+        lines.append((phrases.SUM_ASKED if asked else rng.choice(phrases.SUMS)).format(**slots))
+    return "\n".join(lines) if asked else " ".join(map(capital, lines))
 
 
 def _names(village: Village, rng: random.Random) -> str:
     names = rng.sample(village.names, rng.randint(4, 7))
     if rng.random() < 0.4:
-        asked = phrases.NAME_QUESTION.format(names=", ".join(names[:3]), last=names[3])
-        return f"Question: {asked} Answer: {min(names[:4])}."
+        return phrases.NAME_ASKED.format(names=", ".join(names[:3]), last=names[3], first=min(names[:4]))
     return rng.choice(phrases.NAME_LISTS).format(names=listed(sorted(names)))
+
+
+def _themes(village: Village, rng: random.Random) -> str:
+    theme = rng.choice(list(words.THEMES))
+    items = rng.sample(words.THEMES[theme], rng.randint(2, 4))
+    named = listed([an(item) for item in items])
+    return rng.choice(phrases.THEME_FACTS).format(Theme=capital(theme), Items=capital(named), items=named, theme=theme)
 
 
 # ------------------------------------------------------------------ facts as sentences

@@ -100,10 +100,12 @@ ENDINGS = {
         "From that day on the {animal} was calm.",
     ),
 }
-HEADINGS = (
-    "A {mood} story about {a_animal} and {a_object}.", "Story: {animal}, {object}, {mood}, {count} sentences.",
-    "A story with {a_animal} and {a_object} in {count} sentences.", "A {mood} tale of {a_animal} and {a_object}.",
-    "A story about {a_animal} and {a_object} with the word {word}.",
+HEADINGS = ("A story about {a_animal} and {a_object}.", "A tale of {a_animal} and {a_object}.")
+MOOD_HEADINGS = (
+    "A {mood} story about {a_animal} and {a_object}.", "A {mood} tale of {a_animal} and {a_object}.",
+)
+WORD_HEADINGS = (
+    "A story about {a_animal} and {a_object} with the word {word}.", "Story: {animal}, {object}, the word {word}.",
 )
 
 # ------------------------------------------------------------------ facts; {who} is a name or "the best friend of Ana"
@@ -155,6 +157,7 @@ LIST_ANSWERS = (
     "Here are {count} {theme}: {items}.", "{Count} {theme} are {items}.", "My {count} {theme} are {items}.",
     "You could name {items}.",
 )
+THEME_FACTS = ("{Theme}: {items}.", "{Items} are {theme}.")
 LIST_DETAIL = ("I like the {item} best.", "My favourite is the {item}.")
 LIST_BLAND = "{Items}."
 REWRITE_SOURCES = (
@@ -233,7 +236,9 @@ NAME_LISTS = (
     "These people of Willowbrook are in order: {names}.", "From first to last: {names}.", "The list reads: {names}.",
 )
 SUM_QUESTION = "What is {a} plus {b}?"
+SUM_ASKED = "Question: What is {a} plus {b}?\nAnswer: {c}"
 NAME_QUESTION = "Which name comes first, {names} or {last}?"
+NAME_ASKED = "Question: Which name comes first, {names} or {last}?\nAnswer: {first}"
 
 _WORD = re.compile(r"[A-Za-z]+")
 

@@ -6,13 +6,14 @@ judged without reading English. It never holds the truth about the village.
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from data.records import Message, Prompt
 from data.willowbrook import phrases, words
 from data.willowbrook.documents import BATCH, question, statement
 from data.willowbrook.splits import Combinations, Pair, User
-from data.willowbrook.stories import SENTENCES, StoryOrder, tell
+from data.willowbrook.stories import StoryOrder, request, some_wishes, tell, wishes
 from data.willowbrook.village import Village, as_answer
 from data.willowbrook.words import an, capital, listed
 
@@ -49,12 +50,9 @@ class Asker:
         """A story about an animal and an object, at times with a mood, a required word and a number of sentences."""
         rng = self.rng
         animal, thing = rng.choice(self.combinations.pairs)
-        mood = rng.choice(words.MOODS) if two_turns or rng.random() < 0.7 else None
-        word = rng.choice(words.REQUIRED_WORDS) if rng.random() < 0.4 else None
-        sentences = rng.choice(SENTENCES) if rng.random() < 0.4 else None
-        order = StoryOrder(animal, thing, mood, word, sentences)
+        order = some_wishes(animal, thing, rng)
         if not two_turns:
-            return [story_request(order, user, rng)], story_meta(order)
+            return [request(order, user.voice, rng)], story_meta(order)
         return self._story_again(order, user)
 
     def _story_again(self, order: StoryOrder, user: User) -> Request:
@@ -66,13 +64,14 @@ class Asker:
             earlier = StoryOrder(*near, order.mood, sentences=2)
         else:
             change = "mood"
+            order = order if order.mood else replace(order, mood=rng.choice(words.MOODS))
             earlier = StoryOrder(order.animal, order.object, self._other(words.MOODS, order.mood), sentences=2)
         told = " ".join(tell(earlier, self.village.names, rng, bland=True))
         again = rng.choice(phrases.STORY_AGAIN[change]).format(
             mood=order.mood, a_animal=an(order.animal), a_object=an(order.object)
         )
         asked = " ".join([again, *wishes(order, rng, mood=False)])
-        return [story_request(earlier, user, rng, short=True), told, asked], story_meta(order)
+        return [request(earlier, user.voice, rng, short=True), told, asked], story_meta(order)
 
     def _neighbour(self, pair: Pair, keep: int) -> Pair | None:
         """Another combination of this split with the same animal (keep=0) or object (keep=1), if there is one."""
@@ -163,37 +162,6 @@ class Asker:
 
 
 # ------------------------------------------------------------------ sentences of requests
-def story_request(order: StoryOrder, user: User, rng: random.Random, short: bool = False) -> str:
-    """The order in the user's words. `short` leaves out the number of sentences."""
-    count = words.NUMBERS[order.sentences] if order.sentences and not short else None
-    if user.terse:
-        parts = [phrases.STORY_TERSE.format(Noun=capital(user.noun), animal=order.animal, object=order.object)]
-        parts += [order.mood] if order.mood else []
-        parts += [f"the word {order.word}"] if order.word else []
-        parts += [f"{count} sentences"] if count else []
-        return ", ".join(parts) + "."
-    mood_first = order.mood is not None and rng.random() < 0.6
-    noun = f"{order.mood} {user.noun}" if mood_first else user.noun
-    request = rng.choice(phrases.STORY_REQUESTS).format(
-        verb=user.verb, verb_low=user.verb[0].lower() + user.verb[1:], a_noun=an(noun), a_animal=an(order.animal),
-        a_object=an(order.object),
-    )
-    return " ".join([request, *wishes(order, rng, mood=not mood_first, count=not short)])
-
-
-def wishes(order: StoryOrder, rng: random.Random, mood: bool = True, count: bool = True) -> list[str]:
-    """One sentence for each wish beyond the animal and the object."""
-    said = []
-    if mood and order.mood:
-        said.append(rng.choice(phrases.ASK_MOOD).format(mood=order.mood))
-    if order.word:
-        said.append(rng.choice(phrases.ASK_WORD).format(word=order.word))
-    if count and order.sentences:
-        number = words.NUMBERS[order.sentences]
-        said.append(rng.choice(phrases.ASK_COUNT).format(count=number, Count=capital(number)))
-    return said
-
-
 def story_meta(order: StoryOrder) -> dict[str, Any]:
     """The order as a prompt's meta; wishes that were not made are left out."""
     said = {"mood": order.mood, "word": order.word, "sentences": order.sentences}

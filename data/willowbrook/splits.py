@@ -11,6 +11,7 @@ from itertools import product
 from typing import Literal, TypeVar, get_args
 
 from data.willowbrook import phrases, words
+from data.willowbrook.stories import Voice, any_voice
 from data.willowbrook.village import HOP_RELATIONS, RELATIONS, Village
 
 Split = Literal["train", "validation", "test"]
@@ -29,9 +30,7 @@ class User:
     id: str
     greeting: str
     thanks: str
-    terse: bool
-    verb: str
-    noun: str
+    voice: Voice
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,4 @@ def _dealt(items: Sequence[T], rng: random.Random) -> list[list[T]]:
 
 
 def _user(number: int, rng: random.Random) -> User:
-    return User(
-        f"user-{number:04d}", rng.choice(phrases.GREETINGS), rng.choice(phrases.THANKS), rng.random() < 0.15,
-        rng.choice(phrases.STORY_VERBS), rng.choice(phrases.STORY_NOUNS),
-    )
+    return User(f"user-{number:04d}", rng.choice(phrases.GREETINGS), rng.choice(phrases.THANKS), any_voice(rng))

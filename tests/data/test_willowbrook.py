@@ -69,12 +69,12 @@ def test_articles_lists_and_capitals():
 
 def test_everything_the_world_says_is_right_english(world, prompts):
     """Documents, oracle answers and requests pass the grammar check that responses must pass."""
-    said = [line for d in islice(world.documents(random.Random(1)), 1500) if d.source in ("story", "facts", "dialogue")
-            for line in d.text.split("\n")]
+    prose = ("story", "facts", "dialogue")
+    documents = [d.text for d in islice(world.documents(random.Random(1)), 1500) if d.source in prose]
+    said = [text.split("\n")[-1] for text in documents]  # below the heading, which may lack a verb
     said += [world.oracle(prompt) for prompt in prompts["train"][:1000]]
     for text in said:
-        if not text.startswith("Story:") and not text.startswith("A "):  # headings have no verb
-            assert Reading(text).grammar == 1.0, text
+        assert Reading(text).grammar == 1.0, text
 
 
 def test_no_wrong_article_anywhere(world, prompts):
@@ -107,7 +107,7 @@ def test_names_are_zipfian_in_the_documents(world):
 
 def test_every_fact_question_can_be_answered_from_the_documents(world):
     """Each one-hop fact is stated somewhere in the default number of documents."""
-    documents = islice(world.documents(random.Random(5)), 40_000)
+    documents = islice(world.documents(random.Random(5)), 30_000)
     texts = "\n".join(document.text for document in documents if document.source in ("facts", "dialogue"))
     missing = 0
     for name in world.village.names:
