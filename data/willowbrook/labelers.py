@@ -27,7 +27,7 @@ SKIPS, WRONG_FLAGS = 0.02, 0.01
 # labeler -> likes more words, cheer, richness, mentions of what was asked (-1, 0 or 1); the last two are held out
 TASTES = (
     (1, 1, 1, 1), (1, -1, 1, 1), (1, 1, -1, 1), (-1, 1, 1, 1), (1, -1, -1, 0), (-1, -1, 1, 1), (1, 1, 1, 0),
-    (-1, 1, -1, 1), (-1, -1, 1, -1), (-1, 1, -1, -1),
+    (-1, 1, -1, 1), (-1, -1, 1, 0), (-1, 1, -1, 0),
 )
 TASTE_WEIGHTS = {"words": 0.6, "cheer": 0.7, "richness": 0.6, "mentions": 0.6}
 

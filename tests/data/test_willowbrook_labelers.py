@@ -50,10 +50,11 @@ def test_labelers_agree_about_as_much_as_the_papers(judged):
     assert 0.70 <= agreement(judged, TRAIN_PAIRS) <= 0.76
 
 
-def test_held_out_labelers_agree_a_little_less_with_the_others(judged):
+def test_held_out_labelers_agree_with_the_others_about_as_much(judged):
+    """Their tastes differ, but not their sense of what was asked: never far above, never more than six points below."""
     within = agreement(judged, TRAIN_PAIRS)
     across = agreement(judged, [(a, b) for a in range(8) for b in (8, 9)])
-    assert within - 0.06 < across < within
+    assert within - 0.06 < across < within + 0.01
 
 
 def test_tastes_are_opposed(world):
