@@ -16,7 +16,8 @@ test: $(READY)         ## the default tests (minutes, two cores, no network)
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not postgres and not browser"
 
 test-marked: $(READY)  ## the long ones: kill -9, load, PostgreSQL, a real browser
-	$(BIN)/python -m pytest -n 2 -m "(slow or postgres or browser) and not gpu"
+	# a file stays on one worker: a browser's event loop must be gone before the next file's tests start theirs
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "(slow or postgres or browser) and not gpu"
 
 check: $(READY)        ## linter and type checker
 	$(BIN)/ruff check . && $(BIN)/mypy

@@ -264,6 +264,7 @@ def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
         cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     for one, two in zip(metrics(alone), metrics(tmp_path / "pair/run/sft"), strict=True):
-        assert two.keys() == one.keys()
+        # DeepSpeed's ZeRO-0 tells the Trainer no gradient norm.
+        assert two.keys() - {"grad_norm"} == one.keys() - {"grad_norm"}
         for name in {"loss", "validation_loss"} & one.keys():
             assert two[name] == pytest.approx(one[name], rel=1e-3)
