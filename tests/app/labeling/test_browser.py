@@ -144,7 +144,7 @@ def test_keyboard_alone(site, page):
     says(page, "#message", "Saved on the server as answer")
     assert stored_ranks(site) == {b: 1, c: 1, a: 2}
 
-    page.wait_for_selector("#task:visible")
+    says(page, "#counts", "0 of 3 rated")  # the next task, not the one just answered
     press(page, "s", "ArrowDown", "ArrowDown", "Enter")
     page.wait_for_selector("#empty:visible")
     assert "Task skipped (sensitive to me)" in page.inner_text("#message")
@@ -210,7 +210,7 @@ def test_mouse_alone(site, page):
     says(page, "#message", "Saved")
     assert stored_ranks(site) == {a: 1, b: 2, c: 2}
 
-    page.wait_for_selector("#task:visible")
+    says(page, "#counts", "0 of 3 rated")  # the next task, not the one just answered
     page.click("#skip")
     page.click("#skip-panel input >> nth=0")
     page.click("#skip-panel button >> nth=0")
