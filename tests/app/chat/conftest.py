@@ -23,9 +23,9 @@ def chat_run(tokenizer, tmp_path_factory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs"), tokenizer, Config())[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium; skips visibly where there is none."""
+    """Headless Chromium; skips visibly where there is none. Of one file: no second Playwright may start beside it."""
     sync_api = pytest.importorskip("playwright.sync_api")
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no Chromium at {CHROMIUM}; set PODIUM_CHROMIUM")
