@@ -7,13 +7,13 @@ the file is read.
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from data.records import Comparison, Demonstration, Document, Message, Ranking
 
 Row = dict[str, Any]
 
-ROLES = {
+ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system", "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
 }  # fmt: skip
@@ -163,7 +163,7 @@ def _messages(row: Row, *keys: str) -> list[Message]:
         role = get_string(turn, "from", "role")
         if role not in ROLES:
             raise Unusable(f"a turn by {role!r}")
-        messages.append(Message(role=ROLES[role], content=_content(turn)))  # type: ignore[arg-type]
+        messages.append(Message(role=ROLES[role], content=_content(turn)))
     return messages
 
 

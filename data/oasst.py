@@ -86,4 +86,4 @@ def _best(answers: list[Node]) -> list[Node]:
 
 
 def _message(node: Node) -> Message:
-    return Message(role=ROLES[get_string(node, "role")], content=get_string(node, "text"))  # type: ignore[arg-type]
+    return Message(role=ROLES[get_string(node, "role")], content=get_string(node, "text"))

@@ -82,7 +82,7 @@ def summarise(row: str, measured: Measured, sft: Measured, questions: list[Quest
         "distinct_answers": len({answer.response for answer in answers}) / len(answers),
     }
     if answers[0].gold is not None:
-        gold = mean_with_interval([answer.gold for answer in answers], prompts)  # type: ignore[arg-type]
+        gold = mean_with_interval([answer.gold for answer in answers if answer.gold is not None], prompts)
         values |= {"gold": gold.value, "gold_low": gold.low, "gold_high": gold.high}
     if answers[0].reward is not None:
         values["reward"] = float(np.mean([answer.reward for answer in answers]))

@@ -50,7 +50,7 @@ def examine() -> list[tuple[str, bool, str]]:
     for name, check in checks:
         try:
             fine, text = check()
-        except Exception as error:
+        except Exception as error:  # a check that breaks is a finding to show, and the others still run
             fine, text = False, f"{type(error).__name__}: {error}"
         results.append((name, fine, text))
     return results

@@ -60,7 +60,7 @@ def _download(hub_id: str) -> Path:
     try:
         # Weights once, in safetensors where there are any; no other framework's copies.
         return Path(snapshot_download(hub_id, ignore_patterns=["*.msgpack", "*.h5", "*.ot", "*.onnx", "original/*"]))
-    except Exception as error:
+    except Exception as error:  # the hub client raises unrelated kinds for no network, no access, no such name
         raise ParentError(
             f"'{hub_id}' is no folder here and could not be fetched from the Hugging Face hub: {error}",
             "check the name and the connection, or download it yourself and give its folder",

@@ -37,7 +37,7 @@ def writing(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # any kind: the cause is looked for, and the error goes on as it is without one
         cause = None if isinstance(error, PodiumError) else _disk_cause(error) or _refusal(folder)
         if cause is None:
             raise
