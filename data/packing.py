@@ -1,12 +1,16 @@
 """Documents to full windows of tokens, and the resumable order in which rows are read.
 
-GPT-3's way (Brown et al. 2020, section 2.3): documents one after the other with a separator between, cut into windows
-of the context's length, attention not masked at the separators. So a window never holds padding.
+Documents lie one after the other with a separator between, cut into windows of the context's length (Brown et al.
+2020, section 2.3), so a window never holds padding. Unlike GPT-3, a token attends to its own document alone, as in
+LLaMA 3 (Grattafiori et al. 2024, section 3.2): a small model that sees its neighbours' texts too does not learn to
+look up what the request named (docs/results.md has the figures). `apart` gives what every reader of windows needs.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
 CHUNK = 1000  # documents tokenized at once; the tokenizer works on them in parallel
@@ -32,6 +36,21 @@ def pack(documents: Sequence[Sequence[int] | np.ndarray], context: int, bos_id: 
     stream = np.concatenate(parts) if parts else separator[:0]
     rows = len(stream) // context
     return stream[: rows * context].reshape(rows, context)
+
+
+def apart(windows: torch.Tensor, bos_id: int) -> dict[str, Any]:
+    """What to call a causal LM with on windows (B, T) so that no document sees another: `model(**apart(ids, bos_id))`.
+
+    Positions start again at each `bos_id`. The mask (B, 1, T, T), 0 or -inf, is given whole because not every model of
+    transformers makes one from such positions (OPT does not); attention must be "sdpa" or "eager".
+    """
+    index = torch.arange(windows.shape[1], device=windows.device)
+    starts = torch.where(windows == bos_id, index, 0).cummax(dim=1).values  # (B, T) where each token's document begins
+    visible = (starts[:, :, None] == starts[:, None, :]) & (index[:, None] >= index)
+    mask = torch.zeros(visible.shape, device=windows.device).masked_fill(~visible, float("-inf"))
+    return {
+        "input_ids": windows, "position_ids": index - starts, "attention_mask": mask[:, None], "use_cache": False
+    }
 
 
 def batches(count: int, batch_size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:

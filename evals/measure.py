@@ -55,7 +55,8 @@ def measure(
     answers = answer_prompts(row, model, reference, tokenizer, held_out.prompts, samples, params, judge)
     context = min(context_of(model), LONGEST_CONTEXT)
     blocks = pack(encode_documents(tokenizer, [d.text for d in held_out.documents]), context, tokenizer.bos_token_id)
-    losses = block_losses(model, blocks[: max(1, documents_tokens // context)]) if len(blocks) else None
+    blocks = blocks[: max(1, documents_tokens // context)]
+    losses = block_losses(model, blocks, tokenizer.bos_token_id) if len(blocks) else None
     choices = score_questions(model, tokenizer, held_out.questions, context) if held_out.questions else None
     return Measured(answers, samples, losses, choices)
 

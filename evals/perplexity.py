@@ -1,6 +1,6 @@
 """How well a model predicts text it was not trained on: pretraining loss, bits per byte, perplexities.
 
-The pretraining loss is measured on held-out documents packed as in pretraining, so base, SFT and PPO models are
+The pretraining loss is measured on held-out documents packed and kept apart as in pretraining, so base, SFT and PPO models are
 compared on the loss that the alignment tax is about. Models with different tokenizers are compared by bits per byte.
 """
 
@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from data.packing import apart
 from evals.loglikelihood import Pair, encode_pair, loglikelihoods
 
 
@@ -26,7 +27,7 @@ class Perplexity(NamedTuple):
 
 
 @torch.no_grad()
-def block_losses(model: PreTrainedModel, blocks: np.ndarray, batch_tokens: int = 4096) -> np.ndarray:
+def block_losses(model: PreTrainedModel, blocks: np.ndarray, bos_id: int, batch_tokens: int = 4096) -> np.ndarray:
     """Mean loss in nats per token (N,) of each packed block (N, T); the first token of a block is not predicted.
 
     The mean over blocks is the pretraining loss; the single values pair two models for an interval.
@@ -35,7 +36,7 @@ def block_losses(model: PreTrainedModel, blocks: np.ndarray, batch_tokens: int =
     size = max(1, batch_tokens // blocks.shape[1])
     for start in range(0, len(blocks), size):
         ids = torch.as_tensor(blocks[start : start + size], dtype=torch.long, device=model.device)  # (B, T)
-        logits = model(input_ids=ids).logits[:, :-1].float()  # (B, T - 1, V)
+        logits = model(**apart(ids, bos_id)).logits[:, :-1].float()  # (B, T - 1, V)
         loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         losses.append(loss.view(len(ids), -1).mean(dim=1).cpu().numpy())
     return np.concatenate(losses)

@@ -148,7 +148,8 @@ def position_ids(attention_mask: Tensor) -> Tensor:
 
 
 def token_logprobs(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, temperature: float = 1.0
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, temperature: float = 1.0,
+    positions: Tensor | None = None,
 ) -> Tensor:
     """log p(token | the tokens before it) at the chosen tokens; the LM head runs on those positions only.
 
@@ -156,19 +157,24 @@ def token_logprobs(
         model: a Hugging Face causal LM, with gradients if they are enabled.
         input_ids, attention_mask: (B, T), padded on either side.
         chosen: (B, T) bool, True at tokens whose log-probability is wanted; never the first column.
+        positions: (B, T), of full rows that hold several documents; then the mask is theirs (`data.packing.apart`).
 
     Returns:
         (N,) fp32, N = chosen.sum(), row by row.
     """
-    hidden = hidden_before(model, input_ids, attention_mask, chosen)
+    hidden = hidden_before(model, input_ids, attention_mask, chosen, positions)
     return head_logprobs(model, hidden, input_ids[chosen], temperature)
 
 
-def hidden_before(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor) -> Tensor:
+def hidden_before(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, positions: Tensor | None = None
+) -> Tensor:
     """Last hidden states (N, d) at the position before each chosen token: the states that predict them."""
     lm = causal_lm(model)
     inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
-    if not bool(attention_mask[:, 0].all()):  # padded on the right a causal token sees no padding: no mask is needed
+    if positions is not None:
+        inputs |= {"position_ids": positions, "attention_mask": attention_mask}
+    elif not bool(attention_mask[:, 0].all()):  # padded on the right a causal token sees no padding: no mask is needed
         inputs["attention_mask"] = attention_mask
         if takes_position_ids(model):
             inputs["position_ids"] = position_ids(attention_mask)

@@ -52,11 +52,12 @@ class Learner:
     """Policy and value engines, frozen reference and reward, sampler, controllers.
 
     Every process of a distributed run makes one. After `rollout` each holds the whole batch; updates share it out.
+    `bos_token_id` begins each document of the ptx windows and keeps them apart; None: a window is one document.
     """
 
     def __init__(
         self, config: Config, models: Models, pad_token_id: int, stop_token_id: int | None, seed: int,
-        dtype: Dtype = "fp32", device: torch.device | None = None,
+        dtype: Dtype = "fp32", device: torch.device | None = None, bos_token_id: int | None = None,
     ) -> None:
         init_distributed()
         self.config, self.seed, self.dtype = config, seed, dtype
@@ -79,7 +80,7 @@ class Learner:
         self.score_scale = RunningScale()
         self.lr_factor = 1.0  # the guard lowers it
         self.rollbacks = 0
-        self._update = Updater(config, self.policy, self.value, self.world_size, self.rank)
+        self._update = Updater(config, self.policy, self.value, self.world_size, self.rank, bos_token_id)
 
     def _make_models(self, models: Models) -> None:
         config = self.config

@@ -28,9 +28,12 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, temperature: float) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, temperature: float,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """All (B, T) -> (N,) fp32 log-probabilities of the N chosen tokens, row by row."""
-        return token_logprobs(self.model, input_ids, attention_mask, chosen, temperature)
+        return token_logprobs(self.model, input_ids, attention_mask, chosen, temperature, positions)
 
 
 class ValueFunction(nn.Module):

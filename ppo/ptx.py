@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from data.packing import encode_documents, pack
+from data.packing import apart, encode_documents, pack
 from data.records import Document
 from podium.errors import DataError
 
@@ -26,9 +26,14 @@ def ptx_windows(tokenizer, documents: Sequence[Document], context: int) -> Tenso
     return windows
 
 
-def next_tokens(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention mask and chosen mask of full windows (D, T): every token but the first is predicted."""
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    chosen = mask.clone()
+def next_tokens(ids: Tensor, bos_id: int | None) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Attention mask, positions and chosen mask of full windows (D, T): every token but the first is predicted.
+
+    Documents are kept apart as in pretraining; `bos_id` None: a window is one document.
+    """
+    chosen = torch.ones_like(ids, dtype=torch.bool)
     chosen[:, 0] = False
-    return mask, chosen
+    if bos_id is None:
+        return torch.ones_like(chosen), None, chosen
+    inputs = apart(ids, bos_id)
+    return inputs["attention_mask"], inputs["position_ids"], chosen

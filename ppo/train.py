@@ -46,7 +46,7 @@ def main(config: Config, stage: Stage) -> None:
     # 1. Tokenizer, four models, engines; go on from a checkpoint if there is one.
     tokenizer, models = load_models(config, stage)
     pad, stop = tokenizer.pad_token_id, tokenizer.eos_token_id
-    learner = Learner(config, models, pad, stop, stage.seed, stage.dtype, stage.device)
+    learner = Learner(config, models, pad, stop, stage.seed, stage.dtype, stage.device, tokenizer.bos_token_id)
     done = resume(learner, stage)
 
     # 2. Prompts and documents. Their order follows from the seed and the number of the iteration.

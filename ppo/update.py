@@ -56,8 +56,10 @@ class Sums:
 class Updater:
     """Learns from rollouts with two engines. `documents` gives the ids (D, T) of a minibatch's ptx windows."""
 
-    def __init__(self, config: Config, policy: Any, value: Any, world_size: int, rank: int) -> None:
-        self.config, self.policy, self.value = config, policy, value
+    def __init__(
+        self, config: Config, policy: Any, value: Any, world_size: int, rank: int, bos_token_id: int | None
+    ) -> None:
+        self.config, self.policy, self.value, self.bos_token_id = config, policy, value, bos_token_id
         self.world_size, self.rank = world_size, rank
 
     def __call__(
@@ -146,8 +148,8 @@ class Updater:
         share = windows.chunk(self.world_size)[self.rank].to(sums.ptx.device, torch.long)
         parts = share.split(self.config.per_device_train_batch_size)
         for number, ids in enumerate(parts):
-            mask, chosen = next_tokens(ids)
-            nll = -self.policy(ids, mask, chosen, 1.0).sum()
+            mask, positions, chosen = next_tokens(ids, self.bos_token_id)
+            nll = -self.policy(ids, mask, chosen, 1.0, positions).sum()
             scale = self.config.ptx_coef * self.world_size / targets
             backward(self.policy, nll * scale, last=number == len(parts) - 1)
             sums.ptx += nll.detach()

@@ -1,7 +1,7 @@
 """Pretraining: learn the language from documents, next token by next token. The result is the base model.
 
 GPT-3's method (Brown et al. 2020, section 2.3 and appendix B) at any size: documents packed into full windows with
-end-of-text between them and no mask across, AdamW (0.9, 0.95) with weight decay 0.1, linear warm-up and cosine to a
+end-of-text between them, AdamW (0.9, 0.95) with weight decay 0.1, linear warm-up and cosine to a
 tenth of the peak counted in tokens, gradient clipping, an optional batch ramp.
 
 Reads   documents (train, validation), a preset's name or an existing model (`init_from`).
@@ -9,8 +9,8 @@ Writes  final/: the base model with its tokenizer and chat template.
 Run     python -m pretrain.train RECIPE
         torchrun --nproc-per-node 2 -m pretrain.train RECIPE        deepspeed --module pretrain.train RECIPE
 
-The loss of an update is the mean over the global batch's tokens, so one process and many give the same gradient. What
-is left out: mixing sources by weight (give a mixture in `data.documents`), tensor and pipeline parallelism, loss
+The loss of an update is the mean over the global batch's tokens, so one process and many give the same gradient. Unlike GPT-3,
+documents of one window do not attend to each other (`data.packing` says why). What is left out: mixing sources by weight (give a mixture in `data.documents`), tensor and pipeline parallelism, loss
 scaling for fp16, and GPT-3's sparse attention.
 """
 
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import encode_documents, pack
+from data.packing import apart, encode_documents, pack
 from data.records import Document
 from data.template import prepare_tokenizer
 from data.tokenizer_training import train_bpe
@@ -88,6 +88,7 @@ def main(config: Config, stage: Stage) -> None:
     init_distributed()
     documents = stage.records("documents", "train")
     tokenizer, model, peak = start_model(config, stage, documents)
+    bos_id = tokenizer.bos_token_id
 
     # 2. Documents to full windows. Everything about the data's order follows from the seed and the step.
     context = min(config.context, model.config.max_position_embeddings)
@@ -128,7 +129,7 @@ def main(config: Config, stage: Stage) -> None:
             learning_rate = peak * cosine_to_fraction(
                 tokens_after, config.decay_tokens or total_tokens, config.warmup_tokens, config.min_lr_rate
             )
-            loss, grad_norm = update(engine, train[rows], learning_rate, config, stage)
+            loss, grad_norm = update(engine, train[rows], bos_id, learning_rate, config, stage)
             stage.check_finite("loss", loss, number)
             stage.check_finite("gradient norm", grad_norm, number)
             busy_seconds += time.perf_counter() - began
@@ -142,7 +143,7 @@ def main(config: Config, stage: Stage) -> None:
                 "tokens_per_second": busy_tokens / busy_seconds,
             }
             if number % config.eval_steps == 0 or number == len(sizes):
-                metrics |= evaluate(engine, held_out, config, stage)
+                metrics |= evaluate(engine, held_out, bos_id, config, stage)
                 write_sample(engine, tokenizer, config, stage, number)
             stage.log(number, metrics)
             progress.advance(tokens=len(rows) * context, loss=loss)
@@ -222,7 +223,7 @@ def plan(config: Config, context: int, world_size: int) -> list[int]:
 
 
 def update(
-    engine: Any, batch: torch.Tensor, learning_rate: float, config: Config, stage: Stage
+    engine: Any, batch: torch.Tensor, bos_id: int, learning_rate: float, config: Config, stage: Stage
 ) -> tuple[float, float]:
     """One update on the global batch, (B, T); returns its mean loss in nats a token and the gradient norm."""
     targets = batch.shape[0] * (batch.shape[1] - 1)
@@ -231,7 +232,7 @@ def update(
     summed = torch.zeros((), device=share.device)
     engine.train()
     for i, ids in enumerate(passes):
-        nll = next_token_nll(engine, ids)
+        nll = next_token_nll(engine, ids, bos_id)
         # The engine averages gradients over processes: their number / targets makes local sums the global mean.
         backward(engine, nll * (stage.world_size / targets), last=i == len(passes) - 1)
         summed += nll.detach()
@@ -239,14 +240,16 @@ def update(
     return all_reduce_sum(summed).item() / targets, grad_norm
 
 
-def next_token_nll(engine: Any, ids: torch.Tensor) -> torch.Tensor:
+def next_token_nll(engine: Any, ids: torch.Tensor, bos_id: int) -> torch.Tensor:
     """Sum over windows and positions of -log p(next token), in nats; `ids` is (B, T), logits are compared in fp32."""
-    logits = engine(input_ids=ids, use_cache=False).logits  # (B, T, V); the engine autocasts
+    logits = engine(**apart(ids, bos_id)).logits  # (B, T, V); the engine autocasts
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum")
 
 
 @torch.no_grad()
-def evaluate(engine: Any, held_out: torch.Tensor, config: Config, stage: Stage) -> dict[str, float]:
+def evaluate(
+    engine: Any, held_out: torch.Tensor, bos_id: int, config: Config, stage: Stage
+) -> dict[str, float]:
     """Mean loss a token, in nats, on held-out windows (N, T), shared out over processes."""
     engine.eval()
     summed = torch.zeros((), device=stage.device)
@@ -254,7 +257,7 @@ def evaluate(engine: Any, held_out: torch.Tensor, config: Config, stage: Stage) 
         mine = group[stage.rank :: stage.world_size]
         # Under ZeRO-3 all processes must make the same passes, so one with nothing left reads along at weight 0.
         ids = (mine if len(mine) else group[:1]).to(stage.device, torch.long)
-        summed += next_token_nll(engine, ids) * (len(mine) > 0)
+        summed += next_token_nll(engine, ids, bos_id) * (len(mine) > 0)
     return {"validation_loss": all_reduce_sum(summed).item() / (len(held_out) * (held_out.shape[1] - 1))}
 
 

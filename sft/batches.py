@@ -103,22 +103,23 @@ def lay_out_batches(
 
 
 def fill_with_documents(
-    batches: Sequence[Sequence[int]], rows: Sequence[Row], *, batch_size: int, stream: Sequence[int]
+    batches: Sequence[Sequence[int]], rows: Sequence[Row], *, batch_size: int, documents: Sequence[Sequence[int]]
 ) -> list[Row]:
-    """All rows of the run in training order, `batch_size` to a batch: demonstrations, then windows of `stream`.
+    """All rows of the run in training order, `batch_size` to a batch: demonstrations, then pieces of `documents`.
 
-    `stream` is the pretraining corpus as one run of token ids with end-of-text between documents. A window is as long
-    as the longest demonstration of its batch, so the mix adds no padding, and its loss covers every token (C.3).
+    `documents` are token ids, each with its end-of-text before it. A row never holds two of them, as in pretraining no
+    document sees another. One longer than the longest demonstration of the batch is cut there and goes on in the next
+    row, so the mix widens no batch. The loss covers every token (C.3).
     """
     laid_out: list[Row] = []
-    position = 0
+    number = position = 0  # the next token to read: this one of that document
     for batch in batches:
         laid_out += [rows[i] for i in batch]
         window = max(len(rows[i].input_ids) for i in batch)
         for _ in range(batch_size - len(batch)):
-            if position + window > len(stream):
-                position = 0
-            ids = list(stream[position : position + window])
+            ids = list(documents[number][position : position + window])
             laid_out.append(Row(ids, ids))
             position += window
+            if position >= len(documents[number]):
+                number, position = (number + 1) % len(documents), 0
     return laid_out

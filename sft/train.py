@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig
 
-from data.packing import encode_documents, pack
+from data.packing import encode_documents
 from data.template import encode_prompt, prepare_tokenizer
 from podium.engine import EngineConfig
 from podium.errors import DataError, Interrupted, RecipeError
@@ -182,17 +182,14 @@ def lay_out(
         aux_share=config.aux_share,
         seed=stage.seed,
     )
-    stream: list[int] = []
+    documents: list[list[int]] = []
     if config.aux_share > 0:
         texts = [document.text for document in stage.records("documents", "train")]
         order = np.random.default_rng(stage.seed).permutation(len(texts))
-        ids = encode_documents(tokenizer, [texts[i] for i in order])
-        stream = pack(ids, context, tokenizer.bos_token_id).flatten().tolist()
-        if not stream:
-            raise DataError("documents (train)", problem=f"they do not fill one window of {context} tokens",
-                            fix=f"give more documents or set {stage.name}.aux_share to 0")
+        encoded = encode_documents(tokenizer, [texts[i] for i in order])
+        documents = [[tokenizer.bos_token_id, *ids.tolist()] for ids in encoded]
     demonstrated = sum(len(rows[i].input_ids) for batch in batches for i in batch)
-    laid_out = fill_with_documents(batches, rows, batch_size=config.batch_size, stream=stream)
+    laid_out = fill_with_documents(batches, rows, batch_size=config.batch_size, documents=documents)
     return laid_out, sum(len(row.input_ids) for row in laid_out) - demonstrated
 
 

@@ -4,10 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.packing import batches, encode_documents, pack
+from data.packing import apart, batches, encode_documents, pack
 
 BOS = 0
 DOCUMENTS = st.lists(st.lists(st.integers(1, 50), max_size=12), max_size=8)
@@ -57,3 +58,17 @@ def test_documents_are_encoded_without_special_tokens(tokenizer):
     assert len(ids) == 1500 and ids[0].dtype == np.int32
     assert tokenizer.decode(ids[1]) == "a <|end|> b"
     assert not set(tokenizer.all_special_ids) & {int(i) for row in ids for i in row}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
+def test_a_document_is_read_as_if_it_were_alone_in_its_window(request, family, attention):
+    """Seen red with positions that do not start again, and with the mask causal alone."""
+    model = request.getfixturevalue(family).eval()
+    model.set_attn_implementation(attention)
+    documents = [[BOS, 11, 12, 13], [BOS, 21, 22], [BOS, 31, 32, 33, 34]]
+    window = torch.tensor([[7, 8, *sum(documents, [])]])  # two tokens go on from a window before
+    with torch.no_grad():
+        together = model(**apart(window, BOS)).logits[0]
+        alone = [model(input_ids=torch.tensor([ids])).logits[0] for ids in [[7, 8], *documents]]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)

@@ -14,7 +14,7 @@ TEXTS = ["Ana the baker lives in the mill and likes honey.", "The owl found a la
 def test_block_losses_average_to_the_models_own_loss(tiny_llama):
     """Seen red when the targets are not shifted."""
     blocks = np.random.default_rng(0).integers(6, 300, size=(10, 32))
-    losses = block_losses(tiny_llama, blocks, batch_tokens=100)
+    losses = block_losses(tiny_llama, blocks, bos_id=0, batch_tokens=100)
     ids = torch.tensor(blocks)
     with torch.no_grad():
         assert losses.mean() == pytest.approx(float(tiny_llama(ids, labels=ids).loss), abs=1e-5)

@@ -9,6 +9,7 @@ import yaml
 from data.jsonl import write_jsonl
 from data.records import Document, Message, Prompt
 
+BOS = 0  # begins a document
 SMALL = {
     "batch_size": 8, "total_episodes": 8, "num_mini_batches": 2, "response_length": 12, "warmup_iterations": 0,
     "per_device_train_batch_size": 2, "per_device_eval_batch_size": 3, "ptx_context": 16, "ptx_coef": 0.0,
@@ -57,15 +58,17 @@ def make_learner(policy_folder, reward_folder):
     def make(seed: int = 0, policy: Path = policy_folder, stop_token_id: int | None = 3, **config) -> Learner:
         reward, value = (load_reward_model(reward_folder)[0] for _ in range(2))
         models = Models(load_causal_lm(policy), reward, value)
-        return Learner(Config(**{**SMALL, **config}), models, 1, stop_token_id, seed)
+        return Learner(Config(**{**SMALL, **config}), models, 1, stop_token_id, seed, bos_token_id=BOS)
 
     return make
 
 
 @pytest.fixture
 def windows() -> torch.Tensor:
-    """Document windows (D, T) for ptx."""
-    return torch.randint(5, 300, (16, 16), generator=torch.Generator().manual_seed(1))
+    """Document windows (D, T) for ptx, a document every six tokens."""
+    ids = torch.randint(5, 300, (16, 16), generator=torch.Generator().manual_seed(1))
+    ids[:, ::6] = BOS
+    return ids
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from data.packing import apart
 from ppo.update import Sums, Targets, compare_gradients, flat_gradient
 
+BOS = 0
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14, 15], [16], [17, 18, 19], [21, 22], [23, 24, 25], [26, 27, 28, 29]]
 
 
@@ -44,7 +46,7 @@ def plain_gradients(learner, batch, targets, windows) -> tuple[torch.Tensor, tor
         losses.append(-torch.minimum(advantages * ratio, advantages * ratio.clamp(0.8, 1.2)))
     ppo = torch.autograd.grad(torch.cat(losses).mean(), parameters)
     ptx = torch.autograd.grad(
-        F.cross_entropy(model(windows).logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten()), parameters
+        F.cross_entropy(model(**apart(windows, BOS)).logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten()), parameters
     )
     return torch.cat([g.flatten() for g in ppo]), torch.cat([g.flatten() for g in ptx])
 

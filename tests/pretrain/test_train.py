@@ -57,10 +57,10 @@ def unigram_entropy(ids: torch.Tensor) -> float:
 
 
 def test_it_learns_more_than_word_frequencies(make_recipe, tmp_path):
-    """Seen red with labels shifted by two instead of one in `next_token_nll`."""
+    """Seen red with labels shifted by two in `next_token_nll`, and with documents that see each other."""
     folder = train(make_recipe(tokens=32 * 8 * 60, batch_size=8), tmp_path / "runs")
     from data.jsonl import read_jsonl
-    from data.packing import encode_documents, pack
+    from data.packing import apart, encode_documents, pack
     from data.records import Document
     from podium.models import load_causal_lm, load_tokenizer
 
@@ -68,11 +68,11 @@ def test_it_learns_more_than_word_frequencies(make_recipe, tmp_path):
     texts = [document.text for document in read_jsonl(tmp_path / "validation.jsonl", Document)]
     ids = torch.from_numpy(pack(encode_documents(tokenizer, texts), 32, tokenizer.bos_token_id)).long()
     with torch.no_grad():
-        loss = model(input_ids=ids, labels=ids).loss.item()
+        loss = model(**apart(ids, tokenizer.bos_token_id), labels=ids).loss.item()
     assert loss < 0.5 * unigram_entropy(ids)
     # The logged loss is the same quantity on the first ten windows (320 tokens).
     with torch.no_grad():
-        logged = model(input_ids=ids[:10], labels=ids[:10]).loss.item()
+        logged = model(**apart(ids[:10], tokenizer.bos_token_id), labels=ids[:10]).loss.item()
     assert metrics(folder)[-1]["validation_loss"] == pytest.approx(logged, rel=1e-5)
 
 

@@ -63,11 +63,15 @@ def test_the_mix_has_the_asked_share_over_the_run(batch_size, share):
     assert max(counts) - min(counts) <= 1
 
 
-def test_documents_fill_batches_without_padding_and_in_order():
+def test_documents_fill_batches_one_to_a_row_and_no_wider_than_the_demonstrations():
+    """Seen red with rows that go on into the next document."""
     rows = [Row([i] * (i + 1), [i] * (i + 1)) for i in range(5)]
-    laid_out = fill_with_documents([[0, 3], [1], [4, 2]], rows, batch_size=3, stream=list(range(100, 112)))
-    assert [len(row.input_ids) for row in laid_out] == [1, 4, 4, 2, 2, 2, 5, 3, 5]
-    windows = [laid_out[i] for i in (2, 4, 5)]
-    assert [window.input_ids for window in windows] == [[100, 101, 102, 103], [104, 105], [106, 107]]
-    assert all(window.labels == window.input_ids for window in windows)
-    assert laid_out[8].input_ids == [100, 101, 102, 103, 104]  # five do not fit before the end: begin again
+    documents = [[100, 101, 102, 103, 104], [110, 111, 112]]
+    laid_out = fill_with_documents([[0, 3], [1], [4, 2]], rows, batch_size=3, documents=documents)
+    pieces = [laid_out[i] for i in (2, 4, 5, 8)]  # batches of 4, 2 and 5 tokens across
+    assert [piece.input_ids for piece in pieces] == [[100, 101, 102, 103], [104], [110, 111], [112]]
+    assert all(piece.labels == piece.input_ids for piece in pieces)
+    again = fill_with_documents([[0, 3]] * 3, rows, batch_size=3, documents=documents)
+    assert again[8].input_ids == [110, 111, 112] and len(again) == 9
+    twice = fill_with_documents([[0, 3]] * 4, rows, batch_size=3, documents=documents)
+    assert twice[11].input_ids == [100, 101, 102, 103]  # all read: begin again
