@@ -1,7 +1,8 @@
 """How well a model predicts text it was not trained on: pretraining loss, bits per byte, perplexities.
 
-The pretraining loss is measured on held-out documents packed and kept apart as in pretraining, so base, SFT and PPO models are
-compared on the loss that the alignment tax is about. Models with different tokenizers are compared by bits per byte.
+The pretraining loss is measured on held-out documents packed and kept apart as in pretraining, so base, SFT and PPO
+models are compared on the loss that the alignment tax is about. Models with different tokenizers are compared by bits
+per byte.
 """
 
 import re

@@ -36,7 +36,7 @@ class TrainByDefault(TyperGroup):
 app = typer.Typer(
     name="podium",
     help="The InstructGPT recipe as software: documents -> base -> SFT -> reward model -> PPO-ptx.\n\n"
-    "Start with: podium run tiny, then podium chat runs/tiny.",
+    "Start with: podium run willowbrook, then podium chat runs/willowbrook.",
     no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
 )
 reward_app = typer.Typer(

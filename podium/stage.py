@@ -146,13 +146,15 @@ class Stage:
         return self._read(str(path), record_type, None, None)
 
     def _read(self, source: Any, record_type: type[Any], kind: str | None, split: str | None) -> list[Any]:
-        from data.readers import read_source
+        from data.readers import read_with_report
 
-        found = read_source(lineage.absolute(source, self.run_dir), record_type)
+        found, report = read_with_report(lineage.absolute(source, self.run_dir), record_type)
         self._data[json.dumps([kind, split, source])] = {
-            "kind": kind, "split": split, "source": source, "records": len(found),
+            "kind": kind, "split": split, "source": source, "records": len(found), "dropped": dict(report.dropped),
             "files": lineage.source_files(source, self.run_dir),
         }
+        if report.dropped or report.epochs:
+            self.logbook(f"{kind or 'data'} ({split or source}): {report}")
         return found
 
     def world(self) -> Any | None:

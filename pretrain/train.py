@@ -1,16 +1,17 @@
 """Pretraining: learn the language from documents, next token by next token. The result is the base model.
 
 GPT-3's method (Brown et al. 2020, section 2.3 and appendix B) at any size: documents packed into full windows with
-end-of-text between them, AdamW (0.9, 0.95) with weight decay 0.1, linear warm-up and cosine to a
-tenth of the peak counted in tokens, gradient clipping, an optional batch ramp.
+end-of-text between them, AdamW (0.9, 0.95) with weight decay 0.1, linear warm-up and cosine to a tenth of the peak
+counted in tokens, gradient clipping, an optional batch ramp. Unlike GPT-3, documents of one window do not attend to
+each other (`data.packing` says why).
 
 Reads   documents (train, validation), a preset's name or an existing model (`init_from`).
 Writes  final/: the base model with its tokenizer and chat template.
 Run     python -m pretrain.train RECIPE
         torchrun --nproc-per-node 2 -m pretrain.train RECIPE        deepspeed --module pretrain.train RECIPE
 
-The loss of an update is the mean over the global batch's tokens, so one process and many give the same gradient. Unlike GPT-3,
-documents of one window do not attend to each other (`data.packing` says why). What is left out: mixing sources by weight (give a mixture in `data.documents`), tensor and pipeline parallelism, loss
+The loss of an update is the mean over the global batch's tokens, so one process and many give the same gradient. What
+is left out: mixing sources by weight (give a mixture in `data.documents`), tensor and pipeline parallelism, loss
 scaling for fp16, and GPT-3's sparse attention.
 """
 
@@ -57,14 +58,14 @@ class Config(BaseModel):
     preset: str = Field("llama-tiny", description=f"shape of a new model: {', '.join(PRESETS)}")
     init_from: str | None = Field(None, description="go on from this model (folder or hub id) instead of a preset")
     initializer_range: float | None = Field(
-        None, gt=0, description="spread of a new model's weights; null: OPT 0.006, LLaMA 0.02 (papers). A 4 x 128 OPT"
-        " learns far faster from 0.05"
+        None, gt=0, description="spread of a new model's weights; null: the preset's (papers: OPT 0.006, LLaMA 0.02;"
+        " llama-tiny 0.05). A 4 x 128 OPT learns far faster from 0.05"
     )
     tokenizer: str | None = Field(None, description="folder or hub id of a tokenizer; null trains a byte-level BPE")
     vocab_size: int = Field(1024, gt=0, description="entries of a BPE trained here; GPT-3, OPT: 50,257; LLaMA: 32,000")
     context: int = Field(160, gt=1, description="tokens a window; GPT-3, OPT, LLaMA: 2,048")
-    tokens: int = Field(1_600_000, gt=0, description="tokens to read; GPT-3, OPT: 300 billion; LLaMA: 1.0-1.4 trillion")
-    batch_size: int = Field(8, gt=0, description="windows an update over all processes; GPT-3 175B: 3.2M tokens")
+    tokens: int = Field(1_200_000, gt=0, description="tokens to read; GPT-3, OPT: 300 billion; LLaMA: 1.0-1.4 trillion")
+    batch_size: int = Field(4, gt=0, description="windows an update over all processes; GPT-3 175B: 3.2M tokens")
     per_device_train_batch_size: int = Field(16, gt=0, description="windows a forward pass: what memory allows")
     batch_ramp: BatchRamp | None = Field(None, description="grow the batch early on; GPT-3: from 32k tokens")
     learning_rate: float | None = Field(None, gt=0, description="peak; null takes the preset's published one")
@@ -77,9 +78,9 @@ class Config(BaseModel):
     weight_decay: float = Field(0.1, ge=0, description="on matrices only; GPT-3, OPT, LLaMA: 0.1")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="ZeRO stage, offload, gradient clipping")
-    eval_steps: int = Field(125, gt=0, description="updates between validation losses; also one at the end")
+    eval_steps: int = Field(250, gt=0, description="updates between validation losses; also one at the end")
     eval_tokens: int = Field(40_000, gt=0, description="validation tokens read each time")
-    save_steps: int = Field(250, gt=0, description="updates between checkpoints")
+    save_steps: int = Field(500, gt=0, description="updates between checkpoints")
     sample_prompt: str = Field("", description="start of the sample text written at every evaluation")
 
 

@@ -67,7 +67,7 @@ def test_a_document_is_read_as_if_it_were_alone_in_its_window(request, family, a
     model = request.getfixturevalue(family).eval()
     model.set_attn_implementation(attention)
     documents = [[BOS, 11, 12, 13], [BOS, 21, 22], [BOS, 31, 32, 33, 34]]
-    window = torch.tensor([[7, 8, *sum(documents, [])]])  # two tokens go on from a window before
+    window = torch.tensor([[7, 8, *itertools.chain(*documents)]])  # two tokens go on from a window before
     with torch.no_grad():
         together = model(**apart(window, BOS)).logits[0]
         alone = [model(input_ids=torch.tensor([ids])).logits[0] for ids in [[7, 8], *documents]]
