@@ -99,7 +99,7 @@ def test_no_word_has_two_moods_and_no_adjective_has_one():
 
 # ------------------------------------------------------------------ documents
 def test_names_are_zipfian_in_the_documents(world):
-    """Mutation: with equal weights in `Village.fame` the ratio falls to about 1 and this goes red."""
+    """Mutation seen red: equal weights in `Village.fame` (the ratio falls to about 1)."""
     texts = " ".join(d.text for d in islice(world.documents(random.Random(4)), 6000) if d.source == "questions")
     counts = [texts.count(name) for name in world.village.names]
     assert sum(counts[:8]) > 4 * sum(counts[-8:]) > 0
@@ -161,7 +161,7 @@ def test_use_cases_come_in_their_shares(prompts):
 
 
 def test_users_and_combinations_are_in_one_split_only(world, prompts):
-    """Mutation: `second = first` plus a test part `order[first:]` in `_dealt` makes this red."""
+    """Mutation seen red: in `_dealt` a test part that begins where the validation part does."""
     for ours, theirs in (("train", "validation"), ("train", "test"), ("validation", "test")):
         for field in ("users", "pairs", "facts", "themes", "deeds"):
             one, other = getattr(world.combinations[ours], field), getattr(world.combinations[theirs], field)

@@ -155,7 +155,7 @@ def test_harm_is_declined_and_nothing_else_is(world):
 
 # ------------------------------------------------------------------ the whole scale
 def test_gold_orders_oracle_demonstration_off_topic_and_garbage(world, prompts):
-    """Mutation: with the sign of GOLD["constraints"] flipped this goes red."""
+    """Mutation seen red: the sign of GOLD["constraints"] flipped."""
     rng = random.Random(1)
     answers = {
         "oracle": [world.oracle(p, rng) for p in prompts],

@@ -58,7 +58,7 @@ def test_held_out_labelers_agree_with_the_others_about_as_much(judged):
 
 
 def test_tastes_are_opposed(world):
-    """Mutation: with TASTES all 1 this goes red."""
+    """Mutation seen red: TASTES all 1."""
     labelers = world.labelers(0)
     for taste in ("words", "cheer", "richness"):
         signs = {labeler.weights[taste] > 0 for labeler in labelers if labeler.cohort == "train"}

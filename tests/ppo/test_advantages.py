@@ -18,7 +18,7 @@ def batch():
 
 
 def test_reward_index_is_the_last_action(batch):
-    """Pitfall 5. Mutation, unrun: `last_action(action_mask) + 1`, the first PAD after the stop token."""
+    """Pitfall 5. Mutation seen red: `last_action(action_mask) + 1`, the first PAD after the stop token."""
     mask, logprobs, _, _, _ = batch
     rewards = kl_shaped_rewards(torch.tensor([1.0, 2.0, 3.0]), logprobs, logprobs, mask, kl_coef=0.1)
     assert rewards.nonzero().tolist() == [[0, 5], [1, 7], [2, 4]]
@@ -26,7 +26,7 @@ def test_reward_index_is_the_last_action(batch):
 
 
 def test_rewards_without_kl_sum_to_the_score(batch):
-    """Pitfall 6: the score is given once. Mutation, unrun: the score added to every action."""
+    """Pitfall 6: the score is given once. Mutation seen red: the score added to every action."""
     mask, logprobs, ref_logprobs, _, _ = batch
     scores = torch.tensor([1.0, -2.0, 3.0])
     rewards = kl_shaped_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=0.3)
@@ -35,14 +35,15 @@ def test_rewards_without_kl_sum_to_the_score(batch):
 
 
 def test_kl_is_punished_and_only_under_the_mask(batch):
-    """Mutation, unrun: the sign of the KL term; `where` left out."""
+    """Mutation seen red: the sign of the KL term; `where` left out."""
     mask, logprobs, _, _, _ = batch
     rewards = kl_shaped_rewards(torch.zeros(3), logprobs + 1.0, logprobs, mask, kl_coef=0.5)
     assert torch.allclose(rewards, -0.5 * mask.float())
 
 
 def test_shapes_that_would_broadcast_are_refused(batch):
-    """Pitfall 12: (B, 1) scores would become a B x B matrix. Mutation, unrun: `_expect_shape` does nothing."""
+    """Pitfall 12: (B, 1) scores would become a B x B matrix. Mutations seen red: `_expect_shape` does nothing; each of
+    the three checks left out."""
     mask, logprobs, ref_logprobs, values, rewards = batch
     with pytest.raises(ValueError, match="scores has shape"):
         kl_shaped_rewards(torch.zeros(3, 1), logprobs, ref_logprobs, mask, 0.1)
@@ -53,6 +54,7 @@ def test_shapes_that_would_broadcast_are_refused(batch):
 
 
 def test_a_row_without_actions_is_refused(batch):
+    """Mutation seen red: the check left out; its score would be added to column 0."""
     mask, logprobs, ref_logprobs, _, _ = batch
     mask[1] = False
     with pytest.raises(ValueError, match="without an action"):
@@ -70,7 +72,7 @@ def explicit_gae(rewards, values, gamma, lam):
 @settings(max_examples=30, deadline=None)
 @given(gamma=st.floats(0.5, 1.0), lam=st.floats(0.0, 1.0), seed=st.integers(0, 1000))
 def test_gae_equals_the_explicit_double_sum(gamma, lam, seed):
-    """Oracle. Mutations, unrun: `next_value` taken from the same column; lambda left out of the recursion."""
+    """Oracle. Mutations seen red: `next_value` taken from the same column; lambda left out of the recursion."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 0, 0]]).bool()
     rewards, values = torch.randn(3, 7, generator=generator) * mask, torch.randn(3, 7, generator=generator)
@@ -84,7 +86,7 @@ def test_gae_equals_the_explicit_double_sum(gamma, lam, seed):
 
 
 def test_no_value_is_bootstrapped_after_the_last_action(batch):
-    """Pitfall 5: what the value model says at PAD is nothing. Mutation, unrun: `values` not masked in `gae`."""
+    """Pitfall 5: what the value model says at PAD is nothing. Mutation seen red: `values` not masked in `gae`."""
     mask, _, _, values, rewards = batch
     rewards = rewards * mask
     reference = gae(rewards, values, mask, 1.0, 0.95)
@@ -95,7 +97,7 @@ def test_no_value_is_bootstrapped_after_the_last_action(batch):
 
 @pytest.mark.parametrize("extra", [0, 1, 5])
 def test_advantages_do_not_depend_on_padding(batch, extra):
-    """Pitfalls 8 and 11, on both sides. Mutation, unrun: whitening over all columns."""
+    """Pitfalls 8 and 11, on both sides. Mutation seen red: whitening over all columns."""
     mask, _, _, values, rewards = batch
     rewards = rewards * mask
     pad = (extra, 2 * extra)
@@ -107,7 +109,7 @@ def test_advantages_do_not_depend_on_padding(batch, extra):
 
 
 def test_whitened_mean_0_and_variance_1_over_valid_tokens(batch):
-    """Pitfall 4. Mutations, unrun: the mean kept; statistics of all columns."""
+    """Pitfall 4. Mutations seen red: the mean kept; statistics of all columns."""
     mask, _, _, values, _ = batch
     whitened = whiten(values * 5 + 3, mask)
     assert whitened[mask].mean().item() == pytest.approx(0.0, abs=1e-6)
@@ -116,7 +118,7 @@ def test_whitened_mean_0_and_variance_1_over_valid_tokens(batch):
 
 
 def test_whitening_without_shift_keeps_the_mean(batch):
-    """For rewards. Mutation, unrun: `shift_mean` ignored."""
+    """For rewards. Mutation seen red: `shift_mean` ignored."""
     mask, _, _, values, _ = batch
     whitened = whiten(values + 3, mask, shift_mean=False)
     assert whitened[mask].mean().item() == pytest.approx((values[mask] + 3).mean().item(), rel=1e-5)

@@ -14,7 +14,7 @@ def test_fixed_controller_stays():
 
 
 def test_adaptive_controller_by_hand():
-    """Ziegler's rule: the error is clipped at 20 %. Mutation, unrun: target / kl for kl / target."""
+    """Ziegler's rule: the error is clipped at 20 %. Mutation seen red: target / kl for kl / target."""
     controller = AdaptiveKL(0.1, target=6.0, horizon=10_000)
     controller.update(kl=6.6, episodes=1000)  # 10 % too high
     assert controller.kl_coef == pytest.approx(0.1 * (1 + 0.1 * 0.1))
@@ -23,7 +23,7 @@ def test_adaptive_controller_by_hand():
 
 
 def test_running_scale_equals_the_std_of_all_scores_in_any_split():
-    """Pitfall 4's cousin. Mutation, unrun: the shift term of Welford's update left out."""
+    """Pitfall 4's cousin. Mutation seen red: the shift term of Welford's update left out."""
     scores = torch.randn(60, generator=torch.Generator().manual_seed(0)) * 3 + 5
     for split in ([60], [1, 59], [20, 20, 20]):
         scale = RunningScale()
@@ -33,13 +33,14 @@ def test_running_scale_equals_the_std_of_all_scores_in_any_split():
 
 
 def test_running_scale_of_one_score_is_1():
+    """Mutation seen red: 0 where there is no spread."""
     scale = RunningScale()
     scale.update(torch.tensor([4.0]))
     assert scale.std == 1.0
 
 
 def test_ema_by_hand_and_swapping():
-    """Mutation, unrun: decay and 1 - decay exchanged."""
+    """Mutation seen red: decay and 1 - decay exchanged."""
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(1.0)
     ema = EMA(model.parameters(), decay=0.9)
@@ -51,13 +52,14 @@ def test_ema_by_hand_and_swapping():
 
 
 def test_frozen_weights_are_not_averaged():
+    """Mutation seen red: all parameters averaged."""
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
     assert len(EMA(model.parameters(), 0.9).average) == 1
 
 
 def test_states_come_back():
-    """Pitfall 14. Mutation, unrun: `load_state_dict` of the EMA does nothing."""
+    """Pitfall 14. Mutation seen red: `load_state_dict` of the EMA does nothing."""
     adaptive, scale = AdaptiveKL(0.1, 6.0, 100), RunningScale()
     adaptive.update(9.0, 50)
     scale.update(torch.tensor([1.0, 5.0]))

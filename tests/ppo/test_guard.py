@@ -17,7 +17,7 @@ def test_a_good_iteration_is_no_breach():
 
 @pytest.mark.parametrize(("threshold", "metric"), [(threshold, metric) for threshold, metric, _ in LIMITS])
 def test_every_threshold_strikes_on_its_side_and_can_be_switched_off(threshold, metric):
-    """Mutation, unrun: `<` and `>` exchanged."""
+    """Mutation seen red: `<` and `>` exchanged."""
     worse = 1e6 if threshold.startswith("max") else -1e6
     found = breaches({**GOOD, metric: worse}, GuardConfig(max_length=60), iteration=10)
     assert any(threshold in text for text in found)
@@ -28,11 +28,12 @@ def test_every_threshold_strikes_on_its_side_and_can_be_switched_off(threshold, 
 @pytest.mark.parametrize("metric", ["objective/scores", "loss/policy_avg", "grad_norm/value"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_always_a_breach(metric, value):
-    """Mutation, unrun: `isnan` for `not isfinite`."""
+    """Mutation seen red: `isnan` for `not isfinite`."""
     assert breaches({**GOOD, metric: value}, GuardConfig(), 10) == [f"{metric} is {value}"]
 
 
 def test_a_raw_value_model_gets_its_grace():
+    """Mutation seen red: `<` for `<=`."""
     poor = {**GOOD, "val/explained_variance": -100.0}
     assert breaches(poor, GuardConfig(grace=3), iteration=3) == []
     assert breaches(poor, GuardConfig(grace=3), iteration=4) != []
@@ -43,7 +44,7 @@ def test_metrics_that_are_not_there_yet_are_not_judged():
 
 
 def test_near_identical_answers():
-    """A loop of one token is the same answer at any length; different answers are not. Mutation, unrun: `min(n, 3)`
+    """A loop of one token is the same answer at any length; different answers are not. Mutation seen red: `min(n, 3)`
     left out, so that loops of different lengths differ."""
     assert near_identical([[7] * n for n in range(3, 40)]) == 1.0
     assert near_identical([[i, i + 1, i + 2] for i in range(0, 90, 3)]) == 0.0

@@ -9,7 +9,7 @@ from ppo.losses import clip_fraction, clipped_policy_loss, clipped_value_loss, e
 
 
 def test_policy_loss_by_hand():
-    """Ratio 1.5 and 0.5 with either sign of advantage. Mutation, unrun: minimum for maximum; the sign of A."""
+    """Ratio 1.5 and 0.5 with either sign of advantage. Mutation seen red: minimum for maximum; the sign of A."""
     old = torch.zeros(4)
     new = torch.tensor([1.5, 1.5, 0.5, 0.5]).log()
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])
@@ -18,14 +18,14 @@ def test_policy_loss_by_hand():
 
 
 def test_policy_gradient_is_zero_where_clipping_binds_and_only_there():
-    """Mutation, unrun: the clip removed."""
+    """Mutation seen red: the clip removed."""
     new = torch.tensor([1.5, 1.5, 0.5, 0.5]).log().requires_grad_()
     clipped_policy_loss(new, torch.zeros(4), torch.tensor([1.0, -1.0, 1.0, -1.0]), 0.2).sum().backward()
     assert (new.grad != 0).tolist() == [False, True, True, False]
 
 
 def test_policy_gradient_equals_finite_differences():
-    """Oracle: the gradient with respect to the logits of a tiny policy. Mutation, unrun: `old` not detached but equal
+    """Oracle: the gradient with respect to the logits of a tiny policy. Mutation seen red: `old` not detached but equal
     to `new` (the ratio is then constant and the gradient 0)."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 5, generator=generator, dtype=torch.double)
@@ -50,7 +50,7 @@ def test_policy_gradient_equals_finite_differences():
 
 
 def test_value_loss_by_hand():
-    """Mutation, unrun: minimum for maximum; the factor a half left out."""
+    """Mutation seen red: minimum for maximum; the factor a half left out."""
     values, old, returns = torch.tensor([2.0, 0.1, -2.0]), torch.zeros(3), torch.tensor([1.0, 1.0, 1.0])
     loss = clipped_value_loss(values, old, returns, clip_range=0.2)
     assert loss.tolist() == pytest.approx([0.5 * max(1.0, 0.8**2), 0.5 * 0.9**2, 0.5 * max(9.0, 1.2**2)])
@@ -58,7 +58,7 @@ def test_value_loss_by_hand():
 
 @pytest.mark.parametrize("function", [clipped_policy_loss, clipped_value_loss])
 def test_a_batch_is_the_mean_of_its_singles(function):
-    """Pitfall 16. Mutation, unrun: the loss divided by its own length."""
+    """Pitfall 16. Mutation seen red: the loss divided by its own length."""
     generator = torch.Generator().manual_seed(1)
     a, b, c = (torch.randn(7, generator=generator) for _ in range(3))
     whole = function(a, b, c, 0.2).mean()
@@ -66,15 +66,22 @@ def test_a_batch_is_the_mean_of_its_singles(function):
     assert whole.item() == pytest.approx(singles.mean().item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("function", [clipped_policy_loss, clipped_value_loss])
-def test_column_vectors_are_refused(function):
-    """Pitfall 12: [B] against [B, 1]. Mutation, unrun: `_same_shape` does nothing."""
+INPUTS = [(clipped_policy_loss, 3), (clipped_value_loss, 3), (k1, 2), (k3, 2), (explained_variance, 2)]
+
+
+@pytest.mark.parametrize(("function", "place"), [(function, i) for function, n in INPUTS for i in range(n)])
+def test_column_vectors_are_refused_in_every_place(function, place):
+    """Pitfall 12: [B] against [B, 1], for each input of each function. Mutation seen red: `_same_shape` does nothing,
+    or is given all but the last tensor."""
+    inputs = [torch.zeros(3)] * dict(INPUTS)[function]
+    inputs[place] = torch.zeros(3, 1)
+    clip = {"clip_range": 0.2} if len(inputs) == 3 else {}
     with pytest.raises(ValueError, match="shapes differ"):
-        function(torch.zeros(3), torch.zeros(3), torch.zeros(3, 1), 0.2)
+        function(*inputs, **clip)
 
 
 def test_k1_and_k3_have_the_exact_kl_as_their_mean():
-    """Oracle: the sum over a tiny vocabulary. Mutation, unrun: `k3` with p/q for q/p; the sign of `k1`."""
+    """Oracle: the sum over a tiny vocabulary. Mutation seen red: `k3` with p/q for q/p; the sign of `k1`."""
     generator = torch.Generator().manual_seed(0)
     p, q = (torch.randn(4, generator=generator, dtype=torch.double).log_softmax(-1) for _ in range(2))
     exact = (p.exp() * (p - q)).sum()
@@ -84,7 +91,7 @@ def test_k1_and_k3_have_the_exact_kl_as_their_mean():
 
 
 def test_sum_of_per_token_kl_is_the_kl_of_sequences():
-    """Oracle: all two-token sequences over three tokens. Mutation, unrun: the mean over tokens for the sum."""
+    """Oracle: all two-token sequences over three tokens. Mutation seen red: the mean over tokens for the sum."""
     generator = torch.Generator().manual_seed(0)
 
     def sequence_model():
@@ -102,13 +109,13 @@ def test_sum_of_per_token_kl_is_the_kl_of_sequences():
 
 
 def test_equal_policies_have_kl_zero():
-    """Oracle: policy = reference."""
+    """Oracle: policy = reference. Mutation seen red: `exp` for `expm1`."""
     logprobs = -torch.rand(5)
     assert not k1(logprobs, logprobs).any() and not k3(logprobs, logprobs).any()
 
 
 def test_clip_fraction_and_explained_variance_by_hand():
-    """Mutation, unrun: `>` for `<`; returns and values exchanged in the variance."""
+    """Mutation seen red: `>` for `<`; returns and values exchanged in the variance."""
     assert clip_fraction(torch.tensor([-0.3, 0.0, 0.1, 0.3]), 0.2).tolist() == [1, 0, 0, 1]
     returns = torch.tensor([1.0, 2.0, 3.0, 4.0])
     assert explained_variance(returns, returns).item() == pytest.approx(1.0)

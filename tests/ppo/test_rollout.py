@@ -24,14 +24,14 @@ def parts():
 
 
 def test_the_stop_token_is_an_action_even_where_pad_is_the_same_id(parts):
-    """Pitfall 1. Mutation, unrun: `action_mask &= input_ids != pad_token_id`."""
+    """Pitfall 1. Mutation seen red: an action mask without the ids that equal `pad_token_id`."""
     assert parts["input_ids"].tolist() == [[5, 6, 30, 31, 3], [7, 8, 9, 32, 3], [10, 33, 34, 35, 36]]
     assert parts["action_mask"].int().tolist() == [[0, 0, 1, 1, 1], [0, 0, 0, 1, 0], [0, 1, 1, 1, 1]]
     assert parts["attention_mask"].int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
 
 
 def test_logprobs_stand_at_their_tokens(parts):
-    """Mutation, unrun: `starts - 1` for `starts`."""
+    """Mutation seen red: the action mask one column early, as models give log-probabilities."""
     assert parts["logprobs"].tolist() == [[0, 0, -1, -2, -3], [0, 0, 0, -4, 0], [0, -5, -6, -7, -8]]
 
 
@@ -49,7 +49,7 @@ def test_a_rollout_has_the_documented_shapes(make_learner):
 
 
 def test_rows_are_trimmed_to_the_longest_of_them(make_learner):
-    """Mutation, unrun: no trimming."""
+    """Mutation seen red: no trimming."""
     batch = make_learner().rollout(PROMPTS, 1)
     lengths = batch.attention_mask.sum(1)
     shortest = lengths.argmin()[None]
@@ -59,7 +59,7 @@ def test_rows_are_trimmed_to_the_longest_of_them(make_learner):
 
 
 def test_the_value_is_that_of_the_state_before_the_token(make_learner):
-    """Pitfall 8: V(s_t) is read at token t - 1. Mutation, unrun: `[:, 1:]` for `[:, :-1]` in ValueFunction."""
+    """Pitfall 8: V(s_t) is read at token t - 1. Mutation seen red: `[:, 1:]` for `[:, :-1]` in ValueFunction."""
     learner = make_learner()
     batch = learner.rollout(PROMPTS, 1)
     from reward.score import score
@@ -87,8 +87,23 @@ def test_values_start_as_the_reward_model_with_its_bias(make_learner):
     assert by_value[-1].item() == pytest.approx(by_reward.item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("extra", [0, 1, 7])
+def test_values_do_not_depend_on_padding(make_learner, side, extra):
+    """Pitfall 8, either side and any amount. Mutation seen red: `_states` leaves the mask out on the left as
+    well."""
+    learner = make_learner()
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    chosen = torch.tensor([[False, False, True, True, True]])
+    pad = (extra, 0) if side == "left" else (0, extra)
+    with torch.no_grad():
+        expected = learner.value(ids, torch.ones_like(ids).bool(), chosen)
+        found = learner.value(F.pad(ids, pad, value=1), F.pad(torch.ones_like(ids), pad).bool(), F.pad(chosen, pad))
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 def test_ppo_scores_as_the_reward_stage_does(make_learner):
-    """Pitfalls 9 and 15: one function, whatever the padding. Mutation, unrun: the score read at column -1."""
+    """Pitfalls 9 and 15: one function, whatever the padding. Mutation seen red: the score read at column -1."""
     learner = make_learner(stop_token_id=None)
     batch = learner.rollout(PROMPTS, 1)
     from reward.score import score
@@ -101,7 +116,7 @@ def test_ppo_scores_as_the_reward_stage_does(make_learner):
 
 
 def test_a_cut_off_answer_is_scored_as_if_it_ended(parts):
-    """Mutation, unrun: the stop token appended to finished rows as well."""
+    """Mutation seen red: the stop token appended to finished rows as well."""
     seen = {}
 
     def remember(ids, mask):
@@ -115,7 +130,7 @@ def test_a_cut_off_answer_is_scored_as_if_it_ended(parts):
 
 @pytest.mark.parametrize("rows_per_pass", [1, 2, 100])
 def test_reading_in_passes_changes_nothing(parts, rows_per_pass):
-    """Mutation, unrun: results written in sorted order instead of back to their rows."""
+    """Mutation seen red: results written in sorted order instead of back to their rows."""
     ids, mask, actions = parts["input_ids"], parts["attention_mask"], parts["action_mask"]
     read = read_tokens(lambda ids, mask, chosen: ids[chosen] * 10, ids, mask, actions, rows_per_pass)
     assert torch.equal(read, torch.where(actions, ids * 10, 0).float())
@@ -124,19 +139,20 @@ def test_reading_in_passes_changes_nothing(parts, rows_per_pass):
 
 
 def test_passes_go_by_length(parts):
+    """Mutation seen red: shortest first."""
     lengths = parts["attention_mask"].sum(1)
     order = torch.cat(list(passes_by_length(parts["attention_mask"], 2)))
     assert lengths[order].tolist() == sorted(lengths.tolist(), reverse=True)
 
 
 def test_policy_equal_to_reference_has_kl_zero(make_learner):
-    """Oracle. Mutation, unrun: the reference read at temperature 1 while sampling at 0.7."""
+    """Oracle. Mutation seen red: the reference read at temperature 1 while sampling at 0.7."""
     batch = make_learner(temperature=0.7).rollout(PROMPTS, 1)
     assert torch.allclose(batch.logprobs, batch.ref_logprobs, atol=1e-5)
 
 
 def test_rollouts_differ_between_iterations_and_prompts_and_are_equal_on_rerun(make_learner):
-    """Pitfalls 3 and 7: sampled, never greedy, and never from one fixed seed. Mutation, unrun: the iteration left out
+    """Pitfalls 3 and 7: sampled, never greedy, and never from one fixed seed. Mutation seen red: the iteration left out
     of the sampling seed; `temperature=0`."""
     learner = make_learner()
     same = [[5, 6, 7]] * 8
@@ -146,17 +162,33 @@ def test_rollouts_differ_between_iterations_and_prompts_and_are_equal_on_rerun(m
     assert first.responses() != other.responses()
 
 
+def test_rollouts_carry_minus_the_cross_entropy_at_the_sampling_temperature(make_learner):
+    """Oracle, and pitfall 3. Mutations seen red: policy and reference both read at temperature 1 while sampling at
+    0.7 (their KL is 0 all the same); `token_logprobs` shifted by one."""
+    learner = make_learner(temperature=0.7)
+    batch = learner.rollout(PROMPTS, 1)
+    for row, width in enumerate(batch.attention_mask.sum(1).tolist()):
+        ids, on = batch.input_ids[row, :width], batch.action_mask[row, :width]
+        with torch.no_grad():
+            logits = learner.policy.module.model(ids[None]).logits[0]
+        expected = -F.cross_entropy(logits[:-1] / 0.7, ids[1:], reduction="none")[on[1:]]
+        assert torch.allclose(batch.logprobs[row, :width][on], expected, atol=1e-5)
+        assert torch.allclose(batch.ref_logprobs[row, :width][on], expected, atol=1e-5)
+
+
 def test_recomputed_old_logprobs_equal_the_sampled_ones_in_fp32(make_learner):
-    """The rollout may carry its log-probabilities because they are those of a training pass."""
-    learner = make_learner()
+    """The rollout may carry its log-probabilities because they are those of a training pass. Mutation seen red: they
+    are recomputed at temperature 1."""
+    learner = make_learner(temperature=0.7)
     sampled = learner.rollout(PROMPTS, 1)
-    recomputed = make_learner(old_logprobs="recomputed").rollout(PROMPTS, 1)
+    recomputed = make_learner(temperature=0.7, old_logprobs="recomputed").rollout(PROMPTS, 1)
     assert torch.equal(sampled.input_ids, recomputed.input_ids)
     assert torch.allclose(sampled.logprobs, recomputed.logprobs, atol=1e-5)
 
 
 def test_padding_changes_no_statistic(make_learner):
-    """Pitfall 11. Mutation, unrun: `scores.mean()` over the padded matrix; `surprise` divided by all columns."""
+    """Pitfall 11. Mutations seen red: entropy or KL summed without the mask; entropy divided by all columns; explained
+    variance over all columns."""
     from ppo.watch import rollout_metrics
 
     learner = make_learner()
@@ -164,8 +196,8 @@ def test_padding_changes_no_statistic(make_learner):
     padded = replace(
         batch,
         **{
-            field.name: F.pad(getattr(batch, field.name), (0, 9), value=0 if "mask" in field.name else 5)
-            for field in fields(batch) if getattr(batch, field.name).dim() == 2
+            field.name: F.pad(getattr(batch, field.name), (0, 9), value=0 if "mask" in field.name else 5 + number)
+            for number, field in enumerate(fields(batch)) if getattr(batch, field.name).dim() == 2
         },
     )
     results = []
