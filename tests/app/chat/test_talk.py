@@ -52,7 +52,7 @@ def test_stop_keeps_what_was_said(talk, monkeypatch):
 
 
 def test_a_new_chat_in_the_middle_of_an_answer_stays_empty(talk, monkeypatch):
-    """Seen red when the finished answer is written back without looking whether its turn is still there."""
+    """Seen red when what was said is finished in the conversation's last turn instead of in its own."""
     monkeypatch.setattr("app.chat.talk.REFRESH_SECONDS", 0.0)
     conversation = Conversation()
     views = []
