@@ -6,11 +6,65 @@ The chat is Gradio's, mounted behind the labeling site's session cookie; its vot
 labeling database. Without a run there is no chat and nothing of it is imported.
 """
 
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import uvicorn
 from fastapi import FastAPI, Request
+from uvicorn.supervisors import Multiprocess
 
 from app.labeling.guard import CHAT, user_of_cookie
-from app.labeling.site import Site, create_site
+from app.labeling.site import Settings, Site, create_site, open_site
 from app.labeling.votes import VoteBox
+from podium.errors import PlatformError, PodiumError
+
+KEEP_ALIVE_SECONDS = 75  # labelers read for minutes between requests; a closed connection would fail their next click
+
+
+def serve(site: Site, workers: int, announce: Callable[[], None]) -> None:
+    """Serve until Ctrl-C with `workers` processes on one port; one that dies is started again.
+
+    Args:
+        announce: called once the port is ours.
+
+    Raises:
+        PodiumError: the port is taken, or several processes are to serve a chat. ParentError: see `build_server`.
+    """
+    settings = site.settings
+    if workers > 1 and settings.run is not None:
+        raise PodiumError("the chat keeps its conversations in one process", "leave out --run or --workers")
+    config = uvicorn.Config(
+        build_server(site) if workers == 1 else partial(_worker, settings, os.getpid()), factory=workers > 1,
+        host=settings.host, port=settings.port, workers=workers, log_level="warning", server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+    try:
+        listening = config.bind_socket()
+    except SystemExit:
+        raise PlatformError(f"cannot listen on {settings.host}:{settings.port}", "take another --port") from None
+    announce()
+    with suppress(KeyboardInterrupt):
+        if workers > 1:
+            Multiprocess(config, [listening]).run()
+        else:
+            uvicorn.Server(config).run([listening])
+
+
+def _worker(settings: Settings, parent: int) -> FastAPI:
+    """What one of several server processes starts from. It ends with its parent, also where that was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return build_server(open_site(settings))
 
 
 def build_server(site: Site) -> FastAPI:

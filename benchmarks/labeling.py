@@ -1,11 +1,16 @@
 """Load on the labeling site: 100 labelers with two tabs each, every answer posted three times in parallel.
 
-    python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--overlap 3] [--think 8.0] [--only sqlite]
+    python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--overlap 3] [--think 8] [--workers 1] [--only sqlite]
 
-The site runs as a process of its own, on SQLite and then on a private PostgreSQL. Simulated people work as real ones
-do: they take some seconds over a task (`--think`, mean of an exponential) where a real one takes a minute. Afterwards
-the database is counted: every acknowledged answer is there, no task has more than it wanted, counters equal a recount.
-The last line is one JSON object; p95_next_seconds is what a labeler waits for "next task".
+The site runs as a process of its own (or as `--workers` of them), on SQLite and then on a private PostgreSQL; the load
+comes from one more process on the same machine, so both share its processors. Afterwards the database is counted: every
+acknowledged answer is there, no task has more than it wanted, counters equal a recount. The last line is one JSON
+object; p95_next_seconds is what a labeler waits for "next task", whole replies, from a load that has already logged in.
+
+Think time. A person reads four to nine answers, rates each, ticks boxes and ranks: minutes. 100 people at two minutes a
+task ask for less than one task a second. `--think` is the mean of an exponential for each of the 200 tabs, so the
+default of 8 s is a load some thirty times as heavy as a hundred people are, and 2 s one of about a hundred times. Every
+client waits for its replies, so a server that falls behind is asked less often.
 """
 
 import argparse
@@ -50,6 +55,7 @@ class Load:
     tasks: int = 400
     overlap: int = 3
     think: float = 8.0
+    workers: int = 1
     next_seconds: list[float] = field(default_factory=list)
     acknowledged: set[int] = field(default_factory=set)
     statuses: Counter = field(default_factory=Counter)
@@ -81,10 +87,11 @@ def prepare(folder: Path, database: str | None, load: Load) -> None:
 
 
 @contextmanager
-def server(folder: Path, database: str | None, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The site as its own process; yields its address."""
-    port = port or free_port()
-    command = [sys.executable, "-m", "app.labeling.cli", "serve", "--folder", str(folder), "--port", str(port)]
+def server(folder: Path, database: str | None, workers: int = 1) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The site as a process of its own (or several); yields its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "app.labeling.cli", "serve", "--folder", str(folder), "--port", str(port),
+               "--workers", str(workers)]
     process = subprocess.Popen(command + (["--database", database] if database else []), stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -190,15 +197,22 @@ def measure(name: str, database: str | None, load: Load) -> dict[str, float]:
     """Prepare, serve, load, count."""
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), database, load)
-        begun, cpu = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
-        with server(Path(folder), database) as (address, _):
+        begun, own, servers = time.monotonic(), cpu_seconds(resource.RUSAGE_SELF), cpu_seconds(resource.RUSAGE_CHILDREN)
+        with server(Path(folder), database, load.workers) as (address, _):
             asyncio.run(run_load(address, load))
+            wall = time.monotonic() - begun
+        own, servers = cpu_seconds(resource.RUSAGE_SELF) - own, cpu_seconds(resource.RUSAGE_CHILDREN) - servers
         found = verdict(database or f"sqlite:///{folder}/labeling.sqlite", load)
-    used, wall = resource.getrusage(resource.RUSAGE_SELF), time.monotonic() - begun
-    generator = used.ru_utime + used.ru_stime - cpu.ru_utime - cpu.ru_stime
-    print(f"{name}: {len(load.next_seconds)} next, {sum(load.statuses.values())} requests in {wall:.0f} s "
-          f"({generator:.0f} s CPU of the load generator), {dict(sorted(load.statuses.items()))}")
+    median = sorted(load.next_seconds)[len(load.next_seconds) // 2]
+    print(f"{name}: {sum(load.statuses.values())} requests in {wall:.0f} s, median of {len(load.next_seconds)} next "
+          f"{median:.3f} s; CPU: server {servers:.0f} s, load generator {own:.0f} s; "
+          f"{dict(sorted(load.statuses.items()))}")
     return found
+
+
+def cpu_seconds(who: int) -> float:
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -207,10 +221,11 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=400)
     parser.add_argument("--overlap", type=int, default=3)
     parser.add_argument("--think", type=float, default=8.0, help="mean seconds over a task")
+    parser.add_argument("--workers", type=int, default=1, help="server processes")
     parser.add_argument("--only", choices=["sqlite", "postgresql"])
     given = parser.parse_args()
     result = {}
-    size = {"labelers": given.labelers, "tasks": given.tasks, "overlap": given.overlap, "think": given.think}
+    size = {name: getattr(given, name) for name in ("labelers", "tasks", "overlap", "think", "workers")}
     if given.only != "postgresql":
         result["sqlite"] = measure("sqlite", None, Load(**size))
     binaries = find_binaries()

@@ -6,12 +6,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from app.labeling import accounts
 from app.labeling.forms import Strict
 from app.labeling.guard import COOKIE, Labeler, OptionalUser
 from app.labeling.problems import Problem
 from app.labeling.site import Site
+from app.labeling.tables import EventLog
 
 router = APIRouter()
 WRONG_LOGIN = "Handle and password do not fit, or the account is disabled."
@@ -112,6 +114,11 @@ def page(request: Request, template: str, status_code: int = 200, user: Any = No
     return request.app.state.templates.TemplateResponse(
         request, template, {"user": user, **values}, status_code=status_code
     )
+
+
+def note(session: Session, user: accounts.User, kind: str, **detail: Any) -> None:
+    """A line in the event log."""
+    session.add(EventLog(at=time.time(), person_id=user.id, kind=kind, detail=detail))
 
 
 def _check(request: Request, handle: str, password: str) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.orm import Session
 
 from app.labeling.problems import Problem
@@ -31,6 +31,12 @@ HANDLE = re.compile(r"[\w.@+-]{1,64}")
 
 HASHER = PasswordHasher()
 UNKNOWN_HASH = HASHER.hash("nobody has this password")  # verified for unknown handles, so both take equally long
+
+LOGGED_IN = (  # built once: every request asks
+    select(Person.id, Person.handle, Person.role, Person.cohort).join(LoginSession)
+    .where(LoginSession.token_hash == bindparam("token_hash"), LoginSession.expires_at > bindparam("now"),
+           Person.disabled_at.is_(None))
+)
 
 
 @dataclass(frozen=True)
@@ -165,11 +171,7 @@ def start_session(session: Session, secret: str, person_id: int, now: float) -> 
 
 def user_of_token(session: Session, secret: str, token: str, now: float) -> User | None:
     """Who this cookie belongs to; None when it is forged, expired, logged out or the account is disabled."""
-    row = session.execute(
-        select(Person.id, Person.handle, Person.role, Person.cohort).join(LoginSession)
-        .where(LoginSession.token_hash == keyed_hash(secret, "session", token), LoginSession.expires_at > now,
-               Person.disabled_at.is_(None))
-    ).first()
+    row = session.execute(LOGGED_IN, {"token_hash": keyed_hash(secret, "session", token), "now": now}).first()
     return User(*row, csrf_token=keyed_hash(secret, "csrf", token)) if row else None
 
 

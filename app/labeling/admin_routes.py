@@ -10,24 +10,60 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
-from pydantic import ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from sqlalchemy import func, select
 
 from app.labeling import exporting, importing, progress
-from app.labeling.account_routes import page
+from app.labeling.account_routes import note, page
 from app.labeling.datacard import TIE_RULE_WORDS, agreement_lines
 from app.labeling.forms import Form as LabelForm
+from app.labeling.forms import ShortText, Strict, storable
 from app.labeling.guard import Researcher
 from app.labeling.labeler_routes import Id
 from app.labeling.problems import Problem
 from app.labeling.site import Site
-from app.labeling.tables import COHORTS, Batch, EventLog, Export, FormSchema, InstructionSet, Person, Submission
+from app.labeling.tables import COHORTS, Batch, Export, FormSchema, InstructionSet, Person, Submission
 from data.agreement import agreement_report
 from podium.errors import DataError
 
 router = APIRouter()
 LONG = 200_000  # characters of instructions or of a form
-Checkbox = Annotated[bool, Form()]
+Cohort = Literal["train", "heldout", "screening"]
+
+
+class Sent(Strict):
+    """What a page's form sends; a box that is not ticked is not sent."""
+
+    csrf_token: str = ""  # looked at by guard.py
+
+
+class BatchForm(Sent, importing.BatchRules):
+    file: UploadFile
+    cohorts: list[Cohort] = Field([], min_length=1, validate_default=True)
+    ties_allowed: bool = False
+    gold: bool = False
+
+
+class SampleForm(Sent):
+    name: importing.BatchName
+    models: Annotated[str, Field(max_length=1000)]
+    prompts: int = Field(ge=1, le=100_000)
+    k: int = Field(ge=2, le=9)
+    overlap: int = Field(1, ge=1, le=1000)
+    off_topic: bool = False
+
+
+class VersionForm(Sent):
+    name: ShortText
+    body: Annotated[str, Field(min_length=1, max_length=LONG), AfterValidator(storable)]
+
+
+class ExportForm(Sent):
+    kind: exporting.Kind
+    batches: list[importing.BatchName] = Field([])
+    cohorts: list[Cohort] = Field([])
+    extras: bool = False
+    gold: bool = False
 
 
 @router.get("/admin", response_class=HTMLResponse, include_in_schema=False)
@@ -80,35 +116,19 @@ def disputed(request: Request, user: Researcher) -> Response:
 
 
 @router.post("/admin/batches", include_in_schema=False)
-def import_batch(
-    request: Request, user: Researcher, file: UploadFile, name: Annotated[str, Form(max_length=128)],
-    overlap: Annotated[int, Form()] = 1, lease_minutes: Annotated[float, Form()] = 60,
-    edit_minutes: Annotated[float, Form()] = 1440, gold_every: Annotated[int, Form()] = 0,
-    shuffle_seed: Annotated[int, Form()] = 0, cohorts: Annotated[list[str], Form()] = [],  # noqa: B006
-    ties_allowed: Checkbox = False, gold: Checkbox = False, instruction_set_id: Annotated[int | None, Form()] = None,
-    form_schema_id: Annotated[int | None, Form()] = None,
-) -> Response:
+def import_batch(request: Request, user: Researcher, sent: Annotated[BatchForm, Form()]) -> Response:
     """A batch from an uploaded JSONL file; nothing is kept when a line is wrong. With `gold` its ranks are known."""
     site: Site = request.app.state.site
-    values = {
-        "name": name, "overlap": overlap, "lease_minutes": lease_minutes, "edit_minutes": edit_minutes,
-        "gold_every": gold_every, "shuffle_seed": shuffle_seed, "cohorts": cohorts, "ties_allowed": ties_allowed,
-        "instruction_set_id": instruction_set_id, "form_schema_id": form_schema_id,
-    }
-    rules, candidates = importing.rules_of(values), _uploaded(file, gold)
+    rules = importing.BatchRules(**sent.model_dump(include=set(importing.BatchRules.model_fields)))
+    candidates = _uploaded(sent.file, sent.gold)
     with site.database.write() as session:
-        report = importing.add_batch(session, rules, candidates, time.time(), extend=gold)
-        detail = {"batch": name, "file": file.filename, **report._asdict()}
-        session.add(EventLog(at=time.time(), person_id=user.id, kind="import", detail=detail))
+        report = importing.add_batch(session, rules, candidates, time.time(), extend=sent.gold)
+        note(session, user, "import", batch=sent.name, file=sent.file.filename, **report._asdict())
     return RedirectResponse("/admin", 303)
 
 
 @router.post("/admin/sample", include_in_schema=False)
-def sample(
-    request: Request, user: Researcher, name: Annotated[str, Form(min_length=1, max_length=128)],
-    models: Annotated[str, Form(max_length=1000)], prompts: Annotated[int, Form(ge=1, le=100_000)],
-    k: Annotated[int, Form(ge=2, le=9)], overlap: Annotated[int, Form(ge=1, le=1000)] = 1, off_topic: Checkbox = False,
-) -> Response:
+def sample(request: Request, user: Researcher, sent: Annotated[SampleForm, Form()]) -> Response:
     """Sample candidates in a process of its own, one at a time: no labeler waits for a model."""
     site: Site = request.app.state.site
     if site.settings.run is None:
@@ -116,18 +136,16 @@ def sample(
     running = getattr(request.app.state, "sampling", None)
     if running is not None and running.poll() is None:
         raise Problem(409, "busy", "A sampling is under way; wait until it is done.")
-    importing.rules_of({"name": name, "overlap": overlap})
     command = [
-        sys.executable, "-m", "app.labeling.cli", "sample", str(site.settings.run), f"--name={name}",
-        f"--models={models}", f"--prompts={prompts}", f"--k={k}", f"--overlap={overlap}",
-        "--off-topic" if off_topic else "--no-off-topic", "--folder", str(site.settings.folder),
+        sys.executable, "-m", "app.labeling.cli", "sample", str(site.settings.run), f"--name={sent.name}",
+        f"--models={sent.models}", f"--prompts={sent.prompts}", f"--k={sent.k}", f"--overlap={sent.overlap}",
+        "--off-topic" if sent.off_topic else "--no-off-topic", "--folder", str(site.settings.folder),
         "--database", site.settings.database_url,
     ]
     with (site.settings.folder / "sampling.log").open("wb") as log:
         request.app.state.sampling = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     with site.database.write() as session:
-        detail = {"batch": name, "models": models}
-        session.add(EventLog(at=time.time(), person_id=user.id, kind="sample", detail=detail))
+        note(session, user, "sample", batch=sent.name, models=sent.models)
     return RedirectResponse("/admin", 303)
 
 
@@ -140,7 +158,7 @@ def set_batch_state(request: Request, user: Researcher, batch_id: Id, state: str
         if batch is None or state not in ("open", "paused"):
             raise Problem(404, "not_found", "There is no such batch, or no such state.")
         batch.state = state
-        session.add(EventLog(at=time.time(), person_id=user.id, kind="batch", detail={"id": batch_id, "state": state}))
+        note(session, user, "batch", id=batch_id, state=state)
     return RedirectResponse("/admin", 303)
 
 
@@ -157,31 +175,23 @@ def instruction_versions(request: Request, user: Researcher) -> Response:
 
 
 @router.post("/admin/instructions", include_in_schema=False)
-def new_instructions(
-    request: Request, user: Researcher, name: Annotated[str, Form(min_length=1, max_length=64)],
-    body: Annotated[str, Form(min_length=1, max_length=LONG)],
-) -> Response:
+def new_instructions(request: Request, user: Researcher, sent: Annotated[VersionForm, Form()]) -> Response:
     """The next version; batches that use an older one keep it."""
     site: Site = request.app.state.site
-    _refuse_nul(name, body)
     with site.database.write() as session:
-        importing.add_instructions(session, name, body.replace("\r\n", "\n"), time.time())
+        importing.add_instructions(session, sent.name, sent.body.replace("\r\n", "\n"), time.time())
     return RedirectResponse("/admin/instructions", 303)
 
 
 @router.post("/admin/forms", include_in_schema=False)
-def new_form(
-    request: Request, user: Researcher, name: Annotated[str, Form(min_length=1, max_length=64)],
-    body: Annotated[str, Form(min_length=1, max_length=LONG)],
-) -> Response:
+def new_form(request: Request, user: Researcher, sent: Annotated[VersionForm, Form()]) -> Response:
     site: Site = request.app.state.site
-    _refuse_nul(name, body)
     try:
-        form = LabelForm.model_validate_json(body)
+        form = LabelForm.model_validate_json(sent.body)
     except ValidationError as error:
         raise importing.first_fault(error) from None
     with site.database.write() as session:
-        importing.add_form(session, name, form, time.time())
+        importing.add_form(session, sent.name, form, time.time())
     return RedirectResponse("/admin/instructions", 303)
 
 
@@ -197,15 +207,12 @@ def exports(request: Request, user: Researcher) -> Response:
 
 
 @router.post("/admin/exports", include_in_schema=False)
-def new_export(
-    request: Request, user: Researcher, kind: Annotated[exporting.Kind, Form()],
-    batches: Annotated[list[importing.BatchName], Form()] = [],  # noqa: B006
-    cohorts: Annotated[list[Literal["train", "heldout", "screening"]], Form()] = [],  # noqa: B006
-    extras: Checkbox = False, gold: Checkbox = False,
-) -> Response:
+def new_export(request: Request, user: Researcher, sent: Annotated[ExportForm, Form()]) -> Response:
     site: Site = request.app.state.site
-    chosen = exporting.ExportFilter(batches=batches or None, cohorts=cohorts or None, extras=extras, gold=gold)
-    exporting.make_export(site.database, site.exports, kind, chosen, user.id, time.time())
+    chosen = exporting.ExportFilter(
+        batches=sent.batches or None, cohorts=sent.cohorts or None, extras=sent.extras, gold=sent.gold
+    )
+    exporting.make_export(site.database, site.exports, sent.kind, chosen, user.id, time.time())
     return RedirectResponse("/admin/exports", 303)
 
 
@@ -245,8 +252,3 @@ def _uploaded(file: UploadFile, gold: bool) -> list[importing.Candidates]:
             return importing.read_candidates(path, gold)
         except DataError as error:
             raise Problem(422, "bad_file", str(error).replace(f"{folder}/", "")) from None
-
-
-def _refuse_nul(*texts: str) -> None:
-    if any("\x00" in text for text in texts):
-        raise Problem(422, "nul_character", "The text contains a NUL character; remove it.")

@@ -8,7 +8,7 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.labeling.forms import Answer, CheckedAnswer, check_answer
@@ -16,6 +16,14 @@ from app.labeling.problems import Problem
 from app.labeling.queue import HAS_ROOM, own_assignment
 from app.labeling.tables import Assignment, Draft, PromptRating, ResponseRating, Submission, Task
 from app.labeling.views import TaskView, latest, task_view
+
+# Built once, see queue.py
+UNDER_KEY = select(Submission).where(Submission.idempotency_key == bindparam("key"))
+THIS_TASK = update(Task).where(Task.id == bindparam("this")).returning(Task.id).execution_options(
+    synchronize_session=False)
+OPEN_TO_DONE = THIS_TASK.values(n_open=Task.n_open - 1, n_done=Task.n_done + 1)
+LATE_IF_ROOM = THIS_TASK.where(HAS_ROOM).values(n_done=Task.n_done + 1)
+DROP_DRAFT = delete(Draft).where(Draft.assignment_id == bindparam("this")).execution_options(synchronize_session=False)
 
 
 class Stored(NamedTuple):
@@ -73,7 +81,7 @@ def _known_or_closed(session: Session, assignment: Assignment, key: str) -> Subm
 
 
 def _stored_under(session: Session, assignment: Assignment, key: str) -> Submission | None:
-    known = session.scalar(select(Submission).where(Submission.idempotency_key == key))
+    known = session.scalar(UNDER_KEY, {"key": key})
     if known is not None and known.assignment_id != assignment.id:
         raise Problem(409, "key_reused", "This idempotency key was used for another task; send a new one.")
     return known
@@ -81,12 +89,9 @@ def _stored_under(session: Session, assignment: Assignment, key: str) -> Submiss
 
 def _take_place(session: Session, assignment: Assignment) -> bool:
     """Count the answer on its task; False when a late one finds the task full."""
-    mine = update(Task).where(Task.id == assignment.task_id)
-    if assignment.state == "open":
-        change = mine.values(n_open=Task.n_open - 1, n_done=Task.n_done + 1)
-    else:  # the lease ran out: the place may have gone to somebody else
-        change = mine.where(HAS_ROOM).values(n_done=Task.n_done + 1)
-    return bool(session.execute(change.returning(Task.id)).all())
+    # not open: the lease ran out, and the place may have gone to somebody else
+    change = OPEN_TO_DONE if assignment.state == "open" else LATE_IF_ROOM
+    return bool(session.execute(change, {"this": assignment.task_id}).all())
 
 
 def _store(
@@ -108,5 +113,5 @@ def _store(
     about = {"submission_id": submission.id, "flags": checked.prompt_flags, "use_case": answer.use_case,
              "language": answer.language}
     session.execute(insert(PromptRating), [about])
-    session.execute(delete(Draft).where(Draft.assignment_id == assignment.id))
+    session.execute(DROP_DRAFT, {"this": assignment.id})
     return submission

@@ -68,19 +68,14 @@ def serve(
     run: Annotated[Path | None, typer.Option(help="A run's folder: adds the chat at /chat and sampling.")] = None,
     https: Annotated[bool, typer.Option("--https", help="A proxy in front speaks HTTPS: Secure cookies.")] = False,
     name: Annotated[list[str], typer.Option(help="Host name to answer to (default: any).")] = [],  # noqa: B006
+    workers: Annotated[int, typer.Option(min=1, help="Server processes; a core each, without --run.")] = 1,
 ) -> None:
     """Start the site. The first time it prints the link that makes you its admin."""
-    import uvicorn
-
     settings = {"host": host, "port": port, "https": https, "names": tuple(name), "run": run}
     with opened(folder, database, **settings) as site:
-        from app.server import build_server
+        from app.server import serve as serve_site
 
-        server = build_server(site)
-        typer.echo(f"labeling: {site.settings.address}/" + (f"   chat: {site.settings.address}/chat" if run else ""))
-        _greet_first_admin(site)
-        # Labelers read for minutes between requests; a closed connection would fail their next click.
-        uvicorn.run(server, host=host, port=port, log_level="warning", server_header=False, timeout_keep_alive=75)
+        serve_site(site, workers, lambda: _greet(site))
 
 
 @app.command()
@@ -261,13 +256,16 @@ def _add_user(folder: Path, database: str | None, handle: str, role: str, cohort
     typer.echo(f"added {handle} as {role}, cohort {cohort}")
 
 
-def _greet_first_admin(site: "Site") -> None:
+def _greet(site: "Site") -> None:
+    """Where the site is, and the way in for its first admin."""
     from app.labeling import accounts
 
+    address = site.settings.address
+    typer.echo(f"labeling: {address}/" + (f"   chat: {address}/chat" if site.settings.run else ""))
     with site.database.write() as session:
         if not accounts.count_admins(session):
             token = accounts.make_invite(session, site.secret, "admin", "train", time.time())
-            typer.echo(f"no admin yet; become it here: {site.settings.address}/invite/{token}")
+            typer.echo(f"no admin yet; become it here: {address}/invite/{token}")
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ SkipReason = Literal["unclear", "not my language", "sensitive to me", "too long"
 SKIP_REASONS: tuple[str, ...] = get_args(SkipReason)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     if "\x00" in text:
         raise ValueError("contains a NUL character")
     return text
 
 
-Note = Annotated[str, Field(max_length=10_000), AfterValidator(_storable)]
-ShortText = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_storable)]
+Note = Annotated[str, Field(max_length=10_000), AfterValidator(storable)]
+ShortText = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(storable)]
 Position = Annotated[int, Field(strict=True, ge=0, lt=64)]
 
 

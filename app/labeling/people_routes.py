@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import select
 
 from app.labeling import accounts
-from app.labeling.account_routes import page
+from app.labeling.account_routes import note, page
 from app.labeling.guard import Admin
 from app.labeling.labeler_routes import Id
 from app.labeling.site import Site
@@ -31,7 +31,7 @@ def invite(
     site: Site = request.app.state.site
     with site.database.write() as session:
         token = accounts.make_invite(session, site.secret, role, cohort, time.time())
-        session.add(EventLog(at=time.time(), person_id=user.id, kind="invite", detail={"role": role, "cohort": cohort}))
+        note(session, user, "invite", role=role, cohort=cohort)
     return _people_page(request, user, f"{request.url.scheme}://{request.url.netloc}/invite/{token}")
 
 
@@ -43,7 +43,7 @@ def set_disabled(request: Request, user: Admin, person_id: Id, change: str) -> R
         raise accounts.Problem(404, "not_found", "There is no such change.")
     with site.database.write() as session:
         accounts.set_disabled(session, person_id, change == "disable", time.time())
-        session.add(EventLog(at=time.time(), person_id=user.id, kind=change, detail={"person": person_id}))
+        note(session, user, change, person=person_id)
     return RedirectResponse("/admin/people", 303)
 
 

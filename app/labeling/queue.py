@@ -13,9 +13,9 @@ Every function works inside the caller's write transaction and takes `now`, so t
 """
 
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import and_, exists, func, or_, select, update
+from sqlalchemy import BindParameter, Row, Select, and_, bindparam, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.labeling.forms import DraftBody, SkipAnswer
@@ -38,6 +38,45 @@ EXPIRE_AT_ONCE = 200  # leases closed in one go; the rest waits for the next cla
 HAS_ROOM = Task.n_open + Task.n_done < Task.need
 
 
+class Free(NamedTuple):
+    """The first task of one kind that has room for me."""
+
+    at_once: Select  # that nobody else has locked
+    any: Select  # waits for a lock
+    is_there: Select
+
+
+def _free(condition) -> Free:
+    first = select(Task.id, Task.batch_id).where(HAS_ROOM, Task.batch_id.in_(bindparam("batches", expanding=True)),
+                                                 condition).order_by(Task.batch_id, Task.position).limit(1)
+    return Free(first.with_for_update(skip_locked=True, key_share=True), first.with_for_update(key_share=True),
+                select(exists(first.order_by(None).limit(None))))
+
+
+# Built once: with SQLAlchemy, writing a statement down costs more than SQLite's answer to it.
+ME: BindParameter[int] = bindparam("me")
+THIS: BindParameter[int] = bindparam("this")
+PERSON_LOCKED = select(Person.cohort, Person.disabled_at).where(Person.id == ME).with_for_update(key_share=True)
+IN_HAND = select(Assignment).where(Assignment.person_id == ME, Assignment.state == "open")
+IN_HAND_LOCKED = IN_HAND.with_for_update(key_share=True)
+ASSIGNMENT = select(Assignment).where(Assignment.id == THIS)
+ASSIGNMENT_LOCKED = ASSIGNMENT.with_for_update(key_share=True)
+LATE = select(exists().where(Assignment.state == "open", Assignment.lease_until < bindparam("now")))
+OPEN_BATCHES = select(
+    Batch.id, Batch.cohorts, Batch.lease_minutes, Batch.gold_every, Batch.instruction_set_id
+).where(Batch.state == "open").order_by(Batch.id)
+HAS_READ = select(exists().where(InstructionRead.person_id == ME, InstructionRead.instruction_set_id == THIS))
+ANSWERS_IN_BATCH = select(func.count()).select_from(Assignment).join(Task, Task.id == Assignment.task_id).where(
+    Assignment.person_id == ME, Assignment.state == "submitted", Task.batch_id == THIS
+)
+MINE = select(Assignment.state).where(Assignment.task_id == Task.id, Assignment.person_id == ME)
+GOLD = _free(and_(Task.gold_ranks.is_not(None), ~exists(MINE)))
+HELD_BEFORE = _free(exists(MINE.where(Assignment.state == "expired")))
+UNSEEN = _free(and_(Task.gold_ranks.is_(None), ~exists(MINE)))
+TAKE_PLACE = update(Task).where(Task.id == THIS).values(n_open=Task.n_open + 1).execution_options(
+    synchronize_session=False)
+
+
 class MustRead(NamedTuple):
     """The labeler has not yet read this version of the instructions."""
 
@@ -46,7 +85,7 @@ class MustRead(NamedTuple):
 
 def any_late(session: Session, now: float) -> bool:
     """Whether a lease has run out: a look that needs no write lock."""
-    return bool(session.scalar(select(exists().where(Assignment.state == "open", Assignment.lease_until < now))))
+    return bool(session.scalar(LATE, {"now": now}))
 
 
 def expire_leases(session: Session, now: float) -> int:
@@ -67,7 +106,7 @@ def expire_leases(session: Session, now: float) -> int:
 
 def in_hand(session: Session, person_id: int, now: float) -> Assignment | None:
     """The task this person holds, if its lease is fresh enough that nothing has to be written."""
-    mine = session.scalar(select(Assignment).where(Assignment.person_id == person_id, Assignment.state == "open"))
+    mine = session.scalar(IN_HAND, {"me": person_id})
     if mine is None or mine.lease_until - now < FRESH * 60 * task_view(session, mine.task_id).lease_minutes:
         return None
     return mine
@@ -75,87 +114,84 @@ def in_hand(session: Session, person_id: int, now: float) -> Assignment | None:
 
 def claim(session: Session, person_id: int, now: float) -> Assignment | MustRead | None:
     """The task this person works on next; None when there is none for them. Call `expire_leases` before, on its own."""
-    person = _lock_person(session, person_id)
-    open_one = select(Assignment).where(Assignment.person_id == person_id, Assignment.state == "open")
-    mine = session.scalar(open_one.with_for_update(key_share=True))
+    cohort = _lock_person(session, person_id)
+    mine = session.scalar(IN_HAND_LOCKED, {"me": person_id})
     if mine is not None:
         mine.lease_until = now + 60 * task_view(session, mine.task_id).lease_minutes
         return mine
-    batches = {
-        b.id: b for b in session.scalars(select(Batch).where(Batch.state == "open").order_by(Batch.id))
-        if person.cohort in b.cohorts
-    }
+    batches = {batch.id: batch for batch in session.execute(OPEN_BATCHES) if cohort in batch.cohorts}
     found = _find_task(session, person_id, batches)
     if found is None:
         return None
-    task, held_before = found
-    batch = batches[task.batch_id]
-    read = (InstructionRead.person_id == person_id, InstructionRead.instruction_set_id == batch.instruction_set_id)
-    if not session.scalar(select(exists().where(*read))):
+    batch = batches[found.batch_id]
+    if not session.scalar(HAS_READ, {"me": person_id, "this": batch.instruction_set_id}):
         return MustRead(batch.instruction_set_id)
-    task.n_open += 1
+    session.execute(TAKE_PLACE, {"this": found.task_id})
     lease_until = now + 60 * batch.lease_minutes
-    return _reopen(session, person, task, lease_until) if held_before else _assign(
-        session, person, task, lease_until, now)
+    if found.held_before:
+        return _reopen(session, person_id, found.task_id, lease_until)
+    return _assign(session, person_id, cohort, found.task_id, lease_until, now)
 
 
-def _lock_person(session: Session, person_id: int) -> Person:
-    person = session.scalar(select(Person).where(Person.id == person_id).with_for_update(key_share=True))
+def _lock_person(session: Session, person_id: int) -> str:
+    """The person's cohort."""
+    person = session.execute(PERSON_LOCKED, {"me": person_id}).first()
     if person is None or person.disabled_at is not None:
         raise Problem(401, "logged_out", "This account is not active. Your draft is kept in this browser.")
-    return person
+    return person.cohort
 
 
-def _find_task(session: Session, person_id: int, batches: dict[int, Batch]) -> tuple[Task, bool] | None:
-    """A gold task when one is due, else one I held before (True; its draft waits), else the first I have not seen."""
+class Found(NamedTuple):
+    task_id: int
+    batch_id: int
+    held_before: bool  # its lease ran out on me once; my draft waits
+
+
+def _find_task(session: Session, person_id: int, batches: dict[int, Row]) -> Found | None:
+    """A gold task when one is due, else one I held before, else the first I have not seen."""
     if not batches:
         return None
-    taken = select(Assignment.state).where(Assignment.task_id == Task.id, Assignment.person_id == person_id)
-    expired = exists(taken.where(Assignment.state == "expired"))
-    unseen = ~exists(taken)
-    is_gold = Task.gold_ranks.is_not(None)
     for batch in batches.values():
-        if batch.gold_every and _answers_in(session, person_id, batch) % batch.gold_every == batch.gold_every - 1:
-            gold = _first_free(session, and_(Task.batch_id == batch.id, is_gold, unseen))
+        if batch.gold_every and _gold_is_due(session, person_id, batch):
+            gold = _first(session, GOLD, person_id, [batch.id])
             if gold is not None:
-                return gold, False
-    ordinary = and_(Task.batch_id.in_(batches), ~is_gold)
-    held = _first_free(session, and_(Task.batch_id.in_(batches), expired))
+                return Found(gold.id, gold.batch_id, False)
+    held = _first(session, HELD_BEFORE, person_id, list(batches))
     if held is not None:
-        return held, True
-    fresh = _first_free(session, and_(ordinary, unseen))
-    return None if fresh is None else (fresh, False)
+        return Found(held.id, held.batch_id, True)
+    unseen = _first(session, UNSEEN, person_id, list(batches))
+    return None if unseen is None else Found(unseen.id, unseen.batch_id, False)
 
 
-def _first_free(session: Session, condition) -> Task | None:
-    query = select(Task).where(HAS_ROOM, condition).order_by(Task.batch_id, Task.position).limit(1)
-    task = session.scalar(query.with_for_update(skip_locked=True, key_share=True))
+def _first(session: Session, free: Free, person_id: int, batches: list[int]) -> Row | None:
+    values: dict[str, Any] = {"me": person_id, "batches": batches}
+    found = session.execute(free.at_once, values).first()
     # All that is left may be locked by others for a moment: wait for one, and look again if it filled up meanwhile.
-    while task is None and session.scalar(select(exists().where(HAS_ROOM, condition))):
-        task = session.scalar(query.with_for_update(key_share=True))
-    return task
+    while found is None and session.scalar(free.is_there, values):
+        found = session.execute(free.any, values).first()
+    return found
 
 
-def _answers_in(session: Session, person_id: int, batch: Batch) -> int:
-    closed = select(func.count()).select_from(Assignment).join(Task, Task.id == Assignment.task_id).where(
-        Assignment.person_id == person_id, Assignment.state == "submitted", Task.batch_id == batch.id
-    )
-    return session.scalars(closed).one()
+def _gold_is_due(session: Session, person_id: int, batch: Row) -> bool:
+    answers = session.scalars(ANSWERS_IN_BATCH, {"me": person_id, "this": batch.id}).one()
+    return answers % batch.gold_every == batch.gold_every - 1
 
 
-def _assign(session: Session, person: Person, task: Task, lease_until: float, now: float) -> Assignment:
-    view = task_view(session, task.id)
+def _assign(
+    session: Session, person_id: int, cohort: str, task_id: int, lease_until: float, now: float
+) -> Assignment:
+    view = task_view(session, task_id)
     assignment = Assignment(
-        task_id=task.id, person_id=person.id, state="open", cohort=person.cohort, lease_until=lease_until,
-        claimed_at=now, display_order=shuffled(list(view.texts), view.shuffle_seed, task.id, person.id),
+        task_id=task_id, person_id=person_id, state="open", cohort=cohort, lease_until=lease_until,
+        claimed_at=now, display_order=shuffled(list(view.texts), view.shuffle_seed, task_id, person_id),
     )
     session.add(assignment)
     session.flush()
     return assignment
 
 
-def _reopen(session: Session, person: Person, task: Task, lease_until: float) -> Assignment:
-    mine = select(Assignment).where(Assignment.task_id == task.id, Assignment.person_id == person.id)
+def _reopen(session: Session, person_id: int, task_id: int, lease_until: float) -> Assignment:
+    mine = select(Assignment).where(Assignment.task_id == task_id, Assignment.person_id == person_id)
     assignment = session.scalars(mine).one()
     assignment.state, assignment.lease_until, assignment.closed_at = "open", lease_until, None
     session.flush()
@@ -173,8 +209,7 @@ def own_assignment(session: Session, person_id: int, assignment_id: int, lock: b
     """The assignment if it is this person's; another's is 404, as if it did not exist. `lock` when it will change."""
     if lock:
         _lock_person(session, person_id)
-    query = select(Assignment).where(Assignment.id == assignment_id)
-    assignment = session.scalar(query.with_for_update(key_share=True) if lock else query)
+    assignment = session.scalar(ASSIGNMENT_LOCKED if lock else ASSIGNMENT, {"this": assignment_id})
     if assignment is None or assignment.person_id != person_id:
         raise Problem(404, "not_yours", "There is no such task of yours.")
     return assignment

@@ -3,7 +3,7 @@
 import time
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import BindParameter, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from app.labeling.forms import Form
@@ -23,6 +23,20 @@ from app.labeling.tables import (
 )
 
 REMEMBERED = 1000  # tasks; a task is a few kilobytes
+
+# Built once, see queue.py
+THIS: BindParameter[int] = bindparam("this")
+DRAFT = select(Draft.body).where(Draft.assignment_id == THIS)
+FIXED = (
+    select(Batch, Prompt.messages, FormSchema.body, InstructionSet.name, InstructionSet.version)
+    .join(Task, Task.batch_id == Batch.id).join(Prompt, Prompt.id == Task.prompt_id)
+    .join(FormSchema, FormSchema.id == Batch.form_schema_id)
+    .join(InstructionSet, InstructionSet.id == Batch.instruction_set_id).where(Task.id == THIS)
+)
+TEXTS = (
+    select(TaskResponse.position, Response.text).join(Response, Response.id == TaskResponse.response_id)
+    .where(TaskResponse.task_id == THIS, TaskResponse.copy_of.is_(None)).order_by(TaskResponse.position)
+)
 
 
 class TaskView(NamedTuple):
@@ -54,16 +68,8 @@ def task_view(session: Session, task_id: int) -> TaskView:
 
 
 def _read_task(session: Session, task_id: int) -> TaskView:
-    batch, messages, form, name, version = session.execute(
-        select(Batch, Prompt.messages, FormSchema.body, InstructionSet.name, InstructionSet.version)
-        .join(Task, Task.batch_id == Batch.id).join(Prompt, Prompt.id == Task.prompt_id)
-        .join(FormSchema, FormSchema.id == Batch.form_schema_id)
-        .join(InstructionSet, InstructionSet.id == Batch.instruction_set_id).where(Task.id == task_id)
-    ).one()
-    texts = session.execute(
-        select(TaskResponse.position, Response.text).join(Response, Response.id == TaskResponse.response_id)
-        .where(TaskResponse.task_id == task_id, TaskResponse.copy_of.is_(None)).order_by(TaskResponse.position)
-    ).tuples().all()
+    batch, messages, form, name, version = session.execute(FIXED, {"this": task_id}).one()
+    texts = session.execute(TEXTS, {"this": task_id}).tuples().all()
     checked = Form.model_validate(form)
     return TaskView(
         batch.name, messages, dict(texts), checked, checked.model_dump(), batch.ties_allowed, batch.lease_minutes,
@@ -74,7 +80,7 @@ def _read_task(session: Session, task_id: int) -> TaskView:
 def task_json(session: Session, assignment: Assignment) -> dict[str, Any]:
     """Blind: no model names, and the responses in this labeler's order."""
     view = task_view(session, assignment.task_id)
-    draft = session.scalar(select(Draft.body).where(Draft.assignment_id == assignment.id))
+    draft = session.scalar(DRAFT, {"this": assignment.id})
     answered = assignment.state == "submitted"
     return {
         "kind": "task", "assignment": assignment.id, "state": assignment.state, "batch": view.batch,
