@@ -2,12 +2,14 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import repeat
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from data.packing import apart
+from ppo.models import without_dropout
 from ppo.update import Sums, Targets, compare_gradients, flat_gradient
 
 BOS = 0
@@ -54,7 +56,7 @@ def plain_gradients(learner, batch, targets, windows) -> tuple[torch.Tensor, tor
 @pytest.mark.parametrize("per_device", [1, 3, 8])
 @pytest.mark.parametrize("ptx_coef", [0.5, 27.8])
 def test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx(make_learner, windows, ptx_coef, per_device):
-    """Recipe C.4, and pitfalls 13 and 16: for any micro-batch split. Mutations, unrun: `ptx_coef` left out; PPO's
+    """Recipe C.4, and pitfalls 13 and 16: for any micro-batch split. Mutations seen red: `ptx_coef` left out; PPO's
     loss divided by the micro-batch's tokens instead of the minibatch's; ptx summed instead of averaged.
     """
     learner = make_learner(ptx_coef=ptx_coef, per_device_train_batch_size=per_device)
@@ -66,7 +68,7 @@ def test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx(make_learner, window
 
 
 def test_reported_gradient_norms_are_those_of_the_two_gradients(make_learner, windows):
-    """Mutation, unrun: the snapshot taken after ptx."""
+    """Mutation seen red: the snapshot taken after ptx."""
     learner = make_learner(ptx_coef=2.0, num_mini_batches=1)
     batch, targets = rolled_out(learner)
     g_ppo, g_ptx = plain_gradients(learner, batch, targets, windows)
@@ -81,12 +83,13 @@ def test_reported_gradient_norms_are_those_of_the_two_gradients(make_learner, wi
 
 
 def test_cosine_by_hand():
+    """Mutation seen red: the sum of both gradients taken for ptx's."""
     found = compare_gradients(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 3.0]))
     assert found == pytest.approx({"grad_norm/ppo": 1.0, "grad_norm/ptx": 3.0, "grad_norm/cosine": 0.0})
 
 
 def test_ptx_coefficient_0_is_plain_ppo(make_learner, windows):
-    """Oracle. Mutation, unrun: the ptx pass at coefficient 1 whatever the config."""
+    """Oracle. Mutation seen red: the ptx pass at coefficient 1 whatever the config."""
     weights = []
     for documents in (None, iter([windows[:8], windows[8:]])):
         learner = make_learner(ptx_coef=0.0)
@@ -98,8 +101,9 @@ def test_ptx_coefficient_0_is_plain_ppo(make_learner, windows):
 
 @pytest.mark.parametrize("folder", ["policy_folder", "opt_folder"])
 def test_first_minibatch_has_ratio_1_and_no_clipping(make_learner, request, folder):
-    """Pitfall 2, on a policy that was trained with dropout. Mutation, unrun: `without_dropout` does nothing."""
-    learner = make_learner(policy=request.getfixturevalue(folder), num_mini_batches=1)
+    """Pitfalls 2 and 3, on a policy that was trained with dropout, at a temperature. Mutations seen red:
+    `without_dropout` does nothing; the update reads the policy at temperature 1."""
+    learner = make_learner(policy=request.getfixturevalue(folder), num_mini_batches=1, temperature=0.7)
     batch = learner.rollout(PROMPTS, 1)
     targets, _ = learner.targets(batch)
     metrics = learner.update(batch, targets, None, 1)
@@ -108,8 +112,15 @@ def test_first_minibatch_has_ratio_1_and_no_clipping(make_learner, request, fold
     assert metrics["policy/approxkl_avg"] == pytest.approx(0.0, abs=1e-9)
 
 
+def test_dropout_is_switched_off_wherever_a_model_keeps_it():
+    """As a module (GPT-2), and as a number that a module reads (OPT). Mutation seen red: modules left as they are."""
+    model = without_dropout(torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.MultiheadAttention(4, 2, dropout=0.1)))
+    assert model[0].p == 0.0 and model[1].dropout == 0.0
+
+
 def test_the_ratio_leaves_1_in_later_minibatches_and_epochs(make_learner):
-    """So that the test above could fail. The first step's error stays small, later ratios move."""
+    """So that the test above could fail. The first step's error stays small, later ratios move. Mutation seen red: the
+    first error taken over all steps."""
     learner = make_learner(num_ppo_epochs=3, learning_rate=1e-2)
     batch = learner.rollout(PROMPTS, 1)
     targets, _ = learner.targets(batch)
@@ -120,7 +131,7 @@ def test_the_ratio_leaves_1_in_later_minibatches_and_epochs(make_learner):
 
 @pytest.mark.parametrize("per_device", [1, 8])
 def test_metrics_do_not_depend_on_the_split(make_learner, windows, per_device):
-    """Pitfalls 11 and 13. Mutation, unrun: means of micro-batch means."""
+    """Pitfalls 11 and 13. Mutation seen red: means of micro-batch means."""
     learner = make_learner(per_device_train_batch_size=per_device, num_mini_batches=1, ptx_coef=1.0)
     batch, targets = rolled_out(learner)
     metrics = learner.update(batch, targets, iter([windows]), 1)
@@ -130,12 +141,17 @@ def test_metrics_do_not_depend_on_the_split(make_learner, windows, per_device):
 
 
 def test_the_value_model_learns_the_returns(make_learner):
-    """Mutation, unrun: returns replaced by the old values."""
+    """Mutations seen red: returns replaced by the old values; the sign of the value loss."""
     learner = make_learner(num_ppo_epochs=4, value_learning_rate=1e-2, clip_range_value=100.0)
     batch = learner.rollout(PROMPTS, 1)
     targets, _ = learner.targets(batch)
-    losses = [learner.update(batch, targets, None, i)["loss/value_avg"] for i in range(1, 7)]
-    assert losses[-1] < 0.3 * losses[0]
+    returns = targets.returns[batch.action_mask]
+    for iteration in range(1, 7):
+        learner.update(batch, targets, None, iteration)
+    with torch.no_grad():
+        learned = learner.value(batch.input_ids, batch.attention_mask, batch.action_mask)
+    before = (batch.values[batch.action_mask] - returns).square().mean()
+    assert (learned - returns).square().mean() < 0.3 * before
 
 
 class ShortIsGood:
@@ -154,7 +170,7 @@ def stop_probability(learner) -> float:
 
 
 def test_the_policy_learns_to_stop_when_short_answers_are_rewarded(make_learner):
-    """Pitfall 1, to the end. Mutation, unrun: the stop token left out of the action mask."""
+    """Pitfall 1, to the end. Mutation seen red: the stop token left out of the action mask."""
     learner = make_learner(
         batch_size=64, total_episodes=64, num_mini_batches=4, learning_rate=1e-2, per_device_train_batch_size=64,
         kl_coef=0.0, response_length=24, value_learning_rate=1e-2, clip_range_value=100.0,
@@ -169,8 +185,31 @@ def test_the_policy_learns_to_stop_when_short_answers_are_rewarded(make_learner)
     assert batch.finished.float().mean() > 0.5
 
 
+@pytest.mark.parametrize("ptx_coef", [0.5, 27.8])
+def test_two_inner_epochs_and_a_large_ptx_coefficient_converge(make_learner, ptx_coef):
+    """What DeepSpeed-Chat could not make converge: the reward rises, and the documents are learned at the same time.
+    Mutations seen red: the sign of the ptx gradient; PPO's gradient left out."""
+    learner = make_learner(
+        batch_size=64, total_episodes=64, num_mini_batches=4, num_ppo_epochs=2, learning_rate=1e-2, kl_coef=0.0,
+        per_device_train_batch_size=64, response_length=24, value_learning_rate=1e-2, clip_range_value=100.0,
+        ptx_coef=ptx_coef,
+    )
+    learner.reward = ShortIsGood()
+    documents = (torch.arange(16) * torch.arange(1, 17)[:, None]) % 250 + 5  # (D, T), each counts in steps of its own
+    documents[:, 0] = BOS
+    found = []
+    for iteration in range(1, 21):
+        batch = learner.rollout(PROMPTS * 8, iteration)
+        targets, metrics = learner.targets(batch)
+        found.append(metrics | learner.update(batch, targets, repeat(documents), iteration))
+    first, last = found[0], found[-1]
+    assert last["ptx/loss"] < 0.2 * first["ptx/loss"]
+    assert last["objective/scores"] > 0.5 * first["objective/scores"]  # scores are negative
+    assert last["rollout/eos_rate"] > 0.9
+
+
 def test_advantages_are_whitened_over_the_whole_batch(make_learner):
-    """Pitfall 4: not a minibatch, not a rank. Mutation, unrun: `whiten` left out of `targets`."""
+    """Pitfall 4: not a minibatch, not a rank. Mutation seen red: `whiten` left out of `targets`."""
     learner = make_learner()
     batch = learner.rollout(PROMPTS, 1)
     targets, _ = learner.targets(batch)
@@ -179,21 +218,33 @@ def test_advantages_are_whitened_over_the_whole_batch(make_learner):
     assert valid.var(correction=0).item() == pytest.approx(1.0, abs=1e-4)
 
 
-def test_missing_end_is_punished_by_the_configured_stop_token(make_learner):
-    """Pitfall 10. Stop id 3 is not the tokenizer's end token. Mutation, unrun: the penalty for finished rows."""
-    learner = make_learner(missing_eos_penalty=2.0, kl_coef=0.0, batch_size=32, total_episodes=32)
-    batch = learner.rollout(PROMPTS * 4, 1)
-    finished = torch.arange(32) % 2 == 0
-    batch = replace(batch, finished=finished)
+def test_missing_end_is_punished_by_the_configured_stop_token(make_learner, tokenizer):
+    """Pitfall 10: stop id 7 ends a response, the tokenizer's end token does not. Mutations seen red: rollouts stop at
+    the model's `eos_token_id`; finished rows pay; a run without a stop id pays."""
+    learner = make_learner(stop_token_id=7, missing_eos_penalty=2.0, kl_coef=0.0, batch_size=64, total_episodes=64)
+    batch = learner.rollout(PROMPTS * 8, 1)
+    responses = batch.responses()
+    assert batch.finished.tolist() == [response[-1] == 7 for response in responses]
+    assert any(tokenizer.eos_token_id in response[:-1] for response in responses)
+    ended = batch.finished.float().mean().item()
+    assert 0 < ended < 0.5  # so that paying the wrong rows shows
     _, metrics = learner.targets(batch)
-    assert metrics["objective/shaped_scores"] == pytest.approx(metrics["objective/scores"] - 1.0, abs=1e-5)
-    assert make_learner(stop_token_id=None, missing_eos_penalty=2.0).targets(batch)[1][
-        "objective/shaped_scores"
-    ] == pytest.approx(metrics["objective/scores"], abs=1e-5)
+    paid = metrics["objective/scores"] - metrics["objective/shaped_scores"]
+    assert paid == pytest.approx(2.0 * (1 - ended), abs=1e-5)
+    endless = make_learner(stop_token_id=None, missing_eos_penalty=2.0).targets(batch)[1]
+    assert endless["objective/shaped_scores"] == pytest.approx(metrics["objective/scores"], abs=1e-5)
+
+
+def test_the_kl_controller_learns_from_every_episode(make_learner):
+    """Mutations seen red: the controller told of one episode; not told at all."""
+    learner = make_learner(kl_controller="adaptive", kl_coef=0.1, kl_target=1.0, kl_horizon=100)
+    batch = learner.rollout(PROMPTS, 1)
+    learner.targets(replace(batch, ref_logprobs=batch.logprobs - 5.0))  # far above the target: +20 % in 100 episodes
+    assert learner.kl.kl_coef == pytest.approx(0.1 * (1 + 0.2 * 8 / 100))
 
 
 def test_scores_are_scaled_then_clipped(make_learner):
-    """Mutation, unrun: the clip before the scale."""
+    """Mutation seen red: the clip before the scale."""
     learner = make_learner(scale_scores=True, score_clip=1.5, kl_coef=0.0)
     batch = replace(learner.rollout(PROMPTS, 1), scores=torch.tensor([100.0, -100.0, 10.0, 0.0, 20.0, 30.0, 0.0, 5.0]))
     _, metrics = learner.targets(batch)
@@ -202,7 +253,7 @@ def test_scores_are_scaled_then_clipped(make_learner):
 
 
 def test_learning_rate_warms_up_from_a_tenth_in_ten_iterations(make_learner):
-    """C.4. Mutation, unrun: `iteration` for `iteration - 1`."""
+    """C.4. Mutation seen red: `iteration` for `iteration - 1`."""
     learner = make_learner(warmup_iterations=10)
     batch = learner.rollout(PROMPTS, 1)
     targets = Targets(torch.zeros_like(batch.logprobs), torch.zeros_like(batch.logprobs))
