@@ -6,7 +6,8 @@
 Same weights, prompts, lengths, micro-batches, inner epochs and threads; the sides take turns within one run, each in
 its own process, TRL in an environment that this command makes once (~/.cache/podium/trl-1.12.0). Two workloads: `fixed`
 (no end token: every response has full length, our worst case) and `ragged` (responses end at random, mean about 40 % of
-the cap). No ptx, which TRL does not have. The first iteration of a process warms up and is not counted.
+the cap). No ptx, which TRL does not have. The first iteration of a process warms up and is not counted; of the others
+the median counts.
 
 The last line is one JSON object. `same_dtype`: TRL's seconds / ours at the same number format, the lower of fp32 and
 bf16; `best`: each side at its faster format; both the lowest over the shapes. `memory_ratio`: our peak / TRL's, the
@@ -17,7 +18,8 @@ import argparse
 import json
 import math
 import os
-import resource
+import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -152,7 +154,7 @@ def run_podium(work: dict[str, Any]) -> dict[str, Any]:
         learning_rate=work["learning_rate"], value_learning_rate=work["learning_rate"],
     )
     models = Models(policy, reward, value, reference)
-    learner = Learner(config, models, PAD, work["stop_token_id"], seed=0, dtype=work["dtype"])
+    learner = Learner(config, models, PAD, work["stop_token_id"], work["seed"], dtype=work["dtype"])
     seconds, profile, batch = [], {}, None
     for iteration in range(1, work["iterations"] + 1):
         rows = range((iteration - 1) * batch_size, iteration * batch_size)
@@ -163,14 +165,17 @@ def run_podium(work: dict[str, Any]) -> dict[str, Any]:
         seconds.append(time.perf_counter() - began)
         profile = learner.profile.drain()
     assert batch is not None
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if torch.cuda.is_available():
-        memory = torch.cuda.max_memory_allocated()
+    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_resident()
     return {
         "seconds": seconds, "memory_bytes": memory, "profile": profile,
         "mean_response": float(batch.action_mask.sum() / batch_size),
         "flops": arithmetic(policy, batch, inner_epochs), "peak_flops": matmul_rate(work["dtype"]),
     }
+
+
+def peak_resident() -> int:
+    """Most bytes this process had in memory. (getrusage would count the parent's, which a child takes over.)"""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def arithmetic(policy: Any, batch: Any, inner_epochs: int) -> float:
@@ -230,8 +235,8 @@ def run_side(side: str, work: dict[str, Any], trl: str) -> dict[str, Any]:
 
 
 def race(shape: Shape, ragged: bool, options: argparse.Namespace, trl: str) -> dict[str, dict[str, Any]]:
-    """(side, dtype) -> the fastest iteration's seconds, the highest memory, and what else the side reports."""
-    results: dict[str, dict[str, Any]] = {}
+    """(side, dtype) -> the median iteration's seconds, the highest memory, and what else the side reports."""
+    turns: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(shape, ragged, Path(folder))
         work = {
@@ -242,18 +247,18 @@ def race(shape: Shape, ragged: bool, options: argparse.Namespace, trl: str) -> d
         for repeat in range(options.repeats):
             for dtype in DTYPES:
                 for side in ("podium", "trl") if repeat % 2 == 0 else ("trl", "podium"):
-                    found = run_side(side, work | {"dtype": dtype}, trl)
-                    found["seconds"] = min(found["seconds"][1:])
-                    best = results.get(f"{side} {dtype}")
-                    if best:
-                        found["memory_bytes"] = max(found["memory_bytes"], best["memory_bytes"])
-                    if best is None or found["seconds"] < best["seconds"]:
-                        results[f"{side} {dtype}"] = found
-                    else:
-                        best["memory_bytes"] = found["memory_bytes"]
-                    mebibytes = found["memory_bytes"] / 2**20
-                    print(f"  {side:6} {dtype}  {found['seconds']:8.2f} s  {mebibytes:7.0f} MiB", flush=True)
-    return results
+                    found = run_side(side, work | {"dtype": dtype, "seed": repeat}, trl)
+                    turns.setdefault(f"{side} {dtype}", []).append(found)
+                    seconds = " ".join(f"{counted:7.2f}" for counted in found["seconds"][1:])
+                    print(f"  {side:6} {dtype}  {seconds} s  {found['memory_bytes'] / 2**20:7.0f} MiB", flush=True)
+    return {name: summed_up(found) for name, found in turns.items()}
+
+
+def summed_up(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """One side's turns as one: the median over all counted iterations, the highest memory."""
+    counted = [seconds for turn in turns for seconds in turn["seconds"][1:]]
+    memory = max(turn["memory_bytes"] for turn in turns)
+    return turns[-1] | {"seconds": statistics.median(counted), "memory_bytes": memory}
 
 
 def compare(results: dict[str, dict[str, Any]]) -> dict[str, Any]:

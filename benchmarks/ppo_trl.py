@@ -4,7 +4,7 @@
 """
 
 import json
-import resource
+import re
 import sys
 import time
 from pathlib import Path
@@ -35,7 +35,7 @@ class Clock(TrainerCallback):
 
 def main(work: dict) -> None:
     torch.set_num_threads(work["threads"])
-    torch.manual_seed(0)
+    torch.manual_seed(work["seed"])
     folder = Path(work["folder"])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), pad_token="<pad>", eos_token="<eos>", padding_side="left"
@@ -46,7 +46,7 @@ def main(work: dict) -> None:
     )
     prompts = json.loads((folder / "prompts.json").read_text())
     settings = PPOConfig(
-        output_dir=work["scratch"], report_to=[], save_strategy="no", num_sample_generations=0, seed=0,
+        output_dir=work["scratch"], report_to=[], save_strategy="no", num_sample_generations=0, seed=work["seed"],
         use_cpu=not torch.cuda.is_available(), bf16=work["dtype"] == "bf16", learning_rate=work["learning_rate"],
         per_device_train_batch_size=work["micro_batch"],
         gradient_accumulation_steps=work["batch"] // work["micro_batch"], num_mini_batches=1,
@@ -61,7 +61,7 @@ def main(work: dict) -> None:
     )
     trainer.train()
     seconds = [after - before for before, after in zip(clock.marks[:-1], clock.marks[1:], strict=True)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # see peak_resident
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
     print(json.dumps({"seconds": seconds, "memory_bytes": peak}))
