@@ -86,7 +86,7 @@ def build_server(site: Site) -> FastAPI:
         return user.handle if user else None
 
     server.state.chat = True
-    page = build(site.settings.run, compare=True, votes=VoteBox(site.database))
+    page = build(site.settings.run, compare=True, votes=VoteBox(site.database), home=True)
     return mount_gradio_app(
         server, page, path=CHAT, auth_dependency=logged_in, show_error=False, **appearance()
     )

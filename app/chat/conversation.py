@@ -5,6 +5,7 @@ Nothing here knows of the page. Each browser session owns one `Conversation`, ke
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from app.chat.catalog import Speaker
 from data.records import Message
@@ -41,6 +42,8 @@ class Answer:
     seed: int = 0
     dropped: int = 0  # messages of the conversation that did not fit the context
     score: float | None = None
+    thumb: Literal["up", "down"] | None = None  # what the person thought of it
+    stored: int | None = None  # what the votes' keeper calls it once there was a thumb
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Turn:
     user: str
     answers: list[Answer | None] = field(default_factory=lambda: [None, None])
     kept: int | None = None
+    asked: bool = False  # labelers were asked to rank the two answers
     attempt: int = 0  # how often it was answered anew
 
 
@@ -116,9 +120,14 @@ def speak(speaker: Speaker, messages: list[Message], settings: Settings, attempt
     tokens: list[int] = []
     for token in speaker.sampler.stream(ids, params):
         tokens.append(token)
-        text = decode_response(speaker.tokenizer, tokens)
+        text = _text(speaker, tokens)
         # bytes of a character that is not complete yet decode to U+FFFD; they are shown once they are whole
         answer = replace(answer, text=text.rstrip("\ufffd"), tokens=len(tokens), ids=(*ids, *tokens))
         yield answer
-    text = decode_response(speaker.tokenizer, tokens)
+    text = _text(speaker, tokens)
     yield replace(answer, text=text, ending="cut off" if len(tokens) == longest else "ended")
+
+
+def _text(speaker: Speaker, tokens: list[int]) -> str:
+    """What was said. A byte-level model may say NUL, which no database keeps: a vote on it must not fail."""
+    return decode_response(speaker.tokenizer, tokens).replace("\x00", "\ufffd")

@@ -17,6 +17,13 @@ def log_of(conversation: Conversation, side: int) -> list[dict[str, str]]:
     return log
 
 
+def thumbs(conversation: Conversation, side: int) -> list[str | None]:
+    """The thumbs of the log's messages that are not the person's; an answer and the line about it share one."""
+    names = {"up": "Like", "down": "Dislike", None: None}
+    answers = [answer for turn in conversation.turns if (answer := turn.answers[side]) is not None]
+    return [names[answer.thumb] for answer in answers for _ in range(2)]
+
+
 def shown(text: str) -> str:
     """Text in a form that the chat component shows as it is.
 
@@ -43,11 +50,12 @@ def about(answer: Answer) -> str:
     return " · ".join(parts)
 
 
-def turn_at(conversation: Conversation, side: int, place: int) -> int | None:
-    """Which turn the log's message number `place` belongs to, if it is one of the person's."""
+def turn_at(conversation: Conversation, side: int, place: int, answered: bool = False) -> int | None:
+    """Which turn the log's message number `place` belongs to, if it is the person's (`answered`: the model's)."""
     position = 0
     for number, turn in enumerate(conversation.turns):
-        if position == place:
+        length = 1 if turn.answers[side] is None else 3  # an answer is followed by a line about it
+        if (position < place < position + length) if answered else position == place:
             return number
-        position += 1 if turn.answers[side] is None else 3
+        position += length
     return None

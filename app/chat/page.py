@@ -8,6 +8,7 @@ what a browser sends besides its message and settings is not believed.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,23 @@ import gradio as gr
 
 from app.chat.catalog import Catalog
 from app.chat.conversation import Conversation, Settings
-from app.chat.talk import LONGEST_MESSAGE, SIDES, VOTES, Talk, Votes
+from app.chat.talk import LONGEST_MESSAGE, SIDES, VOTES, Talk, Thumb, Votes
 from data.jsonl import read_jsonl
 from data.records import Prompt
 from podium.errors import PlatformError, PodiumError
 from podium.progress import say
 
 SUGGESTIONS = 3
+THUMBS: dict[bool, Thumb] = {True: "up", False: "down"}
 VISITORS_AT_ONCE = 4  # answers drawn at the same time; each is its own decoding loop
 
 
-def build(run_dir: str | Path, compare: bool = False, votes: Votes | None = None) -> gr.Blocks:
+def build(
+    run_dir: str | Path, compare: bool = False, votes: Votes | None = None, home: bool = False
+) -> gr.Blocks:
     """The page for a run's folder or a single model's; votes can be given when `votes` says where they go.
+
+    `home`: the labeling site is at `/` of the same server.
 
     Raises:
         ParentError: the folder holds no model to talk to.
@@ -39,7 +45,7 @@ def build(run_dir: str | Path, compare: bool = False, votes: Votes | None = None
     choices = [(checkpoint.label, checkpoint.key) for checkpoint in talk.catalog.checkpoints]
     with gr.Blocks(title=f"Podium chat: {folder.resolve().name}", analytics_enabled=False) as page:
         session = gr.State(Conversation())
-        gr.Markdown("# Podium chat", elem_id="title")
+        gr.Markdown("# Podium chat" + ("  \n[to the labeling site](/)" if home else ""), elem_id="title")
         with gr.Row(elem_id="models"):
             pickers = [
                 gr.Dropdown(
@@ -55,7 +61,8 @@ def build(run_dir: str | Path, compare: bool = False, votes: Votes | None = None
                     elem_id=f"log-{side}", visible=side == 0 or compare, height="60vh", min_width=260, show_label=False,
                     # every message is escaped by app.chat.log.shown; nothing turns parts of it into markup
                     render_markdown=False, sanitize_html=True, latex_delimiters=[], allow_tags=False, buttons=["copy"],
-                    editable="user", feedback_options=None, placeholder="Say something, or pick a suggestion below.",
+                    editable="user", feedback_options=("Like", "Dislike") if votes else None,
+                    placeholder="Say something, or pick a suggestion below.",
                 )
                 for side in SIDES
             ]
@@ -113,7 +120,20 @@ def build(run_dir: str | Path, compare: bool = False, votes: Votes | None = None
         for ballot in ballots:
             ballot.click(talk.vote, [session, ballot], vote_row, **heard)
         ask.click(talk.ask, session, None, **heard)
+        for side, log in enumerate(logs):
+            log.like(_thumb(talk, side), session, None, **heard)
     return page
+
+
+def _thumb(talk: Talk, side: int) -> Callable:
+    """What a thumb on one side's log does."""
+
+    def react(clicked: gr.LikeData, conversation: Conversation, request: gr.Request) -> None:
+        place = clicked.index if isinstance(clicked.index, int) else clicked.index[0]
+        thumb = THUMBS.get(clicked.liked) if isinstance(clicked.liked, bool) else None  # a second click takes it back
+        talk.react(conversation, side, place, thumb, getattr(request, "username", None))
+
+    return react
 
 
 def suggestions(folder: Path) -> list[str]:

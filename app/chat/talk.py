@@ -9,7 +9,7 @@ import gradio as gr
 
 from app.chat.catalog import Catalog
 from app.chat.conversation import Conversation, Settings, Turn, speak
-from app.chat.log import log_of, turn_at, typed
+from app.chat.log import log_of, thumbs, turn_at, typed
 from data.records import Message
 from podium.errors import PodiumError
 
@@ -17,6 +17,7 @@ SIDES = (0, 1)  # left, right
 REFRESH_SECONDS = 0.06  # between updates of the page; tiny models draw hundreds of tokens a second
 LONGEST_MESSAGE = 20_000  # characters
 Choice = Literal["left", "right", "tie", "both bad"]
+Thumb = Literal["up", "down"]
 VOTES: dict[str, Choice] = {
     "Left is better": "left", "About equal": "tie", "Both bad": "both bad", "Right is better": "right"
 }
@@ -31,6 +32,11 @@ class Votes(Protocol):
     ) -> int: ...
 
     def ask(self, prompt: list[Message], responses: list[str], generators: list[str], person: str | None) -> int: ...
+
+    def react(
+        self, prompt: list[Message], answer: str, generator: str, thumb: Thumb | None, person: str | None,
+        message_id: int | None = None,
+    ) -> int | None: ...
 
 
 class Talk:
@@ -108,6 +114,9 @@ class Talk:
         """Put the two answers before the labelers: a task like any other."""
         if self.votes is None or not _can_vote(conversation):
             return
+        if conversation.turns[-1].asked:
+            gr.Info("Labelers have these two already.")
+            return
         answers = [answer for answer in conversation.turns[-1].answers if answer is not None]
         texts, models = [answer.text for answer in answers], [answer.model for answer in answers]
         try:
@@ -115,7 +124,25 @@ class Talk:
         except PodiumError as problem:
             gr.Warning(problem.message)
             return
-        gr.Info("Labelers will rank these two answers." if added else "These two are there already, or are the same.")
+        conversation.turns[-1].asked = True
+        gr.Info("Labelers will rank these two answers." if added else "The two answers are the same; nothing to rank.")
+
+    def react(
+        self, conversation: Conversation, side: int, place: int, thumb: Thumb | None, person: str | None
+    ) -> None:
+        """Record a thumb up or down on one answer, or take it back."""
+        number = turn_at(conversation, side, place, answered=True)
+        answer = None if number is None else conversation.turns[number].answers[side]
+        if self.votes is None or number is None or answer is None or not answer.ending:
+            return
+        prompt = conversation.messages(side, number)
+        try:
+            stored = self.votes.react(prompt, answer.text, answer.model, thumb, person, answer.stored)
+        except PodiumError as problem:
+            gr.Warning(problem.message)
+            return
+        conversation.turns[number].answers[side] = replace(answer, thumb=thumb, stored=stored)
+        gr.Info(f"Thank you. Recorded: thumb {thumb}." if thumb else "Your thumb is taken back.")
 
     def _answer(
         self, conversation: Conversation, left: str, right: str, both: bool, temperature: float, top_p: float,
@@ -171,8 +198,9 @@ class Talk:
         """The page's outputs: both logs, the message box, Send, Stop, the vote row and the suggestions."""
         busy = conversation.busy
         return (
-            gr.update(value=log_of(conversation, 0)),
-            gr.update(value=log_of(conversation, 1) if both else [], visible=both),
+            gr.update(value=log_of(conversation, 0), feedback_value=thumbs(conversation, 0)),
+            gr.update(value=log_of(conversation, 1) if both else [], feedback_value=thumbs(conversation, 1),
+                      visible=both),
             gr.update() if text is None else gr.update(value=text),
             gr.update(visible=not busy),
             gr.update(visible=busy),

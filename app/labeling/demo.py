@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.labeling.exporting import ExportFilter, collect_rankings, make_export
-from app.labeling.importing import Candidates, add_batch, read_candidates, rules_of, stored_candidates
+from app.labeling.importing import (
+    Candidates,
+    add_batch,
+    read_candidates,
+    rules_of,
+    storable_candidates,
+    stored_candidates,
+)
 from app.labeling.sampling import sample_candidates
 from app.labeling.simulate import serving, simulate
 from app.labeling.site import Settings, Site, open_site
@@ -98,7 +105,7 @@ def _candidates(run: Path, prompts: int, seed: int) -> tuple[list[Candidates], l
     kept = run / "rankings" / "final" / "candidates.jsonl"
     extra = max(prompts // 4, 1)
     if kept.is_file():
-        records = read_candidates(kept)
+        records = storable_candidates(read_candidates(kept))
         training = [r for r in records if r.split != "validation"][:prompts]
         return training, [r for r in records if r.split == "validation"][:extra]
     say("0. sample candidates from the run's checkpoints")

@@ -87,6 +87,14 @@ def read_candidates(path: Path, gold: bool = False) -> list[Candidates]:
     ]
 
 
+def storable_candidates(records: Sequence[Candidates]) -> list[Candidates]:
+    """What models wrote as a database can keep it: an untrained byte-level model may say NUL. Files are refused."""
+    return [
+        record.model_copy(update={"responses": [text.replace("\x00", "\ufffd") for text in record.responses]})
+        for record in records
+    ]
+
+
 def rules_of(values: dict[str, Any]) -> BatchRules:
     """Rules from a form or a command line. Raises Problem 422 naming the first field that will not do."""
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from app.labeling.importing import Candidates
+from app.labeling.importing import Candidates, storable_candidates
 from data.jsonl import read_jsonl
 from data.records import Prompt
 from podium.errors import ParentError
@@ -67,4 +67,4 @@ def sample_candidates(
     plans = [plan(models[0], mix, k, rng) for _ in asked]
     params = SamplingParams(max_new_tokens, temperature=temperature)
     found, _ = block(place, writers, [("train", p) for p in asked], plans, params, "labeling")
-    return [Candidates.model_validate(c.model_dump()) for c in found]
+    return storable_candidates([Candidates.model_validate(c.model_dump()) for c in found])

@@ -33,8 +33,8 @@ HERE = Path(__file__).parent
 MIN_SECRET = 32
 SECRET_VARIABLE = "PODIUM_SECRET"
 # Requests worked on at once in a process. More would only fight for Python's lock: with 40, a hundred labelers on
-# PostgreSQL waited 0.73 s for a task (95th percentile), with 6 they waited 0.20 s.
-THREADS = 8
+# PostgreSQL waited 0.73 s for a task (95th percentile), with 6 they waited 0.20 s (docs/labeling.md).
+THREADS = 6
 LOCAL_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 
 

@@ -19,6 +19,7 @@ from app.labeling.tables import Batch, ChatMessage, Conversation, Person, Reacti
 from data.records import Message
 
 Choice = Literal["left", "right", "tie", "both bad"]
+Thumb = Literal["up", "down"]
 ASKED_BATCH = "asked in the chat"
 LONGEST = 1_000_000  # characters of one answer
 
@@ -41,19 +42,33 @@ def record_vote(
 
 
 def record_reaction(
-    session: Session, prompt: Sequence[Message], answer: str, generator: str, value: Literal["up", "down"],
-    handle: str | None,
-) -> int:
-    """Store a thumb up or down on one answer; returns the id of the stored message."""
+    session: Session, prompt: Sequence[Message], answer: str, generator: str, thumb: Thumb | None, handle: str | None,
+    message_id: int | None = None,
+) -> int | None:
+    """Store a thumb up or down on one answer and return the id of the stored message.
+
+    With that id a person changes their mind; None takes the thumb back.
+    """
     person = _voter(session, handle)
     _check_texts(prompt, answer)
-    conversation = _keep(session, person, prompt)
-    message = ChatMessage(conversation_id=conversation.id, position=len(prompt), role="assistant", content=answer,
-                          generator=generator, created_at=time.time())
-    session.add(message)
-    session.flush()
-    session.add(Reaction(message_id=message.id, person_id=person.id, value=value, created_at=time.time()))
-    return message.id
+    known = None if message_id is None else session.get(Reaction, (message_id, person.id))
+    if known is not None:
+        if thumb is None:
+            session.delete(known)
+        else:
+            known.value = thumb
+        return message_id
+    if thumb is None:
+        return None
+    if message_id is None:
+        conversation = _keep(session, person, prompt)
+        message = ChatMessage(conversation_id=conversation.id, position=len(prompt), role="assistant", content=answer,
+                              generator=generator, created_at=time.time())
+        session.add(message)
+        session.flush()
+        message_id = message.id
+    session.add(Reaction(message_id=message_id, person_id=person.id, value=thumb, created_at=time.time()))
+    return message_id
 
 
 def ask_labeler(
@@ -85,10 +100,11 @@ class VoteBox:
             return record_vote(session, prompt, left, right, choice, generators, person)
 
     def react(
-        self, prompt: list[Message], answer: str, generator: str, value: Literal["up", "down"], person: str | None
-    ) -> int:
+        self, prompt: list[Message], answer: str, generator: str, thumb: Thumb | None, person: str | None,
+        message_id: int | None = None,
+    ) -> int | None:
         with self.database.write() as session:
-            return record_reaction(session, prompt, answer, generator, value, person)
+            return record_reaction(session, prompt, answer, generator, thumb, person, message_id)
 
     def ask(self, prompt: list[Message], responses: list[str], generators: list[str], person: str | None) -> int:
         with self.database.write() as session:

@@ -41,6 +41,7 @@ class Votes:
     def __init__(self) -> None:
         self.kept: list[tuple] = []
         self.asked: list[tuple] = []
+        self.thumbs: list[tuple] = []
 
     def record(self, prompt, left, right, choice, generators, person) -> int:
         self.kept.append((prompt, left, right, choice, generators, person))
@@ -49,6 +50,10 @@ class Votes:
     def ask(self, prompt, responses, generators, person) -> int:
         self.asked.append((prompt, responses, generators, person))
         return 1
+
+    def react(self, prompt, answer, generator, thumb, person, message_id=None) -> int:
+        self.thumbs.append((prompt, answer, generator, thumb, message_id))
+        return message_id or len(self.thumbs)
 
 
 @pytest.fixture(scope="session")

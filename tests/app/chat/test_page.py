@@ -160,6 +160,25 @@ def test_two_models_answer_side_by_side_and_a_vote_is_recorded(page, votes, slow
     expect(page.locator("#votes")).to_be_visible()  # both go on from the same answer, so they can be compared again
 
 
+def test_a_thumb_is_recorded_stays_visible_and_can_be_taken_back(page, votes):
+    """Of an earlier answer too. Mutation, unrun: no `feedback_value`, so that the next answer hides the thumb."""
+    set_number(page, "length", 16)
+    for number, text in enumerate(["One", "Two"], start=1):
+        say(page, text)
+        log = wait_for_answers(page, number)
+    page.locator("#log-0 [aria-label='Like']").first.click()
+    expect(page.locator(".toast-body").last).to_contain_text("thumb up")
+    prompt, text, model, thumb, known = votes.thumbs[-1]
+    assert [m.content for m in prompt] == ["One"] and text.split() == log[1].split()
+    assert (model, thumb, known) == ("PPO-ptx (ppo)", "up", None)
+    say(page, "Three")
+    wait_for_answers(page, 3)
+    page.locator("#log-0 [aria-label='Liked']").click()
+    expect(page.locator(".toast-body").last).to_contain_text("taken back")
+    expect(page.locator("#log-0 [aria-label='Like']")).to_have_count(3)
+    assert votes.thumbs[-1][3] is None and votes.thumbs[-1][4] == len(votes.thumbs) - 1
+
+
 def test_empty_and_overlong_messages_are_refused_with_a_reason(page):
     say(page, "   ")
     expect(page.locator(".toast-body")).to_contain_text("Write something first")

@@ -133,3 +133,19 @@ def test_a_folder_without_models_and_a_taken_port_are_named(chat_run, tmp_path):
     port = int(launch(chat_run, port=0, block=False).rstrip("/").rsplit(":", 1)[1])
     with pytest.raises(PlatformError, match="another port"):
         launch(chat_run, port=port, block=False)
+
+
+def test_labelers_are_asked_once_about_the_same_two_answers(talk, votes):
+    conversation, before = finish(Conversation(), "left", "right"), len(votes.asked)
+    talk.ask(conversation, VISITOR)
+    talk.ask(conversation, VISITOR)
+    assert len(votes.asked) == before + 1
+
+
+def test_an_answer_never_holds_a_nul(talk, monkeypatch):
+    """No database keeps one, and an untrained byte-level model says it: its votes were refused. Mutation, unrun: no replacement."""
+    monkeypatch.setattr("app.chat.conversation.decode_response", lambda tokenizer, ids: "a\x00b")
+    conversation = Conversation()
+    for _ in talk.send("Hello", conversation, *ONE):
+        pass
+    assert conversation.turns[0].answers[0].text == "a\ufffdb"

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from app.labeling import importing
 from app.labeling.exporting import ExportFilter, collect_rankings, make_export
 from app.labeling.problems import Problem
-from app.labeling.tables import Export, Task, TaskResponse
+from app.labeling.tables import ChatMessage, Export, Reaction, Task, TaskResponse
 from app.labeling.votes import VoteBox
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Comparison, Message, Ranking
@@ -124,7 +124,6 @@ def test_votes_and_questions_of_the_chat(site):
             Message(role="user", content="Which?")]
     for choice in ("left", "right", "tie", "both bad"):
         box.record(said, "A", "B", choice, ("sft", "ppo"), "lea")
-    box.react(said, "A", "sft", "up", "lea")
     with pytest.raises(Problem, match="Log in"):
         box.record(said, "A", "B", "left", ("sft", "ppo"), None)
     made = make_export(site.database, site.exports, "votes", ExportFilter(), None, time.time())
@@ -135,6 +134,25 @@ def test_votes_and_questions_of_the_chat(site):
     add_person(site, "ben")
     task = Browser(site, "ben").next()
     assert task["batch"] == "asked in the chat" and len(task["responses"]) == 3
+
+
+def test_a_thumb_can_be_changed_and_taken_back(any_site):
+    """One row for each answer and person, whatever they clicked before."""
+    add_person(any_site, "lea")
+    box, said = VoteBox(any_site.database), [Message(role="user", content="Which?")]
+
+    def thumbs() -> list[tuple]:
+        with any_site.database.read() as session:
+            query = select(Reaction.value, ChatMessage.content, ChatMessage.generator).join(ChatMessage)
+            return [tuple(row) for row in session.execute(query)]
+
+    stored = box.react(said, "A", "sft", "up", "lea")
+    assert thumbs() == [("up", "A", "sft")]
+    for thumb, expected in (("down", ["down"]), (None, []), ("up", ["up"])):
+        assert box.react(said, "A", "sft", thumb, "lea", stored) == stored
+        assert [value for value, *_ in thumbs()] == expected
+    with pytest.raises(Problem, match="Log in"):
+        box.react(said, "A", "sft", "up", None)
 
 
 def test_our_own_ranking_records_import_as_tasks_or_as_gold(site, tmp_path):
