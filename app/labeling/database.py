@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from podium.errors import PlatformError, PodiumError
 
 BUSY_TIMEOUT_SECONDS = 30.0
-CONNECTIONS = 16  # a process has few threads for requests (site.py) and some for the chat's votes; as many again in need
+CONNECTIONS = 16  # for the few threads that answer requests (site.py) and the chat's; as many again in need
 MIGRATION_LOCK = 5_201_709  # any number that nothing else in the database uses
 MIGRATIONS = Path(__file__).parent / "migrations"
 
