@@ -14,18 +14,16 @@ The loss of an update is a mean over the global batch's rankings, however it is 
 What is left out: early stopping (one epoch is the regulariser) and any use of labelers' flags.
 """
 
-import math
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from data.records import Demonstration, Message
-from data.template import encode_prompt, encode_response, prepare_tokenizer
+from data.template import prepare_tokenizer
 from podium.engine import EngineConfig, full_state_dict, init_distributed, load_engine, make_engine, save_engine
 from podium.errors import DataError, Interrupted
 from podium.launch import run_stage_main
@@ -35,10 +33,10 @@ from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
 from podium.stage import Stage
 from reward.batches import Item, Margin, epoch_batches, shuffled_pairs, tokenise
+from reward.bias import center, zero_point
 from reward.evaluate import headline, trust_report
 from reward.model import Combine, Lora, RewardEnsemble, merged, new_reward_model, save_reward_model, with_lora
 from reward.report import describe, write_report
-from reward.score import score_texts
 from reward.sources import Splits, in_half, merge_splits, read_splits
 from reward.updates import LossName, Objective, ScoringModule, update, validate
 
@@ -93,6 +91,15 @@ class Config(BaseModel):
     eval_rankings: int = Field(200, gt=0, description="validation rankings read each time; the report reads all")
     save_steps: int = Field(25, gt=0, description="updates between checkpoints")
 
+    @model_validator(mode="after")
+    def _one_way_to_save_memory(self) -> "Config":
+        if self.shared_prefix and self.gradient_checkpointing:
+            raise ValueError(
+                "shared_prefix needs the prompt's keys and values, which gradient_checkpointing throws away; "
+                "switch one of them off, or lower micro_batch_tokens"
+            )
+        return self
+
 
 class Fit(NamedTuple):
     """One model to train: what it learns from, update by update, and its seed."""
@@ -140,9 +147,10 @@ def main(config: Config, stage: Stage) -> None:
     reward_model: PreTrainedModel | RewardEnsemble = models[0]
     if config.members > 1:
         reward_model = RewardEnsemble(models[: config.members], config.combine)
-    zero = zero_point(stage, sets)
+    taught = [ranking for splits, _ in sets for ranking in splits.train]
+    zero = zero_point(stage, taught, start.tokenizer, start.max_length)
     for each in models if config.members == 1 else [*models, reward_model]:
-        center(each, start, zero)
+        center(each, start.tokenizer, zero)
     report = trust_report(reward_model, start.tokenizer, merge_splits(sets), stage.world(), start.max_length)
 
     # 4. The reward model.
@@ -308,30 +316,6 @@ def finished_model(config: Config, start: Start, seed: int, weights: Weights) ->
     module = new_module(config, start, seed)
     module.load_state_dict(weights)
     return merged(module.model).eval()
-
-
-def zero_point(stage: Stage, sets: list[tuple[Splits, float]]) -> list[Demonstration]:
-    """What shall score mean 0: the labelers' demonstrations; without any, the best answer of every training ranking."""
-    if stage.has_records("demonstrations", "train"):
-        return stage.records("demonstrations", "train")
-    stage.logbook("no demonstrations: the bias makes the best-ranked training answers score mean 0")
-    return [
-        Demonstration(messages=[*r.prompt, Message(role="assistant", content=r.responses[r.ranks.index(min(r.ranks))])])
-        for splits, _ in sets for r in splits.train
-    ]
-
-
-def center(model: PreTrainedModel | RewardEnsemble, start: Start, demonstrations: list[Demonstration]) -> None:
-    """Move the bias so that the demonstrations (those that fit the context) score mean 0; the mean only."""
-    pairs = [(d.messages[:-1], d.messages[-1].content) for d in demonstrations]
-    tokens = [len(encode_prompt(start.tokenizer, p)) + len(encode_response(start.tokenizer, r)) for p, r in pairs]
-    pairs = [pair for pair, length in zip(pairs, tokens, strict=True) if length <= start.max_length]
-    scores = score_texts(model, start.tokenizer, [p for p, _ in pairs], [r for _, r in pairs])
-    mean = math.fsum(scores) / len(scores)
-    if isinstance(model, RewardEnsemble):
-        model.bias += mean
-    else:
-        model.config.reward_bias += mean
 
 
 def note_counts(stage: Stage, counts: Counter[str]) -> None:

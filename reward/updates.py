@@ -18,7 +18,7 @@ from reward.loss import pairwise_losses, plackett_luce_losses, strict_pairs
 from reward.score import score, score_shared_prefix
 
 LossName = Literal["pairwise", "plackett_luce"]
-CPU_CHUNK_TOKENS = 2048  # a CPU is fastest at a few thousand tokens a forward; a GPU takes all that fits
+CPU_CHUNK_TOKENS = 1024  # little padding; 512 to 2048 are within 3 % of each other; a GPU takes all that fits
 
 
 class Objective(NamedTuple):
