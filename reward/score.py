@@ -8,14 +8,17 @@ another has been a source of bugs). The head works in fp32 even under bf16 autoc
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.records import Message
+from data.jsonl import numbered_lines, read_jsonl
+from data.records import Message, Messages
 from data.template import encode_prompt, encode_response
-from podium.errors import DataError, DivergenceError, PodiumError
+from podium.errors import DivergenceError, PodiumError
 from reward.model import RewardEnsemble, head, load_reward_model
 
 __all__ = ["load_reward_model", "score", "score_file", "score_shared_prefix", "score_texts", "token_values"]
@@ -97,10 +100,12 @@ def score_texts(
     prompts: Sequence[Sequence[Message]],
     responses: Sequence[str],
     batch_tokens: int = 4096,
+    names: Sequence[str] | None = None,
 ) -> list[float]:
     """Scores of complete answers, in order; like lengths are forwarded together, at most `batch_tokens` at a time.
 
     prompts: one conversation an answer (its last message is the user's). responses: one text an answer.
+    names: what an error calls each answer; by default "answer 1", "answer 2", ...
 
     Raises:
         PodiumError: an answer does not fit the model's context. DivergenceError: a score is not finite.
@@ -113,7 +118,7 @@ def score_texts(
     for i, ids in enumerate(sequences):
         if context is not None and len(ids) > context:
             raise PodiumError(
-                f"answer {i + 1} has {len(ids)} tokens with its prompt; the reward model's context is {context}",
+                f"{_name(i, names)} has {len(ids)} tokens with its prompt; the reward model's context is {context}",
                 "shorten the prompt or the answer",
             )
     was_training = model.training
@@ -126,10 +131,14 @@ def score_texts(
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).nonzero()[0])
         raise DivergenceError(
-            f"the reward model scores answer {bad + 1} as {scores[bad].item()}",
+            f"the reward model scores {_name(bad, names)} as {scores[bad].item()}",
             "train it again with a lower learning_rate",
         )
     return scores.tolist()
+
+
+def _name(i: int, names: Sequence[str] | None) -> str:
+    return names[i] if names else f"answer {i + 1}"
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
@@ -152,43 +161,57 @@ def _batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[li
         yield batch
 
 
+class Answers(BaseModel):
+    """A line to score: a prompt with one response or several. Whatever else it holds is kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    prompt: Messages
+    response: str | None = None
+    responses: list[str] | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _text_is_a_message(cls, prompt: Any) -> Any:
+        return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+    @model_validator(mode="after")
+    def _check(self) -> "Answers":
+        if (self.response is None) == (self.responses is None):
+            raise ValueError("response: a line needs either response (a text) or responses (a list)")
+        if self.prompt[-1].role == "assistant":
+            raise ValueError("prompt: ends in the assistant's turn, so there is nothing to answer")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        return self.responses if self.responses is not None else [self.response or ""]
+
+
 def score_file(model: str | Path, file: str | Path, out: str | Path) -> int:
     """Score every line of a JSONL file and write it back with its `score`s; returns the number of lines.
 
     A line has `prompt` (a string or a list of messages) and either `response` (a string, gets `score`) or `responses`
     (a list, gets `scores`), so rankings, comparisons' parts and plain answers all work. All else on a line is kept.
     This is `podium reward score MODEL FILE`.
+
+    Raises:
+        DataError: a line that cannot be read. PodiumError, DivergenceError: as `score_texts`, naming the line.
     """
+    rows = read_jsonl(file, Answers)
+    numbers, lines = zip(*numbered_lines(Path(file)), strict=True)
     reward_model, tokenizer = load_reward_model(model)
-    rows = list(_read_rows(Path(file)))
-    flat = [(prompt, response) for _, prompt, responses in rows for response in responses]
-    scores = iter(score_texts(reward_model, tokenizer, [p for p, _ in flat], [r for _, r in flat]))
+    flat = [(row.prompt, text) for row in rows for text in row.texts]
+    names = [
+        f"{file}, line {number}" + (f", response {k}" if row.responses is not None else "")
+        for number, row in zip(numbers, rows, strict=True) for k in range(1, len(row.texts) + 1)
+    ]
+    scores = iter(score_texts(reward_model, tokenizer, [p for p, _ in flat], [r for _, r in flat], names=names))
     partial = Path(f"{out}.partial")
-    with partial.open("w", encoding="utf-8") as lines:
-        for line, _, responses in rows:
-            values = [next(scores) for _ in responses]
-            line |= {"scores": values} if "responses" in line else {"score": values[0]}
-            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+    with partial.open("w", encoding="utf-8") as written:
+        for line, row in zip(lines, rows, strict=True):
+            values = [next(scores) for _ in row.texts]
+            found = {"scores": values} if row.responses is not None else {"score": values[0]}
+            written.write(json.dumps(json.loads(line) | found, ensure_ascii=False) + "\n")
     partial.replace(out)
     return len(rows)
-
-
-def _read_rows(file: Path) -> Iterator[tuple[dict, list[Message], list[str]]]:
-    """(the line as it is, its prompt as messages, its responses); DataError names the line and field."""
-    if not file.is_file():
-        raise DataError(file, problem="no such file", fix="give a JSONL file with a prompt and a response on each line")
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-            prompt = line["prompt"]
-            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            messages = [Message(**turn) for turn in turns]
-            responses = line["responses"] if "responses" in line else [line["response"]]
-        except KeyError as error:
-            field, fix = str(error.args[0]), "each line needs a prompt and a response or responses"
-            raise DataError(file, number, field, "is missing", fix) from error
-        except (TypeError, ValueError) as error:
-            raise DataError(file, number, None, f"cannot be read: {error}", "each line is one JSON object") from error
-        yield line, messages, responses

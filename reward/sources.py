@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from data.records import Message, Ranking
 from podium.errors import DataError
+from podium.lineage import STAGE_FILE
 from podium.stage import Stage
 
 HELDOUT = "heldout"
@@ -54,10 +55,11 @@ def read_splits(stage: Stage, source: str | None) -> Splits:
         found = {split: stage.records("rankings", split) for split in ("train", "validation")
                  if split == "train" or stage.has_records("rankings", split)}
         return split_rankings(found, "data.rankings")
-    path = Path(os.path.expandvars(source))
+    path = Path(os.path.expandvars(source)).expanduser()
     if path.suffix == ".jsonl":
         return split_rankings({"train": stage.read(path, Ranking)}, source)
-    folder = stage.parent(source)
+    by_hand = (path / "rankings.train.jsonl").is_file() and not (path / STAGE_FILE).is_file()
+    folder = path if by_hand else stage.parent(source)
     files = {split: folder / f"rankings.{split}.jsonl" for split in SPLITS}
     if not files["train"].is_file():
         raise DataError(folder, problem="holds no rankings.train.jsonl", fix="name a rankings stage or a JSONL file")

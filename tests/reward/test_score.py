@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from data.records import Message
-from podium.errors import DataError, DivergenceError, ParentError, PodiumError
+from podium.errors import DivergenceError, ParentError, PodiumError
 from reward.model import RewardEnsemble, load_reward_model, new_reward_model, save_reward_model
 from reward.score import pad_right, score, score_file, score_shared_prefix, score_texts, token_values
 
@@ -150,9 +150,24 @@ def test_score_file_takes_answers_and_rankings(reward_model, tokenizer, tmp_path
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_score_file_names_the_line_it_cannot_read(reward_model, tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "Who?"}', "line 2, field 'response': a line needs either"),
+        ('{"prompt": "Who?", "response": "Ana.", "responses": ["Bram."]}', "line 2, field 'response': a line needs"),
+        ('{"prompt": "Who?", "responses": "Ana."}', "line 2, field 'responses': input should be a valid array"),
+        ('{"prompt": "Who?", "responses": ["Ana.", 3]}', "line 2, field 'responses.1': input should be a valid string"),
+        ('{"response": "Ana."}', "line 2, field 'prompt': the key is missing"),
+        ('{"prompt": [{"role": "assistant", "content": "Ana."}], "response": "Ana."}', "line 2, field 'prompt': ends"),
+        ('["Who?", "Ana."]', "line 2: input should be an object"),
+        ("{", "line 2: not valid JSON"),
+        (json.dumps({"prompt": "Who?", "responses": ["Ana.", "Zq " * 200]}), "line 2, response 2 has .* context is"),
+    ],
+)
+def test_score_file_names_the_line_it_cannot_read(reward_model, tokenizer, tmp_path, line, message):
+    """A string under `responses` was once scored letter by letter."""
     save_reward_model(reward_model, tokenizer, tmp_path / "final")
-    (tmp_path / "in.jsonl").write_text('{"prompt": "Who?", "response": "Ana."}\n{"prompt": "Who?"}\n')
-    with pytest.raises(DataError, match="line 2, field 'response'"):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Who?", "response": "Ana."}\n' + line + "\n")
+    with pytest.raises(PodiumError, match=message):
         score_file(tmp_path / "final", tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()

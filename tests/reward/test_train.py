@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from data.jsonl import read_jsonl, write_jsonl
-from data.records import Demonstration, Ranking
-from podium.errors import DataError, DivergenceError, Interrupted
+from data.records import Demonstration, Message, Ranking
+from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
 from podium.launch import run_one
 from podium.recipe import load_recipe
 from podium.stage import Stage
@@ -70,6 +70,20 @@ def test_demonstrations_score_mean_zero(make_recipe, tmp_path):
         assert demonstration_mean(several / part, tmp_path) == pytest.approx(0, abs=1e-6)
 
 
+def test_demonstrations_over_the_context_are_told_or_refused(make_recipe, tmp_path):
+    """One of three is too long: told. All: refused. Without the check, the mean of no scores."""
+    def shown(text: str) -> Demonstration:
+        return Demonstration(messages=[Message(role="user", content="Who?"), Message(role="assistant", content=text)])
+
+    recipe = make_recipe(num_train_epochs=1)
+    write_jsonl(tmp_path / "demonstrations.jsonl", [shown("Ana."), shown("Zq " * 200), shown("An owl.")])
+    logbook = (train(recipe, tmp_path / "runs") / "logbook.md").read_text()
+    assert "1 demonstrations over the context (not used for the bias)" in logbook
+    write_jsonl(tmp_path / "demonstrations.jsonl", [shown("Zq " * 200)])
+    with pytest.raises(DataError, match=r"none of 1 fits 128 tokens"):
+        train(recipe, tmp_path / "others")
+
+
 def test_a_stopped_run_goes_on_bit_for_bit(make_recipe, tmp_path, monkeypatch):
     """In the second of two members. Red with the optimizer left out of the checkpoint, and with the second member's
     batches in the first's order after the break."""
@@ -92,18 +106,25 @@ def test_a_stopped_run_goes_on_bit_for_bit(make_recipe, tmp_path, monkeypatch):
 
 
 def test_updates_do_not_depend_on_the_cut(make_recipe, tmp_path):
-    """Whole batches, tiny micro-batches (so small that every ranking is forwarded in pieces, twice), ZeRO-2 and the
-    shared prefix. Red with the two-pass path's loss left unscaled."""
+    """Whole batches, tiny micro-batches (so small that every ranking is forwarded in pieces, twice), ZeRO-2, the
+    shared prefix and recomputed activations. Red with the two-pass path's loss left unscaled."""
     runs = tmp_path / "runs"
     whole = metrics(train(make_recipe("whole", micro_batch_tokens=100_000), runs))
     cut = metrics(train(make_recipe("cut", micro_batch_tokens=30), runs))
     zero2 = metrics(train(make_recipe("zero2", engine={"zero_stage": 2}), runs))
     shared = metrics(train(make_recipe("shared", shared_prefix=True), runs))
-    for a, *others in zip(whole, cut, zero2, shared, strict=True):
+    recomputed = metrics(train(make_recipe("recomputed", gradient_checkpointing=True), runs))
+    for a, *others in zip(whole, cut, zero2, shared, recomputed, strict=True):
         for b in others:
             assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
             assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
             assert b.get("validation_loss", 0) == pytest.approx(a.get("validation_loss", 0), rel=1e-4)
+
+
+def test_a_shared_prefix_cannot_be_recomputed(make_recipe, tmp_path):
+    """transformers drops the cache under checkpointing. Without the check: AttributeError in the middle of a run."""
+    with pytest.raises(RecipeError, match="shared_prefix needs the prompt's keys"):
+        train(make_recipe(shared_prefix=True, gradient_checkpointing=True), tmp_path / "runs")
 
 
 @pytest.mark.slow
@@ -140,6 +161,19 @@ def test_lora_is_merged_into_plain_hugging_face(make_recipe, tmp_path):
 def test_the_other_ways_learn_too(make_recipe, tmp_path, config):
     folder = train(make_recipe(num_train_epochs=5, **config), tmp_path / "runs")
     assert metrics(folder)[-1]["validation_accuracy"] > 0.75
+
+
+def test_a_folder_of_rankings_made_by_hand(make_recipe, tmp_path):
+    """Three files and no stage.json: its own validation split is used. Red with the folder looked for as a parent."""
+    records = read_jsonl(tmp_path / "rankings.jsonl", Ranking)
+    own, strangers = ([r for r in records if (r.cohort == "heldout") == out] for out in (False, True))
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    for split, part in (("train", own[:50]), ("validation", own[50:]), ("heldout", strangers)):
+        write_jsonl(folder / f"rankings.{split}.jsonl", part)
+    stage = train(make_recipe(rankings=str(folder), num_train_epochs=1), tmp_path / "runs")
+    trust = json.loads((stage / "final/trust.json").read_text())
+    assert trust["validation"]["prompts"] == 10 and trust["heldout"]["prompts"] == 12
 
 
 def test_weighted_sets_count_by_weight(make_recipe, tmp_path):
