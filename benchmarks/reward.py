@@ -6,7 +6,7 @@
 The sides of a comparison take turns, each in a process of its own, with the same model (OPT 4 x 128), rankings, number
 format, threads, attention code, AdamW and clipping; both put like lengths together, neither uses gradient checkpointing
 or dropout. The tokens a backward differ: 4096 for ours, Podium's default; 2048 for TRL, its fastest at K = 6 of the
-few tried. One step is one optimizer step on all rankings. The losses of every step must agree, so both do the same work.
+few tried. One step is one optimizer step on all rankings. All losses must agree, so both do the same work.
 Times are medians over the repeats, after one step to warm up; TRL is timed inside its training loop, from its first
 forward to the end of its optimizer step, so neither its set-up nor its collation count (ours does). Memory is how far a
 process's peak lies above what it held before its first step. The last line printed is one JSON object:
