@@ -77,11 +77,11 @@ class Config(BaseModel):
 
     name: Literal["willowbrook"] = Field("willowbrook", description="the world to make")
     seed: int = Field(0, ge=0, description="fixes who lives there and every record; apart from the run's seed")
-    villagers: int = Field(80, ge=64, le=96, description="people with a job, home, food, pet and best friend each")
+    villagers: int = Field(64, ge=64, le=96, description="people with a job, home, food, pet and best friend each")
     users: int = Field(300, ge=30, description="simulated people who ask; each is in one split only")
     documents: int = Field(30_000, ge=1, description="to pretrain on, about 55 tokens each")
     validation_documents: int = Field(600, ge=1, description="held out from pretraining")
-    demonstrations: int = Field(4_000, ge=1, description="to imitate in SFT, on prompts of their own")
+    demonstrations: int = Field(8_000, ge=1, description="to imitate in SFT, on prompts of their own")
     validation_demonstrations: int = Field(300, ge=1, description="to choose the SFT checkpoint by")
     test_demonstrations: int = Field(300, ge=1, description="to report on")
     prompts: int = Field(6_000, ge=1, description="to collect rankings for and to sample in PPO")

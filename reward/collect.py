@@ -44,11 +44,11 @@ class Config(BaseModel):
 
     models: dict[str, str] = Field({"sft": "sft", "base": "pretrain"}, description="name -> model that answers")
     mix: dict[str, float] = Field(
-        {"sft": 0.75, "base": 0.1, OFF_TOPIC: 0.15},
+        {"sft": 0.6, "base": 0.05, OFF_TOPIC: 0.35},
         description="share of the candidates by model; off_topic = answers to other prompts",
     )
     main: str = Field("sft", description="the model that answers every prompt, and whose answers go off topic")
-    prompts: int = Field(1500, gt=0, description="training prompts to rank answers of; paper: 33,207")
+    prompts: int = Field(2500, gt=0, description="training prompts to rank answers of; paper: 33,207")
     validation_prompts: int = Field(240, gt=0, description="prompts to measure the reward model on; paper: 17,887")
     min_k: int = Field(4, ge=2, description="fewest candidates a prompt; paper: 4")
     max_k: int = Field(9, ge=2, description="most candidates a prompt; paper: 9")

@@ -36,18 +36,14 @@ FOODS = _words(
 )
 PETS = _words("cat dog goat duck hen rabbit frog owl donkey parrot turtle otter")
 
-ANIMALS = _words(
-    "owl fox hen goat duck cat dog horse mouse frog bear wolf bee crow lamb pig ant otter rabbit robin"
-)
-OBJECTS = _words(
-    "lantern kite drum apple umbrella basket boat book hat key map orange ring rope scarf shoe spoon egg candle "
-    "coin"
-)
+# Twelve of each: of so many a model of 0.9M parameters learns in a million tokens to tell what was asked for.
+ANIMALS = _words("owl fox hen goat duck cat dog horse mouse frog bear wolf")
+OBJECTS = _words("lantern kite drum apple basket boat book hat key map ring egg")
 
 # A required word belongs to one of three families, each with sentences of its own in phrases.py.
-SKY_WORDS = _words("moon sun star rainbow snow fog")
-SOUND_WORDS = _words("bell wind rain thunder song storm clock trumpet")
-SPOT_WORDS = _words("bridge river gate well fence garden pond wall stone fire")
+SKY_WORDS = _words("moon sun star snow")
+SOUND_WORDS = _words("bell wind rain song")
+SPOT_WORDS = _words("bridge river gate well")
 REQUIRED_WORDS = SKY_WORDS + SOUND_WORDS + SPOT_WORDS
 
 THING_ADJECTIVES = _words("small big old tiny red blue green yellow white brown round fine odd")

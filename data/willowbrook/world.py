@@ -21,7 +21,7 @@ class Willowbrook:
 
     name = "willowbrook"
 
-    def __init__(self, seed: int = 0, villagers: int = 80, users: int = 300) -> None:
+    def __init__(self, seed: int = 0, villagers: int = 64, users: int = 300) -> None:
         self.seed = seed
         self.village = Village(seed, villagers)
         self.combinations = deal(self.village, seed, users)

@@ -166,7 +166,7 @@ def test_gold_orders_oracle_demonstration_off_topic_and_garbage(world, prompts):
     scores = {kind: mean(map(world.gold, prompts, texts)) for kind, texts in answers.items()}
     assert scores["oracle"] > scores["demonstration"] + 1 > scores["off-topic"] + 2 > scores["garbage"] + 2
     assert 4.5 <= scores["oracle"] <= 5.0
-    assert 0.55 <= scores["demonstration"] / scores["oracle"] <= 0.65
+    assert 0.55 <= scores["demonstration"] / scores["oracle"] <= 0.7
 
 
 def test_no_single_answer_serves_all_prompts(world, prompts):

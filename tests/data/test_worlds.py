@@ -32,7 +32,7 @@ def test_every_file_loads_and_has_as_many_records_as_asked(folder):
     assert counts == {
         "documents.train.jsonl": 800, "documents.validation.jsonl": 100, "demonstrations.train.jsonl": 300,
         "demonstrations.validation.jsonl": 60, "demonstrations.test.jsonl": 60, "prompts.train.jsonl": 500,
-        "prompts.validation.jsonl": 80, "prompts.test.jsonl": 80, "questions.jsonl": 80 * 9 + 200,
+        "prompts.validation.jsonl": 80, "prompts.test.jsonl": 80, "questions.jsonl": 64 * 9 + 200,
     }
 
 

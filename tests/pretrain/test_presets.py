@@ -48,7 +48,12 @@ def test_every_preset_has_a_learning_rate_that_falls_with_size():
     assert ladder == sorted(ladder, reverse=True)
 
 
-@pytest.mark.parametrize(("name", "std"), [("opt-tiny", 0.006), ("llama-tiny", 0.02)])
+def test_llama_keeps_its_papers_spread_unless_the_preset_says_otherwise():
+    assert build_config("llama-260k", 512, 64).initializer_range == 0.02
+    assert build_config("llama-tiny", 512, 64, initializer_range=0.03).initializer_range == 0.03
+
+
+@pytest.mark.parametrize(("name", "std"), [("opt-tiny", 0.006), ("llama-tiny", 0.05)])
 def test_initial_weights_have_the_papers_spread(name, std):
     """Seen red with the 1/sqrt(2 L) of `build_model` removed."""
     torch.manual_seed(0)

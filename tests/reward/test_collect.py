@@ -70,7 +70,7 @@ def test_the_labeling_site_can_read_the_candidates(recipe, tmp_path):
 
 
 def test_off_topic_answers_were_given_to_another_prompt(recipe, tmp_path):
-    """Red with `other` starting at 0 in _elsewhere."""
+    """Red with `if j != i` left out of _elsewhere."""
     final = collect(recipe(mix={"sft": 0.5, "off_topic": 0.5}, save_steps=16), tmp_path / "runs")
     records = [json.loads(line) for line in (final / "candidates.jsonl").read_text().splitlines()]
     own = {r["id"]: {t for t, g in zip(r["responses"], r["generators"], strict=True) if g == "sft"} for r in records}
