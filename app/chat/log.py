@@ -18,10 +18,10 @@ def log_of(conversation: Conversation, side: int) -> list[dict[str, str]]:
 
 
 def thumbs(conversation: Conversation, side: int) -> list[str | None]:
-    """The thumbs of the log's messages that are not the person's; an answer and the line about it share one."""
+    """The log's thumbs as Gradio counts them: one for an answer and the line about it, which it groups."""
     names = {"up": "Like", "down": "Dislike", None: None}
     answers = [answer for turn in conversation.turns if (answer := turn.answers[side]) is not None]
-    return [names[answer.thumb] for answer in answers for _ in range(2)]
+    return [names[answer.thumb] for answer in answers]
 
 
 def shown(text: str) -> str:

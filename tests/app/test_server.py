@@ -1,12 +1,21 @@
 """One server, one login: the chat stands behind the labeling site's session."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app.labeling.site import Settings, Site, open_site
 from app.server import build_server
+from benchmarks.labeling import free_port, wait_until_up
 from podium.models import save_model
 from tests.app.labeling.making import ADDRESS, PASSWORD, add_person
 
@@ -84,3 +93,52 @@ def test_the_chat_works_in_a_browser_and_a_vote_reaches_the_labeling_database(si
     with site.database.read() as session:
         vote = session.scalars(select(Vote)).one()
         assert vote.choice == "left" and session.get_one(Person, vote.person_id).handle == "lea"
+
+
+def children_of(parent: int) -> list[int]:
+    """Living processes started by `parent`."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, its_parent = file.read_text().rpartition(")")[2].split()[:2]
+            if int(its_parent) == parent and state != "Z":
+                found.append(int(file.parent.name))
+    return sorted(found)
+
+
+def is_alive(process: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+def test_several_processes_serve_one_port_and_go_with_their_parent(tmp_path):
+    """One that dies is started again. Killed with -9, the parent says no farewell: its children see that it is gone,
+    and the port is free for the next.
+
+    Seen red without `watch` in the children: they live on.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "app.labeling.cli", "serve", "--folder", str(tmp_path), "--port", str(port),
+               "--workers", "2"]
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_until_up(f"http://127.0.0.1:{port}", process)
+        first = children_of(process.pid)
+        os.kill(first[-1], signal.SIGKILL)
+        wait_for(lambda: len(set(children_of(process.pid)) - set(first)) == 1)  # noqa: B023
+        children = first + children_of(process.pid)
+        wait_until_up(f"http://127.0.0.1:{port}", process)
+        process.send_signal(end)
+        process.wait(30)
+        wait_for(lambda: not any(is_alive(child) for child in children))  # noqa: B023
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{port}/healthz")

@@ -61,6 +61,13 @@ def votes() -> Votes:
     return Votes()
 
 
+@pytest.fixture(autouse=True)
+def no_votes_yet(votes) -> None:
+    """What another test recorded is forgotten."""
+    for kept in (votes.kept, votes.asked, votes.thumbs):
+        kept.clear()
+
+
 @pytest.fixture(scope="session")
 def address(chat_run, votes) -> str:
     """Where the page is served."""

@@ -161,7 +161,7 @@ def test_two_models_answer_side_by_side_and_a_vote_is_recorded(page, votes, slow
 
 
 def test_a_thumb_is_recorded_stays_visible_and_can_be_taken_back(page, votes):
-    """Of an earlier answer too. Mutation, unrun: no `feedback_value`, so that the next answer hides the thumb."""
+    """Of an earlier answer too. Seen red without `feedback_value`."""
     set_number(page, "length", 16)
     for number, text in enumerate(["One", "Two"], start=1):
         say(page, text)

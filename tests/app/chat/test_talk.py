@@ -145,7 +145,7 @@ def test_labelers_are_asked_once_about_the_same_two_answers(talk, votes):
 def test_an_answer_never_holds_a_nul(talk, monkeypatch):
     """No database keeps one, and an untrained byte-level model says it: votes on it were refused.
 
-    Mutation, unrun: no replacement.
+    Seen red without the replacement.
     """
     monkeypatch.setattr("app.chat.conversation.decode_response", lambda tokenizer, ids: "a\x00b")
     conversation = Conversation()
