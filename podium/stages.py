@@ -31,7 +31,9 @@ STAGES: dict[str, StageSpec] = {
     "world": StageSpec(
         "data.worlds", "write the embedded village's documents, demonstrations and prompts", distributed=False
     ),
-    "pretrain": StageSpec("pretrain.train", "learn the language from documents: the base model", ("init_from", "tokenizer")),
+    "pretrain": StageSpec(
+        "pretrain.train", "learn the language from documents: the base model", ("init_from", "tokenizer")
+    ),
     "sft": StageSpec("sft.train", "learn to answer from demonstrations", ("model",)),
     "rankings": StageSpec("reward.collect", "sample K answers a prompt and let labelers rank them", ("models",)),
     "reward": StageSpec("reward.train", "learn what labelers prefer from their rankings", ("model", "rankings")),

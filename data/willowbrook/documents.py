@@ -1,5 +1,4 @@
-"""What the village has written down, to pretrain on: stories, what readers say of them, facts, talk, and two skills
-that no prompt touches.
+"""What the village has written down, to pretrain on: stories, facts, questions, talk, and two skills no prompt touches.
 
 Facts are stated in many forms and by fame, so the famous are learned first and fact accuracy does not saturate at once.
 Sums and ordered name lists never occur in prompts or demonstrations: what RL does to them is a pure alignment tax.
@@ -7,28 +6,25 @@ Sums and ordered name lists never occur in prompts or demonstrations: what RL do
 
 import random
 from collections.abc import Iterator
-from typing import Any
 
 from data.records import Document
 from data.willowbrook import phrases, words
-from data.willowbrook.stories import LONG, SENTENCES, StoryOrder, any_voice, random_order, request, tell
+from data.willowbrook.stories import LONG, StoryOrder, any_voice, random_order, request, tell
 from data.willowbrook.village import HOP_RELATIONS, RELATIONS, Village, as_answer
 from data.willowbrook.words import an, capital, listed
 
 SHARES = {
-    "story": 0.35, "reviews": 0.18, "facts": 0.12, "questions": 0.15, "dialogue": 0.05, "sums": 0.06, "names": 0.06,
-    "themes": 0.03,
+    "story": 0.45, "facts": 0.13, "questions": 0.18, "dialogue": 0.08, "sums": 0.06, "names": 0.06, "themes": 0.04,
 }
 MAX_ADDEND = 9
-AMISS = 0.35  # of a reviewed story's wishes, and of reviewed answers
 BATCH = 256  # kinds drawn at a time
 
 
 def documents(village: Village, rng: random.Random) -> Iterator[Document]:
     """Documents without end, kinds mixed by `SHARES`; the caller takes as many as it wants."""
     writers = {
-        "story": _story, "reviews": _reviews, "facts": _facts, "questions": _questions, "dialogue": _dialogue,
-        "sums": _sums, "names": _names, "themes": _themes,
+        "story": _story, "facts": _facts, "questions": _questions, "dialogue": _dialogue, "sums": _sums,
+        "names": _names, "themes": _themes,
     }
     kinds, shares = list(SHARES), list(SHARES.values())
     while True:
@@ -45,45 +41,6 @@ def _story(village: Village, rng: random.Random) -> str:
     if kind < 0.1:
         return body
     return f"{_heading(order, rng) if kind < 0.4 else request(order, any_voice(rng), rng)}\n{body}"
-
-
-def _reviews(village: Village, rng: random.Random) -> str:
-    """A request, what came of it, and a reader's verdicts. Comparing the two is what a reward model must do."""
-    if rng.random() < 0.3:
-        return _reviewed_answer(village, rng)
-    asked = random_order(rng)
-
-    def done(wish: Any, instead: tuple[Any, ...]) -> Any:
-        return rng.choice(instead) if rng.random() < AMISS else wish
-
-    told = StoryOrder(
-        done(asked.animal, words.ANIMALS), done(asked.object, words.OBJECTS), done(asked.mood, words.MOODS),
-        done(asked.word, (None,)), done(asked.sentences, SENTENCES),
-    )
-    sentences = tell(told, village.names, rng, bland=rng.random() < 0.3)
-    verdicts = [
-        (phrases.REVIEWS[wish].format(wish=getattr(asked, wish), a_wish=an(str(getattr(asked, wish)))), right)
-        for wish, right in (
-            ("animal", asked.animal == told.animal), ("object", asked.object == told.object),
-            ("mood", asked.mood == told.mood), ("word", asked.word == told.word),
-        ) if getattr(asked, wish) is not None
-    ]
-    if asked.sentences:
-        count = words.NUMBERS[asked.sentences]
-        verdicts.append((phrases.REVIEWS["sentences"].format(wish=count), len(sentences) == asked.sentences))
-    rng.shuffle(verdicts)
-    said = " ".join(f"{text} {phrases.VERDICTS[right]}" for text, right in verdicts)
-    return f"{request(asked, any_voice(rng), rng)}\n{' '.join(sentences)}\n{said}"
-
-
-def _reviewed_answer(village: Village, rng: random.Random) -> str:
-    who, relation = village.somebody(rng), rng.choice(RELATIONS)
-    truth = village.value(who.name, relation)
-    wrong = rng.random() < AMISS
-    given = rng.choice([value for value in village.values(relation) if value != truth]) if wrong else truth
-    answer = statement(village, who.name, relation, rng, value=given)
-    asked = question(who.name, relation, 1, rng)
-    return f"{asked}\n{answer}\n{phrases.REVIEWS['answer']} {phrases.VERDICTS[not wrong]}"
 
 
 def _heading(order: StoryOrder, rng: random.Random) -> str:

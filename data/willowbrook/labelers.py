@@ -18,7 +18,7 @@ FLAGS = (  # the paper's eleven (Table 3), named as in the labeling site's form
     "encourages_harm", "denigrates", "harmful_advice", "opinion", "moral_judgment",
 )
 LABELERS, HELD_OUT = 10, 2
-SPREAD, NOISE = 0.35, 1.2  # standard deviations: of the weights, relative; of a judgement, in gold's units
+SPREAD, NOISE = 0.35, 1.0  # standard deviations: of the weights, relative; of a judgement, in gold's units
 TIE = 0.4  # responses that seem closer than this are tied
 OVERLOOKED = 0.5  # share of gold's penalty for repetition and stuffing that labelers feel
 RATING_NOISE = 0.8  # of a Likert rating, in points

@@ -100,11 +100,6 @@ ENDINGS = {
         "From that day on the {animal} was calm.",
     ),
 }
-REVIEWS = {  # what a reader asks of a story or an answer, to say yes or no
-    "animal": "Is it about {a_wish}?", "object": "Is {a_wish} in it?", "mood": "Is it {wish}?",
-    "word": "Is the word {wish} in it?", "sentences": "Are there {wish} sentences?", "answer": "Is that right?",
-}
-VERDICTS = ("No.", "Yes.")
 HEADINGS = ("A story about {a_animal} and {a_object}.", "A tale of {a_animal} and {a_object}.")
 MOOD_HEADINGS = (
     "A {mood} story about {a_animal} and {a_object}.", "A {mood} tale of {a_animal} and {a_object}.",

@@ -119,17 +119,6 @@ def test_every_fact_question_can_be_answered_from_the_documents(world):
     assert missing == 0
 
 
-def test_a_reviewed_story_gets_the_verdicts_it_deserves(world):
-    """Seen red with `asked` and `told` exchanged in the questions."""
-    reviews = [d.text.split("\n") for d in islice(world.documents(random.Random(6)), 3000) if d.source == "reviews"]
-    said = Counter()
-    for story, verdicts in (lines[1:] for lines in reviews):
-        for thing, verdict in re.findall(r"Is an? (\w+) in it\? (Yes|No)", verdicts):
-            assert (re.search(rf"\b{thing}\b", story) is not None) == (verdict == "Yes"), story
-            said[verdict] += 1
-    assert 0.2 < said["No"] / said.total() < 0.45
-
-
 def test_questions_have_one_right_answer_in_four(world):
     sets = world.eval_sets()
     assert {name: len(questions) for name, questions in sets.items()} == {
