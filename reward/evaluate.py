@@ -223,6 +223,8 @@ def headline(report: dict[str, Any]) -> dict[str, float]:
         found[f"{prefix}accuracy"] = section["accuracy"]["value"]
         found[f"{prefix}ece"] = section["ece"]["value"]
         found[f"{prefix}nll"] = section["nll"]["value"]
+        if section["ceiling"].get("agreement"):
+            found[f"{prefix}labeler_agreement"] = section["ceiling"]["agreement"]["value"]
         if "gold" in section["ceiling"]:
             found[f"{prefix}ceiling_accuracy"] = section["ceiling"]["gold"]["value"]
             found[f"{prefix}gold_accuracy"] = section["accuracy_on_gold"]["value"]

@@ -140,8 +140,8 @@ def _by_group(axis: Any, groups: dict[str, Any], draw: dict[str, Any]) -> None:
 def _compare(axis: Any, report: dict[str, Any]) -> None:
     """The model between the length-only reader and the ceilings."""
     bars = (
-        ("random", None), ("length alone", ("length_only",)), ("labelers with\neach other", ("ceiling", "agreement")),
-        ("this model", ("accuracy",)), ("gold score", ("ceiling", "gold")),
+        ("random", None), ("length\nalone", ("length_only",)), ("labelers with\neach other", ("ceiling", "agreement")),
+        ("this\nmodel", ("accuracy",)), ("gold\nscore", ("ceiling", "gold")),
     )
     found = sections(report)
     width = 0.8 / len(found)
