@@ -223,7 +223,7 @@ def headline(report: dict[str, Any]) -> dict[str, float]:
         found[f"{prefix}accuracy"] = section["accuracy"]["value"]
         found[f"{prefix}ece"] = section["ece"]["value"]
         found[f"{prefix}nll"] = section["nll"]["value"]
-        if section["ceiling"].get("agreement"):
+        if section["ceiling"]["agreement"]["value"] is not None:  # None: no prompt has two labelers
             found[f"{prefix}labeler_agreement"] = section["ceiling"]["agreement"]["value"]
         if "gold" in section["ceiling"]:
             found[f"{prefix}ceiling_accuracy"] = section["ceiling"]["gold"]["value"]
