@@ -63,7 +63,8 @@ def trust_report(
             report[name]["ceiling"] = ceiling(rankings, world)
             if world is not None:
                 gold = [gold_scores(r, world) for r in rankings]
-                report[name]["accuracy_on_gold"] = gold_accuracy(rankings, scores, gold)
+                on_gold = gold_accuracy(rankings, scores, gold)
+                report[name] |= {"accuracy_on_gold": on_gold} if on_gold else {}
     both = splits.validation + splits.heldout
     if both:
         across = pairwise_agreement(both, across=("train", "heldout"))
@@ -165,11 +166,15 @@ def gold_scores(ranking: Ranking, world: World) -> Floats:
     return np.array([world.gold(prompt, text) for text in ranking.responses])
 
 
-def gold_accuracy(rankings: Sequence[Ranking], scores: Sequence[Floats], gold: Sequence[Floats]) -> dict[str, float]:
-    """How often the model orders two responses as the world's gold score does."""
+def gold_accuracy(
+    rankings: Sequence[Ranking], scores: Sequence[Floats], gold: Sequence[Floats]
+) -> dict[str, float] | None:
+    """How often the model orders two responses as the world's gold score does; None where gold tells none apart."""
     by_gold = [r.model_copy(update={"ranks": rankdata(-g, method="dense").astype(int).tolist()})
                for r, g in zip(rankings, gold, strict=True)]
     pairs = pairs_of(by_gold, scores)
+    if not len(pairs.gap):
+        return None
     return _estimate(mean_with_interval(calibration.accuracy(pairs.gap), pairs.prompt))
 
 
@@ -227,6 +232,7 @@ def headline(report: dict[str, Any]) -> dict[str, float]:
             found[f"{prefix}labeler_agreement"] = section["ceiling"]["agreement"]["value"]
         if "gold" in section["ceiling"]:
             found[f"{prefix}ceiling_accuracy"] = section["ceiling"]["gold"]["value"]
+        if "accuracy_on_gold" in section:
             found[f"{prefix}gold_accuracy"] = section["accuracy_on_gold"]["value"]
     return found
 

@@ -7,7 +7,7 @@ import pytest
 
 from data.jsonl import write_jsonl
 from podium.errors import DataError
-from reward.evaluate import evaluate_file, figures, pairs_of, ranking_figures, tau_b, trust_report
+from reward.evaluate import evaluate_file, figures, gold_accuracy, pairs_of, ranking_figures, tau_b, trust_report
 from reward.model import save_reward_model
 from reward.report import describe, page_of_plots, write_report
 from reward.sources import Splits, split_rankings
@@ -57,6 +57,15 @@ def test_length_correlation_of_a_length_reader_is_one():
     records = village_rankings(10, 0)
     scores = [np.array([float(len(text)) for text in r.responses]) for r in records]
     assert ranking_figures(records, scores)["length_correlation"]["value"] == pytest.approx(1)
+
+
+def test_accuracy_against_gold_is_left_out_where_gold_tells_nothing_apart():
+    """Seen red without the check for no pairs."""
+    asked = [ranking("Who?", ["Ana.", "Bram.", "Cleo."], [1, 2, 3])]
+    scores = [np.array([3.0, 1.0, 2.0])]
+    assert gold_accuracy(asked, scores, [np.zeros(3)]) is None
+    found = gold_accuracy(asked, scores, [np.array([2.0, 1.0, 0.0])])  # the model has the last two the other way round
+    assert found is not None and found["value"] == pytest.approx(2 / 3)
 
 
 def test_a_report_survives_splits_without_pairs(reward_model, tokenizer, tmp_path):
