@@ -4,14 +4,15 @@
 paper. Keys given beside it win. They differ because the coefficients do not carry over between sizes and
 normalisations:
 
-- Learning rate 5e-5 against about 1e-5: a model a thousand times smaller moves less with the same step, and has some
-  50 updates of its own where the paper has 500 iterations of 8.
+- Learning rate 5e-5 (2e-4 in recipes/willowbrook.yaml) against about 1e-5: a model a thousand times smaller moves less
+  with the same step, and has some 50 iterations of its own where the paper has 500.
 - `kl_coef` 0.1 against 0.02: Willowbrook's rewards spread over a few units on responses of 20-30 tokens, so the same
   pull towards the reference needs more reward a nat. The prototype of this world used 0.1.
 - `ptx_coef` 0.5 against 27.8: both of our losses are means per token, the policy's over advantages of variance 1.
   There 27.8 lets the language-model gradient drown the policy's (`grad_norm/ppo`, `grad_norm/ptx` show it). The paper
   does not say how its losses are normalised; sums over tokens on one side are the likely reason for its number.
-- `ptx_ratio` 1 against 8: windows an episode. Eight would take most of a ten-minute budget; 1 is not tuned yet.
+- `ptx_ratio` 1 against 8: windows an episode. Eight would take most of a ten-minute budget; 1 brought the pretraining
+  loss back (docs/results.md).
 - `ema_decay` 0.9 against 0.992: it spans 1 / (1 - decay) iterations, 10 of 50 here and 125 of 500 there.
 """
 
