@@ -164,7 +164,7 @@ def test_the_other_ways_learn_too(make_recipe, tmp_path, config):
 
 
 def test_a_folder_of_rankings_made_by_hand(make_recipe, tmp_path):
-    """Three files and no stage.json: its own validation split is used. Red with the folder looked for as a parent."""
+    """Three files and no stage.json: its own validation and held-out splits are used."""
     records = read_jsonl(tmp_path / "rankings.jsonl", Ranking)
     own, strangers = ([r for r in records if (r.cohort == "heldout") == out] for out in (False, True))
     folder = tmp_path / "ours"
@@ -173,7 +173,9 @@ def test_a_folder_of_rankings_made_by_hand(make_recipe, tmp_path):
         write_jsonl(folder / f"rankings.{split}.jsonl", part)
     stage = train(make_recipe(rankings=str(folder), num_train_epochs=1), tmp_path / "runs")
     trust = json.loads((stage / "final/trust.json").read_text())
-    assert trust["validation"]["prompts"] == 10 and trust["heldout"]["prompts"] == 12
+    for name, part in (("validation", own[50:]), ("heldout", strangers)):
+        told_apart = {r.prompt[0].content for r in part if len(set(r.ranks)) > 1}
+        assert trust[name]["prompts"] == len(told_apart) > 3
 
 
 def test_weighted_sets_count_by_weight(make_recipe, tmp_path):
