@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from podium.errors import PodiumError
+from podium.errors import PlatformError, PodiumError
 
 if TYPE_CHECKING:
     from app.labeling.site import Site
@@ -39,10 +39,17 @@ DEFAULT_FOLDER = Path("labeling")
 @contextmanager
 def opened(folder: Path, database: str | None, **settings) -> "Iterator[Site]":
     """The site on its newest schema; any error as one sentence and an exit code."""
+    from sqlalchemy.exc import DatabaseError
+
     from app.labeling.site import Settings, open_site
 
     with errors_shown():
-        site = open_site(Settings(folder=folder, database=database, **settings))
+        try:
+            site = open_site(Settings(folder=folder, database=database, **settings))
+        except DatabaseError as error:
+            reason = str(error.orig).strip().partition("\n")[0]
+            fix = "check its address and user, and that it runs" if database else f"is {folder} ours, and writable?"
+            raise PlatformError(f"the database cannot be opened: {reason}", fix) from error
         try:
             yield site
         finally:

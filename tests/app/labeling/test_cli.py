@@ -69,6 +69,16 @@ def test_errors_are_sentences(run):
     assert "no secret" in run("serve", "--host", "0.0.0.0", code=2)
 
 
+def test_a_database_that_cannot_be_opened_is_a_sentence_without_the_password(run, tmp_path):
+    """Seen red without the `except` in `opened`."""
+    pytest.importorskip("psycopg")
+    printed = run("serve", "--database", "postgresql://ada:secret-word@127.0.0.1:1/x", code=2)
+    assert "cannot be opened" in printed and "secret-word" not in printed
+    (tmp_path / "labeling").mkdir()
+    (tmp_path / "labeling" / "labeling.sqlite").write_text("this is no database" * 100)
+    assert "cannot be opened" in run("user", "list", code=2)
+
+
 def test_the_site_and_its_commands_start_without_torch():
     code = ("import sys, app.labeling.cli, app.labeling.site, app.labeling.admin_routes, app.labeling.simulate, "
             "app.labeling.demo, app.server; sys.exit('torch' in sys.modules or 'gradio' in sys.modules)")
