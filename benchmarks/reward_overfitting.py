@@ -22,6 +22,7 @@ import math
 import os
 import random
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def main() -> None:
                 print("stopped; the same command goes on")
                 return
             file = options.keep / f"seed-{seed}-{arm.replace(', ', '-').replace(' ', '-')}.json"
-            found.append(kept(file, settings, lambda arm=arm, seed=seed: one(arm, seed)))  # type: ignore[misc]
+            found.append(kept(file, settings, partial(one, arm, seed)))
     draw(curves, options.keep / "curves.png")
     print(table(curves))
     print(json.dumps(curves))

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from data.packing import apart
 from evals.perplexity import block_losses, perplexity, rolling_windows
 
 TEXTS = ["Ana the baker lives in the mill and likes honey.", "The owl found a lantern in the old barn. " * 12]
 
 
 def test_block_losses_average_to_the_models_own_loss(tiny_llama):
-    """Seen red when the targets are not shifted."""
+    """Seen red when the targets are not shifted, and when documents of a block see each other."""
     blocks = np.random.default_rng(0).integers(6, 300, size=(10, 32))
+    blocks[:, ::9] = 0  # a document every nine tokens
     losses = block_losses(tiny_llama, blocks, bos_id=0, batch_tokens=100)
     ids = torch.tensor(blocks)
     with torch.no_grad():
-        assert losses.mean() == pytest.approx(float(tiny_llama(ids, labels=ids).loss), abs=1e-5)
+        assert losses.mean() == pytest.approx(float(tiny_llama(**apart(ids, 0), labels=ids).loss), abs=1e-5)
 
 
 @pytest.mark.parametrize("length", [5, 10, 11, 20, 27])
