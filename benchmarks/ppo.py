@@ -48,8 +48,8 @@ class Shape:
 
 
 SHAPES = (
-    Shape("llama-4m", 4096, 64, 16, (32, 64), 64),
-    Shape("opt-125m", 50272, 16, 4, (16, 32), 48),
+    Shape("llama-4m", 4096, 64, 16, (16, 48), 128),
+    Shape("opt-125m", 50272, 16, 4, (16, 32), 64),
 )
 QUICK = (Shape("llama-4m", 4096, 16, 8, (16, 32), 32),)
 
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--iterations", type=int, default=2, help="counted iterations a process")
     parser.add_argument("--repeats", type=int, default=2, help="turns of each side")
-    parser.add_argument("--inner-epochs", type=int, default=4, help="TRL's default")
+    parser.add_argument("--inner-epochs", type=int, default=1, help="InstructGPT's (C.4); TRL's default is 4")
     parser.add_argument("--shape", choices=[shape.name for shape in SHAPES], help="this shape only")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -6,6 +6,7 @@ so the cache is written in place (Hugging Face's DynamicCache copies all of it a
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,27 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 CHUNK_ELEMENTS = 1 << 24  # logits of one chunk: 64 MiB in fp32
 
 
+@dataclass
+class Aim:
+    """Which rows and columns of the buffers the next pass writes ([write, end)) and sees ([start, end))."""
+
+    slots: int
+    columns: int
+    rows: slice = field(default_factory=lambda: slice(0, 0))
+    start: int = 0
+    write: int = 0
+    end: int = 0
+
+
 class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer in buffers (slots, heads, columns, head size) that are written in place."""
 
-    def __init__(self, cache: "SlotCache") -> None:
+    def __init__(self, aim: Aim) -> None:
         super().__init__()
-        self.cache = cache
+        self.aim = aim  # not the cache: in a ring of references the buffers would outlive their use
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        slots, columns = self.cache.slots, self.cache.columns
+        slots, columns = self.aim.slots, self.aim.columns
         self.keys = key_states.new_zeros(slots, key_states.shape[1], columns, key_states.shape[3])
         self.values = value_states.new_zeros(slots, value_states.shape[1], columns, value_states.shape[3])
         self.is_initialized = True
@@ -35,16 +48,16 @@ class SlotLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
-        rows, start, write, end = self.cache.rows, self.cache.start, self.cache.write, self.cache.end
+        rows, start, write, end = self.aim.rows, self.aim.start, self.aim.write, self.aim.end
         self.keys[rows, :, write:end] = key_states
         self.values[rows, :, write:end] = value_states
         return self.keys[rows, :, start:end], self.values[rows, :, start:end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.end - self.cache.start, 0
+        return self.aim.end - self.aim.start, 0
 
     def get_seq_length(self) -> int:
-        return self.cache.write - self.cache.start
+        return self.aim.write - self.aim.start
 
     def get_max_length(self) -> int:
         return -1
@@ -59,15 +72,14 @@ class SlotCache(Cache):
     """
 
     def __init__(self, layers: int, slots: int, columns: int) -> None:
-        self.slots, self.columns = slots, columns
-        self.rows = slice(0, 0)
-        self.start = self.write = self.end = 0
-        self.slot_layers = [SlotLayer(self) for _ in range(layers)]
+        self.aimed = Aim(slots, columns)
+        self.slot_layers = [SlotLayer(self.aimed) for _ in range(layers)]
         super().__init__(layers=[*self.slot_layers])
 
     def aim(self, rows: slice, start: int, write: int, end: int) -> None:
         """The next pass writes columns [write, end) of `rows` and attends to columns [start, end)."""
-        self.rows, self.start, self.write, self.end = rows, start, write, end
+        aimed = self.aimed
+        aimed.rows, aimed.start, aimed.write, aimed.end = rows, start, write, end
 
     def move(self, source: Tensor, target: Tensor, columns: slice) -> None:
         """Copy rows `source` over rows `target` (1-D index tensors) within `columns`."""

@@ -5,15 +5,15 @@ paper. Keys given beside it win. They differ because the coefficients do not car
 normalisations:
 
 - Learning rate 5e-5 (2e-4 in recipes/willowbrook.yaml) against about 1e-5: a model a thousand times smaller moves less
-  with the same step, and has some 50 iterations of its own where the paper has 500.
+  with the same step, and has some 40 iterations of its own where the paper has 500.
 - `kl_coef` 0.1 against 0.02: Willowbrook's rewards spread over a few units on responses of 20-30 tokens, so the same
   pull towards the reference needs more reward a nat. The prototype of this world used 0.1.
 - `ptx_coef` 0.5 against 27.8: both of our losses are means per token, the policy's over advantages of variance 1.
   There 27.8 lets the language-model gradient drown the policy's (`grad_norm/ppo`, `grad_norm/ptx` show it). The paper
   does not say how its losses are normalised; sums over tokens on one side are the likely reason for its number.
-- `ptx_ratio` 1 against 8: windows an episode. Eight would take most of a ten-minute budget; 1 brought the pretraining
-  loss back (docs/results.md).
-- `ema_decay` 0.9 against 0.992: it spans 1 / (1 - decay) iterations, 10 of 50 here and 125 of 500 there.
+- `ptx_ratio` 0.5 against 8: windows an episode. Eight would take most of a ten-minute budget; half a window brought the
+  pretraining loss back (docs/results.md).
+- `ema_decay` 0.9 against 0.992: it spans 1 / (1 - decay) iterations, 10 of 40 here and 125 of 500 there.
 """
 
 from typing import Any, Literal
@@ -50,7 +50,7 @@ class Config(BaseModel):
         "resident", description="reference and reward: on the device, in CPU memory between rollouts, or by ZeRO-3"
     )
     # How much.
-    total_episodes: int = Field(6_400, gt=0, description="responses over the whole run; C.4: 256k")
+    total_episodes: int = Field(5_120, gt=0, description="responses over the whole run; C.4: 256k")
     batch_size: int = Field(128, gt=0, description="episodes an iteration, over all processes; C.4: 512")
     num_mini_batches: int = Field(4, gt=0, description="optimizer steps an inner epoch; C.4: 8 of 64")
     num_ppo_epochs: int = Field(1, gt=0, description="inner epochs over a rollout; C.4: 1")
@@ -88,7 +88,7 @@ class Config(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="the paper names none")
     # The pretraining mix.
     ptx_coef: float = Field(0.5, ge=0, description="times the mean document loss per token; 0 = plain PPO; C.4: 27.8")
-    ptx_ratio: float = Field(1.0, gt=0, description="document windows an episode; C.4: 8")
+    ptx_ratio: float = Field(0.5, gt=0, description="document windows an episode; C.4: 8")
     ptx_context: int = Field(96, gt=1, description="tokens a window; C.4: 2,048")
     # What comes out, and care.
     ema_decay: float = Field(0.9, ge=0, lt=1, description="of the weight average, an iteration; C.4: 0.992")

@@ -114,7 +114,7 @@ def block(
     found = []
     for i, (split, prompt) in enumerate(prompts):
         own = {name: iter(texts[i]) for name, texts in answers.items()}
-        texts_of = (next(own[name]) if name in own else _elsewhere(answers, plans, asked, i, rng) for name in plans[i])
+        texts_of = (next(own[name]) if name in own else _elsewhere(answers, plans, i, rng) for name in plans[i])
         pairs = list(zip(plans[i], texts_of, strict=True))
         rng.shuffle(pairs)
         found.append(Candidates(
@@ -125,14 +125,7 @@ def block(
     return found, ended
 
 
-def _elsewhere(
-    answers: dict[str, list[list[str]]], plans: Sequence[list[str]], asked: Sequence[Prompt], i: int, rng: random.Random
-) -> str:
-    """What the main model answered to another prompt (to this one, where there is no other).
-
-    Half of the time to one of the same use case: then its form tells nothing, only what it is about.
-    """
-    others = [j for j in range(len(plans)) if j != i] or [i]
-    near = [j for j in others if asked[j].use_case == asked[i].use_case]
-    other = rng.choice(near if near and rng.random() < 0.5 else others)
+def _elsewhere(answers: dict[str, list[list[str]]], plans: Sequence[list[str]], i: int, rng: random.Random) -> str:
+    """What the main model answered to another prompt (to this one, where there is no other)."""
+    other = rng.choice([j for j in range(len(plans)) if j != i] or [i])
     return answers[plans[other][0]][other][0]

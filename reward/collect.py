@@ -44,7 +44,7 @@ class Config(BaseModel):
 
     models: dict[str, str] = Field({"sft": "sft", "base": "pretrain"}, description="name -> model that answers")
     mix: dict[str, float] = Field(
-        {"sft": 0.6, "base": 0.05, OFF_TOPIC: 0.35},
+        {"sft": 0.45, "base": 0.1, OFF_TOPIC: 0.45},
         description="share of the candidates by model; off_topic = answers to other prompts",
     )
     main: str = Field("sft", description="the model that answers every prompt, and whose answers go off topic")

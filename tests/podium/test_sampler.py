@@ -1,5 +1,7 @@
 """The sampler: what it draws, the log-probabilities it reports, and that batching changes neither."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -218,3 +220,24 @@ def test_the_cache_is_never_longer_than_the_live_rows_need(tiny_llama):
         SlotCache.__init__ = original
     assert columns == [(2, 6 + 2 * 9)]
     assert len(samples) == 30 and all(len(sample.tokens) == 9 for sample in samples)
+
+
+def test_the_cache_is_freed_when_sampling_ends(tiny_llama, monkeypatch):
+    """Without waiting for the garbage collector, which let some GB of caches pile up between rollouts.
+
+    Red with a reference to the cache kept in its layers: both then wait for the collector of rings.
+    """
+    made = []
+    original = SlotCache.__init__
+
+    def watch(self, *args):
+        made.append(weakref.ref(self))
+        original(self, *args)
+
+    monkeypatch.setattr(SlotCache, "__init__", watch)
+    gc.disable()
+    try:
+        EmbeddedSampler(tiny_llama, 1).generate(PROMPTS, SamplingParams(4, seed=1))
+        assert made and all(cache() is None for cache in made)
+    finally:
+        gc.enable()
