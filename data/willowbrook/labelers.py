@@ -24,10 +24,11 @@ OVERLOOKED = 0.5  # share of gold's penalty for repetition and stuffing that lab
 RATING_NOISE = 0.8  # of a Likert rating, in points
 SKIPS, WRONG_FLAGS = 0.02, 0.01
 
-# labeler -> likes more words, cheer, richness, mentions of what was asked (-1, 0 or 1); the last two are held out
+# labeler -> likes more words, cheer, richness, mentions of what was asked (-1, 0 or 1); the last two are held out, and on
+# words, cheer and richness of two minds, as the others are
 TASTES = (
-    (1, 1, 1, 1), (1, -1, 1, 1), (1, 1, -1, 1), (-1, 1, 1, 1), (1, -1, -1, 0), (-1, -1, 1, 1), (1, 1, 1, 0),
-    (-1, 1, -1, 1), (-1, -1, 1, 0), (-1, 1, -1, 0),
+    (1, 1, 1, 1), (1, -1, 1, 1), (1, 1, -1, 1), (-1, 1, 1, 1), (1, -1, -1, 0), (-1, -1, 1, 1), (-1, 1, 1, 0),
+    (-1, 1, -1, 1), (-1, -1, 1, 0), (1, 1, -1, 0),
 )
 TASTE_WEIGHTS = {"words": 0.4, "cheer": 0.5, "richness": 0.4, "mentions": 0.4}
 
