@@ -8,7 +8,6 @@ Every stage file ends in `run_stage_main("<stage>")`, so one stage runs alone or
 """
 
 import argparse
-import gc
 import os
 import shutil
 import signal
@@ -25,6 +24,7 @@ from podium.engine import init_distributed, leave_distributed
 from podium.errors import Interrupted, PodiumError, RecipeError
 from podium.progress import say
 from podium.recipe import Recipe, dump_recipe, load_recipe
+from podium.runtime import release_memory
 from podium.stage import Stage, checkpoint_record
 from podium.stages import spec_of
 from podium.storage import lock, remove_partial, write_text
@@ -65,7 +65,7 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
     finally:
         stage.close()
         leave_distributed()
-        _release_memory()
+        release_memory()  # stages share one process; what one leaves behind must not add to the next one's peak
     if not stage.finished:
         raise RuntimeError(f"stage '{name}' ended without stage.finish(...)")
     if not spec_of(name).distributed and torch.distributed.is_initialized():
@@ -137,13 +137,6 @@ def _quieten_libraries() -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-
-
-def _release_memory() -> None:
-    """Stages share one process; what one leaves behind must not add to the next one's peak."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """The machine: seeds, threads, device and number format, each decided in one place."""
 
+import ctypes
+import gc
 import os
 import random
 import time
@@ -96,3 +98,16 @@ def set_threads(wanted: int | Literal["auto"]) -> int:
         threads = wanted
     torch.set_num_threads(threads)
     return threads
+
+
+def release_memory() -> None:
+    """Give memory that is free back to the system.
+
+    Batches of ever new lengths leave the C heap in pieces; glibc keeps those until it is told, a GB after an hour.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc only
+    if trim is not None:
+        trim(0)

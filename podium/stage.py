@@ -231,6 +231,7 @@ class Stage:
         if self.is_main:
             for old in _checkpoints(self.dir)[:-KEPT_CHECKPOINTS]:
                 shutil.rmtree(old)
+        runtime.release_memory()
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """Steps done and folder of the newest checkpoint; None = begin at the beginning.

@@ -47,8 +47,8 @@ def _llama(layers: int, hidden: int, heads: int, inner: int, learning_rate: floa
 
 
 # GPT-3's ladder gives 2.0e-4 at 1.3B, 1.6e-4 at 2.7B, 1.2e-4 at 6.7B, 1.0e-4 at 13B and 0.6e-4 at 175B; OPT kept these
-# but for 175B, where its table prints 1.2e-4. opt-tiny has metaseq's 1e-3; llama-tiny's numbers are our own, measured
-# on Willowbrook: many small updates beat few large ones, learning starts sooner from larger weights, and three wide layers
+# but for 175B, where its table prints 1.2e-4. opt-tiny has metaseq's 1e-3; llama-tiny's are our own, measured on the
+# village: many small updates beat few large ones, learning starts sooner from larger weights, and three wide layers
 # learn more in the same time than four narrow ones.
 PRESETS: dict[str, Preset] = {
     "opt-tiny": _opt(4, 128, 2, 1e-3, 0.125e6),

@@ -17,8 +17,8 @@ from data.willowbrook.stories import SENTENCES, StoryOrder, random_order, tell
 from data.willowbrook.village import Village, as_answer
 from data.willowbrook.words import an, capital, listed
 
-# Of five equally common kinds of writers; together they reach about 65 % of the oracle's gold.
-CARELESSNESS = (0.05, 0.15, 0.35, 0.55, 0.8)
+# Of five equally common kinds of writers; together they reach about 60 % of the oracle's gold.
+CARELESSNESS = (0.05, 0.2, 0.4, 0.65, 0.9)
 # Chances of a refusal, an off-topic answer and each slip of form, to be multiplied with carelessness.
 REFUSES, STRAYS, SLIPS = 0.05, 0.12, 0.25
 

@@ -24,8 +24,8 @@ OVERLOOKED = 0.5  # share of gold's penalty for repetition and stuffing that lab
 RATING_NOISE = 0.8  # of a Likert rating, in points
 SKIPS, WRONG_FLAGS = 0.02, 0.01
 
-# labeler -> likes more words, cheer, richness, mentions of what was asked (-1, 0 or 1); the last two are held out, and on
-# words, cheer and richness of two minds, as the others are
+# labeler -> likes more words, cheer, richness, mentions of what was asked (-1, 0 or 1). The last two are held out and
+# of two minds about the first three, as the others are.
 TASTES = (
     (1, 1, 1, 1), (1, -1, 1, 1), (1, 1, -1, 1), (-1, 1, 1, 1), (1, -1, -1, 0), (-1, -1, 1, 1), (-1, 1, 1, 0),
     (-1, 1, -1, 1), (-1, -1, 1, 0), (1, 1, -1, 0),
