@@ -151,7 +151,7 @@ def run_podium(work: dict[str, Any]) -> dict[str, Any]:
         num_ppo_epochs=inner_epochs, per_device_train_batch_size=work["micro_batch"],
         per_device_eval_batch_size=2 * work["micro_batch"], response_length=work["response_length"],
         rollout_batch_size=batch_size, kl_coef=0.05, ptx_coef=0.0, missing_eos_penalty=0.0, warmup_iterations=0,
-        learning_rate=work["learning_rate"], value_learning_rate=work["learning_rate"],
+        learning_rate=work["learning_rate"], value_learning_rate=work["learning_rate"], final_weights="last",
     )
     models = Models(policy, reward, value, reference)
     learner = Learner(config, models, PAD, work["stop_token_id"], work["seed"], dtype=work["dtype"])

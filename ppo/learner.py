@@ -72,7 +72,9 @@ class Learner:
             )
         self.profile = Profile(self.device)
         self._make_models(models)
-        self.ema = EMA(self.policy.module.parameters(), config.ema_decay)
+        # Of nothing where nobody wants it: the average is a copy of all weights.
+        averaged = self.policy.module.parameters() if config.final_weights == "ema" else ()
+        self.ema = EMA(averaged, config.ema_decay)
         self.kl = (
             AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
             if config.kl_controller == "adaptive" else FixedKL(config.kl_coef)

@@ -15,7 +15,6 @@ sampling on other machines (a `Sampler` for vLLM fits behind `podium.sampler`), 
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +222,7 @@ def save_final(
     learner: Learner, tokenizer: PreTrainedTokenizerBase, config: Config, stage: Stage, folder: Path
 ) -> None:
     """The policy into `folder`, the value model into value/, LoRA's adapter into adapter/. All processes call it."""
-    with learner.ema.swapped_in() if config.final_weights == "ema" else nullcontext():
+    with learner.ema.swapped_in():
         policy_weights = plain_names(full_state_dict(learner.policy))
     value_weights = plain_names(full_state_dict(learner.value))
     if not stage.is_main:
