@@ -25,7 +25,7 @@ def train_plainly(updates: int = len(BATCHES)) -> tuple[list[list[float]], dict[
     others = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}],
-        lr=LEARNING_RATE, betas=(0.9, 0.95), eps=1e-8,
+        lr=LEARNING_RATE, betas=(0.9, 0.95), eps=1e-8, fused=True,
     )
     history = []
     for batch in BATCHES[:updates]:
