@@ -38,9 +38,9 @@ def test_from_a_run_to_a_reward_model_on_what_labelers_said(tokenizer, tmp_path)
     (run / "recipe.yaml").write_text(dump_recipe(recipe))
     kept = run / "rankings" / "final" / "candidates.jsonl"
     kept.parent.mkdir(parents=True)
-    write_jsonl(kept, village_candidates("train", 10) + village_candidates("validation", 5))
+    write_jsonl(kept, village_candidates("train", 20) + village_candidates("validation", 5))
     before = sorted(path.relative_to(run) for path in run.rglob("*"))
-    shown = CliRunner().invoke(app, ["demo", str(run), "--prompts", "10"])
+    shown = CliRunner().invoke(app, ["demo", str(run), "--prompts", "20"])
     assert shown.exit_code == 0, shown.output
 
     export = tmp_path / "mini-labeled" / "labeling" / "exports" / "export-0001-rankings.jsonl"
