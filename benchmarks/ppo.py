@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import venv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ TRL = "trl==1.12.0"
 TORCH = "torch==2.13.0"
 STOP, PAD = 2, 1
 DTYPES = ("fp32", "bf16")
+WORKLOADS = ("fixed", "ragged")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Shape:
 
 
 SHAPES = (
-    Shape("llama-4m", 4096, 64, 16, (16, 48), 128),
-    Shape("opt-125m", 50272, 16, 4, (16, 32), 64),
+    Shape("llama-4m", 4096, 64, 8, (16, 48), 512),
+    Shape("opt-125m", 50272, 16, 4, (16, 32), 128),
 )
 QUICK = (Shape("llama-4m", 4096, 16, 8, (16, 32), 32),)
 
@@ -66,7 +67,7 @@ def write_inputs(shape: Shape, ragged: bool, folder: Path) -> None:
     policy = _policy(shape)
     if ragged:
         rate = 2.23 / shape.response_length  # (1 - exp(-2.23)) / 2.23 = 0.4
-        _raise_stop(policy, math.log(rate / (1 - rate) * (shape.vocabulary - 1)))
+        _raise_stop(policy, rate)
     policy.save_pretrained(folder / "policy")
     _reward(policy).save_pretrained(folder / "reward")
     _write_tokenizer(shape, folder)
@@ -85,12 +86,13 @@ def _policy(shape: Shape) -> Any:
         return OPTForCausalLM(OPTConfig(vocab_size=shape.vocabulary, dropout=0.0, **tokens))
     return LlamaForCausalLM(LlamaConfig(
         vocab_size=shape.vocabulary, hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
-        max_position_embeddings=512, tie_word_embeddings=False, **tokens,
+        max_position_embeddings=1024, tie_word_embeddings=False, **tokens,
     ))
 
 
-def _raise_stop(policy: Any, logit: float) -> None:
-    """Give the stop token this logit everywhere, by a direction of the last hidden state that never changes."""
+def _raise_stop(policy: Any, rate: float) -> None:
+    """Make the stop token the next one at this rate everywhere: its row of the head lies along a direction of the last
+    hidden state that hardly changes."""
     import torch
 
     head = policy.get_output_embeddings().weight
@@ -98,16 +100,19 @@ def _raise_stop(policy: Any, logit: float) -> None:
         if policy.config.model_type == "opt":  # the final norm's bias is such a direction
             direction = torch.nn.functional.normalize(torch.randn(head.shape[1]), dim=0)
             policy.model.decoder.final_layer_norm.bias.copy_(30 * direction)
-            head[STOP] = logit / 30 * direction
-            return
-        # dimension 0 of the residual stream: large at every token, written by no layer
-        policy.model.embed_tokens.weight[:, 0] = 8.0
-        for layer in policy.model.layers:
-            layer.self_attn.o_proj.weight[0] = 0.0
-            layer.mlp.down_proj.weight[0] = 0.0
-        head[:, 0] = 0.0
-        head[STOP] = 0.0
-        head[STOP, 0] = logit / math.sqrt(head.shape[1])
+            head[STOP] = direction
+        else:  # dimension 0 of the residual stream: large at every token, written by no layer
+            policy.model.embed_tokens.weight[:, 0] = 8.0
+            for layer in policy.model.layers:
+                layer.self_attn.o_proj.weight[0] = 0.0
+                layer.mlp.down_proj.weight[0] = 0.0
+            head[:, 0] = 0.0
+            head[STOP] = 0.0
+            head[STOP, 0] = 1.0
+        logits = policy.eval()(torch.randint(10, head.shape[0], (8, 32))).logits
+        height = logits[..., STOP].mean()
+        others = logits.index_fill(-1, torch.tensor([STOP]), -torch.inf).logsumexp(-1).mean()
+        head[STOP] *= (math.log(rate / (1 - rate)) + others) / height
 
 
 def _reward(policy: Any) -> Any:
@@ -284,6 +289,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="turns of each side")
     parser.add_argument("--inner-epochs", type=int, default=1, help="InstructGPT's (C.4); TRL's default is 4")
     parser.add_argument("--shape", choices=[shape.name for shape in SHAPES], help="this shape only")
+    parser.add_argument("--workload", choices=WORKLOADS, help="this workload only")
+    parser.add_argument("--response-length", type=int, help="the cap, instead of each shape's own")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -295,18 +302,20 @@ def main() -> None:
     shapes = [shape for shape in (QUICK if options.quick else SHAPES) if options.shape in (None, shape.name)]
     table: dict[str, dict[str, Any]] = {}
     for shape in shapes:
-        for workload in ("fixed", "ragged"):
-            print(f"{shape.name} {workload} ({options.threads} threads)", flush=True)
-            table[f"{shape.name} {workload}"] = compare(race(shape, workload == "ragged", options, trl))
+        shape = replace(shape, response_length=options.response_length or shape.response_length)
+        for workload in [name for name in WORKLOADS if options.workload in (None, name)]:
+            name = f"{shape.name} {workload}"
+            print(f"{name}, up to {shape.response_length} tokens ({options.threads} threads)", flush=True)
+            table[name] = compare(race(shape, workload == "ragged", options, trl))
     print(json.dumps(summary(table)))
 
 
 def summary(table: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The worst case over the shapes, and everything behind it."""
     result: dict[str, Any] = {}
-    for workload in ("fixed", "ragged"):
+    for workload in WORKLOADS:
         rows = [row for name, row in table.items() if name.endswith(workload)]
-        result[workload] = {key: min(row[key] for row in rows) for key in ("same_dtype", "best")}
+        result[workload] = {key: min((row[key] for row in rows), default=None) for key in ("same_dtype", "best")}
     result["memory_ratio"] = max(row["memory_ratio"] for row in table.values())
     result["peak_share"] = min(row["peak_share"] for row in table.values())
     result["profile"] = {name: row["profile"] for name, row in table.items()}

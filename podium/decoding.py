@@ -40,8 +40,10 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         slots, columns = self.aim.slots, self.aim.columns
-        self.keys = key_states.new_zeros(slots, key_states.shape[1], columns, key_states.shape[3])
-        self.values = value_states.new_zeros(slots, value_states.shape[1], columns, value_states.shape[3])
+        # A CPU reads fp32 faster (`podium.attention`): cast once when written, not all of it at every step.
+        dtype = torch.float32 if key_states.device.type == "cpu" else key_states.dtype
+        self.keys = key_states.new_zeros(slots, key_states.shape[1], columns, key_states.shape[3], dtype=dtype)
+        self.values = value_states.new_zeros(slots, value_states.shape[1], columns, value_states.shape[3], dtype=dtype)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -119,7 +121,7 @@ def pick_tokens(
         tokens (B,) and logprobs (B,) fp32: of the whole tempered distribution, before top-k and top-p cut it, since
         that is the distribution whose ratio PPO takes.
     """
-    logprobs = F.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # (B, V)
+    logprobs = F.log_softmax(tempered(logits, temperature or 1.0), dim=-1)  # (B, V)
     if temperature == 0:
         tokens = logprobs.argmax(-1)
     else:
@@ -145,11 +147,11 @@ def _truncated(logprobs: Tensor, top_k: int, top_p: float) -> Tensor:
 
 def takes_position_ids(model: nn.Module) -> bool:
     """Whether the model's forward accepts position ids (ALiBi models do not)."""
-    return "position_ids" in inspect.signature(causal_lm(model).forward).parameters
+    return "position_ids" in inspect.signature(inside_peft(model).forward).parameters
 
 
-def causal_lm(model: nn.Module) -> Any:
-    """The causal language model inside a PEFT wrapper, or the model itself; adapters stay in force."""
+def inside_peft(model: nn.Module) -> Any:
+    """The Hugging Face model inside a PEFT wrapper, or the model itself; adapters stay in force."""
     get_base_model: Any = getattr(model, "get_base_model", None)
     return model if get_base_model is None else get_base_model()
 
@@ -182,7 +184,7 @@ def hidden_before(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, positions: Tensor | None = None
 ) -> Tensor:
     """Last hidden states (N, d) at the position before each chosen token: the states that predict them."""
-    lm = causal_lm(model)
+    lm = inside_peft(model)
     inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
     if positions is not None:
         inputs |= {"position_ids": positions, "attention_mask": attention_mask}
@@ -202,9 +204,9 @@ def head_logprobs(model: nn.Module, hidden: Tensor, targets: Tensor, temperature
     """
 
     def chunk(states: Tensor, tokens: Tensor) -> Tensor:
-        return -F.cross_entropy(head_logits(model, states).float() / temperature, tokens, reduction="none")
+        return -F.cross_entropy(tempered(head_logits(model, states), temperature), tokens, reduction="none")
 
-    head = causal_lm(model).get_output_embeddings()
+    head = inside_peft(model).get_output_embeddings()
     size = max(1, CHUNK_ELEMENTS // int(head.out_features))
     if len(targets) <= size:
         return chunk(hidden, targets)
@@ -214,9 +216,14 @@ def head_logprobs(model: nn.Module, hidden: Tensor, targets: Tensor, temperature
     return torch.cat([chunk(states, tokens) for states, tokens in pieces])
 
 
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Logits (N, V) in fp32 at a temperature; at 1 without another pass over them."""
+    return logits.float() if temperature == 1.0 else logits.float() / temperature
+
+
 def head_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """Logits (N, V) of hidden states (N, d), with the soft cap of the models that have one."""
-    lm = causal_lm(model)
+    lm = inside_peft(model)
     logits = lm.get_output_embeddings()(hidden)
     cap = getattr(lm.config, "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from podium.decoding import SlotCache, causal_lm, pick_tokens, position_ids, row_uniforms, takes_position_ids
+from podium.attention import attend_in_fp32
+from podium.decoding import SlotCache, inside_peft, pick_tokens, position_ids, row_uniforms, takes_position_ids
 from podium.decoding import token_logprobs as chosen_logprobs
 from podium.errors import PodiumError
 
@@ -94,6 +95,8 @@ class EmbeddedSampler:
             return
         if self._copy is None:
             self._copy = copy.deepcopy(model).to(self.dtype).eval()
+            if _device(model).type == "cpu":
+                attend_in_fp32(inside_peft(self._copy))
         self._copy.load_state_dict(model.state_dict())
         self.model = self._copy
 
@@ -157,7 +160,7 @@ class _Decoder:
         widest, refills = len(prompts[self.queue[0]]), len(prompts) > self.slots
         columns = widest + params.max_new_tokens * (2 if refills else 1)
         self.end = widest
-        self.cache = SlotCache(causal_lm(model).config.num_hidden_layers, self.slots, columns)
+        self.cache = SlotCache(inside_peft(model).config.num_hidden_layers, self.slots, columns)
         self.with_positions = takes_position_ids(model)
         rows = range(params.first_row, params.first_row + len(prompts))
         draws = row_uniforms(params.seed, rows, params.max_new_tokens if params.temperature > 0 else 1)
@@ -278,7 +281,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _check_lengths(model: nn.Module, prompts: Sequence[list[int]], new_tokens: int) -> None:
-    context = getattr(causal_lm(model).config, "max_position_embeddings", None)
+    context = getattr(inside_peft(model).config, "max_position_embeddings", None)
     longest, shortest = max(map(len, prompts)), min(map(len, prompts))
     if shortest == 0:
         raise PodiumError("An empty prompt cannot be continued.", fix="Begin every prompt with at least one token.")

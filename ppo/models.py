@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from podium.decoding import causal_lm, token_logprobs
+from podium.decoding import inside_peft, token_logprobs
 from podium.runtime import Dtype, autocast
 from reward.model import DROPOUT_FIELDS, Lora, RewardEnsemble
 from reward.score import score, token_values
@@ -45,7 +45,7 @@ class ValueFunction(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor) -> Tensor:
         """All (B, T) -> (N,) fp32. The state before token t ends with token t - 1, so that is where it is read."""
-        return token_values(causal_lm(self.model), input_ids, attention_mask)[:, :-1][chosen[:, 1:]]
+        return token_values(inside_peft(self.model), input_ids, attention_mask)[:, :-1][chosen[:, 1:]]
 
 
 class RewardFunction(nn.Module):

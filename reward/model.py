@@ -140,7 +140,8 @@ def with_lora(model: PreTrainedModel, lora: Lora | None, seed: int) -> nn.Module
 
 def merged(model: nn.Module) -> PreTrainedModel:
     """Adapters added into the weights, PEFT gone; a model without adapters as it is."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model  # type: ignore[operator,return-value]
+    merge: Any = getattr(model, "merge_and_unload", lambda: model)
+    return merge()
 
 
 def save_reward_model(

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from podium.decoding import inside_peft
 from podium.engine import all_reduce_sum, backward, step, world_size
 from podium.runtime import Dtype, autocast
 from reward.batches import Item, MicroBatch, Sequences, SharedPrefix, collate, micro_batches
@@ -42,8 +42,8 @@ class ScoringModule(nn.Module):
         self.model = model
 
     @property
-    def reward_model(self) -> PreTrainedModel:
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # type: ignore
+    def reward_model(self) -> Any:
+        return inside_peft(self.model)
 
     def forward(self, chunks: list[Sequences | SharedPrefix]) -> Tensor:
         """Scores of all sequences, chunk after chunk, (sum of B,) float32."""
