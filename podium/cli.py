@@ -177,8 +177,10 @@ def best_of(
     """Sample n answers a prompt from the SFT model and let the reward model pick: what PPO is up against."""
     with _errors_shown():
         from podium.commands import find_run
+        from podium.progress import quieten_libraries
         from reward.best_of import best_of as measure
 
+        quieten_libraries()
         typer.echo(json.dumps(measure(find_run(run_name, runs_dir), n, prompts), indent=2))
 
 

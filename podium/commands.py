@@ -6,7 +6,7 @@ from typing import Any
 
 from podium.errors import PodiumError
 from podium.lineage import STAGE_FILE, read_stage_file
-from podium.progress import say
+from podium.progress import quieten_libraries, say
 from podium.recipe import Recipe
 
 
@@ -60,6 +60,7 @@ def score_file(model: str, file: Path, out: Path | None) -> Path:
     from podium.parents import find_parent
     from reward.score import score_file as score
 
+    quieten_libraries()
     out = out or file.with_suffix(".scored.jsonl")
     score(find_parent(model, Recipe(name="score"), Path()), file, out)
     return out

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from podium import lineage
 from podium.engine import init_distributed, leave_distributed
 from podium.errors import Interrupted, PodiumError, RecipeError
-from podium.progress import say
+from podium.progress import quieten_libraries, say
 from podium.recipe import Recipe, dump_recipe, load_recipe
 from podium.runtime import release_memory
 from podium.stage import Stage, checkpoint_record
@@ -54,7 +53,7 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
         say(f"  goes on after step {resumed[0]}")
     try:
         main = spec_of(name).load().main
-        _quieten_libraries()
+        quieten_libraries()
         with _stop_signals(stage):
             main(stage.config, stage)
     except Interrupted as stop:
@@ -128,15 +127,6 @@ def _stop_signals(stage: Stage) -> Iterator[None]:
     finally:
         for signum, old in before.items():
             signal.signal(signum, old)
-
-
-def _quieten_libraries() -> None:
-    """A bar for every file that transformers reads or writes hides our own; its warnings are for our tests to read."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    if "transformers" in sys.modules:
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -103,3 +104,12 @@ class _Plain:
             f"  {self._description}: {self._unit} {rates.done}/{rates.total}  {rates.shown()}"
             f"  {rates.seconds_left():.0f} s left"
         )
+
+
+def quieten_libraries() -> None:
+    """A bar for every file that transformers reads or writes hides our own; its warnings are for our tests to read."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
