@@ -1,6 +1,6 @@
 """PPO beside trl 1.12.0's PPOTrainer, the last published one: seconds an iteration, memory, share of the peak.
 
-    python -m benchmarks.ppo              about half an hour on two quiet cores
+    python -m benchmarks.ppo              25 minutes on two quiet cores; --iterations and --repeats for a spread
     python -m benchmarks.ppo --quick      a small shape once, to see that it works
 
 Same weights, prompts, lengths, micro-batches, inner epochs and threads; the sides take turns within one run, each in
@@ -285,8 +285,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small shape, one iteration: for development")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--iterations", type=int, default=2, help="counted iterations a process")
-    parser.add_argument("--repeats", type=int, default=2, help="turns of each side")
+    parser.add_argument("--iterations", type=int, default=1, help="counted iterations a process")
+    parser.add_argument("--repeats", type=int, default=1, help="turns of each side")
     parser.add_argument("--inner-epochs", type=int, default=1, help="InstructGPT's (C.4); TRL's default is 4")
     parser.add_argument("--shape", choices=[shape.name for shape in SHAPES], help="this shape only")
     parser.add_argument("--workload", choices=WORKLOADS, help="this workload only")

@@ -17,6 +17,7 @@ from podium import runtime
 from podium.attention import attend_in_fp32
 from podium.engine import init_distributed, load_engine, make_engine, save_engine, world_size
 from podium.errors import RecipeError
+from podium.models import count_parameters
 from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.sampler import EmbeddedSampler, SamplingParams
 from podium.schedule import constant_with_warmup
@@ -107,7 +108,7 @@ class Learner:
         # Sampled from a copy: weights that lie sharded, and a copy in bf16 where reading them takes the time. (On a CPU
         # 125M parameters decode 2.7 times faster from it, 4M no faster.)
         sharded = config.engine.zero_stage == 3
-        halved = self.dtype == "bf16" and (self.device.type == "cuda" or policy.num_parameters() > SMALL)
+        halved = self.dtype == "bf16" and (self.device.type == "cuda" or count_parameters(policy) > SMALL)
         copied = torch.bfloat16 if halved else torch.float32
         self.sampler = EmbeddedSampler(
             policy.to(self.device), self.pad_token_id, config.rollout_batch_size,

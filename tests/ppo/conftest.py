@@ -49,16 +49,18 @@ def reward_folder(policy_folder, tokenizer, tmp_path) -> Path:
 
 @pytest.fixture
 def make_learner(policy_folder, reward_folder):
-    """`make_learner(seed=0, policy=folder, **config) -> Learner` in fp32, stop token 3."""
+    """`make_learner(seed=0, policy=folder, dtype="fp32", **config) -> Learner`, stop token 3."""
     from podium.models import load_causal_lm
     from ppo.config import Config
     from ppo.learner import Learner, Models
     from reward.model import load_reward_model
 
-    def make(seed: int = 0, policy: Path = policy_folder, stop_token_id: int | None = 3, **config) -> Learner:
+    def make(
+        seed: int = 0, policy: Path = policy_folder, stop_token_id: int | None = 3, dtype: str = "fp32", **config
+    ) -> Learner:
         reward, value = (load_reward_model(reward_folder)[0] for _ in range(2))
         models = Models(load_causal_lm(policy), reward, value)
-        return Learner(Config(**{**SMALL, **config}), models, 1, stop_token_id, seed, bos_token_id=BOS)
+        return Learner(Config(**{**SMALL, **config}), models, 1, stop_token_id, seed, dtype, bos_token_id=BOS)
 
     return make
 

@@ -205,3 +205,19 @@ def test_padding_changes_no_statistic(make_learner):
         targets, _ = learner.targets(each)
         results.append(rollout_metrics(each, each.scores, targets.returns, 0.1))
     assert results[0] == pytest.approx(results[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["all weights", "lora"])
+def test_a_large_policy_is_sampled_from_a_bf16_copy_that_follows_the_updates(make_learner, monkeypatch, lora):
+    """On a CPU in bf16. Seen red with `update_weights` left out of the rollout."""
+    monkeypatch.setattr("ppo.learner.SMALL", 0)
+    learner = make_learner(dtype="bf16", lora=lora, learning_rate=0.1, temperature=1.0)
+    prompts = [[5 + i, 6, 7] for i in range(8)]
+    batch = learner.rollout(prompts, 1)
+    with torch.no_grad():
+        found = learner.policy(batch.input_ids, batch.attention_mask, batch.action_mask, 1.0)
+    assert (found - batch.logprobs[batch.action_mask]).abs().max() < 0.1  # as sampled, but for bf16's rounding
+    learner.update(batch, learner.targets(batch)[0], None, 1)
+    learner.rollout(prompts, 2)
+    policy, copied = learner.policy.module.model.state_dict(), learner.sampler.model.state_dict()
+    assert all(torch.equal(copied[name], weight.bfloat16()) for name, weight in policy.items())
