@@ -34,3 +34,8 @@ def attend_in_fp32(model: PreTrainedModel) -> None:
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+
+
+def attends_in_fp32(model: PreTrainedModel) -> bool:
+    """Whether `attend_in_fp32` was called on the model (or on what it was copied from)."""
+    return model.config._attn_implementation == NAME

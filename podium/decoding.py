@@ -21,10 +21,11 @@ CHUNK_ELEMENTS = 1 << 24  # logits of one chunk: 64 MiB in fp32
 
 @dataclass
 class Aim:
-    """Which rows and columns of the buffers the next pass writes ([write, end)) and sees ([start, end))."""
+    """Which rows and columns of the buffers the next pass writes ([write, end)) and sees ([start, end)); their size."""
 
     slots: int
     columns: int
+    dtype: torch.dtype | None = None
     rows: slice = field(default_factory=lambda: slice(0, 0))
     start: int = 0
     write: int = 0
@@ -40,8 +41,7 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         slots, columns = self.aim.slots, self.aim.columns
-        # A CPU reads fp32 faster (`podium.attention`): cast once when written, not all of it at every step.
-        dtype = torch.float32 if key_states.device.type == "cpu" else key_states.dtype
+        dtype = self.aim.dtype or key_states.dtype
         self.keys = key_states.new_zeros(slots, key_states.shape[1], columns, key_states.shape[3], dtype=dtype)
         self.values = value_states.new_zeros(slots, value_states.shape[1], columns, value_states.shape[3], dtype=dtype)
         self.is_initialized = True
@@ -70,11 +70,12 @@ class SlotCache(Cache):
 
     `aim` says which rows and columns the next forward pass writes and sees; `move` copies rows into free slots;
     `shift` drops columns on the left. Because every row ends in the same column, a row admitted late is only a row
-    with more padding on its left, which every model supports through its attention mask and position ids.
+    with more padding on its left, which every model supports through its attention mask and position ids. Keys and
+    values are kept in `dtype`, cast once when written; None: as they come.
     """
 
-    def __init__(self, layers: int, slots: int, columns: int) -> None:
-        self.aimed = Aim(slots, columns)
+    def __init__(self, layers: int, slots: int, columns: int, dtype: torch.dtype | None = None) -> None:
+        self.aimed = Aim(slots, columns, dtype)
         self.slot_layers = [SlotLayer(self.aimed) for _ in range(layers)]
         super().__init__(layers=[*self.slot_layers])
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from podium.attention import attend_in_fp32
+from podium.attention import attend_in_fp32, attends_in_fp32
 from podium.decoding import SlotCache, inside_peft, pick_tokens, position_ids, row_uniforms, takes_position_ids
 from podium.decoding import token_logprobs as chosen_logprobs
 from podium.errors import PodiumError
@@ -160,7 +160,8 @@ class _Decoder:
         widest, refills = len(prompts[self.queue[0]]), len(prompts) > self.slots
         columns = widest + params.max_new_tokens * (2 if refills else 1)
         self.end = widest
-        self.cache = SlotCache(inside_peft(model).config.num_hidden_layers, self.slots, columns)
+        dtype = torch.float32 if attends_in_fp32(inside_peft(model)) else None
+        self.cache = SlotCache(inside_peft(model).config.num_hidden_layers, self.slots, columns, dtype)
         self.with_positions = takes_position_ids(model)
         rows = range(params.first_row, params.first_row + len(prompts))
         draws = row_uniforms(params.seed, rows, params.max_new_tokens if params.temperature > 0 else 1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from podium.attention import attend_in_fp32
 from podium.decoding import SlotCache, pick_tokens, row_uniforms, token_logprobs
 from podium.errors import PodiumError
 from podium.sampler import EmbeddedSampler, SamplingParams
@@ -153,6 +154,18 @@ def test_an_own_copy_changes_only_when_told(tiny_llama):
     assert sampler.generate([[5, 6]], SamplingParams(8, temperature=0)) == before
     sampler.update_weights(tiny_llama)
     assert sampler.generate([[5, 6]], SamplingParams(8, temperature=0)) != before
+
+
+@pytest.mark.parametrize("in_fp32", [False, True])
+def test_keys_are_kept_in_the_type_that_attention_reads(tiny_llama, monkeypatch, in_fp32):
+    """A bf16 model on a CPU. Seen red with the buffers always in fp32 (queries and keys then differ in type)."""
+    model = tiny_llama.bfloat16()
+    if in_fp32:
+        attend_in_fp32(model)
+    made = []
+    monkeypatch.setattr("podium.sampler.SlotCache", lambda *args: made.append(SlotCache(*args)) or made[-1])
+    EmbeddedSampler(model, 1).generate([[5, 6]], SamplingParams(3))
+    assert made[0].slot_layers[0].keys.dtype == (torch.float32 if in_fp32 else torch.bfloat16)
 
 
 def test_sampling_switches_dropout_off_and_leaves_the_mode(tiny_opt):
