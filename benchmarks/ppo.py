@@ -3,11 +3,11 @@
     python -m benchmarks.ppo              25 minutes on two quiet cores; --iterations and --repeats for a spread
     python -m benchmarks.ppo --quick      a small shape once, to see that it works
 
-Same weights, prompts, lengths, micro-batches, inner epochs and threads; the sides take turns within one run, each in
-its own process, TRL in an environment that this command makes once (~/.cache/podium/trl-1.12.0). Two workloads: `fixed`
-(no end token: every response has full length, our worst case) and `ragged` (responses end at random, mean about 40 % of
-the cap). No ptx, which TRL does not have. The first iteration of a process warms up and is not counted; of the others
-the median counts.
+Same weights, prompts, lengths, micro-batches of the update, inner epochs and threads; the sides take turns within one
+run, each in its own process, TRL in an environment that this command makes once (~/.cache/podium/trl-1.12.0). Two
+workloads: `fixed` (no end token: every response has full length, our worst case) and `ragged` (responses end at random,
+mean about 40 % of the cap). No ptx, which TRL does not have. The first iteration of a process warms up and is not
+counted; of the others (`--iterations` a turn, `--repeats` turns) the median counts.
 
 The last line is one JSON object. `same_dtype`: TRL's seconds / ours at the same number format, the lower of fp32 and
 bf16; `best`: each side at its faster format; both the lowest over the shapes. `memory_ratio`: our peak / TRL's, the

@@ -42,7 +42,8 @@ def apart(windows: torch.Tensor, bos_id: int) -> dict[str, Any]:
     """What to call a causal LM with on windows (B, T) so that no document sees another: `model(**apart(ids, bos_id))`.
 
     Positions start again at each `bos_id`. The mask (B, 1, T, T), 0 or -inf, is given whole because not every model of
-    transformers makes one from such positions (OPT does not); attention must be "sdpa" or "eager".
+    transformers makes one from such positions (OPT does not); attention must be "sdpa", "eager" or
+    `podium.attention`'s.
     """
     index = torch.arange(windows.shape[1], device=windows.device)
     starts = torch.where(windows == bos_id, index, 0).cummax(dim=1).values  # (B, T) where each token's document begins

@@ -30,10 +30,10 @@ def attend(
 
 
 def attend_in_fp32(model: PreTrainedModel) -> None:
-    """Make every layer of the model use `attend`."""
+    """Make every layer of the model use `attend`; the plain formula in a family that has no fused attention."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(NAME if model._supports_sdpa else "eager")
 
 
 def attends_in_fp32(model: PreTrainedModel) -> bool:

@@ -94,8 +94,10 @@ class EmbeddedSampler:
             self.model = model
             return
         if self._copy is None:
-            self._copy = copy.deepcopy(model).to(self.dtype).eval()
-            if _device(model).type == "cpu":
+            self._copy = copy.deepcopy(model).eval()
+            for parameter in self._copy.parameters():  # not the buffers: rotary frequencies in bf16 would be 0.2 % off
+                parameter.data = parameter.data.to(self.dtype)
+            if _device(model).type == "cpu" and self.dtype != torch.float32:
                 attend_in_fp32(inside_peft(self._copy))
         self._copy.load_state_dict(model.state_dict())
         self.model = self._copy

@@ -209,8 +209,8 @@ def test_padding_changes_no_statistic(make_learner):
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["all weights", "lora"])
 def test_a_large_policy_is_sampled_from_a_bf16_copy_that_follows_the_updates(make_learner, monkeypatch, lora):
-    """On a CPU in bf16. Seen red with `update_weights` left out of the rollout."""
-    monkeypatch.setattr("ppo.learner.SMALL", 0)
+    """On a CPU in bf16. Seen red with `update_weights` left out of the rollout and with buffers cast too."""
+    monkeypatch.setattr("ppo.learner.BF16_COPY_FROM", 0)
     learner = make_learner(dtype="bf16", lora=lora, learning_rate=0.1, temperature=1.0)
     prompts = [[5 + i, 6, 7] for i in range(8)]
     batch = learner.rollout(prompts, 1)
@@ -221,3 +221,5 @@ def test_a_large_policy_is_sampled_from_a_bf16_copy_that_follows_the_updates(mak
     learner.rollout(prompts, 2)
     policy, copied = learner.policy.module.model.state_dict(), learner.sampler.model.state_dict()
     assert all(torch.equal(copied[name], weight.bfloat16()) for name, weight in policy.items())
+    buffers = dict(learner.sampler.model.named_buffers())  # rotary frequencies keep their precision
+    assert buffers and all(torch.equal(buffers[n], b) for n, b in learner.policy.module.model.named_buffers())
