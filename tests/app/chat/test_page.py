@@ -24,7 +24,7 @@ def wait_for_answers(page, count: int, side: int = 0) -> list[str]:
     """Wait until `count` answers are finished and return the log."""
     captions = page.locator(f"#log-{side} .thought .message-content")
     expect(captions).to_have_count(count)
-    expect(captions.nth(count - 1)).to_have_text(FINISHED)
+    expect(captions.nth(count - 1)).to_have_text(FINISHED, timeout=30_000)
     expect(page.locator("#send")).to_be_visible()
     return lines(page, side)
 
