@@ -222,9 +222,9 @@ def test_the_cache_is_never_longer_than_the_live_rows_need(tiny_llama):
     columns = []
     original = SlotCache.__init__
 
-    def watch(self, layers, slots, width):
+    def watch(self, layers, slots, width, dtype):
         columns.append((slots, width))
-        original(self, layers, slots, width)
+        original(self, layers, slots, width, dtype)
 
     SlotCache.__init__ = watch
     try:
