@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-CHUNK_ELEMENTS = 1 << 24  # logits of one chunk: 64 MiB in fp32
+CHUNK_ELEMENTS = 1 << 26  # logits of one chunk: 256 MiB in fp32
 
 
 @dataclass

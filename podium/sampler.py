@@ -19,6 +19,7 @@ from podium.attention import attend_in_fp32, attends_in_fp32
 from podium.decoding import SlotCache, inside_peft, pick_tokens, position_ids, row_uniforms, takes_position_ids
 from podium.decoding import token_logprobs as chosen_logprobs
 from podium.errors import PodiumError
+from podium.prepacked import prepacked
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class EmbeddedSampler:
         if not prompts:
             return []
         _check_lengths(self.model, prompts, params.max_new_tokens)
-        with evaluating(self.model):
+        with evaluating(self.model), prepacked(self.model):
             decoder = _Decoder(self.model, prompts, params, self.pad_token_id, self.max_batch, self.max_tokens)
             while decoder.busy:
                 decoder.step()
