@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from podium.models import inside_peft
+
 CHUNK_ELEMENTS = 1 << 26  # logits of one chunk: 256 MiB in fp32
 
 
@@ -149,12 +151,6 @@ def _truncated(logprobs: Tensor, top_k: int, top_p: float) -> Tensor:
 def takes_position_ids(model: nn.Module) -> bool:
     """Whether the model's forward accepts position ids (ALiBi models do not)."""
     return "position_ids" in inspect.signature(inside_peft(model).forward).parameters
-
-
-def inside_peft(model: nn.Module) -> Any:
-    """The Hugging Face model inside a PEFT wrapper, or the model itself; adapters stay in force."""
-    get_base_model: Any = getattr(model, "get_base_model", None)
-    return model if get_base_model is None else get_base_model()
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:

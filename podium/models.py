@@ -87,6 +87,12 @@ def resize_for(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> No
             table.weight[rows:] = table.weight[:rows].mean(dim=0)  # (new, hidden)
 
 
+def inside_peft(model: torch.nn.Module) -> Any:
+    """The Hugging Face model inside a PEFT wrapper, or the model itself; adapters stay in force."""
+    get_base_model: Any = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else get_base_model()
+
+
 def count_parameters(model: torch.nn.Module) -> int:
     """Parameters of the model; tied ones count once. Right under ZeRO-3 too, where each process holds a shard."""
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())

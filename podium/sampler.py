@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from podium.attention import attend_in_fp32, attends_in_fp32
-from podium.decoding import SlotCache, inside_peft, pick_tokens, position_ids, row_uniforms, takes_position_ids
+from podium.decoding import SlotCache, pick_tokens, position_ids, row_uniforms, takes_position_ids
 from podium.decoding import token_logprobs as chosen_logprobs
 from podium.errors import PodiumError
+from podium.models import inside_peft
 from podium.prepacked import prepacked
 
 

@@ -140,8 +140,8 @@ def with_lora(model: PreTrainedModel, lora: Lora | None, seed: int) -> nn.Module
 
 def merged(model: nn.Module) -> PreTrainedModel:
     """Adapters added into the weights, PEFT gone; a model without adapters as it is."""
-    merge: Any = getattr(model, "merge_and_unload", lambda: model)
-    return merge()
+    merge: Any = getattr(model, "merge_and_unload", None)
+    return cast(PreTrainedModel, model if merge is None else merge())
 
 
 def save_reward_model(

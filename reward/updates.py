@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from podium.decoding import inside_peft
 from podium.engine import all_reduce_sum, backward, step, world_size
+from podium.models import inside_peft
 from podium.runtime import Dtype, autocast
 from reward.batches import Item, MicroBatch, Sequences, SharedPrefix, collate, micro_batches
 from reward.loss import pairwise_losses, plackett_luce_losses, strict_pairs

@@ -14,6 +14,12 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
 
+def replace(table, by):
+    """All rows at once: the order of the chain is the order of the table."""
+    table.clear()
+    table.update(by)
+
+
 @pytest.fixture
 def demo_stages(monkeypatch):
     """The stage table holds only pretrain, sft and evals, all three the demonstration."""
@@ -22,13 +28,11 @@ def demo_stages(monkeypatch):
 
     from podium import stages
 
-    table = demo_stage.install()
-    for name in set(stages.STAGES) - set(table):
-        monkeypatch.delitem(stages.STAGES, name)
-    for name, spec in table.items():
-        monkeypatch.setitem(stages.STAGES, name, spec)
+    table, real = demo_stage.install(), dict(stages.STAGES)
+    replace(stages.STAGES, table)
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     yield table
+    replace(stages.STAGES, real)
     assert {s: signal.getsignal(s) for s in handlers} == handlers, "a stage must put the signal handlers back"
 
 
