@@ -33,6 +33,7 @@ TRL = "trl==1.12.0"
 TORCH = "torch==2.13.0"
 STOP, PAD = 2, 1
 DTYPES = ("fp32", "bf16")
+TURNS = ("podium fp32", "trl fp32", "podium bf16", "trl bf16", "podium bf16 compiled")
 WORKLOADS = ("fixed", "ragged")
 
 
@@ -157,6 +158,7 @@ def run_podium(work: dict[str, Any]) -> dict[str, Any]:
         per_device_eval_batch_size=2 * work["micro_batch"], response_length=work["response_length"],
         rollout_batch_size=batch_size, kl_coef=0.05, ptx_coef=0.0, missing_eos_penalty=0.0, warmup_iterations=0,
         learning_rate=work["learning_rate"], value_learning_rate=work["learning_rate"], final_weights="last",
+        compile=work["compile"],
     )
     models = Models(policy, reward, value, reference)
     learner = Learner(config, models, PAD, work["stop_token_id"], work["seed"], dtype=work["dtype"])
@@ -240,7 +242,7 @@ def run_side(side: str, work: dict[str, Any], trl: str) -> dict[str, Any]:
 
 
 def race(shape: Shape, ragged: bool, options: argparse.Namespace, trl: str) -> dict[str, dict[str, Any]]:
-    """(side, dtype) -> the median iteration's seconds, the highest memory, and what else the side reports."""
+    """One of TURNS -> the median iteration's seconds, the highest memory, and what else the side reports."""
     turns: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(shape, ragged, Path(folder))
@@ -250,12 +252,14 @@ def race(shape: Shape, ragged: bool, options: argparse.Namespace, trl: str) -> d
             "inner_epochs": options.inner_epochs, "iterations": 1 + options.iterations, "learning_rate": 1e-6,
         }
         for repeat in range(options.repeats):
-            for dtype in DTYPES:
-                for side in ("podium", "trl") if repeat % 2 == 0 else ("trl", "podium"):
-                    found = run_side(side, work | {"dtype": dtype, "seed": repeat}, trl)
-                    turns.setdefault(f"{side} {dtype}", []).append(found)
-                    seconds = " ".join(f"{counted:7.2f}" for counted in found["seconds"][1:])
-                    print(f"  {side:6} {dtype}  {seconds} s  {found['memory_bytes'] / 2**20:7.0f} MiB", flush=True)
+            for name in TURNS if repeat % 2 == 0 else reversed(TURNS):
+                if name.endswith("compiled") and not options.compile:
+                    continue
+                side, dtype, *compiled = name.split()
+                found = run_side(side, work | {"dtype": dtype, "seed": repeat, "compile": bool(compiled)}, trl)
+                turns.setdefault(name, []).append(found)
+                seconds = " ".join(f"{counted:7.2f}" for counted in found["seconds"][1:])
+                print(f"  {name:20}  {seconds} s  {found['memory_bytes'] / 2**20:7.0f} MiB", flush=True)
     return {name: summed_up(found) for name, found in turns.items()}
 
 
@@ -270,11 +274,11 @@ def compare(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The ratios of one workload on one shape."""
     seconds = {name: found["seconds"] for name, found in results.items()}
     memory = {name: found["memory_bytes"] for name, found in results.items()}
-    fastest = min(DTYPES, key=lambda dtype: seconds[f"podium {dtype}"])
-    ours = results[f"podium {fastest}"]
+    fastest = min((name for name in results if name.startswith("podium")), key=lambda name: seconds[name])
+    ours = results[fastest]
     return {
         "same_dtype": min(seconds[f"trl {dtype}"] / seconds[f"podium {dtype}"] for dtype in DTYPES),
-        "best": min(seconds[f"trl {dtype}"] for dtype in DTYPES) / seconds[f"podium {fastest}"],
+        "best": min(seconds[f"trl {dtype}"] for dtype in DTYPES) / seconds[fastest],
         "memory_ratio": max(memory[f"podium {dtype}"] / memory[f"trl {dtype}"] for dtype in DTYPES),
         "peak_share": ours["flops"] / ours["seconds"] / ours["peak_flops"],
         "mean_response": ours["mean_response"], "profile": ours["profile"], "seconds": seconds,
@@ -291,6 +295,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=[shape.name for shape in SHAPES], help="this shape only")
     parser.add_argument("--workload", choices=WORKLOADS, help="this workload only")
     parser.add_argument("--response-length", type=int, help="the cap, instead of each shape's own")
+    parser.add_argument("--compile", action="store_true", help="time our bf16 with `ppo.compile` too, for `best`")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:

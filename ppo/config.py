@@ -94,6 +94,7 @@ class Config(BaseModel):
     ema_decay: float = Field(0.9, ge=0, lt=1, description="of the weight average, an iteration; C.4: 0.992")
     final_weights: Literal["ema", "last"] = Field("ema", description="what final/ holds; C.4: the average")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
+    compile: bool = Field(False, description="torch.compile all but decoding: half a minute at first, then faster")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="ZeRO stage, offload, gradient clipping")
     guard: GuardConfig = Field(default_factory=GuardConfig, description="thresholds that stop a run from going wrong")
     save_steps: int = Field(10, gt=0, description="iterations between checkpoints (the guard's way back)")
@@ -118,6 +119,8 @@ class Config(BaseModel):
     def _check_sizes(self) -> "Config":
         if self.batch_size % self.num_mini_batches:
             raise ValueError(f"batch_size {self.batch_size} cannot be split into {self.num_mini_batches} minibatches")
+        if self.compile and (self.engine.zero_stage == 3 or self.frozen_models == "sharded"):
+            raise ValueError("compile works on whole weights: not with engine.zero_stage 3 or frozen_models sharded")
         if self.total_episodes < self.batch_size:
             raise ValueError(f"total_episodes {self.total_episodes} is less than one batch of {self.batch_size}")
         return self

@@ -137,6 +137,20 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
+def compile_layers(model: nn.Module) -> None:
+    """torch.compile for every layer of the Hugging Face models inside, in place.
+
+    The layers of a model share their code, so one of them is compiled, for any shape, and serves all: 30 s for a LLaMA
+    whose compilation as a whole takes 250.
+    """
+    names: set[str] = set()
+    for module in model.modules():
+        names.update(module._no_split_modules or () if isinstance(module, PreTrainedModel) else ())
+    for module in model.modules():
+        if type(module).__name__ in names:
+            module.compile(dynamic=True)
+
+
 def gathered(module: nn.Module, zero_stage: int) -> Any:
     """A context in which the weights of a ZeRO-3 engine's module are whole; nothing to do for lower stages."""
     if zero_stage < 3:
