@@ -53,6 +53,11 @@ class Models:
     reference: PreTrainedModel | None = None
 
 
+def sampling_seed(seed: int, iteration: int) -> int:
+    """Names the streams that the rollouts of an iteration (from 1) draw from."""
+    return seed * 1_000_003 + iteration
+
+
 class Learner:
     """Policy and value engines, frozen reference and reward, sampler, controllers.
 
@@ -203,7 +208,7 @@ class Learner:
         """How the rollouts of an iteration are sampled."""
         return SamplingParams(
             self.config.response_length, self.config.temperature, stop_token_id=self.stop_token_id,
-            seed=self.seed * 1_000_003 + iteration, first_row=first_row,
+            seed=sampling_seed(self.seed, iteration), first_row=first_row,
         )
 
     def answer(self, prompts: Sequence[list[int]], params: SamplingParams) -> tuple[list[list[int]], list[float]]:
