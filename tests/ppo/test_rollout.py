@@ -145,6 +145,20 @@ def test_passes_go_by_length(parts):
     assert lengths[order].tolist() == sorted(lengths.tolist(), reverse=True)
 
 
+def test_a_full_pass_ends_before_rows_that_would_be_padding(monkeypatch):
+    """Alone: once a pass holds enough tokens. Of several processes every one makes as many passes as the others.
+    Seen red with the padding not looked at, with the tokens not looked at, and with the world size not looked at."""
+    lengths = [30, 29, 28, 27, 26, 12, 11, 3]
+    mask = torch.arange(30) < torch.tensor(lengths)[:, None]
+    monkeypatch.setattr("ppo.rollout.CPU_TOKENS", 50)
+    widths = [[lengths[i] for i in rows] for rows in passes_by_length(mask, 4)]
+    assert widths == [[30, 29, 28, 27], [26, 12], [11, 3]]  # 26 alone is not enough
+    mask = mask[torch.tensor([0, 1, 5, 6, 7])]
+    assert [len(rows) for rows in passes_by_length(mask, 4)] == [2, 3]
+    monkeypatch.setattr("ppo.rollout.world_size", lambda: 2)
+    assert [len(rows) for rows in passes_by_length(mask, 4)] == [4, 1]
+
+
 def test_policy_equal_to_reference_has_kl_zero(make_learner):
     """Oracle. Mutation seen red: the reference read at temperature 1 while sampling at 0.7."""
     batch = make_learner(temperature=0.7).rollout(PROMPTS, 1)
