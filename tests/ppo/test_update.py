@@ -205,7 +205,8 @@ def test_two_inner_epochs_and_a_large_ptx_coefficient_converge(make_learner, ptx
     first, last = found[0], found[-1]
     assert last["ptx/loss"] < 0.2 * first["ptx/loss"]
     assert last["objective/scores"] > 0.5 * first["objective/scores"]  # scores are negative
-    assert last["rollout/eos_rate"] > 0.9
+    ended = [metrics["rollout/eos_rate"] for metrics in found]
+    assert ended[0] < 0.2 and sum(ended[-5:]) / 5 > 0.8  # eight runs had 0.90 to 0.99; one iteration of 64 says less
 
 
 def test_advantages_are_whitened_over_the_whole_batch(make_learner):
