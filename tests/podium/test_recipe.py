@@ -92,10 +92,10 @@ def test_the_resolved_recipe_loads_to_itself(load, tmp_path):
     assert load_recipe(path).model_dump() == first.model_dump()
 
 
-def test_arms_are_ppo_with_differences(demo_stages, monkeypatch, load):
+def test_arms_are_ppo_with_differences(demo_stages, load):
     from podium.stages import STAGES
 
-    monkeypatch.setitem(STAGES, "ppo", demo_stages["sft"])
+    STAGES["ppo"] = demo_stages["sft"]  # the fixture puts the whole table back
     made = load(ppo={"model": "sft", "steps": 9}, ppo_arms={"plain": {"learning_rate": 0.5}})
     assert made.chain() == ["ppo", "ppo_plain"]
     arm = made.stage_config("ppo_plain")
