@@ -24,7 +24,7 @@ def prepacked(model: nn.Module) -> Iterator[None]:
     Does nothing where it cannot be had: on other devices and processors, under autocast (whose casts the packed product
     does not know), for a type that this processor does not multiply.
     """
-    layers = [module for module in model.modules() if _packs(module)]
+    layers = [module for module in model.modules() if packs(module)]
     for layer in layers:
         layer.forward = _packed_forward(layer)  # type: ignore[method-assign]  # the instance's hides the class's
     try:
@@ -34,7 +34,7 @@ def prepacked(model: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def _packs(module: nn.Module) -> TypeGuard[nn.Linear]:
+def packs(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether this is a large linear layer that does nothing else: no subclass, no forward that a library put in."""
     if type(module) is not nn.Linear or "forward" in vars(module) or module.weight.numel() < FROM_ELEMENTS:
         return False

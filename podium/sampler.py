@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from podium.attention import attend_in_fp32, attends_in_fp32
+from podium.compiled import CompiledStep
 from podium.decoding import SlotCache, pick_tokens, position_ids, row_uniforms, takes_position_ids
 from podium.decoding import token_logprobs as chosen_logprobs
 from podium.errors import PodiumError
@@ -76,6 +78,7 @@ class EmbeddedSampler:
         pad_token_id: fills the padding; what it is does not matter, since padding is never attended to.
         max_batch: rows decoded together; further prompts wait and take the place of finished ones.
         max_tokens: padded tokens of one prefill or log-probability pass; bounds the memory of long prompts.
+        compiled: decode through torch.compile where it serves (`podium.compiled`); worth it for long runs alone.
     """
 
     def __init__(
@@ -85,8 +88,10 @@ class EmbeddedSampler:
         max_batch: int = 128,
         max_tokens: int = 16384,
         dtype: torch.dtype | None = None,
+        compiled: bool = False,
     ) -> None:
         self.pad_token_id, self.max_batch, self.max_tokens, self.dtype = pad_token_id, max_batch, max_tokens, dtype
+        self._step = CompiledStep(_device(model)) if compiled else None
         self._copy: nn.Module | None = None
         self.update_weights(model)
 
@@ -110,8 +115,9 @@ class EmbeddedSampler:
         if not prompts:
             return []
         _check_lengths(self.model, prompts, params.max_new_tokens)
+        step = self._step if self._step is not None and self._step.serves(self.model) else None
         with evaluating(self.model), prepacked(self.model):
-            decoder = _Decoder(self.model, prompts, params, self.pad_token_id, self.max_batch, self.max_tokens)
+            decoder = _Decoder(self.model, prompts, params, self.pad_token_id, self.max_batch, self.max_tokens, step)
             while decoder.busy:
                 decoder.step()
         return decoder.samples()
@@ -154,8 +160,10 @@ class _Decoder:
     """
 
     def __init__(
-        self, model: nn.Module, prompts: Sequence[list[int]], params: SamplingParams, pad: int, slots: int, budget: int
+        self, model: nn.Module, prompts: Sequence[list[int]], params: SamplingParams, pad: int, slots: int, budget: int,
+        compiled: CompiledStep | None = None,
     ) -> None:
+        self.compiled = compiled
         self.model, self.prompts, self.params, self.pad, self.budget = model, prompts, params, pad, budget
         self.device = _device(model)
         self.slots = min(slots, len(prompts))
@@ -165,7 +173,8 @@ class _Decoder:
         columns = widest + params.max_new_tokens * (2 if refills else 1)
         self.end = widest
         dtype = torch.float32 if attends_in_fp32(inside_peft(model)) else None
-        self.cache = SlotCache(inside_peft(model).config.num_hidden_layers, self.slots, columns, dtype)
+        size = inside_peft(model).config.num_hidden_layers, self.slots, columns
+        self.cache = SlotCache(*size, dtype) if compiled is None else compiled.cache(*size, dtype)
         self.with_positions = takes_position_ids(model)
         rows = range(params.first_row, params.first_row + len(prompts))
         draws = row_uniforms(params.seed, rows, params.max_new_tokens if params.temperature > 0 else 1)
@@ -176,7 +185,7 @@ class _Decoder:
         self.lengths = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
         empty = torch.zeros(0, dtype=torch.long, device=self.device)
         self.row, self.count, self.start, self.last, self.done = empty, empty, empty, empty, empty.bool()
-        self.columns = torch.arange(columns, device=self.device)
+        self.columns = torch.arange(self.cache.aimed.columns, device=self.device)
 
     @property
     def busy(self) -> bool:
@@ -198,7 +207,7 @@ class _Decoder:
         rows = [self.queue.popleft() for _ in range(min(free, len(self.queue), max(1, self.budget // width)))]
         ids, mask = _pad_left([self.prompts[i] for i in rows], self.pad, self.device)
         first, at = len(self.row), self.end - width
-        self.cache.aim(slice(first, first + len(rows)), at, at, self.end)
+        self.cache.aim(slice(first, first + len(rows)), at, self.end, write=slice(at, self.end))
         inputs = {"position_ids": position_ids(mask)} if self.with_positions else {}
         logits = self._logits(ids, mask, **inputs)
         new = torch.tensor(rows, device=self.device)
@@ -212,14 +221,32 @@ class _Decoder:
         """Feed every live row its newest token and draw the next."""
         if self.end == len(self.columns):
             self._shift()
-        left = int(self.start.min())
-        self.cache.aim(slice(0, len(self.row)), left, self.end, self.end + 1)
-        self.end += 1
-        mask = self.columns[left : self.end] >= self.start[:, None]  # (live, columns seen)
-        inputs = {"position_ids": (self.end - 1 - self.start)[:, None]} if self.with_positions else {}
-        logits = self._logits(self.last[:, None], mask, **inputs)
+        newest, self.end = self.end, self.end + 1
+        lone = len(self.row) == 1  # which torch.compile would compile apart, if it were not rounded up
+        if self.compiled is not None and (self.compiled.rounded or not lone):
+            logits = self._compiled_logits(newest)
+        else:
+            left = int(self.start.min())
+            self.cache.aim(slice(0, len(self.row)), left, self.end, write=slice(newest, self.end))
+            mask = self.columns[left : self.end] >= self.start[:, None]  # (live, columns seen)
+            inputs = {"position_ids": (newest - self.start)[:, None]} if self.with_positions else {}
+            logits = self._logits(self.last[:, None], mask, **inputs)
         self.last, self.done = self._draw(logits, self.row, self.count)
         self.count = self.count + 1
+
+    def _compiled_logits(self, newest: int) -> Tensor:
+        """The same by the compiled step, whose shapes may be rounded up: idle slots see nothing but their own token."""
+        assert self.compiled is not None
+        live = len(self.row)
+        rows, left, right = self.compiled.window(live, int(self.start.min()), self.end, self.cache)
+        start = F.pad(self.start, (0, rows - live), value=newest)
+        last = F.pad(self.last, (0, rows - live), value=self.pad)
+        columns = self.columns[left:right]
+        mask = (columns >= start[:, None]) & (columns <= newest)  # (rows, columns seen)
+        # As a tensor it is no part of the shape. On a CPU, where shapes are exact anyway, that would be twice as slow.
+        write = self.columns[newest : self.end] if self.compiled.rounded else slice(newest, self.end)
+        self.cache.aim(slice(0, rows), left, right, write)
+        return self.compiled(self.model, last[:, None], mask, (newest - start)[:, None], self.cache)[:live]
 
     def _logits(self, ids: Tensor, mask: Tensor, **inputs: Tensor) -> Tensor:
         output = self.model(
