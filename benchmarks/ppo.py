@@ -6,8 +6,9 @@
 Same weights, prompts, lengths, micro-batches of the update, inner epochs and threads; the sides take turns within one
 run, each in its own process, TRL in an environment that this command makes once (~/.cache/podium/trl-1.12.0). Two
 workloads: `fixed` (no end token: every response has full length, our worst case) and `ragged` (responses end at random,
-mean about 40 % of the cap). No ptx, which TRL does not have. The first iteration of a process warms up and is not
-counted; of the others (`--iterations` a turn, `--repeats` turns) the median counts.
+mean about 40 % of the cap). No ptx, which TRL does not have. The first iteration of a process warms up (ours with
+the inputs of the second, so that no shape is compiled later) and is not counted; of the others (`--iterations` a turn,
+`--repeats` turns) the median counts.
 
 The last line is one JSON object. `same_dtype`: TRL's seconds / ours at the same number format, the lower of fp32 and
 bf16; `best`: each side at its faster format; both the lowest over the shapes. `memory_ratio`: our peak / TRL's, the
@@ -190,7 +191,7 @@ def run_podium(work: dict[str, Any]) -> dict[str, Any]:
     models = Models(policy, reward, value, reference)
     learner = Learner(config, models, PAD, work["stop_token_id"], work["seed"], dtype=work["dtype"])
     seconds, profile, batch = [], {}, None
-    for iteration in range(1, work["iterations"] + 1):
+    for iteration in [2, *range(2, work["iterations"] + 1)]:
         rows = range((iteration - 1) * batch_size, iteration * batch_size)
         began = time.perf_counter()
         batch = learner.rollout([prompts[i % len(prompts)] for i in rows], iteration)

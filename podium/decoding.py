@@ -23,7 +23,7 @@ CHUNK_ELEMENTS = 1 << 26  # logits of one chunk: 256 MiB in fp32
 
 @dataclass
 class Aim:
-    """Which rows and columns of the buffers the next pass sees ([start, start + seen)) and writes; the buffers' size."""
+    """Which rows and columns ([start, start + seen)) of the buffers the next pass sees, which it writes; their size."""
 
     slots: int
     columns: int

@@ -19,6 +19,7 @@ from podium.runtime import Dtype, autocast
 from reward.model import DROPOUT_FIELDS, Lora, RewardEnsemble
 from reward.score import score, token_values
 
+RECOMPILE_LIMIT = 64  # torch's 8 are too few for four models, with and without gradients, with one row and with many
 Placement = Literal["resident", "offload", "sharded"]
 
 
@@ -148,7 +149,7 @@ def compile_layers(model: nn.Module) -> None:
         names.update(module._no_split_modules or () if isinstance(module, PreTrainedModel) else ())
     for module in model.modules():
         if type(module).__name__ in names:
-            module.compile(dynamic=True)
+            module.compile(dynamic=True, recompile_limit=RECOMPILE_LIMIT)
 
 
 def gathered(module: nn.Module, zero_stage: int) -> Any:
