@@ -237,7 +237,8 @@ def _hub_rows(path: str, source: Source) -> Iterator[dict[str, Any]]:
     try:
         dataset = datasets.load_dataset(path, source.config, split=source.split)
     except Exception as error:  # the library raises a dozen unrelated kinds for "not there" and "no network"
-        problem = f"is no file here, and could not be loaded as a data set: {str(error).splitlines()[0]}"
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        problem = f"is no file here, and could not be loaded as a data set: {why}"
         raise DataError(path, None, None, problem, "check the path or hub id, split and config") from None
     yield from dataset
 

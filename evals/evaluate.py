@@ -15,7 +15,7 @@ Left out: human judges (the labeling site and the chat's votes are for them), fe
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from evals.measure import HeldOut, Measured, context_of, measure, summarise
 from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
 from podium.errors import DataError, Interrupted
 from podium.launch import run_stage_main
-from podium.models import load_causal_lm, load_tokenizer, resize_for
+from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
 from podium.recipe import Recipe
 from podium.sampler import SamplingParams
 from podium.stage import Stage
@@ -160,7 +160,7 @@ def make_judge(config: Config, stage: Stage) -> Judge:
         if ref is None:
             return None
         model, tokenizer = load_reward_model(stage.parent(ref, same_tokenizer=False))
-        return cast(Any, model).to(stage.device), tokenizer
+        return moved(model, stage.device), tokenizer
 
     return Judge(stage.world(), load(config.judge), load(reward))
 
@@ -248,7 +248,7 @@ def _load(stage: Stage, ref: str, tokenizer: PreTrainedTokenizerBase, same_token
     model = load_causal_lm(stage.parent(ref, same_tokenizer))
     resize_for(tokenizer, model)
     half = stage.device.type == "cuda" and stage.dtype == "bf16"
-    return cast(Any, model).to(stage.device, torch.bfloat16 if half else torch.float32)
+    return moved(model, stage.device, torch.bfloat16 if half else torch.float32)
 
 
 if __name__ == "__main__":

@@ -66,11 +66,11 @@ class Interrupted(PodiumError):
 
     def __init__(self, message: str = "stopped on request", signum: int = signal.SIGINT) -> None:
         super().__init__(message)
-        self.signum = signum
+        self.caught(signum)
 
     def __str__(self) -> str:
         return f"{self.message}; {self.fix}" if self.fix else self.message
 
-    @property
-    def exit_code(self) -> int:  # type: ignore[override]
-        return 128 + int(self.signum)
+    def caught(self, signum: int) -> None:
+        """This signal it was."""
+        self.signum, self.exit_code = signum, 128 + int(signum)

@@ -57,7 +57,7 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
         with _stop_signals(stage):
             main(stage.config, stage)
     except Interrupted as stop:
-        stop.signum = stage.signal_seen or stop.signum
+        stop.caught(stage.signal_seen or stop.signum)
         stop.fix = "nothing is lost: the same command goes on from the last checkpoint"
         stage.logbook(f"stopped by {signal.Signals(stop.signum).name}")
         raise

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -17,6 +17,8 @@ from podium.errors import ParentError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def load_causal_lm(path: str | Path) -> PreTrainedModel:
@@ -91,6 +93,11 @@ def inside_peft(model: torch.nn.Module) -> Any:
     """The Hugging Face model inside a PEFT wrapper, or the model itself; adapters stay in force."""
     get_base_model: Any = getattr(model, "get_base_model", None)
     return model if get_base_model is None else get_base_model()
+
+
+def moved(model: Model, device: torch.device, dtype: torch.dtype = torch.float32) -> Model:
+    """The model itself, on this device in this type. (No call of transformers' own `to` passes a type check.)"""
+    return torch.nn.Module.to(model, device, dtype)
 
 
 def count_parameters(model: torch.nn.Module) -> int:

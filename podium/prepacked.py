@@ -24,9 +24,9 @@ def prepacked(model: nn.Module) -> Iterator[None]:
     Does nothing where it cannot be had: on other devices and processors, under autocast (whose casts the packed product
     does not know), for a type that this processor does not multiply.
     """
-    layers = [module for module in model.modules() if packs(module)]
+    layers: list[Any] = [module for module in model.modules() if packs(module)]
     for layer in layers:
-        layer.forward = _packed_forward(layer)  # type: ignore[method-assign]  # the instance's hides the class's
+        layer.forward = _packed_forward(layer)  # the instance's hides the class's
     try:
         yield
     finally:

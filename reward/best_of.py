@@ -16,7 +16,7 @@ from data.template import decode_response, encode_prompt
 from data.worlds import open_world
 from podium.errors import DataError, PodiumError
 from podium.lineage import absolute, source_of
-from podium.models import load_causal_lm, load_tokenizer
+from podium.models import load_causal_lm, load_tokenizer, moved
 from podium.parents import find_parent
 from podium.recipe import load_recipe
 from podium.runtime import device
@@ -50,10 +50,9 @@ def best_of(
 
     texts = sample(policy_dir, asked, SPARE * n, max_new_tokens, seed)  # P lists of 2n
     scorer, tokenizer = load_reward_model(reward_dir)
-    scorer.to(device())  # type: ignore[arg-type]
     flat = [text for answers in texts for text in answers]
     asked_flat = [prompt.messages for prompt in asked for _ in range(SPARE * n)]
-    proxy = np.array(score_texts(scorer, tokenizer, asked_flat, flat)).reshape(len(asked), -1)
+    proxy = np.array(score_texts(moved(scorer, device()), tokenizer, asked_flat, flat)).reshape(len(asked), -1)
     gold = None
     if recipe.data.world is not None:
         world = open_world(find_parent("world", recipe, run))
@@ -73,7 +72,7 @@ def best_of(
 def sample(folder: Path, prompts: Sequence[Prompt], count: int, max_new_tokens: int, seed: int) -> list[list[str]]:
     """`count` answers of the model in `folder` to each prompt."""
     tokenizer, model = load_tokenizer(folder), load_causal_lm(folder)
-    sampler = EmbeddedSampler(model.to(device()), int(tokenizer.pad_token_id))  # type: ignore[arg-type]
+    sampler = EmbeddedSampler(moved(model, device()), int(tokenizer.pad_token_id))
     rows = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts for _ in range(count)]
     params = SamplingParams(max_new_tokens, stop_token_id=tokenizer.eos_token_id, seed=seed)
     texts = [decode_response(tokenizer, answer.tokens) for answer in sampler.generate(rows, params)]

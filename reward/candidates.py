@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.records import Message, Prompt, Record
 from data.template import decode_response, encode_prompt, prepare_tokenizer
-from podium.models import load_causal_lm, load_tokenizer, resize_for
+from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
 from podium.sampler import EmbeddedSampler, Sampler, SamplingParams
 from podium.stage import Stage
 
@@ -50,9 +50,9 @@ def load_writer(stage: Stage, ref: str, max_batch: int) -> Writer:
     folder = stage.parent(ref, same_tokenizer=False)
     tokenizer, model = prepare_tokenizer(load_tokenizer(folder)), load_causal_lm(folder)
     resize_for(tokenizer, model)
-    model.to(stage.device)  # type: ignore[arg-type]
     context = getattr(model.config, "max_position_embeddings", 10**9)
-    return Writer(tokenizer, EmbeddedSampler(model, int(tokenizer.pad_token_id), max_batch=max_batch), context)
+    sampler = EmbeddedSampler(moved(model, stage.device), int(tokenizer.pad_token_id), max_batch)
+    return Writer(tokenizer, sampler, context)
 
 
 def plan(main: str, mix: dict[str, float], k: int, rng: random.Random) -> list[str]:

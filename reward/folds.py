@@ -22,6 +22,7 @@ from data.jsonl import read_jsonl
 from data.records import Ranking
 from podium.engine import full_state_dict, init_distributed
 from podium.errors import DataError, PodiumError
+from podium.models import moved
 from podium.parents import find_parent
 from podium.progress import say
 from podium.recipe import load_recipe
@@ -57,7 +58,7 @@ def fit(config: Config, start: Start, items: list[Item], seed: int, dtype: Any) 
     batches = training_batches(config, items, seed)
     for number in range(1, len(batches) + 1):
         one_update(config, engine, objective, batches, number)
-    return finished_model(config, start, seed, full_state_dict(engine)).to(device())  # type: ignore[arg-type]
+    return moved(finished_model(config, start, seed, full_state_dict(engine)), device())
 
 
 def pair_accuracy(

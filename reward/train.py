@@ -27,7 +27,7 @@ from data.template import prepare_tokenizer
 from podium.engine import EngineConfig, full_state_dict, init_distributed, load_engine, make_engine, save_engine
 from podium.errors import DataError, Interrupted
 from podium.launch import run_stage_main
-from podium.models import load_tokenizer
+from podium.models import load_tokenizer, moved
 from podium.progress import say
 from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
@@ -141,9 +141,10 @@ def main(config: Config, stage: Stage) -> None:
     if not stage.is_main:
         stage.finish(lambda folder: None, {}, "")
         return
-    models = [finished_model(config, start, fit.seed, weights) for fit, weights in zip(fits, trained, strict=True)]
-    for model in models:
-        model.to(stage.device)  # type: ignore[arg-type]
+    models = [
+        moved(finished_model(config, start, fit.seed, weights), stage.device)
+        for fit, weights in zip(fits, trained, strict=True)
+    ]
     reward_model: PreTrainedModel | RewardEnsemble = models[0]
     if config.members > 1:
         reward_model = RewardEnsemble(models[: config.members], config.combine)

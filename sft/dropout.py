@@ -20,9 +20,10 @@ def set_residual_dropout(model: PreTrainedModel, probability: float) -> None:
         RecipeError: a probability above 0 for an architecture whose blocks are not known.
     """
     found = False
+    layer: Any
     for layer in model.modules():
         if hasattr(layer, "self_attn") and hasattr(layer, "fc1") and hasattr(layer, "dropout"):
-            layer.dropout = probability  # type: ignore[assignment]
+            layer.dropout = probability
             found = True
         elif hasattr(layer, "self_attn") and hasattr(layer, "mlp"):
             found = True

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from data.template import prepare_tokenizer
 from podium.errors import ParentError
 from podium.lineage import read_stage_file
-from podium.models import load_causal_lm, load_tokenizer, resize_for
+from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
 from podium.runtime import device
 from podium.sampler import EmbeddedSampler
 from podium.stages import ARM_PREFIX, STAGES
@@ -88,7 +88,7 @@ class Catalog:
         with self._lock:
             if self._reward is None:
                 reward_model, own_tokenizer = load_reward_model(self.reward_folder)
-                self._reward = (cast(Any, reward_model).to(device()), own_tokenizer)
+                self._reward = (moved(reward_model, device()), own_tokenizer)
         model, tokenizer = self._reward
         whole = [*ids, tokenizer.eos_token_id] if ids[-1] != tokenizer.eos_token_id else list(ids)
         if len(whole) > getattr(model.config, "max_position_embeddings", DEFAULT_CONTEXT):
@@ -125,7 +125,7 @@ def _load(checkpoint: Checkpoint) -> Speaker:
     model = load_causal_lm(checkpoint.folder)
     resize_for(tokenizer, model)
     context = getattr(model.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
-    sampler = EmbeddedSampler(cast(Any, model).to(device()), tokenizer.pad_token_id)
+    sampler = EmbeddedSampler(moved(model, device()), tokenizer.pad_token_id)
     return Speaker(checkpoint, tokenizer, sampler, int(context))
 
 

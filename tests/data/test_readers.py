@@ -198,6 +198,17 @@ def test_sources_that_cannot_be_read_say_why(tmp_path, spec, kind, said):
         read_source({k: fill(v) for k, v in spec.items()} if isinstance(spec, dict) else fill(spec), kind)
 
 
+def test_a_hub_error_without_a_word_is_told_by_its_kind(monkeypatch):
+    """Seen red with the first line of its text taken unconditionally."""
+
+    def load_dataset(*args, **kwargs):
+        raise ConnectionError
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(DataError, match="as a data set: ConnectionError"):
+        read_source("some/data-set", Prompt)
+
+
 REAL = [
     ("C_demos/llamafactory_demo_sets/alpaca_en_demo.json", "alpaca", Demonstration, 999, 0),
     ("C_demos/llamafactory_demo_sets/alpaca_zh_demo.json", "alpaca", Demonstration, 1000, 0),
