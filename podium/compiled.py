@@ -1,8 +1,9 @@
 """A decode step through torch.compile: one call a token in place of a few hundred small operators.
 
-At the size of a laptop's model a third of a decode step is Python and small operators, on a GPU most of it. A step is
-compiled once, for any shape. On a GPU torch records it as a CUDA graph for each shape and plays that back; so there the
-shapes are rounded up to few, what changes at every token is a tensor, and the cache stays where the graphs found it.
+At the size of a laptop's model a quarter of a decode step is Python and small operators (4M parameters, 64 rows). It
+is compiled once, for any shape. On a GPU torch records it as a CUDA graph for each shape and plays that back; there,
+then, shapes are rounded up to few, what changes at every token is a tensor, and the cache stays where the graphs found
+it.
 """
 
 from typing import Any

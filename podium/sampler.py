@@ -243,7 +243,7 @@ class _Decoder:
         last = F.pad(self.last, (0, rows - live), value=self.pad)
         columns = self.columns[left:right]
         mask = (columns >= start[:, None]) & (columns <= newest)  # (rows, columns seen)
-        # As a tensor it is no part of the shape. On a CPU, where shapes are exact anyway, that would be twice as slow.
+        # As a tensor it is no part of the shape. A CPU has exact shapes anyway and is twice as slow with it.
         write = self.columns[newest : self.end] if self.compiled.rounded else slice(newest, self.end)
         self.cache.aim(slice(0, rows), left, right, write)
         return self.compiled(self.model, last[:, None], mask, (newest - start)[:, None], self.cache)[:live]

@@ -94,7 +94,7 @@ class Config(BaseModel):
     ema_decay: float = Field(0.9, ge=0, lt=1, description="of the weight average, an iteration; C.4: 0.992")
     final_weights: Literal["ema", "last"] = Field("ema", description="what final/ holds; C.4: the average")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
-    compile: bool = Field(False, description="torch.compile: a minute at the start, then up to an eighth faster")
+    compile: bool = Field(False, description="torch.compile: a minute at first, then small models are an eighth faster")
     engine: EngineConfig = Field(default_factory=EngineConfig, description="ZeRO stage, offload, gradient clipping")
     guard: GuardConfig = Field(default_factory=GuardConfig, description="thresholds that stop a run from going wrong")
     save_steps: int = Field(10, gt=0, description="iterations between checkpoints (the guard's way back)")

@@ -113,10 +113,10 @@ class StageCallback(TrainerCallback):
         self.busy_seconds, self.busy_tokens, self.began = 0.0, 0, 0.0
         self.waiting: dict[str, float] = {}  # a step's training metrics, until its evaluation joins them in one line
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began = time.perf_counter()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.busy_seconds += time.perf_counter() - self.began
         self.busy_tokens += self.step_tokens[state.global_step - 1]
         if state.global_step >= state.max_steps:
@@ -124,7 +124,8 @@ class StageCallback(TrainerCallback):
         if self.stage.stop_requested:
             control.should_save = control.should_training_stop = True
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:  # type: ignore[override]
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
         if "train_runtime" in logs:
             return
         metrics = {name: value for name, value in logs.items() if name not in UNWANTED}

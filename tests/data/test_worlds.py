@@ -103,7 +103,7 @@ def test_the_stage_writes_the_same_files(folder, tmp_path):
             self.metrics, self.card = metrics, card
 
     stage = OnePlace()
-    main(SMALL, stage)  # type: ignore[arg-type]
+    main(SMALL, stage)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in folder.iterdir()} - {"README.md"}
     assert (tmp_path / "prompts.test.jsonl").read_bytes() == (folder / "prompts.test.jsonl").read_bytes()
     assert stage.metrics["documents.train"] == 800
