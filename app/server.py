@@ -1,9 +1,11 @@
-"""One server, one login: the labeling site at `/`, and the chat with a run's checkpoints at `/chat`.
+"""One server, one login: the labeling site at `/`, and the chat with a run's checkpoints at
+`/chat`.
 
     podium label serve --run runs/willowbrook
 
-The chat is Gradio's, mounted behind the labeling site's session cookie; its votes and questions to labelers go into the
-labeling database. Without a run there is no chat and nothing of it is imported.
+The chat is Gradio's, mounted behind the labeling site's session cookie; its votes and questions to
+labelers go into the labeling database. Without a run there is no chat and nothing of it is
+imported.
 """
 
 import os
@@ -23,7 +25,8 @@ from app.labeling.site import Settings, Site, create_site, open_site
 from app.labeling.votes import VoteBox
 from podium.errors import PlatformError, PodiumError
 
-KEEP_ALIVE_SECONDS = 75  # labelers read for minutes between requests; a closed connection would fail their next click
+# labelers read for minutes between requests; a closed connection would fail their next click
+KEEP_ALIVE_SECONDS = 75
 
 
 def serve(site: Site, workers: int, announce: Callable[[], None]) -> None:
@@ -33,20 +36,30 @@ def serve(site: Site, workers: int, announce: Callable[[], None]) -> None:
         announce: called once the port is ours.
 
     Raises:
-        PodiumError: the port is taken, or several processes are to serve a chat. ParentError: see `build_server`.
+        PodiumError: the port is taken, or several processes are to serve a chat. ParentError: see
+            `build_server`.
     """
     settings = site.settings
     if workers > 1 and settings.run is not None:
-        raise PodiumError("the chat keeps its conversations in one process", "leave out --run or --workers")
+        raise PodiumError(
+            "the chat keeps its conversations in one process", "leave out --run or --workers"
+        )
     config = uvicorn.Config(
-        build_server(site) if workers == 1 else partial(_worker, settings, os.getpid()), factory=workers > 1,
-        host=settings.host, port=settings.port, workers=workers, log_level="warning", server_header=False,
+        build_server(site) if workers == 1 else partial(_worker, settings, os.getpid()),
+        factory=workers > 1,
+        host=settings.host,
+        port=settings.port,
+        workers=workers,
+        log_level="warning",
+        server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     try:
         listening = config.bind_socket()
     except SystemExit:
-        raise PlatformError(f"cannot listen on {settings.host}:{settings.port}", "take another --port") from None
+        raise PlatformError(
+            f"cannot listen on {settings.host}:{settings.port}", "take another --port"
+        ) from None
     announce()
     with suppress(KeyboardInterrupt):
         if workers > 1:
@@ -56,7 +69,9 @@ def serve(site: Site, workers: int, announce: Callable[[], None]) -> None:
 
 
 def _worker(settings: Settings, parent: int) -> FastAPI:
-    """What one of several server processes starts from. It ends with its parent, also where that was killed."""
+    """What one of several server processes starts from. It ends with its parent, also where that
+    was killed.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

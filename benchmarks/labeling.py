@@ -1,16 +1,20 @@
-"""Load on the labeling site: 100 labelers with two tabs each, every answer posted three times in parallel.
+"""Load on the labeling site: 100 labelers with two tabs each, every answer posted three times in
+parallel.
 
-    python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--overlap 3] [--think 8] [--workers 1] [--only sqlite]
+    python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--overlap 3] [--think 8]
+    [--workers 1] [--only sqlite]
 
-The site runs as a process of its own (or as `--workers` of them), on SQLite and then on a private PostgreSQL; the load
-comes from one more process on the same machine, so both share its processors. Afterwards the database is counted: every
-acknowledged answer is there, no task has more than it wanted, counters equal a recount. The last line is one JSON
-object; p95_next_seconds is what a labeler waits for "next task", whole replies, from a load that has already logged in.
+The site runs as a process of its own (or as `--workers` of them), on SQLite and then on a private
+PostgreSQL; the load comes from one more process on the same machine, so both share its processors.
+Afterwards the database is counted: every acknowledged answer is there, no task has more than it
+wanted, counters equal a recount. The last line is one JSON object; p95_next_seconds is what a
+labeler waits for "next task", whole replies, from a load that has already logged in.
 
-Think time. A person reads four to nine answers, rates each, ticks boxes and ranks: minutes. 100 people at two minutes a
-task ask for less than one task a second. `--think` is the mean of an exponential for each of the 200 tabs, so the
-default of 8 s is a load some thirty times as heavy as a hundred people are, and 2 s one of about a hundred times. Every
-client waits for its replies, so a server that falls behind is asked less often.
+Think time. A person reads four to nine answers, rates each, ticks boxes and ranks: minutes. 100
+people at two minutes a task ask for less than one task a second. `--think` is the mean of an
+exponential for each of the 200 tabs, so the default of 8 s is a load some thirty times as heavy as
+a hundred people are, and 2 s one of about a hundred times. Every client waits for its replies, so a
+server that falls behind is asked less often.
 """
 
 import argparse
@@ -65,7 +69,8 @@ def prepare(folder: Path, database: str | None, load: Load) -> None:
     """Accounts, instructions read, one batch of tasks."""
     site = open_site(Settings(folder=folder, database=database))
     rng = random.Random(0)
-    shared_hash = accounts.HASHER.hash(PASSWORD)  # one hash for all: a hundred would take ten seconds
+    # one hash for all: a hundred would take ten seconds
+    shared_hash = accounts.HASHER.hash(PASSWORD)
     with site.database.write() as session:
         people = [
             Person(handle=f"load-{n}", password_hash=shared_hash, role="labeler", cohort="train")
@@ -76,23 +81,42 @@ def prepare(folder: Path, database: str | None, load: Load) -> None:
         records = [
             Candidates(
                 prompt=[Message(role="user", content=f"Question {n}: which answer is best?")],
-                responses=[f"Answer {k} to {n}. " + "word " * rng.randint(20, 120) for k in range(rng.randint(4, 9))],
+                responses=[
+                    f"Answer {k} to {n}. " + "word " * rng.randint(20, 120)
+                    for k in range(rng.randint(4, 9))
+                ],
             )
             for n in range(load.tasks)
         ]
         add_tasks(session, batch, records)
         instructions = session.scalars(select(InstructionSet)).one()
-        session.add_all([InstructionRead(person_id=p.id, instruction_set_id=instructions.id) for p in people])
+        session.add_all(
+            [InstructionRead(person_id=p.id, instruction_set_id=instructions.id) for p in people]
+        )
     site.database.close()
 
 
 @contextmanager
-def server(folder: Path, database: str | None, workers: int = 1) -> Iterator[tuple[str, subprocess.Popen]]:
+def server(
+    folder: Path, database: str | None, workers: int = 1
+) -> Iterator[tuple[str, subprocess.Popen]]:
     """The site as a process of its own (or several); yields its address."""
     port = free_port()
-    command = [sys.executable, "-m", "app.labeling.cli", "serve", "--folder", str(folder), "--port", str(port),
-               "--workers", str(workers)]
-    process = subprocess.Popen(command + (["--database", database] if database else []), stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "app.labeling.cli",
+        "serve",
+        "--folder",
+        str(folder),
+        "--port",
+        str(port),
+        "--workers",
+        str(workers),
+    ]
+    process = subprocess.Popen(
+        command + (["--database", database] if database else []), stdout=subprocess.DEVNULL
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         wait_until_up(address, process)
@@ -125,21 +149,33 @@ async def run_load(address: str, load: Load) -> None:
     """Everybody at once; returns when nobody gets a task any more."""
     gate = asyncio.Semaphore(LOGINS_AT_ONCE)
     limits = httpx.Limits(max_connections=TABS * COPIES, max_keepalive_connections=TABS * COPIES)
-    clients = [httpx.AsyncClient(base_url=address, timeout=120, limits=limits) for _ in range(load.labelers)]
+    clients = [
+        httpx.AsyncClient(base_url=address, timeout=120, limits=limits)
+        for _ in range(load.labelers)
+    ]
 
     async def login(n: int) -> None:
         async with gate:
-            reply = await clients[n].post("/api/login", json={"handle": f"load-{n}", "password": PASSWORD})
+            reply = await clients[n].post(
+                "/api/login", json={"handle": f"load-{n}", "password": PASSWORD}
+            )
             clients[n].headers["X-CSRF-Token"] = reply.raise_for_status().json()["csrf_token"]
 
     await asyncio.gather(*(login(n) for n in range(load.labelers)))
-    await asyncio.gather(*(tab(clients[n], random.Random(f"{n}/{t}"), load)
-                           for n in range(load.labelers) for t in range(TABS)))
+    await asyncio.gather(
+        *(
+            tab(clients[n], random.Random(f"{n}/{t}"), load)
+            for n in range(load.labelers)
+            for t in range(TABS)
+        )
+    )
     await asyncio.gather(*(client.aclose() for client in clients))
 
 
 async def tab(client: httpx.AsyncClient, rng: random.Random, load: Load) -> None:
-    """One browser tab. Two tabs of a person hold the same task; one answers it, the other is told so (409)."""
+    """One browser tab. Two tabs of a person hold the same task; one answers it, the other is told
+    so (409).
+    """
     await asyncio.sleep(rng.random() * load.think)
     while True:
         begun = time.perf_counter()
@@ -150,9 +186,12 @@ async def tab(client: httpx.AsyncClient, rng: random.Random, load: Load) -> None
         if task["kind"] != "task":
             return
         await asyncio.sleep(rng.expovariate(1 / load.think) if load.think else 0)
-        path, headers = f"/api/assignments/{task['assignment']}/submit", {"Idempotency-Key": uuid.uuid4().hex}
+        path = f"/api/assignments/{task['assignment']}/submit"
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
         answer = random_answer(task, rng)
-        replies = await asyncio.gather(*(client.post(path, json=answer, headers=headers) for _ in range(COPIES)))
+        replies = await asyncio.gather(
+            *(client.post(path, json=answer, headers=headers) for _ in range(COPIES))
+        )
         load.statuses.update(f"submit {r.status_code}" for r in replies)
         load.acknowledged.update(r.json()["saved"] for r in replies if r.status_code == 200)
 
@@ -165,18 +204,29 @@ def random_answer(task: dict, rng: random.Random) -> dict:
         rng.choice(tiers).append(position)
     flags = [flag["name"] for flag in task["form"]["response_flags"]]
     return {
-        "tiers": tiers, "active_seconds": 30.0,
-        "responses": [{"position": p, "likert": rng.randint(1, 7), "flags": rng.sample(flags, min(2, len(flags)))}
-                      for p in positions],
+        "tiers": tiers,
+        "active_seconds": 30.0,
+        "responses": [
+            {
+                "position": p,
+                "likert": rng.randint(1, 7),
+                "flags": rng.sample(flags, min(2, len(flags))),
+            }
+            for p in positions
+        ],
     }
 
 
 def verdict(database_url: str, load: Load) -> dict[str, float]:
-    """Count the database against what was acknowledged. Raises AssertionError when counters and rows differ."""
+    """Count the database against what was acknowledged. Raises AssertionError when counters and
+    rows differ.
+    """
     database = Database(database_url)
     with database.read() as session:
         ids = set(session.scalars(select(Submission.id).where(Submission.revision == 1)))
-        assignments = session.scalar(select(func.count(func.distinct(Submission.assignment_id)))) or 0
+        assignments = (
+            session.scalar(select(func.count(func.distinct(Submission.assignment_id)))) or 0
+        )
         surplus = func.coalesce(func.sum(Task.n_done - Task.need), 0)
         over = session.scalar(select(surplus).where(Task.n_done > Task.need))
         wrong = recount(session)
@@ -184,8 +234,11 @@ def verdict(database_url: str, load: Load) -> dict[str, float]:
     if wrong:
         raise AssertionError(f"counters of tasks {wrong[:5]} differ from their rows")
     return {
-        "wanted": load.tasks * load.overlap, "stored": len(ids), "lost": len(load.acknowledged - ids),
-        "doubled": len(ids) - assignments + int(over or 0), "p95_next_seconds": round(p95(load.next_seconds), 4),
+        "wanted": load.tasks * load.overlap,
+        "stored": len(ids),
+        "lost": len(load.acknowledged - ids),
+        "doubled": len(ids) - assignments + int(over or 0),
+        "p95_next_seconds": round(p95(load.next_seconds), 4),
     }
 
 
@@ -197,16 +250,22 @@ def measure(name: str, database: str | None, load: Load) -> dict[str, float]:
     """Prepare, serve, load, count."""
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), database, load)
-        begun, own, servers = time.monotonic(), cpu_seconds(resource.RUSAGE_SELF), cpu_seconds(resource.RUSAGE_CHILDREN)
+        begun = time.monotonic()
+        own = cpu_seconds(resource.RUSAGE_SELF)
+        servers = cpu_seconds(resource.RUSAGE_CHILDREN)
         with server(Path(folder), database, load.workers) as (address, _):
             asyncio.run(run_load(address, load))
             wall = time.monotonic() - begun
-        own, servers = cpu_seconds(resource.RUSAGE_SELF) - own, cpu_seconds(resource.RUSAGE_CHILDREN) - servers
+        own = cpu_seconds(resource.RUSAGE_SELF) - own
+        servers = cpu_seconds(resource.RUSAGE_CHILDREN) - servers
         found = verdict(database or f"sqlite:///{folder}/labeling.sqlite", load)
     median = sorted(load.next_seconds)[len(load.next_seconds) // 2]
-    print(f"{name}: {sum(load.statuses.values())} requests in {wall:.0f} s, median of {len(load.next_seconds)} next "
-          f"{median:.3f} s; CPU: server {servers:.0f} s, load generator {own:.0f} s; "
-          f"{dict(sorted(load.statuses.items()))}")
+    print(
+        f"{name}: {sum(load.statuses.values())} requests in {wall:.0f} s, median of "
+        f"{len(load.next_seconds)} next "
+        f"{median:.3f} s; CPU: server {servers:.0f} s, load generator {own:.0f} s; "
+        f"{dict(sorted(load.statuses.items()))}"
+    )
     return found
 
 
@@ -225,7 +284,9 @@ def main() -> None:
     parser.add_argument("--only", choices=["sqlite", "postgresql"])
     given = parser.parse_args()
     result = {}
-    size = {name: getattr(given, name) for name in ("labelers", "tasks", "overlap", "think", "workers")}
+    size = {
+        name: getattr(given, name) for name in ("labelers", "tasks", "overlap", "think", "workers")
+    }
     if given.only != "postgresql":
         result["sqlite"] = measure("sqlite", None, Load(**size))
     binaries = find_binaries()

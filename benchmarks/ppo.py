@@ -1,18 +1,21 @@
-"""PPO beside trl 1.12.0's PPOTrainer, the last published one: seconds an iteration, memory, share of the peak.
+"""PPO beside trl 1.12.0's PPOTrainer, the last published one: seconds an iteration, memory, share
+of the peak.
 
-    python -m benchmarks.ppo              40 minutes on two quiet cores; --iterations and --repeats for a spread
-    python -m benchmarks.ppo --quick      a small shape once, to see that it works
+    python -m benchmarks.ppo              40 minutes on two quiet cores; --iterations and --repeats
+    for a spread python -m benchmarks.ppo --quick      a small shape once, to see that it works
 
-Same weights, prompts, lengths, micro-batches of the update, inner epochs and threads; the sides take turns within one
-run, each in its own process, TRL in an environment that this command makes once (~/.cache/podium/trl-1.12.0). Two
-workloads: `fixed` (no end token: every response has full length, our worst case) and `ragged` (responses end at random,
-mean about 40 % of the cap). No ptx, which TRL does not have. The first iteration of a process warms up (ours with
-the inputs of the second, so that no shape is compiled later) and is not counted; of the others (`--iterations` a turn,
-`--repeats` turns) the median counts.
+Same weights, prompts, lengths, micro-batches of the update, inner epochs and threads; the sides
+take turns within one run, each in its own process, TRL in an environment that this command makes
+once (~/.cache/podium/trl-1.12.0). Two workloads: `fixed` (no end token: every response has full
+length, our worst case) and `ragged` (responses end at random, mean about 40 % of the cap). No ptx,
+which TRL does not have. The first iteration of a process warms up (ours with the inputs of the
+second, so that no shape is compiled later) and is not counted; of the others (`--iterations` a
+turn, `--repeats` turns) the median counts.
 
-The last line is one JSON object. `same_dtype`: TRL's seconds / ours at the same number format, the lower of fp32 and
-bf16; `best`: each side at its faster format; both the lowest over the shapes. `memory_ratio`: our peak / TRL's, the
-highest. `peak_share`: arithmetic of our iteration / (seconds x the matrix product rate measured here).
+The last line is one JSON object. `same_dtype`: TRL's seconds / ours at the same number format, the
+lower of fp32 and bf16; `best`: each side at its faster format; both the lowest over the shapes.
+`memory_ratio`: our peak / TRL's, the highest. `peak_share`: arithmetic of our iteration / (seconds
+x the matrix product rate measured here).
 """
 
 import argparse
@@ -57,19 +60,24 @@ SHAPES = (
 QUICK = (Shape("llama-4m", 4096, 16, 8, (16, 32), 32),)
 
 
-# ---- what both sides read ---------------------------------------------------------------------------------------
+# ---- what both sides read
+# ---------------------------------------------------------------------------------------
 
 
 def stop_rate(cap: int) -> float:
-    """The chance of every token to be the last for which responses, cut at the cap, have a mean of 40 % of it."""
+    """The chance of every token to be the last for which responses, cut at the cap, have a mean of
+    40 % of it.
+    """
     return 2.23 / cap  # (1 - exp(-2.23)) / 2.23 = 0.4
 
 
 def balanced_seeds(shape: Shape, iterations: int, count: int) -> list[int]:
-    """The seeds, of the first 64, whose responses come nearest to the mean of 40 % in the counted iterations.
+    """The seeds, of the first 64, whose responses come nearest to the mean of 40 % in the counted
+    iterations.
 
-    Sixteen lengths have by chance a mean of 30 to 50 %, and the time goes with it. A seed fixes the draws of every row,
-    and a row ends at the first that falls to the stop token, which comes third after two of the chance of any other.
+    Sixteen lengths have by chance a mean of 30 to 50 %, and the time goes with it. A seed fixes the
+    draws of every row, and a row ends at the first that falls to the stop token, which comes third
+    after two of the chance of any other.
     """
     from podium.decoding import row_uniforms
     from ppo.learner import sampling_seed
@@ -79,7 +87,10 @@ def balanced_seeds(shape: Shape, iterations: int, count: int) -> list[int]:
     def error(seed: int) -> float:
         means = []
         for iteration in range(2, 2 + iterations):
-            draws = row_uniforms(sampling_seed(seed, iteration), range(shape.batch), cap) - STOP / shape.vocabulary
+            draws = (
+                row_uniforms(sampling_seed(seed, iteration), range(shape.batch), cap)
+                - STOP / shape.vocabulary
+            )
             ends = (draws >= 0) & (draws < stop_rate(cap))
             ends[:, -1] = True
             means.append(float((1 + ends.int().argmax(1)).float().mean()) / cap)
@@ -89,8 +100,9 @@ def balanced_seeds(shape: Shape, iterations: int, count: int) -> list[int]:
 
 
 def write_inputs(shape: Shape, ragged: bool, folder: Path) -> None:
-    """Policy, reward model, tokenizer and prompts, seeded. With `ragged` every token may be the last one at a constant
-    rate, so lengths are geometric, cut at the cap."""
+    """Policy, reward model, tokenizer and prompts, seeded. With `ragged` every token may be the
+    last one at a constant rate, so lengths are geometric, cut at the cap.
+    """
     import torch
 
     torch.manual_seed(0)
@@ -103,7 +115,9 @@ def write_inputs(shape: Shape, ragged: bool, folder: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     low, high = shape.prompt_tokens
     lengths = torch.randint(low, high + 1, (8 * shape.batch,), generator=generator).tolist()
-    prompts = [torch.randint(10, shape.vocabulary, (n,), generator=generator).tolist() for n in lengths]
+    prompts = [
+        torch.randint(10, shape.vocabulary, (n,), generator=generator).tolist() for n in lengths
+    ]
     (folder / "prompts.json").write_text(json.dumps(prompts))
 
 
@@ -113,15 +127,24 @@ def _policy(shape: Shape) -> Any:
     tokens: dict[str, Any] = {"pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": STOP}
     if shape.name == "opt-125m":
         return OPTForCausalLM(OPTConfig(vocab_size=shape.vocabulary, dropout=0.0, **tokens))
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=shape.vocabulary, hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
-        max_position_embeddings=1024, tie_word_embeddings=False, **tokens,
-    ))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=shape.vocabulary,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            max_position_embeddings=1024,
+            tie_word_embeddings=False,
+            **tokens,
+        )
+    )
 
 
 def _raise_stop(policy: Any, rate: float, length: int) -> None:
-    """Make the stop token the next one at this rate everywhere: its row of the head lies along a direction of the last
-    hidden state that hardly changes."""
+    """Make the stop token the next one at this rate everywhere: its row of the head lies along a
+    direction of the last hidden state that hardly changes.
+    """
     import torch
 
     head = policy.get_output_embeddings().weight
@@ -157,15 +180,20 @@ def _reward(policy: Any) -> Any:
 def _write_tokenizer(shape: Shape, folder: Path) -> None:
     from tokenizers import Tokenizer, models
 
-    words = {"<bos>": 0, "<pad>": PAD, "<eos>": STOP} | {f"w{i}": i for i in range(3, shape.vocabulary)}
+    words = {"<bos>": 0, "<pad>": PAD, "<eos>": STOP} | {
+        f"w{i}": i for i in range(3, shape.vocabulary)
+    }
     Tokenizer(models.WordLevel(words, unk_token="<bos>")).save(str(folder / "tokenizer.json"))
 
 
-# ---- our side ---------------------------------------------------------------------------------------------------
+# ---- our side
+# -----------------------------------------------------------------------------------------------
 
 
 def run_podium(work: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of every iteration, peak memory, profile, and the arithmetic of the last iteration."""
+    """Seconds of every iteration, peak memory, profile, and the arithmetic of the last
+    iteration.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -174,18 +202,32 @@ def run_podium(work: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(work["threads"])
     folder = Path(work["folder"])
-    policy, reference = (AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32) for _ in range(2))
+    policy, reference = (
+        AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32)
+        for _ in range(2)
+    )
     reward, value = (
-        AutoModelForSequenceClassification.from_pretrained(folder / "reward", dtype=torch.float32) for _ in range(2)
+        AutoModelForSequenceClassification.from_pretrained(folder / "reward", dtype=torch.float32)
+        for _ in range(2)
     )
     prompts = json.loads((folder / "prompts.json").read_text())
     batch_size, inner_epochs = work["batch"], work["inner_epochs"]
     config = Config(
-        total_episodes=batch_size * work["iterations"], batch_size=batch_size, num_mini_batches=1,
-        num_ppo_epochs=inner_epochs, per_device_train_batch_size=work["micro_batch"],
-        per_device_eval_batch_size=2 * work["micro_batch"], response_length=work["response_length"],
-        rollout_batch_size=batch_size, kl_coef=0.05, ptx_coef=0.0, missing_eos_penalty=0.0, warmup_iterations=0,
-        learning_rate=work["learning_rate"], value_learning_rate=work["learning_rate"], final_weights="last",
+        total_episodes=batch_size * work["iterations"],
+        batch_size=batch_size,
+        num_mini_batches=1,
+        num_ppo_epochs=inner_epochs,
+        per_device_train_batch_size=work["micro_batch"],
+        per_device_eval_batch_size=2 * work["micro_batch"],
+        response_length=work["response_length"],
+        rollout_batch_size=batch_size,
+        kl_coef=0.05,
+        ptx_coef=0.0,
+        missing_eos_penalty=0.0,
+        warmup_iterations=0,
+        learning_rate=work["learning_rate"],
+        value_learning_rate=work["learning_rate"],
+        final_weights="last",
         compile=work["compile"],
     )
     models = Models(policy, reward, value, reference)
@@ -202,24 +244,32 @@ def run_podium(work: dict[str, Any]) -> dict[str, Any]:
     assert batch is not None
     memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_resident()
     return {
-        "seconds": seconds, "memory_bytes": memory, "profile": profile,
+        "seconds": seconds,
+        "memory_bytes": memory,
+        "profile": profile,
         "mean_response": float(batch.action_mask.sum() / batch_size),
-        "flops": arithmetic(policy, batch, inner_epochs), "peak_flops": matmul_rate(work["dtype"]),
+        "flops": arithmetic(policy, batch, inner_epochs),
+        "peak_flops": matmul_rate(work["dtype"]),
     }
 
 
 def peak_resident() -> int:
-    """Most bytes this process had in memory. (getrusage would count the parent's, which a child takes over.)"""
+    """Most bytes this process had in memory. (getrusage would count the parent's, which a child
+    takes over.)
+    """
     return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def arithmetic(policy: Any, batch: Any, inner_epochs: int) -> float:
-    """Multiply-adds x 2 of one iteration over real tokens: 2 a weight forward, 6 a weight in training."""
+    """Multiply-adds x 2 of one iteration over real tokens: 2 a weight forward, 6 a weight in
+    training.
+    """
     head = policy.get_output_embeddings().weight.numel()
     embedding = policy.get_input_embeddings().weight.numel()
     body = sum(p.numel() for p in policy.base_model.parameters()) - embedding
     tokens, actions = int(batch.attention_mask.sum()), int(batch.action_mask.sum())
-    forwards = 2 * body * tokens * 4 + 2 * head * actions * 2  # generate, reference, reward, value; two with a head
+    # generate, reference, reward, value; two with a head
+    forwards = 2 * body * tokens * 4 + 2 * head * actions * 2
     training = 6 * inner_epochs * (2 * body * tokens + head * actions)
     return float(forwards + training)
 
@@ -229,7 +279,9 @@ def matmul_rate(dtype: str) -> float:
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.randn(1536, 1536, device=device, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32)
+    a = torch.randn(
+        1536, 1536, device=device, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32
+    )
     best = math.inf
     for _ in range(6):
         began = time.perf_counter()
@@ -240,14 +292,21 @@ def matmul_rate(dtype: str) -> float:
     return 2 * 1536**3 / best
 
 
-# ---- the race ---------------------------------------------------------------------------------------------------
+# ---- the race
+# -----------------------------------------------------------------------------------------------
 
 
 def trl_python() -> str:
     """The interpreter of TRL's own environment; made on the first call."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "podium" / "trl-1.12.0"
+    folder = (
+        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "podium" / "trl-1.12.0"
+    )
     python = folder / "bin/python"
-    probe = [str(python), "-c", "import importlib.metadata as m; assert m.version('trl') == '1.12.0'"]
+    probe = [
+        str(python),
+        "-c",
+        "import importlib.metadata as m; assert m.version('trl') == '1.12.0'",
+    ]
     if not python.exists() or subprocess.run(probe, capture_output=True).returncode:
         print(f"making {folder} (once) ...", flush=True)
         venv.create(folder, with_pip=True)
@@ -261,33 +320,55 @@ def run_side(side: str, work: dict[str, Any], trl: str) -> dict[str, Any]:
         spec = Path(scratch) / "work.json"
         spec.write_text(json.dumps(work | {"scratch": scratch}))
         ours = [sys.executable, "-m", "benchmarks.ppo", "--work", str(spec)]
-        command = ours if side == "podium" else [trl, str(Path(__file__).with_name("ppo_trl.py")), str(spec)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(work["threads"]), "TOKENIZERS_PARALLELISM": "false"}
+        command = (
+            ours
+            if side == "podium"
+            else [trl, str(Path(__file__).with_name("ppo_trl.py")), str(spec)]
+        )
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(work["threads"]),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{side} failed:\n{done.stderr[-4000:]}")
         return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def race(shape: Shape, ragged: bool, options: argparse.Namespace, trl: str) -> dict[str, dict[str, Any]]:
-    """One of TURNS -> the median iteration's seconds, the highest memory, and what else the side reports."""
+def race(
+    shape: Shape, ragged: bool, options: argparse.Namespace, trl: str
+) -> dict[str, dict[str, Any]]:
+    """One of TURNS -> the median iteration's seconds, the highest memory, and what else the side
+    reports.
+    """
     turns: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(shape, ragged, Path(folder))
         work = {
-            "folder": folder, "threads": options.threads, "batch": shape.batch, "micro_batch": shape.micro_batch,
-            "response_length": shape.response_length, "stop_token_id": STOP if ragged else None,
-            "inner_epochs": options.inner_epochs, "iterations": 1 + options.iterations, "learning_rate": 1e-6,
+            "folder": folder,
+            "threads": options.threads,
+            "batch": shape.batch,
+            "micro_batch": shape.micro_batch,
+            "response_length": shape.response_length,
+            "stop_token_id": STOP if ragged else None,
+            "inner_epochs": options.inner_epochs,
+            "iterations": 1 + options.iterations,
+            "learning_rate": 1e-6,
         }
         for repeat, seed in enumerate(balanced_seeds(shape, options.iterations, options.repeats)):
             for name in TURNS if repeat % 2 == 0 else reversed(TURNS):
                 if name.endswith("compiled") and not options.compile:
                     continue
                 side, dtype, *compiled = name.split()
-                found = run_side(side, work | {"dtype": dtype, "seed": seed, "compile": bool(compiled)}, trl)
+                found = run_side(
+                    side, work | {"dtype": dtype, "seed": seed, "compile": bool(compiled)}, trl
+                )
                 turns.setdefault(name, []).append(found)
                 seconds = " ".join(f"{counted:7.2f}" for counted in found["seconds"][1:])
-                print(f"  {name:20}  {seconds} s  {found['memory_bytes'] / 2**20:7.0f} MiB", flush=True)
+                print(
+                    f"  {name:20}  {seconds} s  {found['memory_bytes'] / 2**20:7.0f} MiB",
+                    flush=True,
+                )
     return {name: summed_up(found) for name, found in turns.items()}
 
 
@@ -302,28 +383,40 @@ def compare(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The ratios of one workload on one shape."""
     seconds = {name: found["seconds"] for name, found in results.items()}
     memory = {name: found["memory_bytes"] for name, found in results.items()}
-    fastest = min((name for name in results if name.startswith("podium")), key=lambda name: seconds[name])
+    fastest = min(
+        (name for name in results if name.startswith("podium")), key=lambda name: seconds[name]
+    )
     ours = results[fastest]
     return {
         "same_dtype": min(seconds[f"trl {dtype}"] / seconds[f"podium {dtype}"] for dtype in DTYPES),
         "best": min(seconds[f"trl {dtype}"] for dtype in DTYPES) / seconds[fastest],
         "memory_ratio": max(memory[f"podium {dtype}"] / memory[f"trl {dtype}"] for dtype in DTYPES),
         "peak_share": ours["flops"] / ours["seconds"] / ours["peak_flops"],
-        "mean_response": ours["mean_response"], "profile": ours["profile"], "seconds": seconds,
+        "mean_response": ours["mean_response"],
+        "profile": ours["profile"],
+        "seconds": seconds,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small shape, one iteration: for development")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one small shape, one iteration: for development"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--iterations", type=int, default=1, help="counted iterations a process")
     parser.add_argument("--repeats", type=int, default=1, help="turns of each side")
-    parser.add_argument("--inner-epochs", type=int, default=1, help="InstructGPT's (C.4); TRL's default is 4")
+    parser.add_argument(
+        "--inner-epochs", type=int, default=1, help="InstructGPT's (C.4); TRL's default is 4"
+    )
     parser.add_argument("--shape", choices=[shape.name for shape in SHAPES], help="this shape only")
     parser.add_argument("--workload", choices=WORKLOADS, help="this workload only")
     parser.add_argument("--response-length", type=int, help="the cap, instead of each shape's own")
-    parser.add_argument("--compile", action="store_true", help="time our bf16 with `ppo.compile` too, for `best`")
+    parser.add_argument(
+        "--compile", action="store_true", help="time our bf16 with `ppo.compile` too, for `best`"
+    )
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -332,13 +425,20 @@ def main() -> None:
     if options.quick:
         options.iterations = options.repeats = 1
     trl = trl_python()
-    shapes = [shape for shape in (QUICK if options.quick else SHAPES) if options.shape in (None, shape.name)]
+    shapes = [
+        shape
+        for shape in (QUICK if options.quick else SHAPES)
+        if options.shape in (None, shape.name)
+    ]
     table: dict[str, dict[str, Any]] = {}
     for shape in shapes:
         shape = replace(shape, response_length=options.response_length or shape.response_length)
         for workload in [name for name in WORKLOADS if options.workload in (None, name)]:
             name = f"{shape.name} {workload}"
-            print(f"{name}, up to {shape.response_length} tokens ({options.threads} threads)", flush=True)
+            print(
+                f"{name}, up to {shape.response_length} tokens ({options.threads} threads)",
+                flush=True,
+            )
             table[name] = compare(race(shape, workload == "ragged", options, trl))
     print(json.dumps(summary(table)))
 
@@ -348,7 +448,9 @@ def summary(table: dict[str, dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for workload in WORKLOADS:
         rows = [row for name, row in table.items() if name.endswith(workload)]
-        result[workload] = {key: min((row[key] for row in rows), default=None) for key in ("same_dtype", "best")}
+        result[workload] = {
+            key: min((row[key] for row in rows), default=None) for key in ("same_dtype", "best")
+        }
     result["memory_ratio"] = max(row["memory_ratio"] for row in table.values())
     result["peak_share"] = min(row["peak_share"] for row in table.values())
     result["profile"] = {name: row["profile"] for name, row in table.items()}

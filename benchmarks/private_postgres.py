@@ -1,7 +1,7 @@
 """A PostgreSQL cluster of one's own in a temporary folder, for benchmarks and tests.
 
-initdb refuses to run as root, so under root the cluster belongs to the system's user `postgres`. Nothing listens beyond
-the loopback address and nothing is left behind.
+initdb refuses to run as root, so under root the cluster belongs to the system's user `postgres`.
+Nothing listens beyond the loopback address and nothing is left behind.
 """
 
 import os
@@ -26,9 +26,22 @@ class Cluster:
         self.port = _free_port()
 
     def start(self) -> None:
-        options = f"-p {self.port} -h 127.0.0.1 -k {self.folder} -c fsync=off -c max_connections=200"
-        self.run("pg_ctl", "start", "-w", "-t", str(STARTUP_SECONDS), "-D", str(self.folder / "data"),
-                  "-l", str(self.folder / "log"), "-o", options)
+        options = (
+            f"-p {self.port} -h 127.0.0.1 -k {self.folder} -c fsync=off -c max_connections=200"
+        )
+        self.run(
+            "pg_ctl",
+            "start",
+            "-w",
+            "-t",
+            str(STARTUP_SECONDS),
+            "-D",
+            str(self.folder / "data"),
+            "-l",
+            str(self.folder / "log"),
+            "-o",
+            options,
+        )
 
     def stop(self, mode: str = "fast") -> None:
         self.run("pg_ctl", "stop", "-w", "-m", mode, "-D", str(self.folder / "data"))
@@ -45,7 +58,9 @@ class Cluster:
     def run(self, program: str, *arguments: str) -> None:
         as_user = ["runuser", "-u", self.user, "--"] if os.geteuid() == 0 else []
         command = [*as_user, str(self.binaries / program), *arguments]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"{program}: {done.stdout}{done.stderr}")
 
@@ -63,12 +78,23 @@ def find_binaries() -> Path | None:
 def private_cluster(binaries: Path) -> Iterator[Cluster]:
     """Start a cluster; stop and delete it in the end."""
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
-    folder = Path(tempfile.mkdtemp(prefix="podium-pg-"))  # not pytest's folder: the other user could not enter it
+    # not pytest's folder: the other user could not enter it
+    folder = Path(tempfile.mkdtemp(prefix="podium-pg-"))
     if os.geteuid() == 0:
         shutil.chown(folder, user)
     cluster = Cluster(folder, binaries, user)
     try:
-        cluster.run("initdb", "-D", str(folder / "data"), "-U", user, "--auth=trust", "--no-sync", "-E", "UTF8")
+        cluster.run(
+            "initdb",
+            "-D",
+            str(folder / "data"),
+            "-U",
+            user,
+            "--auth=trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+        )
         cluster.start()
         yield cluster
     finally:

@@ -1,20 +1,23 @@
-"""K-way reward training against TRL's RewardTrainer on the same rankings as pairs, and shared prefix against plain.
+"""K-way reward training against TRL's RewardTrainer on the same rankings as pairs, and shared
+prefix against plain.
 
     python -m benchmarks.reward                 all of it, about ten minutes on one quiet core
     python -m benchmarks.reward --quick         a small one in a minute or two
 
-The sides of a comparison take turns, each in a process of its own, with the same model (OPT 4 x 128), rankings, number
-format, threads, attention code, AdamW and clipping; both put like lengths together, neither uses gradient checkpointing
-or dropout. The tokens a backward differ: 4096 for ours, Podium's default; 2048 for TRL, its fastest at K = 6 of the
-few tried. One step is one optimizer step on all rankings. All losses must agree, so both do the same work.
-Times are medians over the repeats, after one step to warm up; TRL is timed inside its training loop, from its first
-forward to the end of its optimizer step, so neither its set-up nor its collation count (ours does). Memory is how far a
-process's peak lies above what it held before its first step. The last line printed is one JSON object:
+The sides of a comparison take turns, each in a process of its own, with the same model (OPT 4 x
+128), rankings, number format, threads, attention code, AdamW and clipping; both put like lengths
+together, neither uses gradient checkpointing or dropout. The tokens a backward differ: 4096 for
+ours, Podium's default; 2048 for TRL, its fastest at K = 6 of the few tried. One step is one
+optimizer step on all rankings. All losses must agree, so both do the same work. Times are medians
+over the repeats, after one step to warm up; TRL is timed inside its training loop, from its first
+forward to the end of its optimizer step, so neither its set-up nor its collation count (ours does).
+Memory is how far a process's peak lies above what it held before its first step. The last line
+printed is one JSON object:
 
     {"ratio": {"4": .., "6": .., "9": ..}, "memory_ratio": {..}, "shared_prefix_ratio": ..}
 
-ratio = TRL's seconds / ours, memory_ratio = TRL's growth / ours, shared_prefix_ratio = plain seconds / shared seconds
-(prompt 256, response 64, K = 6).
+ratio = TRL's seconds / ours, memory_ratio = TRL's growth / ours, shared_prefix_ratio = plain
+seconds / shared seconds (prompt 256, response 64, K = 6).
 """
 
 import argparse
@@ -53,7 +56,8 @@ class Work:
     shared_prefix: bool = False
 
 
-# ---- the two sides, each in its own process ----------------------------------------------------------------------
+# ---- the two sides, each in its own process
+# ----------------------------------------------------------------------
 
 
 def ours(pipe: Connection, work: Work) -> None:
@@ -63,7 +67,10 @@ def ours(pipe: Connection, work: Work) -> None:
 
     objective = Objective("pairwise", work.forward_tokens, work.shared_prefix, PAD, work.dtype)
     engine = make_engine(
-        ScoringModule(make_model(work)), EngineConfig(), learning_rate=LEARNING_RATE, dtype=work.dtype
+        ScoringModule(make_model(work)),
+        EngineConfig(),
+        learning_rate=LEARNING_RATE,
+        dtype=work.dtype,
     )
     before = ready(pipe)
     for _ in range(work.steps):
@@ -80,9 +87,13 @@ def trl(pipe: Connection, work: Work) -> None:
     from trl import RewardConfig, RewardTrainer
 
     rows = [
-        {"chosen_ids": [*item.prompt, *item.responses[i]], "rejected_ids": [*item.prompt, *item.responses[j]],
-         "length": len(item.prompt) + max(len(item.responses[i]), len(item.responses[j]))}
-        for item in work.items for a, b in combinations(range(len(item.ranks)), 2)
+        {
+            "chosen_ids": [*item.prompt, *item.responses[i]],
+            "rejected_ids": [*item.prompt, *item.responses[j]],
+            "length": len(item.prompt) + max(len(item.responses[i]), len(item.responses[j])),
+        }
+        for item in work.items
+        for a, b in combinations(range(len(item.ranks)), 2)
         for i, j in [(a, b) if item.ranks[a] < item.ranks[b] else (b, a)]
     ]
 
@@ -104,15 +115,31 @@ def trl(pipe: Connection, work: Work) -> None:
                 pipe.send((self.seconds, float(logs["loss"]), peak_mb() - self.before))
 
     config = RewardConfig(
-        output_dir=tempfile.mkdtemp(), max_steps=work.steps, learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant", adam_beta2=0.95, max_grad_norm=1.0, bf16=work.dtype == "bf16", use_cpu=True,
+        output_dir=tempfile.mkdtemp(),
+        max_steps=work.steps,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        bf16=work.dtype == "bf16",
+        use_cpu=True,
         per_device_train_batch_size=(pairs := even_share(len(rows), work)),
-        gradient_accumulation_steps=len(rows) // pairs, activation_checkpointing=False, max_length=None,
-        pad_to_multiple_of=None, train_sampling_strategy="group_by_length", remove_unused_columns=False,
-        save_strategy="no", report_to="none", logging_steps=1, disable_tqdm=True,
+        gradient_accumulation_steps=len(rows) // pairs,
+        activation_checkpointing=False,
+        max_length=None,
+        pad_to_multiple_of=None,
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=1,
+        disable_tqdm=True,
     )
     trainer = RewardTrainer(
-        make_model(work), config, train_dataset=Dataset.from_list(rows), callbacks=[Turns()],
+        make_model(work),
+        config,
+        train_dataset=Dataset.from_list(rows),
+        callbacks=[Turns()],
         processing_class=a_tokenizer(PreTrainedTokenizerFast),
     )
     trainer.remove_callback(PrinterCallback)
@@ -148,7 +175,9 @@ def clocks() -> np.ndarray:
 
 
 def even_share(rows: int, work: Work) -> int:
-    """Pairs a forward: at most the budget of tokens, and a divisor of all, so that TRL weighs every pair alike."""
+    """Pairs a forward: at most the budget of tokens, and a divisor of all, so that TRL weighs every
+    pair alike.
+    """
     most = max(1, work.forward_tokens // (2 * max(item.longest for item in work.items)))
     return max(size for size in range(1, most + 1) if rows % size == 0)
 
@@ -163,7 +192,9 @@ def make_items(rankings: int, k: int, prompt: int, shortest: int, longest: int) 
     return [
         Item(
             prompt=tokens(prompt),
-            responses=tuple((*tokens(int(rng.integers(shortest, longest + 1)) - 1), END) for _ in range(k)),
+            responses=tuple(
+                (*tokens(int(rng.integers(shortest, longest + 1)) - 1), END) for _ in range(k)
+            ),
             which=tuple(range(k)),
             ranks=tuple(rng.permutation(k).astype(float).tolist()),
         )
@@ -177,8 +208,15 @@ def make_model(work: Work) -> Any:
 
     torch.manual_seed(0)
     config = OPTConfig(
-        vocab_size=VOCABULARY, hidden_size=128, word_embed_proj_dim=128, ffn_dim=512, num_hidden_layers=4,
-        num_attention_heads=4, max_position_embeddings=512, dropout=0.0, pad_token_id=PAD,
+        vocab_size=VOCABULARY,
+        hidden_size=128,
+        word_embed_proj_dim=128,
+        ffn_dim=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        dropout=0.0,
+        pad_token_id=PAD,
         attn_implementation=work.attention,
     )
     config.num_labels = 1
@@ -191,10 +229,13 @@ def a_tokenizer(kind: Any) -> Any:
     from tokenizers.models import WordLevel
 
     words = {"<pad>": PAD, "<end>": END, "<unk>": 0}
-    return kind(tokenizer_object=Tokenizer(WordLevel(words, "<unk>")), pad_token="<pad>", eos_token="<end>")
+    return kind(
+        tokenizer_object=Tokenizer(WordLevel(words, "<unk>")), pad_token="<pad>", eos_token="<end>"
+    )
 
 
-# ---- the race ----------------------------------------------------------------------------------------------------
+# ---- the race
+# -----------------------------------------------------------------------------------------------
 
 
 class Racer:
@@ -224,8 +265,11 @@ class Racer:
 
     def __str__(self) -> str:
         walls, processor = zip(*self.seconds[1:], strict=True)
-        return (f"{self.pace:.3f} s a step ({min(walls):.3f} to {max(walls):.3f}; processor {median(processor):.3f}), "
-                f"{self.growth:.0f} MB")
+        return (
+            f"{self.pace:.3f} s a step ({min(walls):.3f} to {max(walls):.3f}; processor "
+            f"{median(processor):.3f}), "
+            f"{self.growth:.0f} MB"
+        )
 
 
 def race(first: tuple[str, Work], second: tuple[str, Work]) -> tuple[Racer, Racer]:
@@ -240,7 +284,9 @@ def race(first: tuple[str, Work], second: tuple[str, Work]) -> tuple[Racer, Race
             racer.step()
     gaps = [abs(a - b) for a, b in zip(racers[0].losses, racers[1].losses, strict=True)]
     if max(gaps) > (1e-3 if first[1].dtype == "fp32" else 1e-2):
-        raise RuntimeError(f"the sides differ in their losses: {racers[0].losses} and {racers[1].losses}")
+        raise RuntimeError(
+            f"the sides differ in their losses: {racers[0].losses} and {racers[1].losses}"
+        )
     for racer in racers:
         racer.process.join()
     return racers
@@ -252,8 +298,12 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each side")
     parser.add_argument("--k", type=int, nargs="*", default=[4, 6, 9])
-    parser.add_argument("--rankings", type=int, default=None, help="rankings a step; default 16, quick 4")
-    parser.add_argument("--repeats", type=int, default=None, help="steps that count; default 5, quick 2")
+    parser.add_argument(
+        "--rankings", type=int, default=None, help="rankings a step; default 16, quick 4"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=None, help="steps that count; default 5, quick 2"
+    )
     parser.add_argument("--attention", choices=("eager", "sdpa"), default="sdpa")
     parser.add_argument("--trl-attention", choices=("eager", "sdpa"), default="sdpa")
     parser.add_argument("--forward-tokens", type=int, default=4096, help="of our micro-batches")
@@ -267,18 +317,29 @@ def main() -> None:
         return Work(items, options.dtype, options.threads, steps, **given)
 
     result: dict[str, Any] = {"ratio": {}, "memory_ratio": {}}
-    print(f"{rankings} rankings a step, {options.dtype}, {options.threads} threads, medians of {steps - 1}")
+    print(
+        f"{rankings} rankings a step, {options.dtype}, {options.threads} threads, medians of "
+        f"{steps - 1}"
+    )
     for k in options.k:
         items = make_items(rankings, k, prompt=64, shortest=32, longest=64)
-        theirs = work(items, attention=options.trl_attention, forward_tokens=options.trl_forward_tokens)
+        theirs = work(
+            items, attention=options.trl_attention, forward_tokens=options.trl_forward_tokens
+        )
         we, they = race(("ours", work(items)), ("trl", theirs))
         result["ratio"][str(k)] = round(they.pace / we.pace, 2)
         result["memory_ratio"][str(k)] = round(they.growth / we.growth, 2)
-        print(f"K={k}: {they.pace / we.pace:.2f} times as fast\n  ours {we}\n  TRL  {they}", flush=True)
+        print(
+            f"K={k}: {they.pace / we.pace:.2f} times as fast\n  ours {we}\n  TRL  {they}",
+            flush=True,
+        )
     long = make_items(rankings, 6, prompt=256, shortest=64, longest=64)
     shared, plain = race(("ours", work(long, shared_prefix=True)), ("ours", work(long)))
     result["shared_prefix_ratio"] = round(plain.pace / shared.pace, 2)
-    print(f"prompt 256, response 64, K=6: {plain.pace / shared.pace:.2f}\n  shared {shared}\n  plain  {plain}")
+    print(
+        f"prompt 256, response 64, K=6: {plain.pace / shared.pace:.2f}\n  shared {shared}\n  "
+        f"plain  {plain}"
+    )
     print(json.dumps(result))
 
 

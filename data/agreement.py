@@ -1,15 +1,17 @@
 """How far labelers agree, as pure functions over `Ranking` records.
 
-The headline is InstructGPT's (section 3.4): the share of response pairs that two labelers order the same way. Ties
-decide that number (the same labels can give 58 %, 74 % or 84 %), so every result names its tie rule:
+The headline is InstructGPT's (section 3.4): the share of response pairs that two labelers order the
+same way. Ties decide that number (the same labels can give 58 %, 74 % or 84 %), so every result
+names its tie rule:
 
 - `drop`: pairs that either labeler tied are left out, as they are in reward training. The default.
-- `half`: every pair counts; the same judgement (a shared tie too) is 1, a tie against an order 1/2, opposite orders 0.
+- `half`: every pair counts; the same judgement (a shared tie too) is 1, a tie against an order 1/2,
+  opposite orders 0.
 - `match`: every pair counts; only the same judgement is 1.
 
-Rankings belong together when they have the same prompt and the same set of distinct responses, in whatever order each
-record lists them. A labeler who ranked a task twice counts with the last record. Figures that do not exist (no pair,
-constant data) are None, never 0 or NaN.
+Rankings belong together when they have the same prompt and the same set of distinct responses, in
+whatever order each record lists them. A labeler who ranked a task twice counts with the last
+record. Figures that do not exist (no pair, constant data) are None, never 0 or NaN.
 """
 
 from collections.abc import Iterable, Sequence
@@ -57,13 +59,17 @@ class Tau(NamedTuple):
 
 
 class FlagAgreement(NamedTuple):
-    alpha: float | None  # Krippendorff, nominal; None when everybody ticked it everywhere or nowhere
-    prevalence: float  # share of judgements in which it was ticked: a rare flag's alpha means little
+    # Krippendorff, nominal; None when everybody ticked it everywhere or nowhere
+    alpha: float | None
+    # share of judgements in which it was ticked: a rare flag's alpha means little
+    prevalence: float
     judgements: int
 
 
 class Contradictions(NamedTuple):
-    """Pairs on which a labeler's own ratings and ranks disagree (arXiv 2308.15812 finds about 60 %)."""
+    """Pairs on which a labeler's own ratings and ranks disagree (arXiv 2308.15812 finds about 60
+    %).
+    """
 
     reversed: int  # rated higher, ranked lower
     ordered: int  # pairs that both order
@@ -74,7 +80,9 @@ class Contradictions(NamedTuple):
 
 
 def group_tasks(rankings: Iterable[Ranking]) -> list[RankedTask]:
-    """Rankings that share prompt and responses, aligned. Tasks whose responses are all the same text are left out."""
+    """Rankings that share prompt and responses, aligned. Tasks whose responses are all the same
+    text are left out.
+    """
     groups: dict[tuple, dict[object, Ranking]] = {}
     for ranking in rankings:
         prompt = "\n".join(f"{m.role}: {m.content}" for m in ranking.prompt)
@@ -95,35 +103,48 @@ def group_tasks(rankings: Iterable[Ranking]) -> list[RankedTask]:
 def of_cohort(task: RankedTask, cohort: str) -> RankedTask:
     """The task with only this cohort's labelers."""
     keep = [i for i, r in enumerate(task.rankings) if r.cohort == cohort]
-    return RankedTask(task.prompt, [task.rankings[i] for i in keep], task.order[keep], task.ranks[keep])
+    return RankedTask(
+        task.prompt, [task.rankings[i] for i in keep], task.order[keep], task.ranks[keep]
+    )
 
 
 def pair_signs(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(L, K) ranks -> (L, K(K-1)/2) signs: 1 where the first of the pair is better, -1 worse, 0 tied."""
+    """(L, K) ranks -> (L, K(K-1)/2) signs: 1 where the first of the pair is better, -1 worse, 0
+    tied.
+    """
     first, second = np.triu_indices(ranks.shape[1], k=1)
     return np.sign(ranks[:, second] - ranks[:, first])
 
 
 def sign_counts(ranks: NDArray[np.int64]) -> Counts:
-    """(L, K) ranks -> (P, 3): how many labelers say worse, tied, better about each of the P pairs."""
+    """(L, K) ranks -> (P, 3): how many labelers say worse, tied, better about each of the P
+    pairs.
+    """
     signs = pair_signs(ranks)
     return np.stack([(signs == sign).sum(axis=0) for sign in (-1, 0, 1)], axis=1)
 
 
 def task_agreement(task: RankedTask, tie_rule: TieRule = "drop") -> tuple[float, int]:
-    """(agreements, judgements) of all labeler pairs on one task; the admin page sorts tasks by their ratio."""
+    """(agreements, judgements) of all labeler pairs on one task; the admin page sorts tasks by
+    their ratio.
+    """
     return _score(_within(sign_counts(task.ranks)), tie_rule)
 
 
 def pairwise_agreement(
-    rankings: Sequence[Ranking], tie_rule: TieRule = "drop", *, across: tuple[str, str] | None = None,
-    draws: int = 2000, seed: int = 0,
+    rankings: Sequence[Ranking],
+    tie_rule: TieRule = "drop",
+    *,
+    across: tuple[str, str] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> Rate:
-    """Share of response pairs that two labelers order alike, pooled over pairs, bootstrapped over prompts.
+    """Share of response pairs that two labelers order alike, pooled over pairs, bootstrapped over
+    prompts.
 
     Args:
-        across: two cohorts; then only labeler pairs with one from each are compared. None compares every two labelers;
-            filter the records to compare within one cohort.
+        across: two cohorts; then only labeler pairs with one from each are compared. None compares
+            every two labelers; filter the records to compare within one cohort.
     """
     return _rate(group_tasks(rankings), tie_rule, across, draws, seed)
 
@@ -131,14 +152,16 @@ def pairwise_agreement(
 def rank_alpha(tasks: Sequence[RankedTask]) -> float | None:
     """Krippendorff's alpha on pair signs (ordinal: a tie lies between better and worse).
 
-    Each pair enters in both directions, so the figure does not depend on the order in which responses are listed.
+    Each pair enters in both directions, so the figure does not depend on the order in which
+    responses are listed.
     """
     counts = [sign_counts(task.ranks) for task in tasks]
     return _alpha([c for pair in counts for c in (pair, pair[:, ::-1])], "ordinal")
 
 
 def kendall_tau(tasks: Sequence[RankedTask]) -> Tau:
-    """Mean tau-b over every two labelers of every task: (S_a . S_b) / sqrt(|S_a| |S_b|) on pair signs S.
+    """Mean tau-b over every two labelers of every task: (S_a . S_b) / sqrt(|S_a| |S_b|) on pair
+    signs S.
 
     The same number as scipy.stats.kendalltau, for all labelers of a task at once.
     """
@@ -157,7 +180,9 @@ def kendall_tau(tasks: Sequence[RankedTask]) -> Tau:
 
 def kendall_w(tasks: Sequence[RankedTask]) -> float | None:
     """Mean over tasks of Kendall's coefficient of concordance with the correction for ties."""
-    values = [w for task in tasks if len(task.ranks) > 1 and (w := concordance(task.ranks)) is not None]
+    values = [
+        w for task in tasks if len(task.ranks) > 1 and (w := concordance(task.ranks)) is not None
+    ]
     return float(np.mean(values)) if values else None
 
 
@@ -166,8 +191,14 @@ def concordance(ranks: NDArray[np.int64]) -> float | None:
     m, n = ranks.shape
     middle = rankdata(ranks, axis=1)
     spread = ((middle.sum(axis=0) - m * (n + 1) / 2) ** 2).sum()
-    ties = sum(float((np.unique(row, return_counts=True)[1] ** 3 - np.unique(row, return_counts=True)[1]).sum())
-               for row in ranks)
+    ties = sum(
+        float(
+            (
+                np.unique(row, return_counts=True)[1] ** 3 - np.unique(row, return_counts=True)[1]
+            ).sum()
+        )
+        for row in ranks
+    )
     denominator = m * m * (n**3 - n) - m * ties
     return float(12 * spread / denominator) if denominator else None
 
@@ -180,7 +211,8 @@ def likert_alpha(tasks: Sequence[RankedTask]) -> float | None:
 def flag_agreement(tasks: Sequence[RankedTask]) -> dict[str, FlagAgreement]:
     """Alpha and prevalence of each flag, by name.
 
-    A form asks only some flags; `meta["flags_asked"]` names them. Without it every flag seen anywhere counts as asked.
+    A form asks only some flags; `meta["flags_asked"]` names them. Without it every flag seen
+    anywhere counts as asked.
     """
     rankings = [r for task in tasks for r in task.rankings if r.flags is not None]
     seen = {flag for r in rankings for flags in r.flags or [] for flag in flags}
@@ -190,7 +222,9 @@ def flag_agreement(tasks: Sequence[RankedTask]) -> dict[str, FlagAgreement]:
         counts = [_value_counts(_flag_columns(task, name), 2) for task in tasks]
         total = sum((c.sum(axis=0) for c in counts), np.zeros(2, dtype=np.int64))
         if total.sum():
-            result[name] = FlagAgreement(_alpha(counts, "nominal"), float(total[1] / total.sum()), int(total.sum()))
+            result[name] = FlagAgreement(
+                _alpha(counts, "nominal"), float(total[1] / total.sum()), int(total.sum())
+            )
     return result
 
 
@@ -200,7 +234,9 @@ def contradictions(rankings: Iterable[Ranking]) -> Contradictions:
     for ranking in rankings:
         if ranking.likert is None:
             continue
-        by_rank, by_rating = pair_signs(np.array([ranking.ranks, [-value for value in ranking.likert]]))
+        by_rank, by_rating = pair_signs(
+            np.array([ranking.ranks, [-value for value in ranking.likert]])
+        )
         turned = int((by_rank * by_rating == -1).sum())
         reversals, ordered = reversals + turned, ordered + int((by_rank * by_rating != 0).sum())
         mismatched, pairs = mismatched + int((by_rank != by_rating).sum()), pairs + len(by_rank)
@@ -226,18 +262,26 @@ class AgreementReport(NamedTuple):
     contradictions: Contradictions
 
 
-def agreement_report(rankings: Sequence[Ranking], *, draws: int = 2000, seed: int = 0) -> AgreementReport:
+def agreement_report(
+    rankings: Sequence[Ranking], *, draws: int = 2000, seed: int = 0
+) -> AgreementReport:
     """Everything above in one object: overall, per cohort and across each two cohorts."""
     tasks = group_tasks(rankings)
     cohorts = sorted({r.cohort for r in rankings})
     rows = [_row("all", tasks, draws, seed)]
     if len(cohorts) > 1:
-        rows += [_row(name, [of_cohort(task, name) for task in tasks], draws, seed) for name in cohorts]
+        rows += [
+            _row(name, [of_cohort(task, name) for task in tasks], draws, seed) for name in cohorts
+        ]
     for pair in combinations(cohorts, 2):
         rates = {rule: _rate(tasks, rule, pair, draws, seed) for rule in TIE_RULES}
-        compared = sum(len(t.rankings) for t in tasks if set(pair) <= {r.cohort for r in t.rankings})
+        compared = sum(
+            len(t.rankings) for t in tasks if set(pair) <= {r.cohort for r in t.rankings}
+        )
         rows.append(AgreementRow(f"{pair[0]} x {pair[1]}", compared, rates, None, None, None))
-    return AgreementReport(rows, likert_alpha(tasks), flag_agreement(tasks), contradictions(rankings))
+    return AgreementReport(
+        rows, likert_alpha(tasks), flag_agreement(tasks), contradictions(rankings)
+    )
 
 
 def _row(who: str, tasks: Sequence[RankedTask], draws: int, seed: int) -> AgreementRow:
@@ -247,18 +291,28 @@ def _row(who: str, tasks: Sequence[RankedTask], draws: int, seed: int) -> Agreem
 
 
 def _within(counts: Counts) -> tuple[int, int, int, int]:
-    """(P, 3) sign counts -> labeler pairs that (agree on an order, oppose, both tie, tie against an order)."""
+    """(P, 3) sign counts -> labeler pairs that (agree on an order, oppose, both tie, tie against an
+    order).
+    """
     worse, tied, better = counts.T
     choose_two = (counts * (counts - 1) // 2).sum(axis=0)
-    return (int(choose_two[0] + choose_two[2]), int((worse * better).sum()), int(choose_two[1]),
-            int((tied * (worse + better)).sum()))
+    return (
+        int(choose_two[0] + choose_two[2]),
+        int((worse * better).sum()),
+        int(choose_two[1]),
+        int((tied * (worse + better)).sum()),
+    )
 
 
 def _between(a: Counts, b: Counts) -> tuple[int, int, int, int]:
     """As `_within`, for labeler pairs with one from each of two groups."""
     cross = a.T @ b  # (3, 3) pairs by (sign in a, sign in b)
-    return (int(cross[0, 0] + cross[2, 2]), int(cross[0, 2] + cross[2, 0]), int(cross[1, 1]),
-            int(cross[1, 0] + cross[1, 2] + cross[0, 1] + cross[2, 1]))
+    return (
+        int(cross[0, 0] + cross[2, 2]),
+        int(cross[0, 2] + cross[2, 0]),
+        int(cross[1, 1]),
+        int(cross[1, 0] + cross[1, 2] + cross[0, 1] + cross[2, 1]),
+    )
 
 
 def _score(kinds: tuple[int, int, int, int], tie_rule: TieRule) -> tuple[float, int]:
@@ -270,7 +324,11 @@ def _score(kinds: tuple[int, int, int, int], tie_rule: TieRule) -> tuple[float, 
 
 
 def _rate(
-    tasks: Sequence[RankedTask], tie_rule: TieRule, across: tuple[str, str] | None, draws: int, seed: int
+    tasks: Sequence[RankedTask],
+    tie_rule: TieRule,
+    across: tuple[str, str] | None,
+    draws: int,
+    seed: int,
 ) -> Rate:
     prompts: dict[str, NDArray[np.float64]] = {}
     for task in tasks:
@@ -287,15 +345,29 @@ def _rate(
         return Rate(float(agreed / judged), None, None, None, int(judged), 1)
     rng = np.random.default_rng(seed)
     shares = np.full(len(sums), 1 / len(sums))
-    drawn = np.stack([rng.multinomial(len(sums), shares) @ sums for _ in range(draws)])  # (draws, 2)
+    # (draws, 2)
+    drawn = np.stack([rng.multinomial(len(sums), shares) @ sums for _ in range(draws)])
     ratios = drawn[:, 0] / drawn[:, 1]
     low, high = np.quantile(ratios, [0.025, 0.975])
-    return Rate(float(agreed / judged), float(ratios.std(ddof=1)), float(low), float(high), int(judged), len(sums))
+    return Rate(
+        float(agreed / judged),
+        float(ratios.std(ddof=1)),
+        float(low),
+        float(high),
+        int(judged),
+        len(sums),
+    )
 
 
 def _alpha(counts: Sequence[Counts], level: Literal["nominal", "ordinal"]) -> float | None:
-    """Krippendorff's alpha of (units, values) counts; None when fewer than two values were ever used together."""
-    units = np.concatenate([c for c in counts if len(c)]) if any(len(c) for c in counts) else np.zeros((0, 2))
+    """Krippendorff's alpha of (units, values) counts; None when fewer than two values were ever
+    used together.
+    """
+    units = (
+        np.concatenate([c for c in counts if len(c)])
+        if any(len(c) for c in counts)
+        else np.zeros((0, 2))
+    )
     units = units[units.sum(axis=1) > 1]  # a unit judged once says nothing about agreement
     if (units.sum(axis=0) > 0).sum() < 2:
         return None
@@ -304,23 +376,34 @@ def _alpha(counts: Sequence[Counts], level: Literal["nominal", "ordinal"]) -> fl
 
 def _value_counts(columns: list[list[int]], values: int) -> Counts:
     """One list of judgements (0 .. values-1) a unit -> (units, values) counts."""
-    return np.array([np.bincount(column, minlength=values) for column in columns], dtype=np.int64).reshape(-1, values)
+    return np.array(
+        [np.bincount(column, minlength=values) for column in columns], dtype=np.int64
+    ).reshape(-1, values)
 
 
 def _rating_columns(task: RankedTask) -> list[list[int]]:
-    rated = [(r.likert, order) for r, order in zip(task.rankings, task.order, strict=True) if r.likert is not None]
+    rated = [
+        (r.likert, order)
+        for r, order in zip(task.rankings, task.order, strict=True)
+        if r.likert is not None
+    ]
     return [[likert[order[k]] - 1 for likert, order in rated] for k in range(task.ranks.shape[1])]
 
 
 def _flag_columns(task: RankedTask, name: str) -> list[list[int]]:
     asked = [
-        (r.flags, order) for r, order in zip(task.rankings, task.order, strict=True)
+        (r.flags, order)
+        for r, order in zip(task.rankings, task.order, strict=True)
         if r.flags is not None and name in r.meta.get("flags_asked", [name])
     ]
-    return [[int(name in flags[order[k]]) for flags, order in asked] for k in range(task.ranks.shape[1])]
+    return [
+        [int(name in flags[order[k]]) for flags, order in asked] for k in range(task.ranks.shape[1])
+    ]
 
 
 def _ragged(rows: list[list[int]]) -> NDArray[np.int64]:
-    """Rows padded to the longest: copies of one response may be listed in one record and merged in another."""
+    """Rows padded to the longest: copies of one response may be listed in one record and merged in
+    another.
+    """
     width = max(len(row) for row in rows)
     return np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64)

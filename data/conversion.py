@@ -9,7 +9,8 @@ Record = Document | Prompt | Demonstration | Ranking | Comparison | Question
 
 
 def convert(record: Record, wanted: type[Record]) -> list[Record]:
-    """`record` as `wanted`s: one, several (a ranking holds many comparisons) or none (every rank is a tie).
+    """`record` as `wanted`s: one, several (a ranking holds many comparisons) or none (every rank is
+    a tie).
 
     Raises KeyError where no sense can be made of it; `convertible` tells before.
     """
@@ -26,8 +27,12 @@ def convertible(given: type[Record], wanted: type[Record]) -> bool:
 def _prompt_of_demonstration(record: Demonstration) -> list[Prompt]:
     return [
         Prompt(
-            messages=record.messages[:-1], user=record.user, use_case=record.use_case, source=record.source,
-            id=record.id, meta=record.meta,
+            messages=record.messages[:-1],
+            user=record.user,
+            use_case=record.use_case,
+            source=record.source,
+            id=record.id,
+            meta=record.meta,
         )
     ]
 
@@ -37,7 +42,11 @@ def _prompt_of_preference(record: Ranking | Comparison) -> list[Prompt]:
 
 
 def _prompt_of_document(record: Document) -> list[Prompt]:
-    return [Prompt(messages=[Message(role="user", content=record.text)], source=record.source, id=record.id)]
+    return [
+        Prompt(
+            messages=[Message(role="user", content=record.text)], source=record.source, id=record.id
+        )
+    ]
 
 
 def _demonstrations_of_ranking(record: Ranking) -> list[Demonstration]:
@@ -46,7 +55,11 @@ def _demonstrations_of_ranking(record: Ranking) -> list[Demonstration]:
     if not best.strip():
         return []
     answer = Message(role="assistant", content=best)
-    return [Demonstration(messages=[*record.prompt, answer], source=record.source, id=record.id, meta=record.meta)]
+    return [
+        Demonstration(
+            messages=[*record.prompt, answer], source=record.source, id=record.id, meta=record.meta
+        )
+    ]
 
 
 CONVERSIONS: dict[tuple[type, type], Callable[[Any], list[Any]]] = {

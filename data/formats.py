@@ -1,8 +1,8 @@
 """Public formats, one function each: a row as it lies in the file -> the records it holds.
 
-A row that is well-formed but of no use (an empty answer, a tool call) raises `Unusable` with the reason; the reader
-counts these and says so. A row that lacks the format's keys raises `Malformed`: it is in another format, and nothing of
-the file is read.
+A row that is well-formed but of no use (an empty answer, a tool call) raises `Unusable` with the
+reason; the reader counts these and says so. A row that lacks the format's keys raises `Malformed`:
+it is in another format, and nothing of the file is read.
 """
 
 import re
@@ -15,7 +15,8 @@ Row = dict[str, Any]
 
 ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system", "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
+    "bard": "assistant",
 }  # fmt: skip
 
 
@@ -40,23 +41,34 @@ def text(row: Row) -> Iterator[Document]:
 
 
 def alpaca(row: Row) -> Iterator[Demonstration]:
-    """{instruction, input, output, system?, history?: [[question, answer]]}; `response` is read as `output`."""
+    """{instruction, input, output, system?, history?: [[question, answer]]}; `response` is read as
+    `output`.
+    """
     question = get_string(row, "instruction")
     if row.get("input"):
         question += "\n\n" + get_string(row, "input")
     messages = [Message(role="system", content=row["system"])] if row.get("system") else []
     for asked, answered in row.get("history") or []:
-        messages += [Message(role="user", content=asked), Message(role="assistant", content=answered)]
+        messages += [
+            Message(role="user", content=asked),
+            Message(role="assistant", content=answered),
+        ]
     messages.append(Message(role="user", content=_said(question, "question")))
-    answer = Message(role="assistant", content=_said(get_string(row, "output", "response"), "answer"))
+    answer = Message(
+        role="assistant", content=_said(get_string(row, "output", "response"), "answer")
+    )
     yield Demonstration(messages=[*messages, answer])
 
 
 def sharegpt(row: Row) -> Iterator[Demonstration | Comparison]:
-    """{conversations: [{from, value}]} or {messages: [{role, content}]}; with {chosen, rejected} turns a comparison."""
+    """{conversations: [{from, value}]} or {messages: [{role, content}]}; with {chosen, rejected}
+    turns a comparison.
+    """
     messages = _messages(row, "conversations", "messages")
     if "chosen" in row and "rejected" in row:
-        chosen, rejected = (_messages({key: [row[key]]}, key)[0].content for key in ("chosen", "rejected"))
+        chosen, rejected = (
+            _messages({key: [row[key]]}, key)[0].content for key in ("chosen", "rejected")
+        )
         yield _comparison(messages, chosen, rejected)
         return
     if row.get("label") is False:  # KTO's files hold bad answers too
@@ -70,8 +82,11 @@ def sharegpt(row: Row) -> Iterator[Demonstration | Comparison]:
 
 
 def hh(row: Row) -> Iterator[Comparison]:
-    r"""{chosen, rejected}: two transcripts "\n\nHuman: ...\n\nAssistant: ..." that differ in the last answer."""
-    chosen, rejected = _transcript(get_string(row, "chosen")), _transcript(get_string(row, "rejected"))
+    r"""{chosen, rejected}: two transcripts "\n\nHuman: ...\n\nAssistant: ..." that differ in the
+    last answer.
+    """
+    chosen = _transcript(get_string(row, "chosen"))
+    rejected = _transcript(get_string(row, "rejected"))
     if not chosen or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
         raise Unusable("transcript does not end with an answer")
     if chosen[:-1] != rejected[:-1]:
@@ -80,9 +95,13 @@ def hh(row: Row) -> Iterator[Comparison]:
 
 
 def trl_preference(row: Row) -> Iterator[Comparison]:
-    """{prompt, chosen, rejected}, strings or lists of messages; without `prompt` it is what both lists begin with."""
+    """{prompt, chosen, rejected}, strings or lists of messages; without `prompt` it is what both
+    lists begin with.
+    """
     if isinstance(row.get("chosen"), str):
-        yield _comparison(_as_prompt(row, "prompt"), get_string(row, "chosen"), get_string(row, "rejected"))
+        yield _comparison(
+            _as_prompt(row, "prompt"), get_string(row, "chosen"), get_string(row, "rejected")
+        )
         return
     chosen, rejected = _messages(row, "chosen"), _messages(row, "rejected")
     if "prompt" in row:
@@ -96,13 +115,16 @@ def trl_preference(row: Row) -> Iterator[Comparison]:
 def scored_list(row: Row) -> Iterator[Ranking]:
     """One prompt and a list of answers with scores (high is good) or ranks (low is good).
 
-    AlpacaEval {instruction, responses: [{output, model, score}]}, Nectar {prompt, answers: [{answer, model, rank}]},
-    UltraFeedback {instruction, completions: [{response, model, overall_score}]}, plain {prompt, responses, scores}.
+    AlpacaEval {instruction, responses: [{output, model, score}]}, Nectar {prompt, answers:
+    [{answer, model, rank}]}, UltraFeedback {instruction, completions: [{response, model,
+    overall_score}]}, plain {prompt, responses, scores}.
     """
     prompt = _as_prompt(row, "instruction", "prompt", "question")
     answers = get_list(row, "responses", "answers", "completions")
     if isinstance(answers[0], str):
-        answers = [{"output": a, "score": s} for a, s in zip(answers, get_list(row, "scores"), strict=True)]
+        answers = [
+            {"output": a, "score": s} for a, s in zip(answers, get_list(row, "scores"), strict=True)
+        ]
     if len(answers) < 2:
         raise Unusable("fewer than two answers")
     merits = [_merit(answer) for answer in answers]
@@ -110,7 +132,9 @@ def scored_list(row: Row) -> Iterator[Ranking]:
     models = [answer.get("model") for answer in answers]
     yield Ranking(
         prompt=prompt,
-        responses=[get_string(answer, "output", "answer", "response", "text") for answer in answers],
+        responses=[
+            get_string(answer, "output", "answer", "response", "text") for answer in answers
+        ],
         ranks=[places.index(merit) + 1 for merit in merits],
         generators=[str(model) for model in models] if all(models) else None,
         meta={"scores": merits},
@@ -131,7 +155,9 @@ def _comparison(prompt: list[Message], chosen: str, rejected: str) -> Comparison
         raise Unusable("no question before the answers")
     if chosen.strip() == rejected.strip():
         raise Unusable("chosen and rejected are the same")
-    return Comparison(prompt=prompt, chosen=_said(chosen, "answer"), rejected=_said(rejected, "answer"))
+    return Comparison(
+        prompt=prompt, chosen=_said(chosen, "answer"), rejected=_said(rejected, "answer")
+    )
 
 
 def _transcript(text: str) -> list[Message]:
@@ -168,7 +194,9 @@ def _messages(row: Row, *keys: str) -> list[Message]:
 
 
 def _content(turn: Row) -> str:
-    """A turn's text; a list of parts ({type: text, text or value}) is joined, other parts make the row unusable."""
+    """A turn's text; a list of parts ({type: text, text or value}) is joined, other parts make the
+    row unusable.
+    """
     parts = turn.get("content")
     if not isinstance(parts, list):
         return get_string(turn, "value", "content")
@@ -183,7 +211,9 @@ def get_string(row: Row, *keys: str) -> str:
 
 
 def get_list(row: Row, *keys: str) -> list[Any]:
-    """The list under the first of `keys` the row has; raises Malformed without one, Unusable when it is empty."""
+    """The list under the first of `keys` the row has; raises Malformed without one, Unusable when
+    it is empty.
+    """
     found = _get(row, list, "a list", *keys)
     if not found:
         raise Unusable(f"empty {keys[0]}")
@@ -191,7 +221,9 @@ def get_list(row: Row, *keys: str) -> list[Any]:
 
 
 def _get(row: Row, kind: type, kind_name: str, *keys: str) -> Any:
-    """The value of the first key the row has. Raises Malformed when it has none or the value's type is wrong."""
+    """The value of the first key the row has. Raises Malformed when it has none or the value's type
+    is wrong.
+    """
     if not isinstance(row, dict):
         raise Malformed(keys[0], "the row is not a JSON object")
     for key in keys:
@@ -199,7 +231,9 @@ def _get(row: Row, kind: type, kind_name: str, *keys: str) -> Any:
             if not isinstance(row[key], kind):
                 raise Malformed(key, f"is {type(row[key]).__name__} but must be {kind_name}")
             return row[key]
-    raise Malformed(keys[0], "the key is missing" + (f" (or {', '.join(keys[1:])})" if len(keys) > 1 else ""))
+    raise Malformed(
+        keys[0], "the key is missing" + (f" (or {', '.join(keys[1:])})" if len(keys) > 1 else "")
+    )
 
 
 def _said(content: str, what: str) -> str:

@@ -1,7 +1,7 @@
 """Records in and out of JSON Lines files (also gzipped) and of `datasets.Dataset`.
 
-Reading is all or nothing: one malformed line and no record of the file is used. The error names file, line,
-field and fix.
+Reading is all or nothing: one malformed line and no record of the file is used. The error names
+file, line, field and fix.
 """
 
 import difflib
@@ -39,7 +39,8 @@ FIXES = {
 def read_jsonl(path: str | Path, record_type: type[RecordType]) -> list[RecordType]:
     """Read every line of `path` as a `record_type`.
 
-    Blank lines are skipped. Raises DataError for a missing, empty or malformed file, naming up to `ERRORS_SHOWN` lines.
+    Blank lines are skipped. Raises DataError for a missing, empty or malformed file, naming up to
+    `ERRORS_SHOWN` lines.
     """
     path = Path(path)
     records: list[RecordType] = []
@@ -54,12 +55,20 @@ def read_jsonl(path: str | Path, record_type: type[RecordType]) -> list[RecordTy
     if faults:
         raise _data_error(path, faults)
     if not records:
-        raise DataError(path, None, None, "the file is empty", f"give at least one {record_type.__name__} a line")
+        raise DataError(
+            path,
+            None,
+            None,
+            "the file is empty",
+            f"give at least one {record_type.__name__} a line",
+        )
     return records
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, text) of each line that is not blank; `.gz` is unpacked on the way."""
+    """Yield (line number from 1, text) of each line that is not blank; `.gz` is unpacked on the
+    way.
+    """
     for number, raw in enumerate(read_bytes(path).split(b"\n"), start=1):
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\t ")
@@ -71,7 +80,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole file, unpacked when its name ends in `.gz`. Raises DataError when it cannot be read."""
+    """The whole file, unpacked when its name ends in `.gz`. Raises DataError when it cannot be
+    read.
+    """
     try:
         raw = path.read_bytes()
         return gzip.decompress(raw) if path.suffix == ".gz" else raw
@@ -80,15 +91,20 @@ def read_bytes(path: Path) -> bytes:
     except IsADirectoryError:
         raise DataError(path, None, None, "is a folder", "name a file inside it") from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(path, None, None, f"is not a whole gzip file: {error}", "fetch or pack it again") from None
+        raise DataError(
+            path, None, None, f"is not a whole gzip file: {error}", "fetch or pack it again"
+        ) from None
     except OSError as error:
-        raise DataError(path, None, None, f"cannot be read: {error.strerror}", "check the file's permissions") from None
+        raise DataError(
+            path, None, None, f"cannot be read: {error.strerror}", "check the file's permissions"
+        ) from None
 
 
 def write_jsonl(path: str | Path, records: Iterable[BaseModel]) -> int:
     """Write one record a line, defaults left out, and return how many.
 
-    The file appears whole or not at all. Raises RunFolderError when the disk is full or the folder is not writable.
+    The file appears whole or not at all. Raises RunFolderError when the disk is full or the folder
+    is not writable.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -112,7 +128,9 @@ def write_jsonl(path: str | Path, records: Iterable[BaseModel]) -> int:
 
 
 def to_dataset(records: Sequence[BaseModel]) -> "Dataset":
-    """Records as a `datasets.Dataset` with one column a field; `meta`, free in form, travels as JSON text."""
+    """Records as a `datasets.Dataset` with one column a field; `meta`, free in form, travels as
+    JSON text.
+    """
     from datasets import Dataset
 
     rows = [record.model_dump() for record in records]
@@ -123,9 +141,13 @@ def to_dataset(records: Sequence[BaseModel]) -> "Dataset":
 
 
 def from_dataset(
-    rows: "Dataset | Iterable[dict[str, Any]]", record_type: type[RecordType], name: str | Path = "dataset"
+    rows: "Dataset | Iterable[dict[str, Any]]",
+    record_type: type[RecordType],
+    name: str | Path = "dataset",
 ) -> list[RecordType]:
-    """The inverse of `to_dataset`; any rows will do. Raises DataError naming the row and field that do not fit."""
+    """The inverse of `to_dataset`; any rows will do. Raises DataError naming the row and field that
+    do not fit.
+    """
     records = []
     for number, row in enumerate(rows, start=1):
         fields = {key: value for key, value in row.items() if value is not None}
@@ -139,7 +161,9 @@ def from_dataset(
 
 
 def _explain(error: ValidationError, record_type: type[BaseModel]) -> tuple[str, str, str]:
-    """(field, problem, fix) of what is wrong with a line; an unknown key first, for it often explains a missing one."""
+    """(field, problem, fix) of what is wrong with a line; an unknown key first, for it often
+    explains a missing one.
+    """
     errors = error.errors(include_url=False)
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     kind, field = first["type"], ".".join(str(part) for part in first["loc"])
@@ -147,15 +171,25 @@ def _explain(error: ValidationError, record_type: type[BaseModel]) -> tuple[str,
     if kind == "extra_forbidden":
         return field, "unknown key", _nearest_key(first["loc"], record_type)
     if kind == "json_invalid":
-        return field, f"not valid JSON: {str(first['ctx']['error']).replace(' at line 1 column', ' at column')}", fix
+        said = str(first["ctx"]["error"]).replace(" at line 1 column", " at column")
+        return field, f"not valid JSON: {said}", fix
     if kind == "missing":
         return field, "the key is missing", fix
     if kind == "too_short":
-        return field, f"has {first['ctx']['actual_length']} entries, needs at least {first['ctx']['min_length']}", fix
+        return (
+            field,
+            f"has {first['ctx']['actual_length']} entries, needs at least "
+            f"{first['ctx']['min_length']}",
+            fix,
+        )
     if kind == "value_error":  # raised by a record's own check, which leads with the field's name
         name, _, problem = str(first["ctx"]["error"]).rpartition(": ")
         return field or name, problem, fix
-    return field, f"{first['msg'][0].lower()}{first['msg'][1:]} (it is {_shorten(first['input'])})", fix
+    return (
+        field,
+        f"{first['msg'][0].lower()}{first['msg'][1:]} (it is {_shorten(first['input'])})",
+        fix,
+    )
 
 
 def _nearest_key(location: tuple[int | str, ...], record_type: type[BaseModel]) -> str:
@@ -166,13 +200,16 @@ def _nearest_key(location: tuple[int | str, ...], record_type: type[BaseModel]) 
     near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"
-    return f"remove it (known keys: {', '.join(known)}), or name the file's format if it is another one"
+    listed = ", ".join(known)
+    return f"remove it (known keys: {listed}), or name the file's format if it is another one"
 
 
 def _nearest_file(path: Path) -> str:
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist either"
-    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
+    near = difflib.get_close_matches(
+        path.name, [other.name for other in path.parent.iterdir()], n=1
+    )
     return f"did you mean {path.with_name(near[0])}?" if near else "check the path"
 
 
@@ -184,6 +221,9 @@ def _shorten(value: object, limit: int = 40) -> str:
 def _data_error(path: Path, faults: list[tuple[int, str, str, str]]) -> DataError:
     """One error for the first fault; the others follow in its text, one a line."""
     number, field, problem, fix = faults[0]
-    also = [f"\n  also line {n}{f', field {f!r}' if f else ''}: {p}" for n, f, p, _ in faults[1:ERRORS_SHOWN]]
+    also = [
+        f"\n  also line {n}{f', field {f!r}' if f else ''}: {p}"
+        for n, f, p, _ in faults[1:ERRORS_SHOWN]
+    ]
     more = ["\n  and more"] if len(faults) > ERRORS_SHOWN else []
     return DataError(path, number, field or None, problem + "".join(also + more), fix)

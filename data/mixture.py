@@ -1,4 +1,5 @@
-"""Mix sources by weight, not by size: GPT-3 saw Wikipedia 3.4 times while most of Common Crawl was never read.
+"""Mix sources by weight, not by size: GPT-3 saw Wikipedia 3.4 times while most of Common Crawl was
+never read.
 
 Source: Brown et al. 2020, section 2.2 and Table 2.2.
 """
@@ -37,10 +38,12 @@ def mix(
     total: float | None = None,
     size: Callable[[Item], float] = lambda item: 1.0,
 ) -> Mixture[Item]:
-    """Draw from every source its share of `total`, in units of `size` (one a record, or characters, or tokens).
+    """Draw from every source its share of `total`, in units of `size` (one a record, or characters,
+    or tokens).
 
-    A source is read through in shuffled passes, so nothing repeats before all of it was seen. `total` is by default
-    what the sources hold together; weights are normalised. Drawing stops as near to each share as whole items allow.
+    A source is read through in shuffled passes, so nothing repeats before all of it was seen.
+    `total` is by default what the sources hold together; weights are normalised. Drawing stops as
+    near to each share as whole items allow.
     """
     rng = np.random.default_rng(seed)
     sizes = {name: [size(item) for item in items] for name, items in sources.items()}
@@ -55,14 +58,18 @@ def mix(
         items += [source[i] for i in drawn[name]]
     taken = {name: sum(sizes[name][i] for i in indices) for name, indices in drawn.items()}
     report = {
-        name: SourceReport(len(drawn[name]), taken[name] / sum(taken.values()), taken[name] / held[name])
+        name: SourceReport(
+            len(drawn[name]), taken[name] / sum(taken.values()), taken[name] / held[name]
+        )
         for name in sources
     }
     return Mixture([items[i] for i in rng.permutation(len(items))], report)
 
 
 def _draw(sizes: Sequence[float], wanted: float, rng: np.random.Generator) -> list[int]:
-    """Indices in shuffled passes until their sizes sum to `wanted`; the last one stays if that comes nearer."""
+    """Indices in shuffled passes until their sizes sum to `wanted`; the last one stays if that
+    comes nearer.
+    """
     indices: list[int] = []
     taken = 0.0
     while True:

@@ -1,6 +1,8 @@
-"""Open Assistant's message trees: people's questions, several answers to each, and the order people put them in.
+"""Open Assistant's message trees: people's questions, several answers to each, and the order people
+put them in.
 
-Source: Kopf et al. 2023 (OpenAssistant Conversations). Roles there are `prompter` and `assistant`; ranks count from 0.
+Source: Kopf et al. 2023 (OpenAssistant Conversations). Roles there are `prompter` and `assistant`;
+ranks count from 0.
 """
 
 from collections.abc import Iterator
@@ -15,8 +17,9 @@ Node = dict[str, Any]
 def oasst_tree(row: Row, wanted: type) -> Iterator[Demonstration | Ranking | Prompt]:
     """A tree as one kind of record.
 
-    Demonstration: every conversation along best-ranked answers, to its last answer. Prompt: every question with what
-    was said before. Ranking: every question with two or more ranked answers. Deleted and rejected messages stay out.
+    Demonstration: every conversation along best-ranked answers, to its last answer. Prompt: every
+    question with what was said before. Ranking: every question with two or more ranked answers.
+    Deleted and rejected messages stay out.
     """
     root = row.get("prompt", row)
     get_string(root, "text")
@@ -24,12 +27,18 @@ def oasst_tree(row: Row, wanted: type) -> Iterator[Demonstration | Ranking | Pro
     walk = walks.get(wanted, _rankings)
     found = list(walk(root, []))
     if not found:
-        raise Unusable("no two ranked answers in the tree" if wanted is Ranking else "nothing usable in the tree")
+        raise Unusable(
+            "no two ranked answers in the tree"
+            if wanted is Ranking
+            else "nothing usable in the tree"
+        )
     yield from found
 
 
 def oasst_kway(row: Row) -> Iterator[Ranking]:
-    """{history: [{role, text}], responses: [{text, rank, synthetic}]}: the rankings cut out of the trees."""
+    """{history: [{role, text}], responses: [{text, rank, synthetic}]}: the rankings cut out of the
+    trees.
+    """
     prompt = [_message(turn) for turn in get_list(row, "history")]
     yield _ranking(prompt, get_list(row, "responses"))
 
@@ -75,14 +84,19 @@ def _ranking(prompt: list[Message], answers: list[Node], id: str | None = None) 
 
 def _children(node: Node) -> list[Node]:
     return [
-        child for child in node.get("replies") or []
-        if not child.get("deleted") and child.get("review_result") is not False and child["text"].strip()
+        child
+        for child in node.get("replies") or []
+        if not child.get("deleted")
+        and child.get("review_result") is not False
+        and child["text"].strip()
     ]
 
 
 def _best(answers: list[Node]) -> list[Node]:
     """The best-ranked answer; the first where none is ranked."""
-    return sorted(answers, key=lambda answer: answer["rank"] if answer.get("rank") is not None else 1000)[:1]
+    return sorted(
+        answers, key=lambda answer: answer["rank"] if answer.get("rank") is not None else 1000
+    )[:1]
 
 
 def _message(node: Node) -> Message:

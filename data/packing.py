@@ -1,9 +1,10 @@
 """Documents to full windows of tokens, and the resumable order in which rows are read.
 
-Documents lie one after the other with a separator between, cut into windows of the context's length (Brown et al.
-2020, section 2.3), so a window never holds padding. Unlike GPT-3, a token attends to its own document alone, as in
-LLaMA 3 (Grattafiori et al. 2024, section 3.2): a small model that sees its neighbours' texts too does not learn to
-look up what the request named (docs/results.md has the figures). `apart` gives what every reader of windows needs.
+Documents lie one after the other with a separator between, cut into windows of the context's length
+(Brown et al. 2020, section 2.3), so a window never holds padding. Unlike GPT-3, a token attends to
+its own document alone, as in LLaMA 3 (Grattafiori et al. 2024, section 3.2): a small model that
+sees its neighbours' texts too does not learn to look up what the request named (docs/results.md has
+the figures). `apart` gives what every reader of windows needs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,9 @@ CHUNK = 1000  # documents tokenized at once; the tokenizer works on them in para
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[np.ndarray]:
-    """Ids of each text, int32, without special tokens: `<|end|>` inside a document stays characters."""
+    """Ids of each text, int32, without special tokens: `<|end|>` inside a document stays
+    characters.
+    """
     encoded: list[np.ndarray] = []
     for start in range(0, len(texts), CHUNK):
         chunk = list(texts[start : start + CHUNK])
@@ -27,42 +30,53 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -
 
 
 def pack(documents: Sequence[Sequence[int] | np.ndarray], context: int, bos_id: int) -> np.ndarray:
-    """Windows of `context` tokens, (N, context) int32, over the documents with `bos_id` before each.
+    """Windows of `context` tokens, (N, context) int32, over the documents with `bos_id` before
+    each.
 
-    Every token lies in exactly one window, in order; the tail shorter than one window is left out, so N may be 0.
+    Every token lies in exactly one window, in order; the tail shorter than one window is left out,
+    so N may be 0.
     """
     separator = np.asarray([bos_id], dtype=np.int32)
-    parts = [part for document in documents for part in (separator, np.asarray(document, dtype=np.int32))]
+    parts = [
+        part for document in documents for part in (separator, np.asarray(document, dtype=np.int32))
+    ]
     stream = np.concatenate(parts) if parts else separator[:0]
     rows = len(stream) // context
     return stream[: rows * context].reshape(rows, context)
 
 
 def apart(windows: torch.Tensor, bos_id: int) -> dict[str, Any]:
-    """What to call a causal LM with on windows (B, T) so that no document sees another: `model(**apart(ids, bos_id))`.
+    """What to call a causal LM with on windows (B, T) so that no document sees another:
+    `model(**apart(ids, bos_id))`.
 
-    Positions start again at each `bos_id`. The mask (B, 1, T, T), 0 or -inf, is given whole because not every model of
-    transformers makes one from such positions (OPT does not); attention must be "sdpa", "eager" or
-    `podium.attention`'s.
+    Positions start again at each `bos_id`. The mask (B, 1, T, T), 0 or -inf, is given whole because
+    not every model of transformers makes one from such positions (OPT does not); attention must be
+    "sdpa", "eager" or `podium.attention`'s.
     """
     index = torch.arange(windows.shape[1], device=windows.device)
-    starts = torch.where(windows == bos_id, index, 0).cummax(dim=1).values  # (B, T) where each token's document begins
+    # (B, T) where each token's document begins
+    starts = torch.where(windows == bos_id, index, 0).cummax(dim=1).values
     visible = (starts[:, :, None] == starts[:, None, :]) & (index[:, None] >= index)
     mask = torch.zeros(visible.shape, device=windows.device).masked_fill(~visible, float("-inf"))
     return {
-        "input_ids": windows, "position_ids": index - starts, "attention_mask": mask[:, None], "use_cache": False
+        "input_ids": windows,
+        "position_ids": index - starts,
+        "attention_mask": mask[:, None],
+        "use_cache": False,
     }
 
 
 def batches(count: int, batch_size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
     """Endless batches of row indices, (batch_size,) each, from batch number `start` on.
 
-    The rows are an endless stream of epochs; each epoch holds every one of the `count` rows once, in an order fixed by
-    (seed, epoch) alone. A batch may span two epochs. So the number of batches already read is the whole position: to
-    resume, give it as `start`.
+    The rows are an endless stream of epochs; each epoch holds every one of the `count` rows once,
+    in an order fixed by (seed, epoch) alone. A batch may span two epochs. So the number of batches
+    already read is the whole position: to resume, give it as `start`.
     """
     if count < 1 or batch_size < 1:
-        raise ValueError(f"batches needs rows and a batch size, not count={count} and batch_size={batch_size}")
+        raise ValueError(
+            f"batches needs rows and a batch size, not count={count} and batch_size={batch_size}"
+        )
     epoch, within = divmod(start * batch_size, count)
     waiting = epoch_order(count, seed, epoch)[within:]
     while True:

@@ -1,9 +1,12 @@
-"""Read any source a recipe names: our own records or a public format, from a file, a folder or the Hugging Face hub.
+"""Read any source a recipe names: our own records or a public format, from a file, a folder or the
+Hugging Face hub.
 
     demonstrations: {train: {path: alpaca.json, format: alpaca, limit: 1000}}
-    documents: {train: [{path: stories.txt, format: text, weight: 3}, {path: wiki.jsonl, weight: 1}]}
+    documents: {train: [{path: stories.txt, format: text, weight: 3}, {path: wiki.jsonl, weight:
+        1}]}
 
-What a source drops is counted by reason and told to the log; a source that is in another format than said is an error.
+What a source drops is counted by reason and told to the log; a source that is in another format
+than said is an error.
 """
 
 import difflib
@@ -31,9 +34,18 @@ log = logging.getLogger("podium.data")
 RecordType = TypeVar("RecordType", bound=BaseModel)
 
 Format = Literal[
-    "records", "text", "alpaca", "sharegpt", "oasst_tree", "oasst_kway", "hh", "trl_preference", "scored_list"
+    "records",
+    "text",
+    "alpaca",
+    "sharegpt",
+    "oasst_tree",
+    "oasst_kway",
+    "hh",
+    "trl_preference",
+    "scored_list",
 ]
-CONVERTERS: dict[str, tuple[Callable[..., Iterator[Any]], tuple[type, ...]]] = {  # and what each can yield
+# and what each can yield
+CONVERTERS: dict[str, tuple[Callable[..., Iterator[Any]], tuple[type, ...]]] = {
     "text": (formats.text, (Document,)),
     "alpaca": (formats.alpaca, (Demonstration,)),
     "sharegpt": (formats.sharegpt, (Demonstration, Comparison)),
@@ -53,11 +65,19 @@ class Source(BaseModel):
     path: str = Field(description="file, folder or hub id; ${VARIABLES} are filled in")
     format: Format = Field(default="records", description="our own records, or a public format")
     split: str = Field(default="train", description="split of a hub data set")
-    config: str | None = Field(default=None, description="configuration of a hub data set that has several")
-    separator: str = Field(default="<|endoftext|>", description="what stands between documents in a text file")
+    config: str | None = Field(
+        default=None, description="configuration of a hub data set that has several"
+    )
+    separator: str = Field(
+        default="<|endoftext|>", description="what stands between documents in a text file"
+    )
     skip: int = Field(default=0, ge=0, description="leave out so many records at the beginning")
-    limit: int | None = Field(default=None, gt=0, description="read at most so many records after these")
-    weight: float | None = Field(default=None, gt=0, description="share in a mixture; without, all of it once")
+    limit: int | None = Field(
+        default=None, gt=0, description="read at most so many records after these"
+    )
+    weight: float | None = Field(
+        default=None, gt=0, description="share in a mixture; without, all of it once"
+    )
 
 
 @dataclass
@@ -76,10 +96,12 @@ class ReadReport:
 
 
 def read_source(spec: Any, record_type: type[RecordType]) -> list[RecordType]:
-    """All records of a source: a path, a `Source` (or dict of its fields), or a list of these (a mixture).
+    """All records of a source: a path, a `Source` (or dict of its fields), or a list of these (a
+    mixture).
 
-    In a list, sources with weights are mixed by weight (see data.mixture; documents count by characters); without
-    weights they follow each other. Raises DataError naming file, line, field and fix.
+    In a list, sources with weights are mixed by weight (see data.mixture; documents count by
+    characters); without weights they follow each other. Raises DataError naming file, line, field
+    and fix.
     """
     records, report = read_with_report(spec, record_type)
     if report.dropped or report.epochs:
@@ -87,7 +109,9 @@ def read_source(spec: Any, record_type: type[RecordType]) -> list[RecordType]:
     return records
 
 
-def read_with_report(spec: Any, record_type: type[RecordType]) -> tuple[list[RecordType], ReadReport]:
+def read_with_report(
+    spec: Any, record_type: type[RecordType]
+) -> tuple[list[RecordType], ReadReport]:
     """As `read_source`, with the report of what was dropped."""
     if isinstance(spec, list | tuple):
         return _read_mixture([_source(part) for part in spec], record_type)
@@ -108,7 +132,13 @@ def _read_mixture(sources: list[Source], record_type: type[Any]) -> tuple[list[A
         records = [record for part in parts.values() for record in part]
     elif len(weights) < len(parts):
         missing = next(name for name in parts if name not in weights)
-        raise DataError(missing, None, "weight", "other sources of the mixture have a weight", "give each one, or none")
+        raise DataError(
+            missing,
+            None,
+            "weight",
+            "other sources of the mixture have a weight",
+            "give each one, or none",
+        )
     else:
         from data.mixture import mix  # numpy, which a recipe without a mixture does not need
 
@@ -132,17 +162,29 @@ def _read_one(source: Source, record_type: type[Any]) -> tuple[list[Any], ReadRe
         found = _stored_records(path, source, record_type)
     else:
         found = _converted(path, source, record_type, report)
-    records = list(islice(found, source.skip, None if source.limit is None else source.skip + source.limit))
+    records = list(
+        islice(found, source.skip, None if source.limit is None else source.skip + source.limit)
+    )
     report.kept = len(records)
     if not records:
-        raise DataError(path, None, None, f"nothing usable in it: {report}", "check path, format, skip and limit")
+        raise DataError(
+            path,
+            None,
+            None,
+            f"nothing usable in it: {report}",
+            "check path, format, skip and limit",
+        )
     return records, report
 
 
 def _stored_records(path: str, source: Source, record_type: type[Any]) -> Iterator[Any]:
-    """Our own records; a file of another kind that converts (comparisons for rankings, ...) is converted."""
+    """Our own records; a file of another kind that converts (comparisons for rankings, ...) is
+    converted.
+    """
     if _suffix(Path(path)) == ".jsonl":
-        stored = _stored_type(next((row for _, row in _file_rows(Path(path), source)), {}), record_type)
+        stored = _stored_type(
+            next((row for _, row in _file_rows(Path(path), source)), {}), record_type
+        )
         records = read_jsonl(path, stored)
     else:
         rows = [row for _, row in _rows(path, source)]
@@ -152,7 +194,9 @@ def _stored_records(path: str, source: Source, record_type: type[Any]) -> Iterat
 
 
 def _stored_type(first: Any, record_type: type[Any]) -> type[Any]:
-    """The kind of record a file holds by its first row's keys; `record_type` unless another kind fits and converts."""
+    """The kind of record a file holds by its first row's keys; `record_type` unless another kind
+    fits and converts.
+    """
     keys = set(first) if isinstance(first, dict) else set()
     for kind in (record_type, Ranking, Comparison, Demonstration, Document):
         required = {name for name, info in kind.model_fields.items() if info.is_required()}
@@ -161,21 +205,32 @@ def _stored_type(first: Any, record_type: type[Any]) -> type[Any]:
     return record_type
 
 
-def _converted(path: str, source: Source, record_type: type[Any], report: ReadReport) -> Iterator[Any]:
+def _converted(
+    path: str, source: Source, record_type: type[Any], report: ReadReport
+) -> Iterator[Any]:
     """Records made from the rows of a public format; what is of no use is counted in `report`."""
     converter, yields = CONVERTERS[source.format]
     if not any(convertible(kind, record_type) for kind in yields):
-        fitting = [name for name, (_, kinds) in CONVERTERS.items() if any(convertible(k, record_type) for k in kinds)]
+        fitting = [
+            name
+            for name, (_, kinds) in CONVERTERS.items()
+            if any(convertible(k, record_type) for k in kinds)
+        ]
         problem = f"{source.format} does not hold {record_type.__name__}s"
-        raise DataError(path, None, "format", problem, f"formats that do: records, {', '.join(fitting)}")
+        raise DataError(
+            path, None, "format", problem, f"formats that do: records, {', '.join(fitting)}"
+        )
     for number, row in _rows(path, source):
         try:
-            found = list(converter(row, record_type) if source.format == "oasst_tree" else converter(row))
+            found = list(
+                converter(row, record_type) if source.format == "oasst_tree" else converter(row)
+            )
         except Unusable as reason:
             report.dropped[str(reason)] += 1
             continue
         except Malformed as error:
-            fix = f"is it really in format {source.format}? Known formats: records, {', '.join(CONVERTERS)}"
+            known = ", ".join(CONVERTERS)
+            fix = f"is it really in format {source.format}? Known formats: records, {known}"
             raise DataError(path, number, error.field, error.problem, fix) from None
         except ValidationError as error:
             report.dropped[error.errors()[0]["msg"].removeprefix("Value error, ")] += 1
@@ -191,13 +246,21 @@ def _converted(path: str, source: Source, record_type: type[Any], report: ReadRe
 
 
 def _rows(path: str, source: Source) -> Iterator[tuple[int, Any]]:
-    """(number, row) of a file, of every text file in a folder, or of a data set in a folder or on the hub."""
+    """(number, row) of a file, of every text file in a folder, or of a data set in a folder or on
+    the hub.
+    """
     local = Path(path)
     hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) and not local.suffix
     if local.is_dir() and source.format == "text":
         files = sorted(local.rglob("*.txt"))
         if not files:
-            raise DataError(path, None, None, "no .txt file in this folder", "name a file, or a folder of .txt files")
+            raise DataError(
+                path,
+                None,
+                None,
+                "no .txt file in this folder",
+                "name a file, or a folder of .txt files",
+            )
         for file in files:
             yield from _file_rows(file, source)
     elif local.is_dir() or (hub_id and not local.exists()):
@@ -218,7 +281,13 @@ def _file_rows(path: Path, source: Source) -> Iterator[tuple[int, Any]]:
     elif suffix == ".json":
         content = _parse(path, None, _decode(path))
         if not isinstance(content, list):
-            raise DataError(path, None, None, "is not a JSON list of rows", "name it .jsonl if it has one row a line")
+            raise DataError(
+                path,
+                None,
+                None,
+                "is not a JSON list of rows",
+                "name it .jsonl if it has one row a line",
+            )
         for number, row in enumerate(content, start=1):
             yield number, _wrap(row, source)
     else:
@@ -236,10 +305,14 @@ def _hub_rows(path: str, source: Source) -> Iterator[dict[str, Any]]:
 
     try:
         dataset = datasets.load_dataset(path, source.config, split=source.split)
-    except Exception as error:  # the library raises a dozen unrelated kinds for "not there" and "no network"
+    except (
+        Exception
+    ) as error:  # the library raises a dozen unrelated kinds for "not there" and "no network"
         why = next(iter(str(error).splitlines()), type(error).__name__)
         problem = f"is no file here, and could not be loaded as a data set: {why}"
-        raise DataError(path, None, None, problem, "check the path or hub id, split and config") from None
+        raise DataError(
+            path, None, None, problem, "check the path or hub id, split and config"
+        ) from None
     yield from dataset
 
 
@@ -278,19 +351,31 @@ def _source(spec: Any) -> Source:
         if first["type"] == "extra_forbidden":
             word, known, problem = key, list(Source.model_fields), "unknown key"
         near = difflib.get_close_matches(word, known, n=1)
-        fix = f"did you mean {near[0]!r}?" if near else f"a source has {', '.join(Source.model_fields)}"
+        fix = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"a source has {', '.join(Source.model_fields)}"
+        )
         raise PodiumError(f"data source {_name(spec)}: field '{key}': {problem}", fix) from None
 
 
 def _name(spec: Any) -> str:
     if isinstance(spec, list | tuple):
         return " + ".join(map(_name, spec))
-    return str(spec.get("path", spec)) if isinstance(spec, dict) else str(getattr(spec, "path", spec))
+    return (
+        str(spec.get("path", spec)) if isinstance(spec, dict) else str(getattr(spec, "path", spec))
+    )
 
 
 def _expand(path: str) -> str:
     """Fill in ${VARIABLES} and ~. Raises DataError when a variable is not set."""
     expanded = os.path.expandvars(path)
     if unset := re.search(r"\$\{(\w+)\}", expanded):
-        raise DataError(path, None, None, f"the environment variable {unset[1]} is not set", f"export {unset[1]}=...")
+        raise DataError(
+            path,
+            None,
+            None,
+            f"the environment variable {unset[1]} is not set",
+            f"export {unset[1]}=...",
+        )
     return str(Path(expanded).expanduser()) if expanded.startswith("~") else expanded

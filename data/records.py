@@ -1,8 +1,9 @@
-"""The records every stage reads and writes: one pydantic model a kind, one JSON object a line on disk.
+"""The records every stage reads and writes: one pydantic model a kind, one JSON object a line on
+disk.
 
-A record is frozen and refuses unknown keys, so a typing mistake in a data file is an error and never a silent default.
-Where the InstructGPT paper (section 3.2) speaks of its three data sets, these are `Demonstration` (SFT), `Ranking`
-(reward model) and `Prompt` (PPO).
+A record is frozen and refuses unknown keys, so a typing mistake in a data file is an error and
+never a silent default. Where the InstructGPT paper (section 3.2) speaks of its three data sets,
+these are `Demonstration` (SFT), `Ranking` (reward model) and `Prompt` (PPO).
 """
 
 from typing import Annotated, Any, Literal
@@ -19,7 +20,8 @@ def _not_blank(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_not_blank)]
-Integer = Annotated[int, Field(strict=True)]  # refuses "1", 1.0 and true, which pydantic would otherwise convert
+# refuses "1", 1.0 and true, which pydantic would otherwise convert
+Integer = Annotated[int, Field(strict=True)]
 Rank = Annotated[int, Field(strict=True, ge=1)]
 Likert = Annotated[int, Field(strict=True, ge=1, le=7)]
 Strength = Annotated[float, Field(strict=True, ge=0)]
@@ -54,7 +56,9 @@ class Prompt(Record):
 
     messages: Messages
     user: str | None = Field(default=None, description="who asked; splits and caps go by it")
-    use_case: str | None = Field(default=None, description="generation, open_qa, chat, ... (the paper's Table 1)")
+    use_case: str | None = Field(
+        default=None, description="generation, open_qa, chat, ... (the paper's Table 1)"
+    )
     source: str | None = None
     id: str | None = None
     meta: dict[str, Any] = {}
@@ -84,25 +88,37 @@ class Demonstration(Record):
 class Ranking(Record):
     """K responses to one prompt, ordered by one labeler.
 
-    `ranks[i]` belongs to `responses[i]`: 1 is best, equal numbers are a tie. A response may be the empty string: a
-    model that stops at once has said just that, and labelers rank it.
+    `ranks[i]` belongs to `responses[i]`: 1 is best, equal numbers are a tie. A response may be the
+    empty string: a model that stops at once has said just that, and labelers rank it.
     """
 
     prompt: Messages
     responses: Annotated[list[str], Field(min_length=MIN_RESPONSES)]
     ranks: list[Rank]
-    likert: list[Likert] | None = Field(default=None, description="overall quality 1-7 of each response")
-    flags: list[list[str]] | None = Field(default=None, description="metadata ticked for each response (Table 3)")
+    likert: list[Likert] | None = Field(
+        default=None, description="overall quality 1-7 of each response"
+    )
+    flags: list[list[str]] | None = Field(
+        default=None, description="metadata ticked for each response (Table 3)"
+    )
     labeler: str | None = None
-    cohort: str = Field(default="train", description="group of labelers: train, heldout, researcher, ...")
+    cohort: str = Field(
+        default="train", description="group of labelers: train, heldout, researcher, ..."
+    )
     source: str | None = None
     task: str | None = Field(default=None, description="the labeling task this ranking answers")
-    instruction: str | None = Field(default=None, description="version of the instructions the labeler saw")
-    generators: list[str] | None = Field(default=None, description="which model wrote each response")
+    instruction: str | None = Field(
+        default=None, description="version of the instructions the labeler saw"
+    )
+    generators: list[str] | None = Field(
+        default=None, description="which model wrote each response"
+    )
     user: str | None = None
     use_case: str | None = None
     id: str | None = None
-    strength: Strength | None = Field(default=None, description="how sure the preference is, where a source says so")
+    strength: Strength | None = Field(
+        default=None, description="how sure the preference is, where a source says so"
+    )
     meta: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -111,7 +127,9 @@ class Ranking(Record):
         for field in ("ranks", "likert", "flags", "generators"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.responses):
-                raise ValueError(f"{field}: has {len(values)} entries for {len(self.responses)} responses")
+                raise ValueError(
+                    f"{field}: has {len(values)} entries for {len(self.responses)} responses"
+                )
         return self
 
     @property
@@ -120,19 +138,32 @@ class Ranking(Record):
         return len(self.responses)
 
     def comparisons(self) -> "list[Comparison]":
-        """Every pair with a better and a worse response; ties say nothing and are dropped (section 3.5)."""
-        pairs = [(i, j) for i in range(self.k) for j in range(self.k) if self.ranks[i] < self.ranks[j]]
+        """Every pair with a better and a worse response; ties say nothing and are dropped (section
+        3.5).
+        """
+        pairs = [
+            (i, j) for i in range(self.k) for j in range(self.k) if self.ranks[i] < self.ranks[j]
+        ]
         return [
             Comparison(
-                prompt=self.prompt, chosen=self.responses[i], rejected=self.responses[j], labeler=self.labeler,
-                cohort=self.cohort, source=self.source, strength=self.strength, group_id=self.id, meta=self.meta,
+                prompt=self.prompt,
+                chosen=self.responses[i],
+                rejected=self.responses[j],
+                labeler=self.labeler,
+                cohort=self.cohort,
+                source=self.source,
+                strength=self.strength,
+                group_id=self.id,
+                meta=self.meta,
             )
             for i, j in pairs
         ]
 
 
 class Comparison(Record):
-    """Two responses to one prompt, one preferred. Several from one K-way ranking share a `group_id`."""
+    """Two responses to one prompt, one preferred. Several from one K-way ranking share a
+    `group_id`.
+    """
 
     prompt: Messages
     chosen: str
@@ -152,8 +183,15 @@ class Comparison(Record):
     def ranking(self) -> Ranking:
         """A comparison is a ranking with K = 2."""
         return Ranking(
-            prompt=self.prompt, responses=[self.chosen, self.rejected], ranks=[1, 2], labeler=self.labeler,
-            cohort=self.cohort, source=self.source, strength=self.strength, id=self.group_id, meta=self.meta,
+            prompt=self.prompt,
+            responses=[self.chosen, self.rejected],
+            ranks=[1, 2],
+            labeler=self.labeler,
+            cohort=self.cohort,
+            source=self.source,
+            strength=self.strength,
+            id=self.group_id,
+            meta=self.meta,
         )
 
 
@@ -169,12 +207,17 @@ class Question(Record):
     @model_validator(mode="after")
     def _check(self) -> "Question":
         if self.answer >= len(self.choices):
-            raise ValueError(f"answer: is {self.answer} but there are {len(self.choices)} choices, counted from 0")
+            raise ValueError(
+                f"answer: is {self.answer} but there are {len(self.choices)} choices, counted "
+                f"from 0"
+            )
         return self
 
 
 def _require_last(messages: list[Message], role: str, field: str) -> None:
-    """The last message must be `role`'s and say something. The field's name leads the text; data.jsonl reads it."""
+    """The last message must be `role`'s and say something. The field's name leads the text;
+    data.jsonl reads it.
+    """
     if messages[-1].role != role:
         raise ValueError(f"{field}: the last message is {messages[-1].role}'s but must be {role}'s")
     if not messages[-1].content.strip():

@@ -5,9 +5,10 @@ Podium's own form has one special token a role and no other decoration:
     <|endoftext|><|user|>What food does Bram like?<|end|><|assistant|>Plum jam.<|end|>
 
 Two rules hold for it and for the template a foreign tokenizer brings along:
-- What people wrote is data. `<|end|>` typed by a person becomes ordinary characters, never the special token.
-- A conversation is encoded in pieces, cut where an answer starts, so that
-  `encode_prompt(p) + encode_response(r) == encode_conversation(p + [r])` exactly: the stage that scores a response sees
+- What people wrote is data. `<|end|>` typed by a person becomes ordinary characters, never the
+  special token.
+- A conversation is encoded in pieces, cut where an answer starts, so that `encode_prompt(p) +
+  encode_response(r) == encode_conversation(p + [r])` exactly: the stage that scores a response sees
   the ids of the stage that sampled it.
 """
 
@@ -43,10 +44,11 @@ Encoded = tuple[list[int], list[bool]]  # ids and loss mask, of equal length
 
 
 def prepare_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
-    """Give a base tokenizer, in place, what the chain needs: bos, eos, a pad that is not eos, and a chat template.
+    """Give a base tokenizer, in place, what the chain needs: bos, eos, a pad that is not eos, and a
+    chat template.
 
-    One that has a template keeps it and gets no role tokens. New tokens come last, so the caller only appends rows to
-    the embeddings (`podium.models.resize_for`). A second call changes nothing.
+    One that has a template keeps it and gets no role tokens. New tokens come last, so the caller
+    only appends rows to the embeddings (`podium.models.resize_for`). A second call changes nothing.
     """
     if tokenizer.bos_token is None:
         tokenizer.add_special_tokens({"bos_token": "<|endoftext|>"})
@@ -57,8 +59,12 @@ def prepare_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     if not tokenizer.chat_template:
         tokenizer.chat_template = CHAT_TEMPLATE
     if tokenizer.chat_template == CHAT_TEMPLATE:
-        roles = [token for token in ROLE_TOKENS.values() if token not in tokenizer.all_special_tokens]
-        tokenizer.add_special_tokens({"additional_special_tokens": roles}, replace_extra_special_tokens=False)
+        roles = [
+            token for token in ROLE_TOKENS.values() if token not in tokenizer.all_special_tokens
+        ]
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": roles}, replace_extra_special_tokens=False
+        )
     return tokenizer
 
 
@@ -68,7 +74,9 @@ def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int
 
 
 def encode_response(tokenizer: Tokenizer, text: str, ended: bool = True) -> list[int]:
-    """Ids of an answer as they follow `encode_prompt`; no end token for an answer that was cut off (`ended=False`)."""
+    """Ids of an answer as they follow `encode_prompt`; no end token for an answer that was cut off
+    (`ended=False`).
+    """
     end = [tokenizer.eos_token_id] if ended else []
     if tokenizer.chat_template == CHAT_TEMPLATE:
         return _encode_text(tokenizer, text, after="special") + end
@@ -77,7 +85,9 @@ def encode_response(tokenizer: Tokenizer, text: str, ended: bool = True) -> list
 
 
 def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> Encoded:
-    """(ids, loss_mask) of a conversation; the mask is True on every answer's tokens and the token that ends it."""
+    """(ids, loss_mask) of a conversation; the mask is True on every answer's tokens and the token
+    that ends it.
+    """
     if messages[-1].role != "assistant":
         return _encode_history(tokenizer, messages, answer_next=False)
     ids, mask = _encode_history(tokenizer, messages[:-1], answer_next=True)
@@ -90,10 +100,14 @@ def decode_response(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     ids = list(ids)
     if tokenizer.eos_token_id in ids:
         ids = ids[: ids.index(tokenizer.eos_token_id)]
-    return cast(str, tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return cast(
+        str, tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    )
 
 
-def _encode_history(tokenizer: Tokenizer, messages: Sequence[Message], answer_next: bool) -> Encoded:
+def _encode_history(
+    tokenizer: Tokenizer, messages: Sequence[Message], answer_next: bool
+) -> Encoded:
     """(ids, loss_mask) of the messages, then the mark that starts an answer if `answer_next`."""
     if tokenizer.chat_template != CHAT_TEMPLATE:
         return _encode_foreign(tokenizer, messages, answer_next)
@@ -109,12 +123,15 @@ def _encode_history(tokenizer: Tokenizer, messages: Sequence[Message], answer_ne
     return ids, mask
 
 
-# Foreign templates ---------------------------------------------------------------------------------------------------
+# Foreign templates
+# -----------------------------------------------------------------------------------------------
 #
-# A template is a program, so the text is rendered first. Special tokens that people typed are hidden behind private-use
-# characters before rendering and turned back into ordinary text afterwards.
+# A template is a program, so the text is rendered first. Special tokens that people typed are
+# hidden behind private-use characters before rendering and turned back into ordinary text
+# afterwards.
 
-HIDDEN = 0xF0000  # first of the private-use characters that stand for the tokenizer's special tokens
+# first of the private-use characters that stand for the tokenizer's special tokens
+HIDDEN = 0xF0000
 
 
 class _Rendered(NamedTuple):
@@ -122,7 +139,9 @@ class _Rendered(NamedTuple):
     answers: list[tuple[int, int]]  # start and end character of each answer with its end token
 
 
-def _encode_foreign(tokenizer: Tokenizer, messages: Sequence[Message], answer_next: bool) -> Encoded:
+def _encode_foreign(
+    tokenizer: Tokenizer, messages: Sequence[Message], answer_next: bool
+) -> Encoded:
     text, answers = _render(tokenizer, messages, answer_next)
     ids: list[int] = []
     mask: list[bool] = []
@@ -137,18 +156,29 @@ def _encode_foreign(tokenizer: Tokenizer, messages: Sequence[Message], answer_ne
 
 
 def _render(tokenizer: Tokenizer, messages: Sequence[Message], answer_next: bool) -> _Rendered:
-    """The conversation's text, specials hidden, and where its answers are: by {% generation %}, else by prefixes."""
+    """The conversation's text, specials hidden, and where its answers are: by {% generation %},
+    else by prefixes.
+    """
     template = tokenizer.get_chat_template()
     chat = [{"role": m.role, "content": _hide_specials(tokenizer, m.content)} for m in messages]
     marked = re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
-    special: dict[str, Any] = tokenizer.special_tokens_map  # templates refer to {{ bos_token }} and the like
+    # templates refer to {{ bos_token }} and the like
+    special: dict[str, Any] = tokenizer.special_tokens_map
 
-    def render(part: list[dict[str, str]], generation_prompt: bool) -> tuple[str, list[tuple[int, int]]]:
+    def render(
+        part: list[dict[str, str]], generation_prompt: bool
+    ) -> tuple[str, list[tuple[int, int]]]:
         try:
-            texts, spans = cast(Any, render_jinja_template(
-                conversations=[part], chat_template=template, return_assistant_tokens_mask=marked,
-                add_generation_prompt=generation_prompt, **special,
-            ))
+            texts, spans = cast(
+                Any,
+                render_jinja_template(
+                    conversations=[part],
+                    chat_template=template,
+                    return_assistant_tokens_mask=marked,
+                    add_generation_prompt=generation_prompt,
+                    **special,
+                ),
+            )
         except TemplateError as error:
             raise PodiumError(
                 f"the tokenizer's chat template refuses a conversation: {error}",
@@ -162,22 +192,28 @@ def _render(tokenizer: Tokenizer, messages: Sequence[Message], answer_next: bool
             before, until = render(chat[:i], True)[0], render(chat[: i + 1], False)[0]
             if not (until.startswith(before) and text.startswith(until)):
                 raise PodiumError(
-                    "the tokenizer's chat template rewrites earlier turns, so answers cannot be found in its text",
-                    fix="put {% generation %} ... {% endgeneration %} around the answer in the template",
+                    "the tokenizer's chat template rewrites earlier turns, so answers cannot "
+                    "be found in its text",
+                    fix="put {% generation %} ... {% endgeneration %} around the answer in the "
+                    "template",
                 )
             spans.append((len(before), len(until)))
     return _Rendered(text, [_until_end_token(text, span, tokenizer.eos_token) for span in spans])
 
 
 def _until_end_token(text: str, span: tuple[int, int], eos: str) -> tuple[int, int]:
-    """Shorten an answer's span to its end token: the line break many templates write after it is not learned."""
+    """Shorten an answer's span to its end token: the line break many templates write after it is
+    not learned.
+    """
     start, stop = span
     end = text.find(eos, start, stop)
     return start, stop if end < 0 else end + len(eos)
 
 
 def _special_strings(tokenizer: Tokenizer) -> list[str]:
-    """The strings of the special tokens, longest first so that a token wins over one it contains."""
+    """The strings of the special tokens, longest first so that a token wins over one it
+    contains.
+    """
     strings = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(strings, key=lambda string: (-len(string), string))
 
@@ -185,7 +221,9 @@ def _special_strings(tokenizer: Tokenizer) -> list[str]:
 def _hide_specials(tokenizer: Tokenizer, text: str) -> str:
     strings = _special_strings(tokenizer)
     text = re.sub(_hidden_marks(strings), "", text)  # nobody can type a hidden mark
-    return re.sub("|".join(map(re.escape, strings)), lambda match: chr(HIDDEN + strings.index(match[0])), text)
+    return re.sub(
+        "|".join(map(re.escape, strings)), lambda match: chr(HIDDEN + strings.index(match[0])), text
+    )
 
 
 def _hidden_marks(strings: list[str]) -> str:
@@ -193,7 +231,9 @@ def _hidden_marks(strings: list[str]) -> str:
 
 
 def _encode_rendered(tokenizer: Tokenizer, text: str, after: str) -> list[int]:
-    """Ids of rendered text: the template's special tokens become tokens, the hidden ones of people become text."""
+    """Ids of rendered text: the template's special tokens become tokens, the hidden ones of people
+    become text.
+    """
     strings = _special_strings(tokenizer)
     ids: list[int] = []
     for i, piece in enumerate(re.split(_hidden_marks(strings), text)):
@@ -210,11 +250,16 @@ def _last_kind(tokenizer: Tokenizer, text: str) -> str:
 
 @lru_cache(maxsize=16)
 def _prompt_ends_with(tokenizer: Tokenizer, template: str) -> str:
-    """Whether an answer follows a special token or ordinary text ("special" or "text") in this template."""
-    return _last_kind(tokenizer, _render(tokenizer, [Message(role="user", content="a")], answer_next=True).text)
+    """Whether an answer follows a special token or ordinary text ("special" or "text") in this
+    template.
+    """
+    return _last_kind(
+        tokenizer, _render(tokenizer, [Message(role="user", content="a")], answer_next=True).text
+    )
 
 
-# One string to ids ---------------------------------------------------------------------------------------------------
+# One string to ids
+# -----------------------------------------------------------------------------------------------
 
 
 def _encode_text(tokenizer: Tokenizer, text: str, after: str, as_text: bool = True) -> list[int]:
@@ -227,13 +272,16 @@ def _encode_text(tokenizer: Tokenizer, text: str, after: str, as_text: bool = Tr
     if after == "nothing" or after in _like_a_start(tokenizer):
         return _ids(tokenizer, text, as_text)
     newline = _ids(tokenizer, "\n", as_text)
-    ids = _ids(tokenizer, "\n" + text, as_text)  # SentencePiece would mark the start of a string with a space
+    # SentencePiece would mark the start of a string with a space
+    ids = _ids(tokenizer, "\n" + text, as_text)
     return ids[len(newline) :] if ids[: len(newline)] == newline else _ids(tokenizer, text, as_text)
 
 
 @lru_cache(maxsize=16)
 def _like_a_start(tokenizer: Tokenizer) -> frozenset[str]:
-    """After what ("special", "text") this tokenizer encodes a text just as at the start of a string."""
+    """After what ("special", "text") this tokenizer encodes a text just as at the start of a
+    string.
+    """
     start = _ids(tokenizer, "a", as_text=True)
     after_special = _ids(tokenizer, tokenizer.eos_token + "a", as_text=False)[1:]
     after_text = _ids(tokenizer, "\na", as_text=True)[len(_ids(tokenizer, "\n", as_text=True)) :]

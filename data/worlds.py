@@ -1,10 +1,12 @@
 """Worlds: generators that make everything a chain reads, so that the default run needs no download.
 
-A world writes ordinary JSONL records; every stage reads those, or a user's own in their place. The world itself stays
-at hand for two things only: its gold score, which is logged and never trained on, and its simulated labelers.
+A world writes ordinary JSONL records; every stage reads those, or a user's own in their place. The
+world itself stays at hand for two things only: its gold score, which is logged and never trained
+on, and its simulated labelers.
 
 As the stage "world" this module writes `documents.{train,validation}.jsonl`, `demonstrations` and
-`prompts.{train,validation,test}.jsonl`, `questions.jsonl`, `world.json` and the data card `README.md`.
+`prompts.{train,validation,test}.jsonl`, `questions.jsonl`, `world.json` and the data card
+`README.md`.
 
     podium world --out DIR          (or, as the first stage of a chain: podium run RECIPE)
 """
@@ -33,7 +35,9 @@ WORLDS = {"willowbrook": Willowbrook}
 
 
 class LabelerJudgement(Protocol):
-    """What one labeler says about K responses; everything is empty when `skipped` names a reason."""
+    """What one labeler says about K responses; everything is empty when `skipped` names a
+    reason.
+    """
 
     ranks: list[int]  # 1 = best, equal = tie
     likert: list[int]  # 1-7
@@ -56,12 +60,16 @@ class Labeler(Protocol):
 
 
 class World(Protocol):
-    """What a chain needs of a world. Every method is deterministic in its arguments, across processes too."""
+    """What a chain needs of a world. Every method is deterministic in its arguments, across
+    processes too.
+    """
 
     name: str
 
     def documents(self, rng: random.Random) -> Iterator[Document]: ...
-    def prompts(self, rng: random.Random, split: Literal["train", "validation", "test"] = ...) -> Iterator[Prompt]: ...
+    def prompts(
+        self, rng: random.Random, split: Literal["train", "validation", "test"] = ...
+    ) -> Iterator[Prompt]: ...
     def demonstration(self, prompt: Prompt, rng: random.Random) -> Demonstration: ...
     def oracle(self, prompt: Prompt, rng: random.Random | None = None) -> str: ...
     def features(self, prompt: Prompt, response: str) -> dict[str, float]: ...
@@ -71,17 +79,27 @@ class World(Protocol):
 
 
 class Config(BaseModel):
-    """Which world, and how much of it. The paper's data: 13k demonstrations, 31k PPO prompts (Table 6)."""
+    """Which world, and how much of it. The paper's data: 13k demonstrations, 31k PPO prompts (Table
+    6).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["willowbrook"] = Field("willowbrook", description="the world to make")
-    seed: int = Field(0, ge=0, description="fixes who lives there and every record; apart from the run's seed")
-    villagers: int = Field(64, ge=64, le=96, description="people with a job, home, food, pet and best friend each")
-    users: int = Field(300, ge=30, description="simulated people who ask; each is in one split only")
+    seed: int = Field(
+        0, ge=0, description="fixes who lives there and every record; apart from the run's seed"
+    )
+    villagers: int = Field(
+        64, ge=64, le=96, description="people with a job, home, food, pet and best friend each"
+    )
+    users: int = Field(
+        300, ge=30, description="simulated people who ask; each is in one split only"
+    )
     documents: int = Field(30_000, ge=1, description="to pretrain on, about 55 tokens each")
     validation_documents: int = Field(600, ge=1, description="held out from pretraining")
-    demonstrations: int = Field(8_000, ge=1, description="to imitate in SFT, on prompts of their own")
+    demonstrations: int = Field(
+        8_000, ge=1, description="to imitate in SFT, on prompts of their own"
+    )
     validation_demonstrations: int = Field(300, ge=1, description="to choose the SFT checkpoint by")
     test_demonstrations: int = Field(300, ge=1, description="to report on")
     prompts: int = Field(6_000, ge=1, description="to collect rankings for and to sample in PPO")
@@ -91,7 +109,11 @@ class Config(BaseModel):
     def counts(self, kind: str) -> dict[str, int]:
         """How many records of a kind each split gets."""
         fields = {split: kind if split == "train" else f"{split}_{kind}" for split in SPLITS}
-        return {split: getattr(self, field) for split, field in fields.items() if field in type(self).model_fields}
+        return {
+            split: getattr(self, field)
+            for split, field in fields.items()
+            if field in type(self).model_fields
+        }
 
 
 def load_world(name: str, **config: Any) -> World:
@@ -102,7 +124,9 @@ def load_world(name: str, **config: Any) -> World:
     """
     if name not in WORLDS:
         known = ", ".join(WORLDS)
-        raise DataError("recipe", None, "data.world.name", f"there is no world '{name}'", f"use one of: {known}")
+        raise DataError(
+            "recipe", None, "data.world.name", f"there is no world '{name}'", f"use one of: {known}"
+        )
     return WORLDS[name](**config)
 
 
@@ -116,10 +140,18 @@ def open_world(folder: str | Path) -> World:
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
         if written["format"] != FORMAT:
-            raise DataError(path, None, "format", f"is not {FORMAT}: another Podium wrote it", "make the world again")
+            raise DataError(
+                path,
+                None,
+                "format",
+                f"is not {FORMAT}: another Podium wrote it",
+                "make the world again",
+            )
         return _world_of(Config.model_validate(written["config"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(path, None, None, f"is no world: {error}", "make one with `podium world --out DIR`") from error
+        raise DataError(
+            path, None, None, f"is no world: {error}", "make one with `podium world --out DIR`"
+        ) from error
 
 
 def _world_of(config: Config) -> World:
@@ -135,14 +167,20 @@ def make_records(config: Config) -> dict[str, list[Any]]:
         shown, asked = config.counts("demonstrations")[split], config.counts("prompts")[split]
         prompts = _distinct(world.prompts(rng, split), shown + asked)
         shown_to = _named(prompts[:shown], f"d-{split}")
-        files[f"demonstrations.{split}.jsonl"] = [world.demonstration(prompt, rng) for prompt in shown_to]
+        files[f"demonstrations.{split}.jsonl"] = [
+            world.demonstration(prompt, rng) for prompt in shown_to
+        ]
         files[f"prompts.{split}.jsonl"] = list(_named(prompts[shown:], f"p-{split}"))
-    files["questions.jsonl"] = [question for questions in world.eval_sets().values() for question in questions]
+    files["questions.jsonl"] = [
+        question for questions in world.eval_sets().values() for question in questions
+    ]
     return files
 
 
 def write_world(config: Config, out: Path) -> dict[str, int]:
-    """Write all files of the world into `out`, with a data card, and return how many records each has."""
+    """Write all files of the world into `out`, with a data card, and return how many records each
+    has.
+    """
     files = make_records(config)
     _write_files(config, files, out)
     (out / "README.md").write_text(data_card(config.model_dump(), files), encoding="utf-8")
@@ -159,10 +197,16 @@ def _write_files(config: Config, files: dict[str, list[Any]], out: Path) -> None
 
 def _documents(world: World, config: Config) -> dict[str, list[Document]]:
     """Documents of both splits by file name; no validation text is also a training text."""
-    held_out = list(islice(world.documents(random.Random(f"validation-{config.seed}")), config.validation_documents))
+    held_out = list(
+        islice(
+            world.documents(random.Random(f"validation-{config.seed}")), config.validation_documents
+        )
+    )
     seen = {document.text for document in held_out}
     stream = world.documents(random.Random(f"documents-{config.seed}"))
-    train = list(islice((document for document in stream if document.text not in seen), config.documents))
+    train = list(
+        islice((document for document in stream if document.text not in seen), config.documents)
+    )
     return {"documents.train.jsonl": train, "documents.validation.jsonl": held_out}
 
 
@@ -186,7 +230,11 @@ def main(config: Config, stage: "Stage") -> None:
     """The stage "world": all files in final/, the data card as its card."""
     files = make_records(config)
     counts = {name.removesuffix(".jsonl"): float(len(records)) for name, records in files.items()}
-    stage.finish(lambda folder: _write_files(config, files, folder), counts, data_card(config.model_dump(), files))
+    stage.finish(
+        lambda folder: _write_files(config, files, folder),
+        counts,
+        data_card(config.model_dump(), files),
+    )
 
 
 if __name__ == "__main__":

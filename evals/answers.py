@@ -1,4 +1,6 @@
-"""Sampled answers to held-out prompts, each with the scores, length and log-ratio that the table averages."""
+"""Sampled answers to held-out prompts, each with the scores, length and log-ratio that the table
+averages.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +22,9 @@ Scorer = tuple[PreTrainedModel | RewardEnsemble, PreTrainedTokenizerBase]
 
 @dataclass(frozen=True)
 class Judge:
-    """Who scores answers: the embedded world's gold score, else an independent judge, else the reward model itself."""
+    """Who scores answers: the embedded world's gold score, else an independent judge, else the
+    reward model itself.
+    """
 
     world: Any | None
     independent: Scorer | None
@@ -33,35 +37,51 @@ class Judge:
             return f"the gold score of the world '{self.world.name}'"
         if self.independent is not None:
             return "an independent reward model"
-        return "none" if self.reward_model is None else "the reward model that PPO optimised (not independent)"
+        return (
+            "none"
+            if self.reward_model is None
+            else "the reward model that PPO optimised (not independent)"
+        )
 
     def rewards(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float] | None:
         """The run's reward model's scores; None without one."""
         return None if self.reward_model is None else _score(self.reward_model, prompts, texts)
 
-    def gold(self, prompts: Sequence[Prompt], texts: Sequence[str], rewards: list[float] | None) -> list[float] | None:
+    def gold(
+        self, prompts: Sequence[Prompt], texts: Sequence[str], rewards: list[float] | None
+    ) -> list[float] | None:
         """The scores that decide wins; `rewards` where there is no better judge."""
         if self.world is not None:
-            return [self.world.gold(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+            return [
+                self.world.gold(prompt, text) for prompt, text in zip(prompts, texts, strict=True)
+            ]
         return rewards if self.independent is None else _score(self.independent, prompts, texts)
 
     def features(self, prompt: Prompt, text: str) -> dict[str, float]:
         """The named parts of the gold score; empty without a world."""
-        return {} if self.world is None else {k: float(v) for k, v in self.world.features(prompt, text).items()}
+        return (
+            {}
+            if self.world is None
+            else {k: float(v) for k, v in self.world.features(prompt, text).items()}
+        )
 
 
 def _score(scorer: Scorer, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
     model, tokenizer = scorer
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None:
-        texts = [fitting(tokenizer, prompt, text, context) for prompt, text in zip(prompts, texts, strict=True)]
+        texts = [
+            fitting(tokenizer, prompt, text, context)
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
     return score_texts(model, tokenizer, [prompt.messages for prompt in prompts], texts)
 
 
 def fitting(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str, context: int) -> str:
     """The answer, cut where it does not fit the scorer's context.
 
-    A text can take more tokens than were sampled: broken bytes of an untrained model become U+FFFD, three tokens each.
+    A text can take more tokens than were sampled: broken bytes of an untrained model become U+FFFD,
+    three tokens each.
     """
     room = context - len(encode_prompt(tokenizer, prompt.messages))
     while (length := len(encode_response(tokenizer, text))) > room:
@@ -106,30 +126,49 @@ def answer_prompts(
 
 
 def log_ratios(
-    samples: Sequence[Sample], prompts: Sequence[list[int]], reference: PreTrainedModel, pad: int, temperature: float
+    samples: Sequence[Sample],
+    prompts: Sequence[list[int]],
+    reference: PreTrainedModel,
+    pad: int,
+    temperature: float,
 ) -> list[float]:
-    """log p(response) - log p_reference(response) of each sample, in nats at the sampling temperature.
+    """log p(response) - log p_reference(response) of each sample, in nats at the sampling
+    temperature.
 
-    Their mean over a model's own samples estimates the sequence KL from the reference, without bias.
+    Their mean over a model's own samples estimates the sequence KL from the reference, without
+    bias.
     """
-    found = EmbeddedSampler(reference, pad).logprobs(prompts, [sample.tokens for sample in samples], temperature)
-    return [sum(sample.logprobs) - sum(logprobs) for sample, logprobs in zip(samples, found, strict=True)]
+    found = EmbeddedSampler(reference, pad).logprobs(
+        prompts, [sample.tokens for sample in samples], temperature
+    )
+    return [
+        sum(sample.logprobs) - sum(logprobs)
+        for sample, logprobs in zip(samples, found, strict=True)
+    ]
 
 
 def pick_best(row: str, candidates: Sequence[Answer], n: int) -> list[Answer]:
     """The reward model's favourite of each prompt's n answers, in the prompts' order."""
     groups = [candidates[start : start + n] for start in range(0, len(candidates), n)]
-    return [max(group, key=lambda answer: answer.reward or 0.0).model_copy(update={"row": row}) for group in groups]
+    return [
+        max(group, key=lambda answer: answer.reward or 0.0).model_copy(update={"row": row})
+        for group in groups
+    ]
 
 
 def best_of_curve(candidates: Sequence[Answer], total: int) -> list[dict[str, float]]:
-    """Gold and reward of best-of-n for n = 1, 2, 4, ... up to `total`, from `total` answers a prompt, without bias."""
-    gold, reward = by_prompt(candidates, "gold", total), by_prompt(candidates, "reward", total)  # (P, total)
+    """Gold and reward of best-of-n for n = 1, 2, 4, ... up to `total`, from `total` answers a
+    prompt, without bias.
+    """
+    # (P, total)
+    gold, reward = by_prompt(candidates, "gold", total), by_prompt(candidates, "reward", total)
     sizes = [2**power for power in range(total.bit_length()) if 2**power <= total]
     return [
         {
             "n": n,
-            "gold": float(np.mean([bon_unbiased(r, g, n) for r, g in zip(reward, gold, strict=True)])),
+            "gold": float(
+                np.mean([bon_unbiased(r, g, n) for r, g in zip(reward, gold, strict=True)])
+            ),
             "reward": float(np.mean([bon_unbiased(r, r, n) for r in reward])),
         }
         for n in sizes
@@ -138,4 +177,6 @@ def best_of_curve(candidates: Sequence[Answer], total: int) -> list[dict[str, fl
 
 def by_prompt(answers: Sequence[Answer], field: str, samples: int) -> np.ndarray:
     """One field of the answers as floats, (P, S)."""
-    return np.array([getattr(answer, field) for answer in answers], dtype=float).reshape(-1, samples)
+    return np.array([getattr(answer, field) for answer in answers], dtype=float).reshape(
+        -1, samples
+    )

@@ -1,15 +1,18 @@
-"""What each model of the chain is worth, on prompts, text and questions that none of them was trained on.
+"""What each model of the chain is worth, on prompts, text and questions that none of them was
+trained on.
 
-InstructGPT, section 4: preference against the SFT model (here by the world's gold score, or a judge), and the alignment
-tax on skills that were not tuned. Every model answers the same held-out test prompts; the win rate has ties as half and
-an interval over prompts; the KL is the sequence KL from the model PPO started from.
+InstructGPT, section 4: preference against the SFT model (here by the world's gold score, or a
+judge), and the alignment tax on skills that were not tuned. Every model answers the same held-out
+test prompts; the win rate has ties as half and an interval over prompts; the KL is the sequence KL
+from the model PPO started from.
 
-Reads every stage before it. Writes evals/final/results.json and answers.jsonl, from which evals/report.py makes the
-table, the pictures and the page.
+Reads every stage before it. Writes evals/final/results.json and answers.jsonl, from which
+evals/report.py makes the table, the pictures and the page.
 
     podium evals RECIPE     (or: python -m evals.evaluate RECIPE --set evals.prompts=500)
 
-Left out: human judges (the labeling site and the chat's votes are for them), few-shot tasks (use lm-eval on final/).
+Left out: human judges (the labeling site and the chat's votes are for them), few-shot tasks (use
+lm-eval on final/).
 """
 
 import json
@@ -45,17 +48,39 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     base: str | None = Field(None, description="model before SFT; null: what SFT started from")
-    sft: str = Field("sft", description="the model to win against; paper: the SFT model chosen by reward")
-    reference: str | None = Field(None, description="KL is measured from it; null: what PPO started from")
-    reward_model: str | None = Field(None, description="scores answers and picks best-of-n; null: the chain's")
-    judge: str | None = Field(None, description="an independent reward model that decides wins where there is no world")
-    prompts: int = Field(200, gt=0, description="held-out test prompts; +-3 % at 85 % takes 540, 200 give about +-5 %")
-    samples: int = Field(4, gt=0, description="answers a prompt and model; the interval is over prompts all the same")
-    best_of: int = Field(16, ge=0, description="SFT answers a prompt that the reward model picks from; 0 leaves it out")
-    max_new_tokens: int | None = Field(None, gt=0, description="longest answer; null: as in PPO; paper: 1,000")
+    sft: str = Field(
+        "sft", description="the model to win against; paper: the SFT model chosen by reward"
+    )
+    reference: str | None = Field(
+        None, description="KL is measured from it; null: what PPO started from"
+    )
+    reward_model: str | None = Field(
+        None, description="scores answers and picks best-of-n; null: the chain's"
+    )
+    judge: str | None = Field(
+        None, description="an independent reward model that decides wins where there is no world"
+    )
+    prompts: int = Field(
+        200,
+        gt=0,
+        description="held-out test prompts; +-3 % at 85 % takes 540, 200 give about +-5 %",
+    )
+    samples: int = Field(
+        4, gt=0, description="answers a prompt and model; the interval is over prompts all the same"
+    )
+    best_of: int = Field(
+        16,
+        ge=0,
+        description="SFT answers a prompt that the reward model picks from; 0 leaves it out",
+    )
+    max_new_tokens: int | None = Field(
+        None, gt=0, description="longest answer; null: as in PPO; paper: 1,000"
+    )
     temperature: float = Field(1.0, ge=0, description="of sampling; PPO samples at 1")
     top_p: float = Field(1.0, gt=0, le=1, description="share of probability that is sampled from")
-    documents_tokens: int = Field(40_000, gt=0, description="held-out text for the pretraining loss")
+    documents_tokens: int = Field(
+        40_000, gt=0, description="held-out text for the pretraining loss"
+    )
     questions: int = Field(600, ge=0, description="fact questions to ask; 0 asks none")
 
 
@@ -79,7 +104,15 @@ def main(config: Config, stage: Stage) -> None:
             model = _load(stage, ref, tokenizer, same_tokenizer=row != "base")
             params = sampling(config, length, tokenizer, seed=stage.seed + 1000 * number)
             measured[row] = measure(
-                row, model, reference, tokenizer, held_out, config.samples, config.documents_tokens, params, judge
+                row,
+                model,
+                reference,
+                tokenizer,
+                held_out,
+                config.samples,
+                config.documents_tokens,
+                params,
+                judge,
             )
             if row == "sft" and config.best_of and judge.reward_model is not None:
                 fresh = replace(params, seed=params.seed + 500)
@@ -97,7 +130,9 @@ def main(config: Config, stage: Stage) -> None:
         for row in ordered(measured)
     }
     for number, (row, values) in enumerate(table.items()):
-        stage.log(number, {f"{row}/{name}": v for name, v in values.items() if isinstance(v, int | float)})
+        stage.log(
+            number, {f"{row}/{name}": v for name, v in values.items() if isinstance(v, int | float)}
+        )
     results = {
         "rows": table,
         "best_of_curve": best_of_curve(candidates, config.best_of) if candidates else [],
@@ -106,16 +141,21 @@ def main(config: Config, stage: Stage) -> None:
     answers = [answer for row in table for answer in measured[row].answers]
 
     def save(folder: Any) -> None:
-        (folder / RESULTS_FILE).write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / RESULTS_FILE).write_text(
+            json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
         write_jsonl(folder / ANSWERS_FILE, answers)
 
-    stage.finish(save, headline(table), card(results), tokens=sum(answer.tokens for answer in answers))
+    stage.finish(
+        save, headline(table), card(results), tokens=sum(answer.tokens for answer in answers)
+    )
 
 
 def rows_of(config: Config, recipe: Recipe) -> dict[str, str]:
     """Row of the table -> model, as the chain has them: base, sft, then PPO and its arms.
 
-    The arm `plain` is the row `ppo`; the stage `ppo` is the row `ppo_ptx`, or `ppo` where its ptx_coef is 0.
+    The arm `plain` is the row `ppo`; the stage `ppo` is the row `ppo_ptx`, or `ppo` where its
+    ptx_coef is 0.
     """
     base = config.base or (recipe.sft.model if recipe.sft is not None else None)
     rows = ({"base": base} if base else {}) | {"sft": config.sft}
@@ -130,17 +170,25 @@ def rows_of(config: Config, recipe: Recipe) -> dict[str, str]:
 
 def answer_length(config: Config, recipe: Recipe) -> int:
     """The longest answer in tokens: what PPO trains for, unless the config says otherwise."""
-    return config.max_new_tokens or (recipe.ppo.response_length if recipe.ppo is not None else DEFAULT_LENGTH)
+    return config.max_new_tokens or (
+        recipe.ppo.response_length if recipe.ppo is not None else DEFAULT_LENGTH
+    )
 
 
-def drop_foreign_base(rows: dict[str, str], tokenizer: PreTrainedTokenizerBase, stage: Stage) -> None:
-    """Leave the base out when its ids mean something else than SFT's (which only ever appends tokens)."""
+def drop_foreign_base(
+    rows: dict[str, str], tokenizer: PreTrainedTokenizerBase, stage: Stage
+) -> None:
+    """Leave the base out when its ids mean something else than SFT's (which only ever appends
+    tokens).
+    """
     if "base" not in rows:
         return
     own = load_tokenizer(stage.parent(rows["base"], same_tokenizer=False)).get_vocab()
     shared = tokenizer.get_vocab()
     if any(shared.get(token) != number for token, number in own.items()):
-        stage.logbook(f"the base '{rows.pop('base')}' has another tokenizer than SFT and was left out")
+        stage.logbook(
+            f"the base '{rows.pop('base')}' has another tokenizer than SFT and was left out"
+        )
 
 
 def reference_of(config: Config, recipe: Recipe) -> str:
@@ -165,8 +213,12 @@ def make_judge(config: Config, stage: Stage) -> Judge:
     return Judge(stage.world(), load(config.judge), load(reward))
 
 
-def read_held_out(config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, context: int) -> HeldOut:
-    """Test prompts that leave room for an answer, validation documents, and questions; the same ones for a seed."""
+def read_held_out(
+    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, context: int
+) -> HeldOut:
+    """Test prompts that leave room for an answer, validation documents, and questions; the same
+    ones for a seed.
+    """
     rng = np.random.default_rng(stage.seed)
 
     def draw(records: list[Any], count: int) -> list[Any]:
@@ -175,25 +227,52 @@ def read_held_out(config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBa
     length = answer_length(config, stage.recipe)
     room = context - length - 1  # one for the end token that a scorer may add
     prompts = stage.records("prompts", "test")
-    fitting = [prompt for prompt in prompts if len(encode_prompt(tokenizer, prompt.messages)) <= room]
+    fitting = [
+        prompt for prompt in prompts if len(encode_prompt(tokenizer, prompt.messages)) <= room
+    ]
     if not fitting:
         raise DataError(
-            "evals", None, "prompts", f"none of {len(prompts)} test prompts leaves {length} tokens for "
-            f"an answer in a context of {context}", "lower evals.max_new_tokens or give shorter prompts",
+            "evals",
+            None,
+            "prompts",
+            f"none of {len(prompts)} test prompts leaves {length} tokens for "
+            f"an answer in a context of {context}",
+            "lower evals.max_new_tokens or give shorter prompts",
         )
     if len(fitting) < len(prompts):
-        stage.logbook(f"{len(prompts) - len(fitting)} of {len(prompts)} test prompts are too long and were left out")
-    documents = stage.records("documents", "validation") if stage.has_records("documents", "validation") else []
-    split = next((split for split in ("test", "validation", "train") if stage.has_records("questions", split)), None)
+        stage.logbook(
+            f"{len(prompts) - len(fitting)} of {len(prompts)} test prompts are too long and "
+            f"were left out"
+        )
+    documents = (
+        stage.records("documents", "validation")
+        if stage.has_records("documents", "validation")
+        else []
+    )
+    split = next(
+        (
+            split
+            for split in ("test", "validation", "train")
+            if stage.has_records("questions", split)
+        ),
+        None,
+    )
     questions = stage.records("questions", split) if split and config.questions else []
     return HeldOut(draw(fitting, config.prompts), documents, draw(questions, config.questions))
 
 
-def sampling(config: Config, length: int, tokenizer: PreTrainedTokenizerBase, seed: int) -> SamplingParams:
-    """Each model has a seed of its own: answers drawn with the same random numbers would not be independent."""
+def sampling(
+    config: Config, length: int, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> SamplingParams:
+    """Each model has a seed of its own: answers drawn with the same random numbers would not be
+    independent.
+    """
     return SamplingParams(
-        max_new_tokens=length, temperature=config.temperature, top_p=config.top_p,
-        stop_token_id=tokenizer.eos_token_id, seed=seed,
+        max_new_tokens=length,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        stop_token_id=tokenizer.eos_token_id,
+        seed=seed,
     )
 
 
@@ -223,10 +302,14 @@ def describe_setup(
 
 
 def headline(table: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The numbers that stage.json keeps: of the tuned policies, or of SFT where there is none yet."""
+    """The numbers that stage.json keeps: of the tuned policies, or of SFT where there is
+    none yet.
+    """
     fields = ("win_rate", "win_rate_low", "gold", "kl", "pretrain_loss")
     rows = [row for row in table if row not in ("base", "sft", "best_of_n")] or ["sft"]
-    return {f"{row}/{f}": table[row][f] for row in rows for f in fields if table[row][f] is not None}
+    return {
+        f"{row}/{f}": table[row][f] for row in rows for f in fields if table[row][f] is not None
+    }
 
 
 def card(results: dict[str, Any]) -> str:
@@ -234,16 +317,22 @@ def card(results: dict[str, Any]) -> str:
     setup = results["setup"]
     return (
         "# Evaluation of a chain\n\n"
-        f"{setup['prompts']} held-out prompts, {setup['samples']} answers each at temperature {setup['temperature']}; "
-        f"wins are decided by {setup['judge']}; KL is measured from `{setup['reference']}`. `{RESULTS_FILE}` holds "
+        f"{setup['prompts']} held-out prompts, {setup['samples']} answers each at temperature "
+        f"{setup['temperature']}; "
+        f"wins are decided by {setup['judge']}; KL is measured from `{setup['reference']}`. "
+        f"`{RESULTS_FILE}` holds "
         f"every number with its interval, `{ANSWERS_FILE}` every answer."
     )
 
 
-def _load(stage: Stage, ref: str, tokenizer: PreTrainedTokenizerBase, same_tokenizer: bool = True) -> PreTrainedModel:
-    """A causal LM that reads SFT's ids; a base model from elsewhere gains untrained rows for the tokens SFT added.
+def _load(
+    stage: Stage, ref: str, tokenizer: PreTrainedTokenizerBase, same_tokenizer: bool = True
+) -> PreTrainedModel:
+    """A causal LM that reads SFT's ids; a base model from elsewhere gains untrained rows for the
+    tokens SFT added.
 
-    On a GPU weights are bf16 where the run is: reference, policy and reward model are in memory together.
+    On a GPU weights are bf16 where the run is: reference, policy and reward model are in memory
+    together.
     """
     model = load_causal_lm(stage.parent(ref, same_tokenizer))
     resize_for(tokenizer, model)

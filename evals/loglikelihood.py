@@ -1,8 +1,9 @@
-"""Log-likelihood of continuations and multiple-choice accuracy, number for number as lm-eval computes them.
+"""Log-likelihood of continuations and multiple-choice accuracy, number for number as lm-eval
+computes them.
 
 The token split, the empty context and the accuracies follow lm-eval 0.4 (`TemplateLM._encode_pair`,
-`ConfigurableTask.process_results`); a test compares the two where lm-eval is installed (extra `eval`). lm-eval itself
-costs 10-19 s of start-up, so evaluation inside a run uses these functions.
+`ConfigurableTask.process_results`); a test compares the two where lm-eval is installed (extra
+`eval`). lm-eval itself costs 10-19 s of start-up, so evaluation inside a run uses these functions.
 
 Left out: few-shot contexts, and mutual-information accuracy.
 """
@@ -39,7 +40,8 @@ class Choices(NamedTuple):
     answer: int
 
     def correct(self) -> dict[str, bool]:
-        """Which of the four conventions pick the right choice; the first of equal scores wins, as in lm-eval.
+        """Which of the four conventions pick the right choice; the first of equal scores wins, as
+        in lm-eval.
 
         `acc_per_token` (InstructGPT, GPT-3) is not in lm-eval.
         """
@@ -52,7 +54,9 @@ class Choices(NamedTuple):
         return {name: int(np.argmax(score)) == self.answer for name, score in scores.items()}
 
     def entropy(self) -> float:
-        """Bits of doubt between the choices; high on paired sentences that differ in a group = unbiased (section D)."""
+        """Bits of doubt between the choices; high on paired sentences that differ in a group =
+        unbiased (section D).
+        """
         probability = softmax(self.totals)
         return float(-(probability * np.log2(probability)).sum())
 
@@ -60,8 +64,9 @@ class Choices(NamedTuple):
 def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> Pair:
     """Ids of a context and of the continuation after it, cut from the ids of both together.
 
-    Spaces at the context's end move to the continuation, where most tokenizers keep them. An empty context becomes the
-    bos token (eos without one), not doubled when the continuation already starts with it.
+    Spaces at the context's end move to the continuation, where most tokenizers keep them. An empty
+    context becomes the bos token (eos without one), not doubled when the continuation already
+    starts with it.
     """
     trailing = len(context) - len(context.rstrip())
     if trailing:
@@ -80,10 +85,14 @@ def loglikelihoods(
 ) -> list[Likelihood]:
     """The likelihood of each pair's continuation, in the order given.
 
-    A pair longer than `max_length` + 1 loses its oldest ids. Batches hold up to `batch_tokens` padded tokens of pairs
-    of like length; padding stands on the right, where a causal model cannot see it.
+    A pair longer than `max_length` + 1 loses its oldest ids. Batches hold up to `batch_tokens`
+    padded tokens of pairs of like length; padding stands on the right, where a causal model cannot
+    see it.
     """
-    cut = [((context + continuation)[-(max_length + 1) :], len(continuation)) for context, continuation in pairs]
+    cut = [
+        ((context + continuation)[-(max_length + 1) :], len(continuation))
+        for context, continuation in pairs
+    ]
     order = sorted(range(len(cut)), key=lambda i: -len(cut[i][0]))
     results: list[Likelihood | None] = [None] * len(cut)
     while order:
@@ -95,20 +104,26 @@ def loglikelihoods(
 
 
 def _batch(model: PreTrainedModel, rows: list[tuple[list[int], int]]) -> list[Likelihood]:
-    """Likelihoods of (ids, length of the continuation at their end) that fit in one forward pass."""
+    """Likelihoods of (ids, length of the continuation at their end) that fit in one forward
+    pass.
+    """
     width = max(len(ids) for ids, _ in rows) - 1
     inputs = torch.zeros(len(rows), width, dtype=torch.long)  # (B, T)
     attended = torch.zeros_like(inputs)
     targets = torch.zeros_like(inputs)
-    scored = torch.zeros_like(inputs, dtype=torch.bool)  # True on the positions that predict the continuation
+    # True on the positions that predict the continuation
+    scored = torch.zeros_like(inputs, dtype=torch.bool)
     for row, (ids, length) in enumerate(rows):
         end = len(ids) - 1
         inputs[row, :end] = torch.tensor(ids[:-1])
         attended[row, :end] = 1
         targets[row, :end] = torch.tensor(ids[1:])
         scored[row, max(end - length, 0) : end] = True
-    inputs, attended, targets, scored = (t.to(model.device) for t in (inputs, attended, targets, scored))
-    logits = model(input_ids=inputs, attention_mask=attended).logits[scored]  # (S, V), S scored tokens in the batch
+    inputs, attended, targets, scored = (
+        t.to(model.device) for t in (inputs, attended, targets, scored)
+    )
+    # (S, V), S scored tokens in the batch
+    logits = model(input_ids=inputs, attention_mask=attended).logits[scored]
     chosen = F.log_softmax(logits.float(), dim=-1).gather(1, targets[scored][:, None])[:, 0]
     greedy = logits.argmax(dim=-1) == targets[scored]
     counts = scored.sum(dim=1).tolist()
@@ -125,8 +140,14 @@ def score_questions(
     max_length: int,
     delimiter: str = " ",
 ) -> list[Choices]:
-    """Score every choice of every question as `question` + `delimiter` + choice, plain text without a chat template."""
-    pairs = [encode_pair(tokenizer, q.question, delimiter + choice) for q in questions for choice in q.choices]
+    """Score every choice of every question as `question` + `delimiter` + choice, plain text without
+    a chat template.
+    """
+    pairs = [
+        encode_pair(tokenizer, q.question, delimiter + choice)
+        for q in questions
+        for choice in q.choices
+    ]
     likelihoods = iter(loglikelihoods(model, pairs, max_length))
     scored = []
     for q in questions:

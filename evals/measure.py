@@ -1,4 +1,6 @@
-"""One model measured: its answers, the loss on held-out text, the questions it gets right, and a row made of them."""
+"""One model measured: its answers, the loss on held-out text, the questions it gets right, and a
+row made of them.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -52,27 +54,46 @@ def measure(
     judge: Judge,
 ) -> Measured:
     """Answers to the prompts, loss on the documents, likelihoods of the questions' choices."""
-    answers = answer_prompts(row, model, reference, tokenizer, held_out.prompts, samples, params, judge)
+    answers = answer_prompts(
+        row, model, reference, tokenizer, held_out.prompts, samples, params, judge
+    )
     context = min(context_of(model), LONGEST_CONTEXT)
-    blocks = pack(encode_documents(tokenizer, [d.text for d in held_out.documents]), context, tokenizer.bos_token_id)
+    blocks = pack(
+        encode_documents(tokenizer, [d.text for d in held_out.documents]),
+        context,
+        tokenizer.bos_token_id,
+    )
     blocks = blocks[: max(1, documents_tokens // context)]
     losses = block_losses(model, blocks, tokenizer.bos_token_id) if len(blocks) else None
-    choices = score_questions(model, tokenizer, held_out.questions, context) if held_out.questions else None
+    choices = (
+        score_questions(model, tokenizer, held_out.questions, context)
+        if held_out.questions
+        else None
+    )
     return Measured(answers, samples, losses, choices)
 
 
-def summarise(row: str, measured: Measured, sft: Measured, questions: list[Question], best_of: int) -> dict[str, Any]:
-    """One row of results.json; the table's fields come first, and null is what could not be measured."""
+def summarise(
+    row: str, measured: Measured, sft: Measured, questions: list[Question], best_of: int
+) -> dict[str, Any]:
+    """One row of results.json; the table's fields come first, and null is what could not be
+    measured.
+    """
     answers, prompts = measured.answers, [answer.prompt_index for answer in measured.answers]
     kl = mean_with_interval([answer.log_ratio for answer in answers], prompts)
-    picked = bon_kl(best_of) if row == "best_of_n" else 0.0  # exact: KL from SFT, plus E[log SFT / reference]
+    # exact: KL from SFT, plus E[log SFT / reference]
+    picked = bon_kl(best_of) if row == "best_of_n" else 0.0
     wins, matched = _win_rates(row, measured, sft)
     values: dict[str, Any] = {
-        "gold": None, "gold_low": None, "gold_high": None,
+        "gold": None,
+        "gold_low": None,
+        "gold_high": None,
         "win_rate": wins.rate if wins else None,
         "win_rate_low": wins.low if wins else None,
         "win_rate_high": wins.high if wins else None,
-        "kl": kl.value + picked, "kl_low": kl.low + picked, "kl_high": kl.high + picked,
+        "kl": kl.value + picked,
+        "kl_low": kl.low + picked,
+        "kl_high": kl.high + picked,
         "length": float(np.mean([answer.tokens for answer in answers])),
         "eos_rate": float(np.mean([answer.finished for answer in answers])),
         "pretrain_loss": None if measured.losses is None else float(measured.losses.mean()),
@@ -83,24 +104,35 @@ def summarise(row: str, measured: Measured, sft: Measured, questions: list[Quest
         "distinct_answers": len({answer.response for answer in answers}) / len(answers),
     }
     if answers[0].gold is not None:
-        gold = mean_with_interval([answer.gold for answer in answers if answer.gold is not None], prompts)
+        gold = mean_with_interval(
+            [answer.gold for answer in answers if answer.gold is not None], prompts
+        )
         values |= {"gold": gold.value, "gold_low": gold.low, "gold_high": gold.high}
     if answers[0].reward is not None:
         values["reward"] = float(np.mean([answer.reward for answer in answers]))
     values["features"] = {
-        name: float(np.mean([answer.features[name] for answer in answers])) for name in answers[0].features
+        name: float(np.mean([answer.features[name] for answer in answers]))
+        for name in answers[0].features
     }
     return values | _skills(measured, sft, questions)
 
 
-def _win_rates(row: str, measured: Measured, sft: Measured) -> tuple[WinRate | None, WinRate | None]:
-    """Against SFT, raw and length-matched; SFT against itself is even by definition; None without a judge."""
+def _win_rates(
+    row: str, measured: Measured, sft: Measured
+) -> tuple[WinRate | None, WinRate | None]:
+    """Against SFT, raw and length-matched; SFT against itself is even by definition; None without a
+    judge.
+    """
     if measured.answers[0].gold is None:
         return None, None
     if row == "sft":
         return WinRate(0.5, 0.5, 0.5, 0.0, 0, 0), None
-    mine, theirs = by_prompt(measured.answers, "gold", measured.samples), by_prompt(sft.answers, "gold", sft.samples)
-    lengths = by_prompt(measured.answers, "tokens", measured.samples), by_prompt(sft.answers, "tokens", sft.samples)
+    mine = by_prompt(measured.answers, "gold", measured.samples)
+    theirs = by_prompt(sft.answers, "gold", sft.samples)
+    lengths = (
+        by_prompt(measured.answers, "tokens", measured.samples),
+        by_prompt(sft.answers, "tokens", sft.samples),
+    )
     return win_rate(mine, theirs), length_matched_win_rate(mine, theirs, *lengths)
 
 

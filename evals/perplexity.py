@@ -1,8 +1,9 @@
-"""How well a model predicts text it was not trained on: pretraining loss, bits per byte, perplexities.
+"""How well a model predicts text it was not trained on: pretraining loss, bits per byte,
+perplexities.
 
-The pretraining loss is measured on held-out documents packed and kept apart as in pretraining, so base, SFT and PPO
-models are compared on the loss that the alignment tax is about. Models with different tokenizers are compared by bits
-per byte.
+The pretraining loss is measured on held-out documents packed and kept apart as in pretraining, so
+base, SFT and PPO models are compared on the loss that the alignment tax is about. Models with
+different tokenizers are compared by bits per byte.
 """
 
 import re
@@ -19,7 +20,9 @@ from evals.loglikelihood import Pair, encode_pair, loglikelihoods
 
 
 class Perplexity(NamedTuple):
-    """Of whole texts, each read from its start; names and definitions as in lm-eval's `loglikelihood_rolling`."""
+    """Of whole texts, each read from its start; names and definitions as in lm-eval's
+    `loglikelihood_rolling`.
+    """
 
     bits_per_byte: float
     byte_perplexity: float
@@ -28,15 +31,19 @@ class Perplexity(NamedTuple):
 
 
 @torch.no_grad()
-def block_losses(model: PreTrainedModel, blocks: np.ndarray, bos_id: int, batch_tokens: int = 4096) -> np.ndarray:
-    """Mean loss in nats per token (N,) of each packed block (N, T); the first token of a block is not predicted.
+def block_losses(
+    model: PreTrainedModel, blocks: np.ndarray, bos_id: int, batch_tokens: int = 4096
+) -> np.ndarray:
+    """Mean loss in nats per token (N,) of each packed block (N, T); the first token of a block is
+    not predicted.
 
     The mean over blocks is the pretraining loss; the single values pair two models for an interval.
     """
     losses = []
     size = max(1, batch_tokens // blocks.shape[1])
     for start in range(0, len(blocks), size):
-        ids = torch.as_tensor(blocks[start : start + size], dtype=torch.long, device=model.device)  # (B, T)
+        # (B, T)
+        ids = torch.as_tensor(blocks[start : start + size], dtype=torch.long, device=model.device)
         logits = model(**apart(ids, bos_id)).logits[:, :-1].float()  # (B, T - 1, V)
         loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         losses.append(loss.view(len(ids), -1).mean(dim=1).cpu().numpy())
@@ -44,9 +51,11 @@ def block_losses(model: PreTrainedModel, blocks: np.ndarray, bos_id: int, batch_
 
 
 def rolling_windows(ids: list[int], prefix: int, max_length: int) -> list[Pair]:
-    """Cut a text into (context, continuation) so that each token is predicted once (lm-eval's disjoint windows).
+    """Cut a text into (context, continuation) so that each token is predicted once (lm-eval's
+    disjoint windows).
 
-    A window's context is the one token before it; the last window, being shorter, takes as much context as fits.
+    A window's context is the one token before it; the last window, being shorter, takes as much
+    context as fits.
     """
     windows = [([prefix], ids[:max_length])]
     for start in range(max_length, len(ids), max_length):
@@ -56,11 +65,16 @@ def rolling_windows(ids: list[int], prefix: int, max_length: int) -> list[Pair]:
 
 
 def perplexity(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int,
 ) -> Perplexity:
-    """Perplexities over all `texts` together: the total negative log-likelihood divided by each unit's total count.
+    """Perplexities over all `texts` together: the total negative log-likelihood divided by each
+    unit's total count.
 
-    A bos token that the tokenizer adds is context and not predicted (lm-eval predicts it after a second one).
+    A bos token that the tokenizer adds is context and not predicted (lm-eval predicts it after a
+    second one).
     """
     windows = []
     for text in texts:

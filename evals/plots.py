@@ -9,21 +9,34 @@ from matplotlib.figure import Figure
 from podium.statistics import bon_kl
 
 COLOURS = {
-    "base": "#8a8a8a", "sft": "#2b7a78", "best_of_n": "#b08900", "ppo_ptx": "#1f5fa8", "ppo": "#c8553d",
-    "pretrain": "#8a8a8a", "rl_init": "#6a9f58", "reward": "#7b5ea7",
+    "base": "#8a8a8a",
+    "sft": "#2b7a78",
+    "best_of_n": "#b08900",
+    "ppo_ptx": "#1f5fa8",
+    "ppo": "#c8553d",
+    "pretrain": "#8a8a8a",
+    "rl_init": "#6a9f58",
+    "reward": "#7b5ea7",
 }
 OTHERS = ["#7b5ea7", "#6a9f58", "#b5179e", "#444444"]  # further PPO arms
 WATCHED = {  # what the guard watches: what goes wrong shows here first
-    "objective/kl": "KL from the reference, nats", "rollout/length": "length, tokens", "rollout/eos_rate": "EOS rate",
-    "policy/entropy_avg": "entropy, nats a token", "policy/clipfrac_avg": "clip fraction",
+    "objective/kl": "KL from the reference, nats",
+    "rollout/length": "length, tokens",
+    "rollout/eos_rate": "EOS rate",
+    "policy/entropy_avg": "entropy, nats a token",
+    "policy/clipfrac_avg": "clip fraction",
     "rollout/near_identical": "near-identical answers",
 }
 Metrics = list[dict[str, Any]]  # the lines of a metrics.jsonl
 
 
 def losses(metrics: dict[str, Metrics]) -> bytes | None:
-    """Every loss of every stage over its steps, a panel a stage; thin where a stage logs each step."""
-    shown = {stage: names for stage, lines in metrics.items() if (names := _names_with(lines, "loss"))}
+    """Every loss of every stage over its steps, a panel a stage; thin where a stage logs
+    each step.
+    """
+    shown = {
+        stage: names for stage, lines in metrics.items() if (names := _names_with(lines, "loss"))
+    }
     if not shown:
         return None
     figure, axes = _panels(len(shown))
@@ -31,30 +44,49 @@ def losses(metrics: dict[str, Metrics]) -> bytes | None:
         for name in names:
             steps, values = series(metrics[stage], "step", name)
             sparse = len(steps) < len(metrics[stage]) / 2
-            axis.plot(steps, values, marker="o" if sparse else "", markersize=3, linewidth=1, label=name)
+            axis.plot(
+                steps, values, marker="o" if sparse else "", markersize=3, linewidth=1, label=name
+            )
         axis.set(title=stage, xlabel="step")
         axis.legend(fontsize=7)
     return _png(figure)
 
 
 def reward_against_kl(ppo: dict[str, Metrics], results: dict[str, Any]) -> bytes | None:
-    """Gold and reward over sqrt(KL): PPO's iterations, best-of-n, and each row's test result with its interval.
+    """Gold and reward over sqrt(KL): PPO's iterations, best-of-n, and each row's test result with
+    its interval.
 
-    Best-of-n grows like sqrt(KL) (Gao et al. 2022); where gold falls while reward rises, the reward is being hacked.
+    Best-of-n grows like sqrt(KL) (Gao et al. 2022); where gold falls while reward rises, the reward
+    is being hacked.
     """
     curve, rows = results.get("best_of_curve", []), results.get("rows", {})
     if not curve and not any(_names_with(lines, "objective/kl") for lines in ppo.values()):
         return None
     figure, axes = _panels(2)
-    for axis, kind, name in zip(axes, ("gold", "reward"), ("objective/gold", "objective/scores"), strict=True):
+    for axis, kind, name in zip(
+        axes, ("gold", "reward"), ("objective/gold", "objective/scores"), strict=True
+    ):
         for number, (row, lines) in enumerate(ppo.items()):
             kl, values = series(lines, "objective/kl", name)
             if len(kl):
-                axis.plot(np.sqrt(np.maximum(kl, 0)), values, ".", markersize=3, alpha=0.5, color=colour(row, number),
-                          label=f"{row}, training")
+                axis.plot(
+                    np.sqrt(np.maximum(kl, 0)),
+                    values,
+                    ".",
+                    markersize=3,
+                    alpha=0.5,
+                    color=colour(row, number),
+                    label=f"{row}, training",
+                )
         if curve:
-            axis.plot([bon_kl(point["n"]) ** 0.5 for point in curve], [point[kind] for point in curve], "s-",
-                      markersize=4, color=COLOURS["best_of_n"], label="best of n")
+            axis.plot(
+                [bon_kl(point["n"]) ** 0.5 for point in curve],
+                [point[kind] for point in curve],
+                "s-",
+                markersize=4,
+                color=COLOURS["best_of_n"],
+                label="best of n",
+            )
         for number, (row, values) in enumerate(rows.items()):
             if row != "best_of_n" and values.get(kind) is not None:
                 _mark(axis, row, values, kind, colour(row, number))
@@ -81,7 +113,9 @@ def watched(ppo: dict[str, Metrics]) -> bytes | None:
 
 def series(lines: Metrics, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     """The two columns of a metrics.jsonl, (N,) each, from the lines that have both."""
-    pairs = [(line[x], line[y]) for line in lines if line.get(x) is not None and line.get(y) is not None]
+    pairs = [
+        (line[x], line[y]) for line in lines if line.get(x) is not None and line.get(y) is not None
+    ]
     columns = np.array(pairs, dtype=float).reshape(-1, 2)
     return columns[:, 0], columns[:, 1]
 
@@ -97,7 +131,16 @@ def _mark(axis: Any, row: str, values: dict[str, Any], kind: str, colour: str) -
     if kind == "gold":
         spread = [[values["gold"] - values["gold_low"]], [values["gold_high"] - values["gold"]]]
     place = max(values["kl"], 0) ** 0.5
-    axis.errorbar([place], [values[kind]], yerr=spread, fmt="D", markersize=6, capsize=3, color=colour, label=row)
+    axis.errorbar(
+        [place],
+        [values[kind]],
+        yerr=spread,
+        fmt="D",
+        markersize=6,
+        capsize=3,
+        color=colour,
+        label=row,
+    )
 
 
 def _names_with(lines: Metrics, part: str) -> list[str]:

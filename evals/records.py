@@ -1,4 +1,6 @@
-"""What the evaluation leaves in its final/: the files' names, and a line of answers.jsonl. No torch here."""
+"""What the evaluation leaves in its final/: the files' names, and a line of answers.jsonl. No torch
+here.
+"""
 
 from pydantic import Field
 
@@ -19,5 +21,9 @@ class Answer(Record):
     finished: bool = Field(description="ended by itself")
     gold: float | None = Field(None, description="score by the run's judge")
     reward: float | None = Field(None, description="score by the run's reward model")
-    log_ratio: float = Field(0.0, description="log p(answer) - log p_reference(answer), nats; its mean is the KL")
-    features: dict[str, float] = Field(default={}, description="what the embedded world's gold score is made of")
+    log_ratio: float = Field(
+        0.0, description="log p(answer) - log p_reference(answer), nats; its mean is the KL"
+    )
+    features: dict[str, float] = Field(
+        default={}, description="what the embedded world's gold score is made of"
+    )

@@ -1,8 +1,10 @@
-"""A run on one page: the table, the pictures, sample answers side by side, and where everything comes from and lies.
+"""A run on one page: the table, the pictures, sample answers side by side, and where everything
+comes from and lies.
 
-`table` is the JSON object of `podium show RUN --json`; `render` writes report.md and report.html (one file, pictures
-inside, no network) into the run folder and prints the table. Both read files only, so they work at any time, also on a
-run that is not finished: what is missing is named with the command that makes it.
+`table` is the JSON object of `podium show RUN --json`; `render` writes report.md and report.html
+(one file, pictures inside, no network) into the run folder and prints the table. Both read files
+only, so they work at any time, also on a run that is not finished: what is missing is named with
+the command that makes it.
 """
 
 import base64
@@ -24,10 +26,24 @@ from podium.stages import ARM_PREFIX, STAGES
 from podium.storage import write_text
 
 FIELDS = (
-    "gold", "win_rate", "win_rate_low", "win_rate_high", "kl", "length", "eos_rate", "pretrain_loss", "fact_accuracy"
+    "gold",
+    "win_rate",
+    "win_rate_low",
+    "win_rate_high",
+    "kl",
+    "length",
+    "eos_rate",
+    "pretrain_loss",
+    "fact_accuracy",
 )
 COLUMNS = ("model", "gold", "win rate vs SFT", "KL", "length", "EOS", "pretraining loss", "facts")
-ROW_NAMES = {"base": "base", "sft": "SFT", "best_of_n": "best of n", "ppo_ptx": "PPO-ptx", "ppo": "PPO (no ptx)"}
+ROW_NAMES = {
+    "base": "base",
+    "sft": "SFT",
+    "best_of_n": "best of n",
+    "ppo_ptx": "PPO-ptx",
+    "ppo": "PPO (no ptx)",
+}
 SAMPLE_PROMPTS = 12
 
 
@@ -47,8 +63,12 @@ def read_run(folder: Path) -> Run:
     """Read a run folder, whatever is in it."""
     finished = finished_stages(folder)
     planned = planned_stages(folder)
-    stages = {name: finished[name] for name in dict.fromkeys([*planned, *finished]) if name in finished}
-    metrics = {path.parent.name: read_metrics(path) for path in sorted(folder.glob("*/metrics.jsonl"))}
+    stages = {
+        name: finished[name] for name in dict.fromkeys([*planned, *finished]) if name in finished
+    }
+    metrics = {
+        path.parent.name: read_metrics(path) for path in sorted(folder.glob("*/metrics.jsonl"))
+    }
     evals = folder / "evals" / "final"
     done = "evals" in stages
     results = json.loads((evals / RESULTS_FILE).read_text(encoding="utf-8")) if done else {}
@@ -66,16 +86,23 @@ def planned_stages(folder: Path) -> list[str]:
     tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     arms = [ARM_PREFIX + arm for arm in tree.get("ppo_arms") or {}]
     has_world = (tree.get("data") or {}).get("world") is not None
-    chain = [stage for stage in STAGES if (has_world if stage == "world" else tree.get(stage) is not None)]
+    chain = [
+        stage
+        for stage in STAGES
+        if (has_world if stage == "world" else tree.get(stage) is not None)
+    ]
     return [name for stage in chain for name in ([stage, *arms] if stage == "ppo" else [stage])]
 
 
 def table(run_dir: str | Path) -> dict[str, Any]:
-    """One object: a key a row (`base`, `sft`, `best_of_n`, `ppo_ptx`, `ppo`, other arms) with FIELDS, then
-    `wall_seconds` and `cpu_seconds` by stage; null is what could not be measured. `missing` only in a partial run."""
+    """One object: a key a row (`base`, `sft`, `best_of_n`, `ppo_ptx`, `ppo`, other arms) with
+    FIELDS, then `wall_seconds` and `cpu_seconds` by stage; null is what could not be measured.
+    `missing` only in a partial run.
+    """
     run = read_run(Path(run_dir))
     rows: dict[str, Any] = {
-        row: {field: values[field] for field in FIELDS} for row, values in run.results.get("rows", {}).items()
+        row: {field: values[field] for field in FIELDS}
+        for row, values in run.results.get("rows", {}).items()
     }
     for cost in ("wall_seconds", "cpu_seconds"):
         rows[cost] = {stage: record[cost] for stage, record in run.stages.items()}
@@ -83,17 +110,27 @@ def table(run_dir: str | Path) -> dict[str, Any]:
 
 
 def render(run_dir: str | Path) -> Path:
-    """Write report.md and report.html into the run folder, print the table, and return the page's path."""
+    """Write report.md and report.html into the run folder, print the table, and return the page's
+    path.
+    """
     run = read_run(Path(run_dir))
     view = view_of(run)
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
     )
     page = run.folder / "report.html"
     write_text(page, environment.get_template("report.html.jinja").render(view))
     write_text(run.folder / "report.md", markdown(view))
-    for line in [*terminal_table(view["rows"]), *view["verdicts"], *view["notes"], f"the whole report: {page}"]:
+    for line in [
+        *terminal_table(view["rows"]),
+        *view["verdicts"],
+        *view["notes"],
+        f"the whole report: {page}",
+    ]:
         say(line)
     return page
 
@@ -130,7 +167,9 @@ def cells(row: str, values: dict[str, Any], setup: dict[str, Any]) -> list[str]:
     return [
         name_of(row, setup),
         _interval(values["gold"], values["gold_low"], values["gold_high"]),
-        "-" if row == "sft" else _interval(values["win_rate"], values["win_rate_low"], values["win_rate_high"], True),
+        "-"
+        if row == "sft"
+        else _interval(values["win_rate"], values["win_rate_low"], values["win_rate_high"], True),
         _number(values["kl"]),
         _number(values["length"], 1),
         _number(values["eos_rate"], percent=True),
@@ -140,19 +179,31 @@ def cells(row: str, values: dict[str, Any], setup: dict[str, Any]) -> list[str]:
 
 
 def verdicts(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """What the numbers allow to say, and no more: a difference inside its interval is not called one."""
+    """What the numbers allow to say, and no more: a difference inside its interval is not called
+    one.
+    """
     found = []
     for row in ("ppo_ptx", "ppo", "best_of_n"):
         values = rows.get(row)
         if values is None or values["win_rate"] is None:
             continue
-        interval = _interval(values["win_rate"], values["win_rate_low"], values["win_rate_high"], percent=True)
+        interval = _interval(
+            values["win_rate"], values["win_rate_low"], values["win_rate_high"], percent=True
+        )
         low, high = values["win_rate_low"], values["win_rate_high"]
-        said = "beats SFT" if low > 0.5 else "loses to SFT" if high < 0.5 else "is not shown to differ from SFT"
+        said = (
+            "beats SFT"
+            if low > 0.5
+            else "loses to SFT"
+            if high < 0.5
+            else "is not shown to differ from SFT"
+        )
         text = f"{ROW_NAMES[row]} {said}: win rate {interval}."
         tax = values.get("pretrain_loss_increase")
         if tax and row != "best_of_n":
-            change = f"{100 * tax['value']:+.1f} % [{100 * tax['low']:+.1f}, {100 * tax['high']:+.1f}]"
+            change = (
+                f"{100 * tax['value']:+.1f} % [{100 * tax['low']:+.1f}, {100 * tax['high']:+.1f}]"
+            )
             text += f" Its pretraining loss is {change} against SFT's."
         found.append(text)
     return found
@@ -161,9 +212,11 @@ def verdicts(rows: dict[str, dict[str, Any]]) -> list[str]:
 def notes(setup: dict[str, Any]) -> list[str]:
     """How the table was measured."""
     return [
-        f"{setup['prompts']} held-out prompts, {setup['samples']} answers each of at most {setup['max_new_tokens']} "
+        f"{setup['prompts']} held-out prompts, {setup['samples']} answers each of at most "
+        f"{setup['max_new_tokens']} "
         f"tokens at temperature {setup['temperature']}; brackets are 95 % intervals over prompts.",
-        f"Wins are decided by {setup['judge']}, ties count half; KL is in nats an answer, from `{setup['reference']}`; "
+        f"Wins are decided by {setup['judge']}, ties count half; KL is in nats an answer, from "
+        f"`{setup['reference']}`; "
         f"facts are {setup['questions']} questions, each with one right choice.",
     ]
 
@@ -176,17 +229,31 @@ def pictures(run: Run) -> list[dict[str, str]]:
     ppo = {rows.get(name, name): run.metrics[name] for name in arms}
     trust = run.folder / "reward" / "final" / "trust.png"
     drawn = [
-        ("Reward and gold against the KL", "Where gold falls while the reward still rises, the reward is being hacked.",
-         plots.reward_against_kl(ppo, run.results)),
-        ("How far to trust the reward model", "Accuracy and calibration on rankings it was not trained on.",
-         trust.read_bytes() if trust.is_file() else None),
-        ("What PPO's guard watches", "Falling endings and entropy, or answers alike to every prompt, mean hacking.",
-         plots.watched(ppo)),
-        ("Losses", "Every loss that the stages logged.",
-         plots.losses({name: lines for name, lines in run.metrics.items() if name != "evals"})),
+        (
+            "Reward and gold against the KL",
+            "Where gold falls while the reward still rises, the reward is being hacked.",
+            plots.reward_against_kl(ppo, run.results),
+        ),
+        (
+            "How far to trust the reward model",
+            "Accuracy and calibration on rankings it was not trained on.",
+            trust.read_bytes() if trust.is_file() else None,
+        ),
+        (
+            "What PPO's guard watches",
+            "Falling endings and entropy, or answers alike to every prompt, mean hacking.",
+            plots.watched(ppo),
+        ),
+        (
+            "Losses",
+            "Every loss that the stages logged.",
+            plots.losses({name: lines for name, lines in run.metrics.items() if name != "evals"}),
+        ),
     ]
     return [
-        {"title": title, "text": text, "png": base64.b64encode(png).decode()} for title, text, png in drawn if png
+        {"title": title, "text": text, "png": base64.b64encode(png).decode()}
+        for title, text, png in drawn
+        if png
     ]
 
 
@@ -199,7 +266,10 @@ def samples(run: Run) -> list[dict[str, Any]]:
     setup = run.results.get("setup", {})
     return [
         {
-            "prompt": [(message.role, message.content) for message in next(iter(first[index].values())).prompt],
+            "prompt": [
+                (message.role, message.content)
+                for message in next(iter(first[index].values())).prompt
+            ],
             "use_case": next(iter(first[index].values())).use_case or "",
             "answers": [
                 {"name": name_of(row, setup), "text": answer.response, "about": about(answer)}
@@ -227,7 +297,9 @@ def details(rows: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
 
     def estimate(values: dict[str, Any], field: str) -> str:
         found = values.get(field)
-        return _interval(found["value"], found["low"], found["high"], percent=True) if found else "-"
+        return (
+            _interval(found["value"], found["low"], found["high"], percent=True) if found else "-"
+        )
 
     def matched(values: dict[str, Any]) -> str:
         found = values.get("win_rate_length_matched")
@@ -244,7 +316,12 @@ def details(rows: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
     ]
     some = next(iter(rows.values()))
     for kind in some.get("fact_accuracy_by_kind", {}):
-        lines.append(line(f"questions: {kind}", lambda v, k=kind: _number(v["fact_accuracy_by_kind"][k], percent=True)))
+        lines.append(
+            line(
+                f"questions: {kind}",
+                lambda v, k=kind: _number(v["fact_accuracy_by_kind"][k], percent=True),
+            )
+        )
     for feature in some.get("features", {}):
         lines.append(line(f"feature: {feature}", lambda v, f=feature: _number(v["features"][f])))
     return [("", [ROW_NAMES.get(row, row) for row in rows]), *lines]
@@ -269,7 +346,10 @@ def terminal_table(rows: list[list[str]]) -> list[str]:
     if not rows:
         return []
     widths = [max(len(cell) for cell in column) for column in zip(COLUMNS, *rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (COLUMNS, *rows)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in (COLUMNS, *rows)
+    ]
 
 
 def markdown(view: dict[str, Any]) -> str:
@@ -282,16 +362,29 @@ def markdown(view: dict[str, Any]) -> str:
     parts = [f"# Run {view['name']}", *(f"- {verdict}" for verdict in view["verdicts"])]
     parts += ["", *grid(view["columns"], view["rows"])] if view["rows"] else []
     parts += ["", *view["notes"]]
-    parts += [f"- missing: `{stage}`, made by `{command}`" for stage, command in view["missing"].items()]
+    parts += [
+        f"- missing: `{stage}`, made by `{command}`" for stage, command in view["missing"].items()
+    ]
     parts += ["", "Pictures: report.html"] if view["pictures"] else []
     for sample in view["samples"]:
         asked = " / ".join(_one_line(text) for _, text in sample["prompt"])
-        parts += ["", f"## {asked}", "", *grid(("model", "answer", "scores"), [
-            (answer["name"], answer["text"], answer["about"]) for answer in sample["answers"]
-        ])]
+        parts += [
+            "",
+            f"## {asked}",
+            "",
+            *grid(
+                ("model", "answer", "scores"),
+                [(answer["name"], answer["text"], answer["about"]) for answer in sample["answers"]],
+            ),
+        ]
     columns = ("name", "wall", "cpu", "tokens", "parents", "seed", "folder")
     header = ("stage", "wall s", "CPU s", "tokens", "parents", "seed", "files")
-    parts += ["", "## Stages", "", *grid(header, [[line[c] for c in columns] for line in view["stages"]])]
+    parts += [
+        "",
+        "## Stages",
+        "",
+        *grid(header, [[line[c] for c in columns] for line in view["stages"]]),
+    ]
     return "\n".join(parts) + "\n"
 
 
@@ -306,7 +399,9 @@ def _number(value: float | None, digits: int = 2, percent: bool = False) -> str:
     return text.removeprefix("-") if not text.strip("-0. %") else text  # no minus before a zero
 
 
-def _interval(value: float | None, low: float | None, high: float | None, percent: bool = False) -> str:
+def _interval(
+    value: float | None, low: float | None, high: float | None, percent: bool = False
+) -> str:
     if value is None or low is None or high is None:
         return "-"
     if percent:

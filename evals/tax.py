@@ -1,7 +1,9 @@
-"""The alignment tax: what a tuned model lost of the skills that its tuning never touched (InstructGPT, section 4.2).
+"""The alignment tax: what a tuned model lost of the skills that its tuning never touched
+(InstructGPT, section 4.2).
 
-Two measures on which model and reference are paired: the loss on each block of held-out pretraining text, and each
-fact question right or wrong. A difference whose interval includes zero is reported as such.
+Two measures on which model and reference are paired: the loss on each block of held-out pretraining
+text, and each fact question right or wrong. A difference whose interval includes zero is reported
+as such.
 """
 
 from typing import NamedTuple
@@ -24,7 +26,9 @@ def alignment_tax(
     correct: np.ndarray | None = None,
     reference_correct: np.ndarray | None = None,
 ) -> Tax:
-    """Tax of a model with `losses` (N) by block and `correct` (Q) by question, against the same of its reference."""
+    """Tax of a model with `losses` (N) by block and `correct` (Q) by question, against the same of
+    its reference.
+    """
     increase = paired_difference(losses, reference_losses, range(len(losses)))
     scale = float(reference_losses.mean())
     drop = None

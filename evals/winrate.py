@@ -1,7 +1,8 @@
-"""Win rate of one model over another on the same prompts, with ties as half a win and an interval over prompts.
+"""Win rate of one model over another on the same prompts, with ties as half a win and an interval
+over prompts.
 
-Longer answers please most judges, so the length-matched win rate stands beside the raw one: only pairs of answers of
-nearly equal length are compared.
+Longer answers please most judges, so the length-matched win rate stands beside the raw one: only
+pairs of answers of nearly equal length are compared.
 """
 
 from typing import NamedTuple
@@ -34,7 +35,9 @@ def outcomes(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def win_rate(first: np.ndarray, second: np.ndarray) -> WinRate:
-    """Win rate of the model with scores `first` (P, S) over the one with `second` (P, R), all S x R pairs a prompt."""
+    """Win rate of the model with scores `first` (P, S) over the one with `second` (P, R), all S x R
+    pairs a prompt.
+    """
     result = outcomes(first, second)
     return _summarise(result.reshape(-1), np.repeat(np.arange(len(result)), result[0].size))
 
@@ -46,7 +49,8 @@ def length_matched_win_rate(
     second_lengths: np.ndarray,
     tolerance: float = 0.1,
 ) -> WinRate | None:
-    """Win rate over the pairs whose lengths differ by at most `tolerance` of the longer one; None without such a pair.
+    """Win rate over the pairs whose lengths differ by at most `tolerance` of the longer one; None
+    without such a pair.
 
     Lengths are shaped as the scores, (P, S) and (P, R).
     """
@@ -58,7 +62,9 @@ def length_matched_win_rate(
 
 
 def _summarise(outcome: np.ndarray, prompt: np.ndarray) -> WinRate:
-    """One comparison a prompt without ties has an exact interval; all else is bootstrapped over prompts."""
+    """One comparison a prompt without ties has an exact interval; all else is bootstrapped over
+    prompts.
+    """
     prompts, ties = len(np.unique(prompt)), float(np.mean(outcome == 0.5))
     if ties == 0 and prompts == len(outcome):
         low, high = clopper_pearson(int(outcome.sum()), len(outcome))

@@ -1,9 +1,9 @@
 """Attention for a CPU under bf16 autocast: torch's fused kernel, given fp32.
 
-torch's fused kernel is slow backwards in bf16 on a CPU, and the plain formula keeps (rows, heads, T, T) tensors. A cast
-to fp32 and back is faster than both: training 8 rows of 4 heads of 48 takes 2.8 ms a layer at 64 tokens (plain 3.8,
-fused in bf16 8.3) and 23 ms at 256 (39, 29), and its softmax and sums are those of fp32. (One thread of an AMD EPYC, a
-throwaway script.)
+torch's fused kernel is slow backwards in bf16 on a CPU, and the plain formula keeps (rows, heads,
+T, T) tensors. A cast to fp32 and back is faster than both: training 8 rows of 4 heads of 48 takes
+2.8 ms a layer at 64 tokens (plain 3.8, fused in bf16 8.3) and 23 ms at 256 (39, 29), and its
+softmax and sums are those of fp32. (One thread of an AMD EPYC, a throwaway script.)
 """
 
 from typing import Any
@@ -18,9 +18,16 @@ NAME = "sdpa_fp32"
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' `sdpa` on (B, heads, T, head size) of any type, computed in fp32, returned in the query's type."""
+    """transformers' `sdpa` on (B, heads, T, head size) of any type, computed in fp32, returned in
+    the query's type.
+    """
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
     with torch.autocast(query.device.type, enabled=False):
@@ -31,7 +38,9 @@ def attend(
 
 
 def attend_in_fp32(model: PreTrainedModel) -> None:
-    """Make every layer of the model use `attend`; the plain formula in a family that has no fused attention."""
+    """Make every layer of the model use `attend`; the plain formula in a family that has no fused
+    attention.
+    """
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME if model._supports_sdpa else "eager")

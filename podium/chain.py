@@ -1,7 +1,8 @@
-"""`podium run`: every stage of a recipe in order, skipping what is up to date and going on where a crash left off.
+"""`podium run`: every stage of a recipe in order, skipping what is up to date and going on where a
+crash left off.
 
-All stages share this one process: importing torch and transformers costs more than some stages, and what a stage leaves
-behind is collected before the next one starts.
+All stages share this one process: importing torch and transformers costs more than some stages, and
+what a stage leaves behind is collected before the next one starts.
 """
 
 import json
@@ -23,14 +24,16 @@ def run_chain(recipe: Recipe, runs_dir: Path, force: tuple[str, ...] = ()) -> No
     """Bring the whole run up to date, then print its table and where everything lies.
 
     Raises:
-        PodiumError: a stage could not run; what was finished before stays, and the same command goes on there.
+        PodiumError: a stage could not run; what was finished before stays, and the same command
+            goes on there.
     """
     chain = recipe.chain()
     check_parents(recipe, runs_dir / recipe.name)
     with opened_run(recipe, runs_dir) as run_dir:
         say(f"recipe '{recipe.name}': {len(chain)} stages, everything lies in {run_dir}")
         ran = [
-            stage for number, stage in enumerate(chain, start=1)
+            stage
+            for number, stage in enumerate(chain, start=1)
             if _run_numbered(recipe, run_dir, stage, f"[{number}/{len(chain)}]", stage in force)
         ]
         if not ran:
@@ -49,14 +52,19 @@ def _run_numbered(recipe: Recipe, run_dir: Path, stage: str, number: str, force:
     record = read_stage_file(run_dir / stage / "final") or {}
     tokens = f", {record['tokens']:,} tokens" if record.get("tokens") else ""
     say(f"  done in {record['wall_seconds']:.0f} s ({record['cpu_seconds']:.0f} s of CPU{tokens})")
-    shown = [f"{name} {value:.4g}" for name, value in list(record["metrics"].items())[:6] if value is not None]
+    shown = [
+        f"{name} {value:.4g}"
+        for name, value in list(record["metrics"].items())[:6]
+        if value is not None
+    ]
     if shown:
         say(f"  {', '.join(shown)}")
     return True
 
 
 def check_parents(recipe: Recipe, run_dir: Path) -> None:
-    """Find a mistyped parent before anything trains: each must be an earlier stage, a finished one, a path or a hub id.
+    """Find a mistyped parent before anything trains: each must be an earlier stage, a finished one,
+    a path or a hub id.
 
     Raises:
         ParentError: names the stage, the field and what would be right.
@@ -68,10 +76,12 @@ def check_parents(recipe: Recipe, run_dir: Path) -> None:
                 if ref in chain[:position] or (run_dir / ref / "final" / STAGE_FILE).is_file():
                     continue
                 if ref not in STAGES and Path(os.path.expandvars(ref)).expanduser().exists():
-                    continue  # a stage's name is never a path: the checkout has folders of the same names
+                    # a stage's name is never a path: the checkout has folders of the same names
+                    continue
                 if ref in chain[position:]:
                     raise ParentError(
-                        f"{stage}.{field} names '{ref}', which runs after it", f"the order is {', '.join(chain)}"
+                        f"{stage}.{field} names '{ref}', which runs after it",
+                        f"the order is {', '.join(chain)}",
                     )
                 try:
                     find_parent(ref, recipe, run_dir)

@@ -1,4 +1,6 @@
-"""The `podium` command. Nothing heavy is imported before a command runs, so that --help answers at once."""
+"""The `podium` command. Nothing heavy is imported before a command runs, so that --help answers at
+once.
+"""
 
 import json
 import os
@@ -13,13 +15,23 @@ from typer.core import TyperGroup
 
 from podium.errors import Interrupted, PodiumError, RecipeError
 
-RecipeArg = Annotated[str, typer.Argument(help="A YAML file, or the bare name of one in recipes/.", metavar="RECIPE")]
+RecipeArg = Annotated[
+    str, typer.Argument(help="A YAML file, or the bare name of one in recipes/.", metavar="RECIPE")
+]
 SetOption = Annotated[
-    list[str], typer.Option("--set", metavar="a.b=c", help="Override one key of the recipe; may be given many times.")
+    list[str],
+    typer.Option(
+        "--set", metavar="a.b=c", help="Override one key of the recipe; may be given many times."
+    ),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where run folders lie.")]
-RunArg = Annotated[str, typer.Argument(help="A run: its folder, or its name under --runs-dir.", metavar="RUN")]
-Force = Annotated[bool, typer.Option("--force", help="Make it anew although nothing changed (the old one is kept).")]
+RunArg = Annotated[
+    str, typer.Argument(help="A run: its folder, or its name under --runs-dir.", metavar="RUN")
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Make it anew although nothing changed (the old one is kept)."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
 DEFAULT_RUNS = Path("runs")
 
@@ -35,13 +47,19 @@ class TrainByDefault(TyperGroup):
 
 app = typer.Typer(
     name="podium",
-    help="The InstructGPT recipe as software: documents -> base -> SFT -> reward model -> PPO-ptx.\n\n"
+    help="The InstructGPT recipe as software: documents -> base -> SFT -> reward model -> "
+    "PPO-ptx.\n\n"
     "Start with: podium run willowbrook, then podium chat runs/willowbrook.",
-    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
 )
 reward_app = typer.Typer(
-    cls=TrainByDefault, no_args_is_help=True,
-    help="Train the reward model of a recipe (podium reward RECIPE), or score texts with one (podium reward score).",
+    cls=TrainByDefault,
+    no_args_is_help=True,
+    help="Train the reward model of a recipe (podium reward RECIPE), or score texts with one "
+    "(podium reward score).",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at recipes: show, validate, schema.")
 app.add_typer(reward_app, name="reward")
@@ -76,12 +94,18 @@ def _errors_shown() -> Iterator[None]:
 @app.command()
 def run(
     recipe: RecipeArg,
-    sets: SetOption = [],  # noqa: B006 (typer copies it)
+    sets: SetOption = [],
     runs_dir: RunsDir = DEFAULT_RUNS,
-    plain: Annotated[bool, typer.Option("--plain", help="Also run PPO without ptx, to see what ptx is for.")] = False,
-    force: Annotated[list[str], typer.Option("--force", metavar="STAGE", help="Make this stage anew.")] = [],  # noqa: B006
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Also run PPO without ptx, to see what ptx is for.")
+    ] = False,
+    force: Annotated[
+        list[str], typer.Option("--force", metavar="STAGE", help="Make this stage anew.")
+    ] = [],
 ) -> None:
-    """Run the whole chain of a recipe. Finished stages are skipped; after a crash the same command goes on."""
+    """Run the whole chain of a recipe. Finished stages are skipped; after a crash the same command
+    goes on.
+    """
     with _errors_shown():
         from podium.chain import run_chain
         from podium.recipe import load_recipe
@@ -90,7 +114,9 @@ def run(
         loaded = load_recipe(recipe, [*sets, *extra])
         unknown = [stage for stage in force if stage not in loaded.chain()]
         if unknown:
-            raise RecipeError(f"--force {unknown[0]}: no such stage", f"stages: {', '.join(loaded.chain())}")
+            raise RecipeError(
+                f"--force {unknown[0]}: no such stage", f"stages: {', '.join(loaded.chain())}"
+            )
         run_chain(loaded, runs_dir, tuple(force))
 
 
@@ -104,7 +130,10 @@ def _run_one(stage: str, recipe: str, sets: list[str], runs_dir: Path, force: bo
 
 def _stage_command(stage: str, help_text: str) -> Callable[..., None]:
     def command(
-        recipe: RecipeArg, sets: SetOption = [], runs_dir: RunsDir = DEFAULT_RUNS, force: Force = False  # noqa: B006
+        recipe: RecipeArg,
+        sets: SetOption = [],
+        runs_dir: RunsDir = DEFAULT_RUNS,
+        force: Force = False,
     ) -> None:
         _run_one(stage, recipe, sets, runs_dir, force)
 
@@ -120,14 +149,18 @@ for _stage, _help in {
     "evals": "Stage: measure every model of the run and write the report.",
 }.items():
     app.command(_stage.replace("_", "-"))(_stage_command(_stage, _help))
-reward_app.command("train")(_stage_command("reward", "Stage: learn from rankings what people prefer."))
+reward_app.command("train")(
+    _stage_command("reward", "Stage: learn from rankings what people prefer.")
+)
 
 
 @app.command()
 def ppo(
     recipe: RecipeArg,
-    sets: SetOption = [],  # noqa: B006
-    arm: Annotated[str, typer.Option(help="One of the recipe's ppo_arms instead of `ppo` itself.")] = "",
+    sets: SetOption = [],
+    arm: Annotated[
+        str, typer.Option(help="One of the recipe's ppo_arms instead of `ppo` itself.")
+    ] = "",
     runs_dir: RunsDir = DEFAULT_RUNS,
     force: Force = False,
 ) -> None:
@@ -139,9 +172,13 @@ def ppo(
 def world(
     out: Annotated[Path, typer.Option(help="An empty or new folder.")],
     name: Annotated[str, typer.Option(help="Which world.")] = "willowbrook",
-    sets: Annotated[list[str], typer.Option("--set", metavar="a=b", help="A setting of the world, e.g. seed=3.")] = [],  # noqa: B006
+    sets: Annotated[
+        list[str], typer.Option("--set", metavar="a=b", help="A setting of the world, e.g. seed=3.")
+    ] = [],
 ) -> None:
-    """Write an embedded world's files (documents, demonstrations, prompts, questions, data card) to a folder."""
+    """Write an embedded world's files (documents, demonstrations, prompts, questions, data card) to
+    a folder.
+    """
     with _errors_shown():
         from podium.recipe import validate_world
         from podium.storage import writing
@@ -156,9 +193,16 @@ def world(
 
 @reward_app.command("score")
 def reward_score(
-    model: Annotated[str, typer.Argument(help="A reward stage's folder or any reward model in Hugging Face layout.")],
-    file: Annotated[Path, typer.Argument(help="JSONL: each line has a prompt and a response, or responses.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; otherwise FILE with .scored.jsonl.")] = None,
+    model: Annotated[
+        str,
+        typer.Argument(help="A reward stage's folder or any reward model in Hugging Face layout."),
+    ],
+    file: Annotated[
+        Path, typer.Argument(help="JSONL: each line has a prompt and a response, or responses.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; otherwise FILE with .scored.jsonl.")
+    ] = None,
 ) -> None:
     """Score answers with a reward model: the file again, each line with its score (or scores)."""
     with _errors_shown():
@@ -170,11 +214,15 @@ def reward_score(
 @app.command("best-of")
 def best_of(
     run_name: RunArg,
-    n: Annotated[int, typer.Option("--n", min=1, help="Answers a prompt; the reward model picks one.")] = 16,
+    n: Annotated[
+        int, typer.Option("--n", min=1, help="Answers a prompt; the reward model picks one.")
+    ] = 16,
     prompts: Annotated[int, typer.Option(min=1, help="How many test prompts.")] = 64,
     runs_dir: RunsDir = DEFAULT_RUNS,
 ) -> None:
-    """Sample n answers a prompt from the SFT model and let the reward model pick: what PPO is up against."""
+    """Sample n answers a prompt from the SFT model and let the reward model pick: what PPO is up
+    against.
+    """
     with _errors_shown():
         from podium.commands import find_run
         from podium.progress import quieten_libraries
@@ -187,17 +235,25 @@ def best_of(
 @app.command()
 def chat(
     run_name: RunArg,
-    compare: Annotated[bool, typer.Option("--compare", help="Two checkpoints side by side.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Two checkpoints side by side.")
+    ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 = any free one.")] = 7860,
     runs_dir: RunsDir = DEFAULT_RUNS,
 ) -> None:
-    """Talk to the checkpoints of a run in the browser, with the reward model's score under each answer."""
+    """Talk to the checkpoints of a run in the browser, with the reward model's score under each
+    answer.
+    """
     with _errors_shown():
         from podium.commands import find_run
 
         model_folder = Path(run_name)  # a single model in Hugging Face layout is a run of one
-        run_dir = model_folder if (model_folder / "config.json").is_file() else find_run(run_name, runs_dir)
+        run_dir = (
+            model_folder
+            if (model_folder / "config.json").is_file()
+            else find_run(run_name, runs_dir)
+        )
         from app.chat.page import launch
 
         typer.echo(f"loading {run_dir} ...")
@@ -205,10 +261,16 @@ def chat(
 
 
 @app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
 )
 def label(context: typer.Context) -> None:
-    """The labeling site: serve it, import tasks, watch agreement, export rankings (podium label --help)."""
+    """The labeling site: serve it, import tasks, watch agreement, export rankings (podium label
+    --help).
+    """
     with _errors_shown():
         from app.labeling.cli import app as label_app
 
@@ -229,7 +291,7 @@ def show(
 
 
 @config_app.command("show")
-def config_show(recipe: RecipeArg, sets: SetOption = []) -> None:  # noqa: B006
+def config_show(recipe: RecipeArg, sets: SetOption = []) -> None:
     """The resolved recipe: defaults < recipe < --set."""
     with _errors_shown():
         from podium.recipe import dump_recipe, load_recipe
@@ -238,7 +300,9 @@ def config_show(recipe: RecipeArg, sets: SetOption = []) -> None:  # noqa: B006
 
 
 @config_app.command("validate")
-def config_validate(recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...")], sets: SetOption = []) -> None:  # noqa: B006
+def config_validate(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...")], sets: SetOption = []
+) -> None:
     """Check recipes without running anything."""
     with _errors_shown():
         from podium.recipe import load_recipe
@@ -255,7 +319,9 @@ def config_schema() -> None:
         from podium.recipe import recipe_model
         from podium.stages import STAGES
 
-        schema = recipe_model([stage for stage in STAGES if stage != "world"], "world" in STAGES).model_json_schema()
+        schema = recipe_model(
+            [stage for stage in STAGES if stage != "world"], "world" in STAGES
+        ).model_json_schema()
         typer.echo(json.dumps(schema, indent=2))
 
 

@@ -1,4 +1,6 @@
-"""What the smaller commands do once their arguments are read; each imports what it needs when it runs."""
+"""What the smaller commands do once their arguments are read; each imports what it needs when it
+runs.
+"""
 
 import json
 from pathlib import Path
@@ -20,7 +22,9 @@ def find_run(name: str, runs_dir: Path) -> Path:
         if (folder / "recipe.yaml").is_file():
             return folder
     runs = ", ".join(sorted(p.parent.name for p in runs_dir.glob("*/recipe.yaml"))) or "none yet"
-    raise PodiumError(f"no run '{name}'", f"give its folder, or one of the runs in {runs_dir}: {runs}")
+    raise PodiumError(
+        f"no run '{name}'", f"give its folder, or one of the runs in {runs_dir}: {runs}"
+    )
 
 
 def finished_stages(run_dir: Path) -> dict[str, dict[str, Any]]:
@@ -44,7 +48,9 @@ def show_run(run_dir: Path, as_json: bool) -> None:
     if "evals" in records:
         report.render(run_dir)
     for stage, record in records.items():
-        parents = ", ".join(f"{p['ref']} {p['sha256'][:8]}" for p in record["parents"]) or "no parents"
+        parents = (
+            ", ".join(f"{p['ref']} {p['sha256'][:8]}" for p in record["parents"]) or "no parents"
+        )
         say(
             f"{stage:<12} {record['wall_seconds']:7.0f} s wall {record['cpu_seconds']:7.0f} s CPU"
             f"  from {parents}  seed {record['seed']}  {run_dir / stage / 'final'}"
@@ -56,7 +62,9 @@ def show_run(run_dir: Path, as_json: bool) -> None:
 
 
 def score_file(model: str, file: Path, out: Path | None) -> Path:
-    """Reward-model scores for every answer in a JSONL file, written beside it unless `out` says where."""
+    """Reward-model scores for every answer in a JSONL file, written beside it unless `out` says
+    where.
+    """
     from podium.parents import find_parent
     from reward.score import score_file as score
 

@@ -1,4 +1,6 @@
-"""`podium doctor`: what this machine can do, and whether another package hides behind one of our names."""
+"""`podium doctor`: what this machine can do, and whether another package hides behind one of our
+names.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -35,7 +37,8 @@ def refuse_intruders() -> None:
     for name, place in intruders().items():
         raise PlatformError(
             f"the package '{name}' is found in {place}, not in this checkout ({ROOT})",
-            f"uninstall what put it there, take that folder off PYTHONPATH, or use the checkout's own environment: "
+            f"uninstall what put it there, take that folder off PYTHONPATH, or use the "
+            f"checkout's own environment: "
             f"{ROOT}/.venv/bin/podium",
         )
 
@@ -43,14 +46,22 @@ def refuse_intruders() -> None:
 def examine() -> list[tuple[str, bool, str]]:
     """Every check as (name, whether it is fine, what was found)."""
     checks: list[tuple[str, Callable[[], tuple[bool, str]]]] = [
-        ("Python", _python), ("packages", _packages), ("torch", _torch), ("DeepSpeed", _deepspeed),
-        ("libraries", _libraries), ("compiler", _compiler), ("memory", _memory), ("disk", _disk),
+        ("Python", _python),
+        ("packages", _packages),
+        ("torch", _torch),
+        ("DeepSpeed", _deepspeed),
+        ("libraries", _libraries),
+        ("compiler", _compiler),
+        ("memory", _memory),
+        ("disk", _disk),
     ]
     results = []
     for name, check in checks:
         try:
             fine, text = check()
-        except Exception as error:  # a check that breaks is a finding to show, and the others still run
+        except (
+            Exception
+        ) as error:  # a check that breaks is a finding to show, and the others still run
             fine, text = False, f"{type(error).__name__}: {error}"
         results.append((name, fine, text))
     return results

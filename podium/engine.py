@@ -1,13 +1,14 @@
-"""One DeepSpeed engine for every stage: a laptop's CPU, two processes with gloo, one GPU, or many nodes.
+"""One DeepSpeed engine for every stage: a laptop's CPU, two processes with gloo, one GPU, or many
+nodes.
 
 The order of one update is always the same:
 
-    loss = ...(engine(input_ids=...))           # forward through the engine, so that ZeRO can gather weights
-    backward(engine, loss, last=True)           # last=False for all but the final backward of an update
-    grad_norm = step(engine, learning_rate)
+    loss = ...(engine(input_ids=...))           # forward through the engine, so that ZeRO can
+    gather weights backward(engine, loss, last=True)           # last=False for all but the final
+    backward of an update grad_norm = step(engine, learning_rate)
 
-Gradients are *averaged* over processes: a loss that is a mean over the global batch is the local sum divided
-by the global count, times `world_size()`; a mean over equal local shares needs nothing.
+Gradients are *averaged* over processes: a loss that is a mean over the global batch is the local
+sum divided by the global count, times `world_size()`; a mean over equal local shares needs nothing.
 """
 
 import logging
@@ -32,10 +33,17 @@ class EngineConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     zero_stage: int = Field(
-        0, ge=0, le=3, description="what is sharded over processes: 1 optimizer, 2 and gradients, 3 and weights"
+        0,
+        ge=0,
+        le=3,
+        description="what is sharded over processes: 1 optimizer, 2 and gradients, 3 and weights",
     )
-    offload: bool = Field(False, description="keep the optimizer (ZeRO-3: weights too) in CPU memory; for GPUs")
-    gradient_clipping: float = Field(1.0, gt=0, description="largest gradient norm; GPT-3 and OPT: 1.0")
+    offload: bool = Field(
+        False, description="keep the optimizer (ZeRO-3: weights too) in CPU memory; for GPUs"
+    )
+    gradient_clipping: float = Field(
+        1.0, gt=0, description="largest gradient norm; GPT-3 and OPT: 1.0"
+    )
 
 
 def world_size() -> int:
@@ -44,14 +52,17 @@ def world_size() -> int:
 
 
 def init_distributed() -> None:
-    """Join the processes of a launcher (torchrun, deepspeed), or start a group of one; a second call does nothing.
+    """Join the processes of a launcher (torchrun, deepspeed), or start a group of one; a second
+    call does nothing.
 
-    A lone process needs the group too: DeepSpeed asks it for its size. It is kept in memory, so no port is opened.
+    A lone process needs the group too: DeepSpeed asks it for its size. It is kept in memory, so no
+    port is opened.
     """
     _hush()
     import deepspeed.ops
 
-    # DeepSpeed compiles a shared-memory op at start-up and dies where there is no C++ compiler; gloo does without it.
+    # DeepSpeed compiles a shared-memory op at start-up and dies where there is no C++ compiler;
+    # gloo does without it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not torch.distributed.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -60,7 +71,8 @@ def init_distributed() -> None:
         if "RANK" in os.environ:
             torch.distributed.init_process_group(backend)
         else:
-            os.environ.update(_ALONE)  # DeepSpeed reads its rank from these even when the group exists already
+            # DeepSpeed reads its rank from these even when the group exists already
+            os.environ.update(_ALONE)
             store = torch.distributed.HashStore()
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
@@ -69,10 +81,13 @@ def init_distributed() -> None:
 def leave_distributed() -> None:
     """Dissolve a lone process's group of one; a launcher's group stays.
 
-    Stages share one process, and a stage must not find out what ran before it: with the group left behind, TRL's
-    trainer would wrap its model for distributed training in `podium run`, but not when it is resumed on its own.
+    Stages share one process, and a stage must not find out what ran before it: with the group left
+    behind, TRL's trainer would wrap its model for distributed training in `podium run`, but not
+    when it is resumed on its own.
     """
-    if torch.distributed.is_initialized() and all(os.environ.get(k) == v for k, v in _ALONE.items()):
+    if torch.distributed.is_initialized() and all(
+        os.environ.get(k) == v for k, v in _ALONE.items()
+    ):
         import deepspeed
 
         deepspeed.comm.destroy_process_group()
@@ -90,10 +105,11 @@ def make_engine(
     weight_decay: float = 0.0,
     dtype: Dtype = "fp32",
 ) -> Any:
-    """A DeepSpeed engine around `model` with torch's AdamW. Weights and optimizer stay fp32; bf16 is autocast.
+    """A DeepSpeed engine around `model` with torch's AdamW. Weights and optimizer stay fp32; bf16
+    is autocast.
 
-    Biases and norm weights (fewer than two dimensions) are not decayed. Only parameters that require gradients train.
-    Source of the betas: InstructGPT appendix C (0.9, 0.95 in every stage).
+    Biases and norm weights (fewer than two dimensions) are not decayed. Only parameters that
+    require gradients train. Source of the betas: InstructGPT appendix C (0.9, 0.95 in every stage).
     """
     init_distributed()
     import deepspeed
@@ -106,7 +122,9 @@ def make_engine(
     groups = [group for group in groups if group["params"]]
     # Fused: one pass over memory instead of a dozen; five times faster on a CPU at 100M parameters.
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps, fused=True)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=_deepspeed_config(config, dtype))
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=_deepspeed_config(config, dtype)
+    )
     engine.podium_clipping = config.gradient_clipping
     return engine
 
@@ -118,7 +136,8 @@ def _deepspeed_config(config: EngineConfig, dtype: Dtype) -> dict[str, Any]:
         if config.zero_stage == 3:
             zero["offload_param"] = {"device": "cpu"}
     settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own sample counter reads it; our loops count tokens
+        # only DeepSpeed's own sample counter reads it; our loops count tokens
+        "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         # Without ZeRO, DeepSpeed clips but forgets the norm; `step` does both there.
         "gradient_clipping": config.gradient_clipping if config.zero_stage else 0.0,
@@ -129,18 +148,26 @@ def _deepspeed_config(config: EngineConfig, dtype: Dtype) -> dict[str, Any]:
     }
     if dtype == "bf16":
         # An empty list of "safe" modules keeps gradients in fp32 on the wire.
-        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+        settings["torch_autocast"] = {
+            "enabled": True,
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        }
     return settings
 
 
 def backward(engine: Any, loss: torch.Tensor, last: bool = True) -> None:
-    """Add the gradient of `loss` (scalar). Gradients are averaged over processes at the backward marked `last`."""
+    """Add the gradient of `loss` (scalar). Gradients are averaged over processes at the backward
+    marked `last`.
+    """
     engine.set_gradient_accumulation_boundary(last)
     engine.backward(loss, scale_wrt_gas=False)
 
 
 def step(engine: Any, learning_rate: float) -> float:
-    """Clip, update all parameters at `learning_rate`, forget the gradients; returns the norm before clipping."""
+    """Clip, update all parameters at `learning_rate`, forget the gradients; returns the norm before
+    clipping.
+    """
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate
     if engine.zero_optimization_stage() == 0:
@@ -157,19 +184,28 @@ def save_engine(engine: Any, folder: Path) -> None:
 
 
 def load_engine(engine: Any, folder: Path) -> None:
-    """Put back what `save_engine` wrote, bit for bit. The ZeRO stage and number of processes must be the same."""
+    """Put back what `save_engine` wrote, bit for bit. The ZeRO stage and number of processes must
+    be the same.
+    """
     loaded, _ = engine.load_checkpoint(str(folder), tag="engine")
     if loaded is None:
         raise FileNotFoundError(f"{folder} holds no engine state")
 
 
 def full_state_dict(engine: Any) -> dict[str, torch.Tensor]:
-    """All weights of the engine's model under their plain names. Call it on all processes; complete on the main one."""
+    """All weights of the engine's model under their plain names. Call it on all processes; complete
+    on the main one.
+    """
     import deepspeed
 
     parameters = list(engine.module.parameters())
-    with deepspeed.zero.GatheredParameters(parameters, enabled=engine.zero_optimization_stage() == 3):
-        return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
+    with deepspeed.zero.GatheredParameters(
+        parameters, enabled=engine.zero_optimization_stage() == 3
+    ):
+        return {
+            name: tensor.detach().cpu().clone()
+            for name, tensor in engine.module.state_dict().items()
+        }
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,8 @@
-"""Every error a user can cause: one sentence that names the file and field, one that says what to do, and an exit code.
+"""Every error a user can cause: one sentence that names the file and field, one that says what to
+do, and an exit code.
 
-Exit codes: 2 bad input, 3 training diverged, 4 the run folder cannot be written, 130/143 stopped by Ctrl-C / SIGTERM.
+Exit codes: 2 bad input, 3 training diverged, 4 the run folder cannot be written, 130/143 stopped by
+Ctrl-C / SIGTERM.
 """
 
 import signal
@@ -26,7 +28,9 @@ class RecipeError(PodiumError):
 
 
 class DataError(PodiumError):
-    """A data file is missing, empty or malformed; names the file, the line and the field where it is known."""
+    """A data file is missing, empty or malformed; names the file, the line and the field where it
+    is known.
+    """
 
     def __init__(
         self,
@@ -36,13 +40,19 @@ class DataError(PodiumError):
         problem: str = "",
         fix: str | None = None,
     ) -> None:
-        place = str(path) + (f", line {line}" if line is not None else "") + (f", field '{field}'" if field else "")
+        place = (
+            str(path)
+            + (f", line {line}" if line is not None else "")
+            + (f", field '{field}'" if field else "")
+        )
         super().__init__(f"{place}: {problem}", fix)
         self.path, self.line, self.field, self.problem = str(path), line, field, problem
 
 
 class ParentError(PodiumError):
-    """A parent stage has no finished output, or does not fit the other parents (another tokenizer or template)."""
+    """A parent stage has no finished output, or does not fit the other parents (another tokenizer
+    or template).
+    """
 
 
 class RunFolderError(PodiumError):
@@ -62,7 +72,9 @@ class PlatformError(PodiumError):
 
 
 class Interrupted(PodiumError):
-    """A stage stopped on request, after saving a checkpoint. `podium.launch` fills in the signal it saw."""
+    """A stage stopped on request, after saving a checkpoint. `podium.launch` fills in the signal it
+    saw.
+    """
 
     def __init__(self, message: str = "stopped on request", signum: int = signal.SIGINT) -> None:
         super().__init__(message)

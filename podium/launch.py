@@ -1,4 +1,5 @@
-"""Run one stage: decide whether it must run, open its folder, call its `main`, leave the run clean whatever happens.
+"""Run one stage: decide whether it must run, open its folder, call its `main`, leave the run clean
+whatever happens.
 
 Every stage file ends in `run_stage_main("<stage>")`, so one stage runs alone or under any launcher:
 
@@ -38,7 +39,9 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
         PodiumError: anything the user can fix; Interrupted carries the signal's exit code.
     """
     if recipe.stage_config(name) is None:
-        raise RecipeError(f"the recipe '{recipe.name}' has no section '{name}'", f"add one, e.g. `{name}: {{}}`")
+        raise RecipeError(
+            f"the recipe '{recipe.name}' has no section '{name}'", f"add one, e.g. `{name}: {{}}`"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         init_distributed()
     if not _decide(lambda: _prepare(recipe, name, run_dir, force)):
@@ -48,7 +51,9 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
         return True
     stage = Stage(name, recipe, run_dir)
     resumed = stage.latest_checkpoint()
-    stage.logbook(f"resumed after step {resumed[0]}" if resumed else f"started with seed {stage.seed}")
+    stage.logbook(
+        f"resumed after step {resumed[0]}" if resumed else f"started with seed {stage.seed}"
+    )
     if resumed:
         say(f"  goes on after step {resumed[0]}")
     try:
@@ -64,7 +69,8 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
     finally:
         stage.close()
         leave_distributed()
-        release_memory()  # stages share one process; what one leaves behind must not add to the next one's peak
+        # stages share one process; what one leaves behind must not add to the next one's peak
+        release_memory()
     if not stage.finished:
         raise RuntimeError(f"stage '{name}' ended without stage.finish(...)")
     if not spec_of(name).distributed and torch.distributed.is_initialized():
@@ -73,7 +79,9 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
 
 
 def _prepare(recipe: Recipe, name: str, run_dir: Path, force: bool) -> bool:
-    """Clean what a kill left behind, and find out whether the stage must run. Nothing finished is ever deleted."""
+    """Clean what a kill left behind, and find out whether the stage must run. Nothing finished is
+    ever deleted.
+    """
     stage_dir = run_dir / name
     remove_partial(stage_dir)
     remove_partial(stage_dir / "checkpoints")
@@ -113,7 +121,9 @@ def _decide(prepare: Callable[[], bool]) -> bool:
 
 @contextmanager
 def _stop_signals(stage: Stage) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks the stage to stop after its step; a second one stops at once."""
+    """The first Ctrl-C or SIGTERM asks the stage to stop after its step; a second one stops at
+    once.
+    """
 
     def handler(signum: int, frame: object) -> None:
         if stage.signal_seen is not None:
@@ -148,7 +158,10 @@ def run_one(recipe: Recipe, name: str, runs_dir: Path, force: bool = False) -> b
         if recipe.data.world is not None and name != "world":
             run_stage(recipe, "world", run_dir)
         ran = run_stage(recipe, name, run_dir, force)
-        say(f"{name}: {'done' if ran else 'nothing to do, its output is up to date'}: {run_dir / name / 'final'}")
+        say(
+            f"{name}: {'done' if ran else 'nothing to do, its output is up to date'}: "
+            f"{run_dir / name / 'final'}"
+        )
         return ran
 
 
@@ -156,14 +169,23 @@ def run_stage_main(default_stage: str) -> None:
     """The entry of every stage file."""
     parser = argparse.ArgumentParser(description=f"Run the stage '{default_stage}' of a recipe.")
     parser.add_argument("recipe", help="a YAML file, or the bare name of one in recipes/")
-    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
-    parser.add_argument("--stage", default=default_stage, help="a stage that shares this module, e.g. rl_init")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="override one key"
+    )
+    parser.add_argument(
+        "--stage", default=default_stage, help="a stage that shares this module, e.g. rl_init"
+    )
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--force", action="store_true", help="make it anew although nothing changed")
-    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # DeepSpeed's launcher adds it
+    parser.add_argument(
+        "--force", action="store_true", help="make it anew although nothing changed"
+    )
+    # DeepSpeed's launcher adds it
+    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
-        run_one(load_recipe(options.recipe, options.set), options.stage, options.runs_dir, options.force)
+        run_one(
+            load_recipe(options.recipe, options.set), options.stage, options.runs_dir, options.force
+        )
     except PodiumError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)

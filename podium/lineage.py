@@ -1,4 +1,6 @@
-"""What a stage was made from: hashes of parents and data, the code and libraries, and what has changed since."""
+"""What a stage was made from: hashes of parents and data, the code and libraries, and what has
+changed since.
+"""
 
 import functools
 import hashlib
@@ -27,7 +29,9 @@ def hash_file(path: Path) -> str:
 
 
 def hash_folder(folder: Path) -> str:
-    """A stage's output is known by its stage.json; any other model folder by the content of its files."""
+    """A stage's output is known by its stage.json; any other model folder by the content of its
+    files.
+    """
     if (folder / STAGE_FILE).is_file():
         return hash_file(folder / STAGE_FILE)
     digest = hashlib.sha256()
@@ -48,33 +52,52 @@ def read_stage_file(final: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise RunFolderError(f"{path} is not JSON: {error}", "move the stage's folder away to make it again") from error
+        raise RunFolderError(
+            f"{path} is not JSON: {error}", "move the stage's folder away to make it again"
+        ) from error
     if record.get("format", 0) > FORMAT_VERSION:
-        raise RunFolderError(f"{path} has format {record['format']}, newer than this Podium", "update Podium")
+        raise RunFolderError(
+            f"{path} has format {record['format']}, newer than this Podium", "update Podium"
+        )
     return record
 
 
 def source_of(recipe: Recipe, run_dir: Path, kind: str, split: str) -> Source | None:
-    """Where a kind of records comes from: the recipe's own data, else the world's file; None = nowhere.
+    """Where a kind of records comes from: the recipe's own data, else the world's file; None =
+    nowhere.
 
-    A kind the recipe gives is never filled up from the world: two splits of different data would not belong together.
+    A kind the recipe gives is never filled up from the world: two splits of different data would
+    not belong together.
     """
     own: Splits | None = getattr(recipe.data, kind)
     if own is not None:
         return own.model_dump(mode="json", exclude_defaults=True).get(split)
     if recipe.data.world is None:
         return None
-    path = run_dir / "world" / "final" / ("questions.jsonl" if kind == "questions" else f"{kind}.{split}.jsonl")
+    path = (
+        run_dir
+        / "world"
+        / "final"
+        / ("questions.jsonl" if kind == "questions" else f"{kind}.{split}.jsonl")
+    )
     return relative(path, run_dir)
 
 
 def source_files(source: Source, run_dir: Path) -> list[dict[str, Any]]:
-    """Path, SHA-256 and size of every local file a source reads (a hub id has none; its records are counted)."""
+    """Path, SHA-256 and size of every local file a source reads (a hub id has none; its records are
+    counted).
+    """
     files = []
     for path in _local_paths(source, run_dir):
         members = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in members:
-            files.append({"path": relative(file, run_dir), "sha256": hash_file(file), "bytes": file.stat().st_size})
+            files.append(
+                {
+                    "path": relative(file, run_dir),
+                    "sha256": hash_file(file),
+                    "bytes": file.stat().st_size,
+                }
+            )
     return files
 
 
@@ -83,9 +106,17 @@ def absolute(source: Source, run_dir: Path) -> Source:
     if isinstance(source, list):
         return [absolute(part, run_dir) for part in source]
     if isinstance(source, dict):
-        return source | {"path": absolute(str(source["path"]), run_dir)} if "path" in source else source
+        return (
+            source | {"path": absolute(str(source["path"]), run_dir)}
+            if "path" in source
+            else source
+        )
     inside = run_dir / source
-    return str(inside) if source.startswith("world/final/") and inside.exists() else os.path.expandvars(source)
+    return (
+        str(inside)
+        if source.startswith("world/final/") and inside.exists()
+        else os.path.expandvars(source)
+    )
 
 
 def _local_paths(source: Any, run_dir: Path) -> Iterator[Path]:
@@ -103,20 +134,29 @@ def _local_paths(source: Any, run_dir: Path) -> Iterator[Path]:
 def relative(path: Path, run_dir: Path) -> str:
     """Paths inside the run are kept relative to it, so that a run folder can be moved."""
     path = path.resolve()
-    return str(path.relative_to(run_dir.resolve())) if path.is_relative_to(run_dir.resolve()) else str(path)
+    return (
+        str(path.relative_to(run_dir.resolve()))
+        if path.is_relative_to(run_dir.resolve())
+        else str(path)
+    )
 
 
 def fingerprint(recipe: Recipe, stage: str) -> dict[str, Any]:
-    """The config that decides what a stage makes: its own section, the seed and the number format."""
+    """The config that decides what a stage makes: its own section, the seed and the number
+    format.
+    """
     config = recipe.stage_config(stage)
-    tree: dict[str, Any] = {"seed": recipe.seed, "dtype": recipe.dtype} | config.model_dump(mode="json")
+    tree: dict[str, Any] = {"seed": recipe.seed, "dtype": recipe.dtype} | config.model_dump(
+        mode="json"
+    )
     if spec_of(stage).reads_all:
         tree["chain"] = [name for name in recipe.chain() if name != stage]
     return tree
 
 
 def changes(record: dict[str, Any], recipe: Recipe, stage: str, run_dir: Path) -> list[str]:
-    """What differs between a record (stage.json, checkpoint.json) and now, one sentence each; empty = nothing.
+    """What differs between a record (stage.json, checkpoint.json) and now, one sentence each; empty
+    = nothing.
 
     A parent or data file that is gone is no change: an output outlives what it was made from.
     """
@@ -126,7 +166,10 @@ def changes(record: dict[str, Any], recipe: Recipe, stage: str, run_dir: Path) -
         if folder.is_dir() and hash_folder(folder) != parent["sha256"]:
             found.append(f"the parent '{parent['ref']}' was made anew")
     for entry in record["data"]:
-        if entry["kind"] and source_of(recipe, run_dir, entry["kind"], entry["split"]) != entry["source"]:
+        if (
+            entry["kind"]
+            and source_of(recipe, run_dir, entry["kind"], entry["split"]) != entry["source"]
+        ):
             found.append(f"data.{entry['kind']}.{entry['split']} names another source")
             continue
         for file in entry["files"]:
@@ -149,15 +192,24 @@ def _config_changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") 
 
 @functools.cache
 def code_revision() -> str:
-    """The commit of this checkout, with `+changes` when files differ from it; 'unknown' outside git."""
+    """The commit of this checkout, with `+changes` when files differ from it; 'unknown' outside
+    git.
+    """
     root = Path(__file__).resolve().parent.parent
     try:
         commit = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout.strip()
         dirty = subprocess.run(
             ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True, text=True, check=True, timeout=10,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"

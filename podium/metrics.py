@@ -1,4 +1,6 @@
-"""metrics.jsonl, one JSON object a step and the source of truth, and the optional trackers that mirror it."""
+"""metrics.jsonl, one JSON object a step and the source of truth, and the optional trackers that
+mirror it.
+"""
 
 import importlib
 import json
@@ -21,7 +23,9 @@ class MetricsLog:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One line. NaN and infinity become null, which JSON can hold."""
-        line = {"step": step} | {k: (float(v) if math.isfinite(v) else None) for k, v in metrics.items()}
+        line = {"step": step} | {
+            k: (float(v) if math.isfinite(v) else None) for k, v in metrics.items()
+        }
         with writing(self.path.parent):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -38,7 +42,9 @@ class MetricsLog:
 
 
 def truncate_metrics(path: Path, position: int) -> None:
-    """Forget the lines after a checkpoint, so that the log of a resumed run equals that of an unbroken one."""
+    """Forget the lines after a checkpoint, so that the log of a resumed run equals that of an
+    unbroken one.
+    """
     if path.is_file():
         with writing(path.parent), path.open("r+b") as file:
             file.truncate(position)
@@ -74,12 +80,18 @@ class TensorBoard:
 
 
 class WandbLike:
-    """Weights & Biases, or trackio, which has the same three calls and keeps everything on this machine."""
+    """Weights & Biases, or trackio, which has the same three calls and keeps everything on this
+    machine.
+    """
 
     def __init__(self, library: str, run: str, stage: str) -> None:
         module = _require(library, library)
         self._module = module
-        module.init(project="podium", name=f"{run}-{stage}", **({"resume": "allow"} if library == "trackio" else {}))
+        module.init(
+            project="podium",
+            name=f"{run}-{stage}",
+            **({"resume": "allow"} if library == "trackio" else {}),
+        )
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         self._module.log(metrics, step=step)
@@ -102,5 +114,6 @@ def _require(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise PlatformError(
-            f"the tracker '{extra}' is not installed", f"pip install 'podium-rlhf[{extra}]', or remove it from trackers"
+            f"the tracker '{extra}' is not installed",
+            f"pip install 'podium-rlhf[{extra}]', or remove it from trackers",
         ) from error

@@ -1,4 +1,5 @@
-"""Models and tokenizers in and out of Hugging Face folders: the only place that loads or saves them.
+"""Models and tokenizers in and out of Hugging Face folders: the only place that loads or saves
+them.
 
 transformers takes seconds to import, so only the functions that need it do.
 """
@@ -34,7 +35,8 @@ def load_causal_lm(path: str | Path) -> PreTrainedModel:
     except (OSError, ValueError) as error:
         raise ParentError(
             f"{path} holds no causal language model that transformers can load: {error}",
-            "give a folder in Hugging Face layout (config.json, model.safetensors, tokenizer.json) or a hub id",
+            "give a folder in Hugging Face layout (config.json, model.safetensors, "
+            "tokenizer.json) or a hub id",
         ) from error
 
 
@@ -61,9 +63,11 @@ def save_model(
     folder: Path,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Weights (safetensors), tokenizer and chat template in Hugging Face layout. Only the main process writes.
+    """Weights (safetensors), tokenizer and chat template in Hugging Face layout. Only the main
+    process writes.
 
-    `state_dict` replaces the model's own: for weights sharded over processes, `podium.engine.full_state_dict`.
+    `state_dict` replaces the model's own: for weights sharded over processes,
+    `podium.engine.full_state_dict`.
     """
     if int(os.environ.get("RANK", "0")) != 0:
         return
@@ -73,7 +77,8 @@ def save_model(
 
 
 def resize_for(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    """Give the model a row for every token; new rows start as the mean embedding, so they favour no word.
+    """Give the model a row for every token; new rows start as the mean embedding, so they favour no
+    word.
 
     A model with spare rows (padded vocabularies) is left as it is.
     """
@@ -96,24 +101,31 @@ def inside_peft(model: torch.nn.Module) -> Any:
 
 
 def moved(model: Model, device: torch.device, dtype: torch.dtype = torch.float32) -> Model:
-    """The model itself, on this device in this type. (No call of transformers' own `to` passes a type check.)"""
+    """The model itself, on this device in this type. (No call of transformers' own `to` passes a
+    type check.)
+    """
     return torch.nn.Module.to(model, device, dtype)
 
 
 def count_parameters(model: torch.nn.Module) -> int:
-    """Parameters of the model; tied ones count once. Right under ZeRO-3 too, where each process holds a shard."""
+    """Parameters of the model; tied ones count once. Right under ZeRO-3 too, where each process
+    holds a shard.
+    """
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 
 
 def tokenizer_hash(folder: str | Path) -> str | None:
-    """SHA-256 of what turns text into ids: vocabulary, merges, normalisation, special tokens. None without a tokenizer.
+    """SHA-256 of what turns text into ids: vocabulary, merges, normalisation, special tokens. None
+    without a tokenizer.
 
     Padding and truncation, which training code leaves behind in tokenizer.json, do not count.
     """
     path = Path(folder) / "tokenizer.json"
     if path.is_file():
         state = json.loads(path.read_text(encoding="utf-8"))
-    elif (Path(folder) / "tokenizer_config.json").is_file() or (Path(folder) / "vocab.json").is_file():
+    elif (Path(folder) / "tokenizer_config.json").is_file() or (
+        Path(folder) / "vocab.json"
+    ).is_file():
         state = json.loads(load_tokenizer(folder).backend_tokenizer.to_str())
     else:
         return None

@@ -26,8 +26,9 @@ def stage_record(
 ) -> dict[str, Any]:
     """The content of stage.json.
 
-    inputs: config, parents and data with their hashes. facts: seed, dtype, device, threads. costs: wall_seconds and
-    cpu_seconds over all attempts. The energy is an estimate; its assumption stands beside it.
+    inputs: config, parents and data with their hashes. facts: seed, dtype, device, threads. costs:
+    wall_seconds and cpu_seconds over all attempts. The energy is an estimate; its assumption stands
+    beside it.
     """
     gpu_seconds = costs["wall_seconds"] * processes if facts["device"] == "cuda" else 0.0
     joules = WATTS_PER_CORE * costs["cpu_seconds"] + WATTS_PER_GPU * gpu_seconds
@@ -43,24 +44,36 @@ def stage_record(
         "processes": processes,
         "tokenizer_sha256": tokenizer_hash(folder),
         "template_sha256": template_hash(folder),
-        "metrics": {name: (float(value) if math.isfinite(value) else None) for name, value in metrics.items()},
+        "metrics": {
+            name: (float(value) if math.isfinite(value) else None)
+            for name, value in metrics.items()
+        },
         "tokens": tokens,
         **costs,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "energy_watt_hours": round(joules / 3600, 4),
-        "energy_assumption": f"{WATTS_PER_CORE:.0f} W per busy CPU core, {WATTS_PER_GPU:.0f} W per GPU",
+        "energy_assumption": f"{WATTS_PER_CORE:.0f} W per busy CPU core, {WATTS_PER_GPU:.0f} W "
+        f"per GPU",
     }
 
 
 def model_card(card: str, record: dict[str, Any]) -> str:
     """README.md: the stage's own words, then how it was made."""
     parents = ", ".join(f"`{p['ref']}` ({p['sha256'][:12]})" for p in record["parents"]) or "none"
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in record["metrics"].items() if value is not None)
+    rows = "\n".join(
+        f"| {name} | {value:.4g} |"
+        for name, value in record["metrics"].items()
+        if value is not None
+    )
     numbers = f"\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
     return (
-        f"---\nlibrary_name: transformers\ntags: [podium, {record['stage']}]\n---\n\n{card.strip()}\n\n"
-        f"## How it was made\n\nStage `{record['stage']}`, seed {record['seed']}, parents: {parents}, "
-        f"{record['tokens']:,} tokens, {record['wall_seconds']:.0f} s wall, {record['cpu_seconds']:.0f} s CPU, about "
-        f"{record['energy_watt_hours']} Wh ({record['energy_assumption']}). Command: `{record['command']}`. "
+        f"---\nlibrary_name: transformers\ntags: [podium, "
+        f"{record['stage']}]\n---\n\n{card.strip()}\n\n"
+        f"## How it was made\n\nStage `{record['stage']}`, seed {record['seed']}, parents: "
+        f"{parents}, "
+        f"{record['tokens']:,} tokens, {record['wall_seconds']:.0f} s wall, "
+        f"{record['cpu_seconds']:.0f} s CPU, about "
+        f"{record['energy_watt_hours']} Wh ({record['energy_assumption']}). Command: "
+        f"`{record['command']}`. "
         f"Code: {record['code_revision']}. Everything else is in stage.json.\n{numbers}"
     )

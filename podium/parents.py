@@ -13,7 +13,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:
-    """The folder with a parent's files: final/ of a stage, a model folder, or a downloaded hub model.
+    """The folder with a parent's files: final/ of a stage, a model folder, or a downloaded hub
+    model.
 
     Raises:
         ParentError: it does not exist (yet); the fix is the command that makes it.
@@ -30,14 +31,16 @@ def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:
         return folder
     if folder.exists():
         raise ParentError(
-            f"{folder} is neither a finished stage (no {STAGE_FILE}) nor a model folder (no config.json)",
+            f"{folder} is neither a finished stage (no {STAGE_FILE}) nor a model folder (no "
+            f"config.json)",
             "finish the run that writes it, or give a folder in Hugging Face layout",
         )
     if _HUB_ID.fullmatch(ref):
         return _download(ref)
     known = ", ".join(recipe.chain()) or "it has none"
     raise ParentError(
-        f"there is no parent '{ref}'", f"name a stage of this recipe ({known}), a folder, or a hub id like org/model"
+        f"there is no parent '{ref}'",
+        f"name a stage of this recipe ({known}), a folder, or a hub id like org/model",
     )
 
 
@@ -45,7 +48,8 @@ def _missing_stage(ref: str, recipe: Recipe, run_dir: Path) -> ParentError:
     if ref not in recipe.chain():
         return ParentError(
             f"the parent '{ref}' is no stage of the recipe '{recipe.name}'",
-            f"add a section `{ref}:` to the recipe, or name one of {', '.join(recipe.chain())}, a folder or a hub id",
+            f"add a section `{ref}:` to the recipe, or name one of "
+            f"{', '.join(recipe.chain())}, a folder or a hub id",
         )
     place = "" if run_dir.parent == Path("runs") else f" --runs-dir {run_dir.parent}"
     return ParentError(
@@ -59,9 +63,16 @@ def _download(hub_id: str) -> Path:
 
     try:
         # Weights once, in safetensors where there are any; no other framework's copies.
-        return Path(snapshot_download(hub_id, ignore_patterns=["*.msgpack", "*.h5", "*.ot", "*.onnx", "original/*"]))
-    except Exception as error:  # the hub client raises unrelated kinds for no network, no access, no such name
+        return Path(
+            snapshot_download(
+                hub_id, ignore_patterns=["*.msgpack", "*.h5", "*.ot", "*.onnx", "original/*"]
+            )
+        )
+    except (
+        Exception
+    ) as error:  # the hub client raises unrelated kinds for no network, no access, no such name
         raise ParentError(
-            f"'{hub_id}' is no folder here and could not be fetched from the Hugging Face hub: {error}",
+            f"'{hub_id}' is no folder here and could not be fetched from the Hugging Face hub: "
+            f"{error}",
             "check the name and the connection, or download it yourself and give its folder",
         ) from error

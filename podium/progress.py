@@ -1,4 +1,6 @@
-"""What a person sees while a stage runs: a bar with rate and time left, or plain lines where there is no terminal."""
+"""What a person sees while a stage runs: a bar with rate and time left, or plain lines where there
+is no terminal.
+"""
 
 import os
 import sys
@@ -9,7 +11,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 PLAIN_INTERVAL_SECONDS = 15.0
 
@@ -24,12 +33,15 @@ class Bar(Protocol):
     """What `stage.progress(...)` gives."""
 
     def advance(self, n: int = 1, *, tokens: int = 0, **shown: float) -> None:
-        """`n` more units done. `tokens` adds to a tokens/s rate; `shown` are numbers to show, e.g. loss=1.23."""
+        """`n` more units done. `tokens` adds to a tokens/s rate; `shown` are numbers to show, e.g.
+        loss=1.23.
+        """
 
 
 @contextmanager
 def progress_bar(total: int, description: str, unit: str = "step", start: int = 0) -> Iterator[Bar]:
-    """A bar on a terminal, a line every quarter minute elsewhere, silence on all but the main process.
+    """A bar on a terminal, a line every quarter minute elsewhere, silence on all but the main
+    process.
 
     `start` is where a resumed loop begins; it does not count in the rates.
     """
@@ -37,10 +49,18 @@ def progress_bar(total: int, description: str, unit: str = "step", start: int = 
         yield _Silent()
     elif sys.stdout.isatty():
         with Progress(
-            TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[shown]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), transient=True,
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            transient=True,
         ) as progress:
-            task = progress.add_task(f"{description} ({unit}s)", total=total, completed=start, shown="")
+            task = progress.add_task(
+                f"{description} ({unit}s)", total=total, completed=start, shown=""
+            )
             rates = _Rates(total, start)
 
             def redraw() -> None:
@@ -96,7 +116,10 @@ class _Plain:
 
     def advance(self, n: int = 1, *, tokens: int = 0, **shown: float) -> None:
         self._rates.add(n, tokens, shown)
-        if time.monotonic() - self._printed < PLAIN_INTERVAL_SECONDS and self._rates.done < self._rates.total:
+        if (
+            time.monotonic() - self._printed < PLAIN_INTERVAL_SECONDS
+            and self._rates.done < self._rates.total
+        ):
             return
         self._printed = time.monotonic()
         rates = self._rates
@@ -107,7 +130,9 @@ class _Plain:
 
 
 def quieten_libraries() -> None:
-    """A bar for every file that transformers reads or writes hides our own; its warnings are for our tests to read."""
+    """A bar for every file that transformers reads or writes hides our own; its warnings are for
+    our tests to read.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning)
     if "transformers" in sys.modules:
         from transformers.utils import logging

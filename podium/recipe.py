@@ -1,7 +1,7 @@
 """One recipe is one YAML file and one whole run; precedence is defaults < recipe < `--set a.b=c`.
 
-Every stage's section is the `Config` of its module, imported only when the recipe has that section. Unknown keys are
-errors that name the nearest right one.
+Every stage's section is the `Config` of its module, imported only when the recipe has that section.
+Unknown keys are errors that name the nearest right one.
 """
 
 import difflib
@@ -24,7 +24,9 @@ SourceSpec = str | Source | list[str | Source]  # what data.readers.read_source 
 
 
 class Splits(BaseModel):
-    """Where one kind of records comes from: a path, a Source {path, format, split, limit, weight}, or a list."""
+    """Where one kind of records comes from: a path, a Source {path, format, split, limit, weight},
+    or a list.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,10 +40,16 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    world: Any = Field(None, description="the embedded world, e.g. {name: willowbrook}; null = only your own data")
+    world: Any = Field(
+        None, description="the embedded world, e.g. {name: willowbrook}; null = only your own data"
+    )
     documents: Splits | None = Field(None, description="plain texts for pretraining and ptx")
-    demonstrations: Splits | None = Field(None, description="conversations that end in a good answer")
-    prompts: Splits | None = Field(None, description="conversations that end with the user, for rankings and PPO")
+    demonstrations: Splits | None = Field(
+        None, description="conversations that end in a good answer"
+    )
+    prompts: Splits | None = Field(
+        None, description="conversations that end with the user, for rankings and PPO"
+    )
     rankings: Splits | None = Field(None, description="K answers a prompt, ranked")
     questions: Splits | None = Field(None, description="multiple-choice questions for evals")
 
@@ -55,11 +63,14 @@ class Recipe(BaseModel):
     description: str = Field("", description="one line: what the run is, needs and costs")
     seed: int = Field(1, ge=0, description="every stage starts from this seed")
     dtype: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="bf16 = autocast with fp32 weights; auto = bf16 where the hardware multiplies it"
+        "auto",
+        description="bf16 = autocast with fp32 weights; auto = bf16 where the hardware "
+        "multiplies it",
     )
     threads: Literal["auto"] | int = Field("auto", description="CPU threads; auto = what is free")
     trackers: list[Literal["trackio", "tensorboard", "wandb"]] = Field(
-        default_factory=list, description="dashboards that mirror metrics.jsonl (extras of the same names)"
+        default_factory=list,
+        description="dashboards that mirror metrics.jsonl (extras of the same names)",
     )
     data: DataConfig = Field(DataConfig(), description="your own data")
     pretrain: Any = None
@@ -74,7 +85,9 @@ class Recipe(BaseModel):
     evals: Any = None
 
     def stage_config(self, stage: str) -> Any:
-        """The config of a stage, an arm's overrides applied; None when the stage is not in this recipe's chain."""
+        """The config of a stage, an arm's overrides applied; None when the stage is not in this
+        recipe's chain.
+        """
         if stage == "world":
             return self.data.world
         arm = stage.removeprefix(ARM_PREFIX) if stage not in STAGES else None
@@ -99,15 +112,21 @@ def load_recipe(path: str | Path, sets: Sequence[str] = ()) -> Recipe:
     """Read, override and validate a recipe: a path, or the bare name of a file in recipes/.
 
     Raises:
-        RecipeError: missing file, broken YAML, unknown key (named with the nearest right one), wrong value.
+        RecipeError: missing file, broken YAML, unknown key (named with the nearest right one),
+            wrong value.
     """
     file = find_recipe(path)
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_RecipeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file} is not valid YAML: {error}", "compare it with a file in recipes/") from error
+        raise RecipeError(
+            f"{file} is not valid YAML: {error}", "compare it with a file in recipes/"
+        ) from error
     if not isinstance(tree, dict):
-        raise RecipeError(f"{file} holds no recipe (a recipe is `key: value` lines)", "start from a file in recipes/")
+        raise RecipeError(
+            f"{file} holds no recipe (a recipe is `key: value` lines)",
+            "start from a file in recipes/",
+        )
     tree.setdefault("name", file.stem)
     for assignment in sets:
         _assign(tree, assignment)
@@ -117,16 +136,25 @@ def load_recipe(path: str | Path, sets: Sequence[str] = ()) -> Recipe:
 def validate(tree: dict[str, Any], source: str) -> Recipe:
     """The typed recipe of a YAML tree; `source` names it in errors."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(tree.get("name"))):
-        raise RecipeError(f"{source}: name '{tree.get('name')}' cannot be a folder", "use letters, digits, - _ .")
+        raise RecipeError(
+            f"{source}: name '{tree.get('name')}' cannot be a folder", "use letters, digits, - _ ."
+        )
     data = tree.get("data")
     present = [s for s in STAGES if s != "world" and tree.get(s) is not None]
     has_world = isinstance(data, dict) and data.get("world") is not None
     model = recipe_model(present, has_world)
     recipe = _checked(model, tree, source)
     if recipe.ppo_arms and recipe.ppo is None:
-        raise RecipeError(f"{source}: ppo_arms without ppo", "add a ppo section; arms say what differs from it")
+        raise RecipeError(
+            f"{source}: ppo_arms without ppo", "add a ppo section; arms say what differs from it"
+        )
     for arm, differences in recipe.ppo_arms.items():
-        _checked(type(recipe.ppo), _merge(recipe.ppo.model_dump(), differences), source, ("ppo_arms", arm))
+        _checked(
+            type(recipe.ppo),
+            _merge(recipe.ppo.model_dump(), differences),
+            source,
+            ("ppo_arms", arm),
+        )
     return recipe
 
 
@@ -146,10 +174,15 @@ def validate_world(tree: dict[str, Any], sets: Sequence[str] = ()) -> Any:
 
 
 def recipe_model(stages: Iterable[str], world: bool) -> type[Recipe]:
-    """`Recipe` with the real config classes in place of `Any` for these stages (imports their modules)."""
+    """`Recipe` with the real config classes in place of `Any` for these stages (imports their
+    modules).
+    """
     sections: dict[str, Any] = {}
     for stage in stages:
-        sections[stage] = (spec_of(stage).load().Config | None, Field(None, description=STAGES[stage].reason))
+        sections[stage] = (
+            spec_of(stage).load().Config | None,
+            Field(None, description=STAGES[stage].reason),
+        )
     if world:
         config = spec_of("world").load().Config
         data = create_model("DataConfig", __base__=DataConfig, world=(config | None, None))
@@ -167,24 +200,32 @@ def find_recipe(path: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml"))) or "none yet"
-    raise RecipeError(f"no recipe '{path}'", f"give a path, or one of the recipes that come with Podium: {known}")
+    raise RecipeError(
+        f"no recipe '{path}'", f"give a path, or one of the recipes that come with Podium: {known}"
+    )
 
 
 def dump_recipe(recipe: BaseModel) -> str:
     """YAML that loads to the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(
+        recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120
+    )
 
 
 def _assign(tree: dict[str, Any], assignment: str) -> None:
     """Put one `a.b=value` into the tree; the value is read as YAML."""
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"--set {assignment}: expected key=value", "for example --set ppo.kl_coef=0.05")
+        raise RecipeError(
+            f"--set {assignment}: expected key=value", "for example --set ppo.kl_coef=0.05"
+        )
     *parents, last = key.strip().split(".")
     try:
         value = yaml.load(text, Loader=_RecipeLoader) if text else None
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {assignment}: the value is not valid YAML: {error}", "quote it") from error
+        raise RecipeError(
+            f"--set {assignment}: the value is not valid YAML: {error}", "quote it"
+        ) from error
     node = tree
     for depth, parent in enumerate(parents, start=1):
         if node.get(parent) is None:
@@ -192,7 +233,9 @@ def _assign(tree: dict[str, Any], assignment: str) -> None:
         node = node[parent]
         if not isinstance(node, dict):
             where = ".".join(parents[:depth])
-            raise RecipeError(f"--set {assignment}: '{where}' is a value, not a section", "set it as a whole")
+            raise RecipeError(
+                f"--set {assignment}: '{where}' is a value, not a section", "set it as a whole"
+            )
     node[last] = value
 
 
@@ -204,7 +247,9 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, model: type[BaseModel], source: str, place: tuple[str, ...]) -> tuple[str, str]:
+def _explain(
+    error: ValidationError, model: type[BaseModel], source: str, place: tuple[str, ...]
+) -> tuple[str, str]:
     """The message and fix of the recipe's mistakes, all of them at once."""
     problems: dict[tuple[str, ...], list[str]] = {}
     fixes = []
@@ -221,19 +266,26 @@ def _explain(error: ValidationError, model: type[BaseModel], source: str, place:
     lines = [
         f"{source}: '{'.'.join([*place, *keys])}': {' or '.join(dict.fromkeys(messages))}"
         for keys, messages in problems.items()
-        # A union complains about each of its types; the mistake deeper inside is the one that was meant.
+        # A union complains about each of its types; the mistake deeper inside is the one that was
+        # meant.
         if not any(len(other) > len(keys) and other[: len(keys)] == keys for other in problems)
     ]
-    return "\n".join(lines), "; ".join(dict.fromkeys(fixes)) or "see every key and its meaning: podium config schema"
+    return "\n".join(lines), "; ".join(
+        dict.fromkeys(fixes)
+    ) or "see every key and its meaning: podium config schema"
 
 
 def _keys(model: type[BaseModel], location: Sequence[str | int]) -> tuple[str, ...]:
-    """The keys a person wrote, without the type names that pydantic puts between them for unions."""
+    """The keys a person wrote, without the type names that pydantic puts between them for
+    unions.
+    """
     keys: list[str] = []
     current = model
     for part in map(str, location):
         field = current.model_fields.get(part)
-        if field is None and (part in ("str", "int", "float", "bool", current.__name__) or "[" in part):
+        if field is None and (
+            part in ("str", "int", "float", "bool", current.__name__) or "[" in part
+        ):
             continue
         current = (_model_in(field.annotation) if field else None) or current
         keys.append(part)
@@ -263,7 +315,9 @@ class _RecipeLoader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {twice.pop()}", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key given twice: {twice.pop()}", node.start_mark
+            )
         return super().construct_mapping(node, deep=deep)
 
 

@@ -52,7 +52,9 @@ def device() -> torch.device:
 
 
 def resolve_dtype(wanted: Literal["auto", "fp32", "bf16"]) -> Dtype:
-    """`auto` is bf16 where the processor multiplies it in hardware (avx512_bf16, a recent GPU), fp32 elsewhere."""
+    """`auto` is bf16 where the processor multiplies it in hardware (avx512_bf16, a recent GPU),
+    fp32 elsewhere.
+    """
     if wanted != "auto":
         return wanted
     if torch.cuda.is_available():
@@ -73,11 +75,17 @@ def autocast(device: torch.device, dtype: Dtype) -> AbstractContextManager[Any]:
 
 
 def free_threads(sample_seconds: float = 0.3) -> int:
-    """Threads this process may use without pushing others aside: idle allowed cores now, never above the physical ones.
+    """Threads this process may use without pushing others aside: idle allowed cores now, never
+    above the physical ones.
 
-    Two threads on a busy machine can be eight times slower than one, so a core that others keep busy does not count.
+    Two threads on a busy machine can be eight times slower than one, so a core that others keep
+    busy does not count.
     """
-    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    allowed = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
     before = psutil.cpu_times(percpu=True)
     time.sleep(sample_seconds)
     after = psutil.cpu_times(percpu=True)
@@ -103,11 +111,13 @@ def set_threads(wanted: int | Literal["auto"]) -> int:
 def release_memory() -> None:
     """Give memory that is free back to the system.
 
-    Batches of ever new lengths leave the C heap in pieces; glibc keeps those until it is told, a GB after an hour.
+    Batches of ever new lengths leave the C heap in pieces; glibc keeps those until it is told, a GB
+    after an hour.
     """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc only
+    # glibc only
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)

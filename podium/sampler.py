@@ -1,8 +1,10 @@
-"""Sampling behind one small protocol: PPO's rollouts, candidates to rank, best-of-n, evaluation and chat use it.
+"""Sampling behind one small protocol: PPO's rollouts, candidates to rank, best-of-n, evaluation and
+chat use it.
 
-`EmbeddedSampler` needs nothing but the model: batched, with a key-value cache, finished rows leave at once, and waiting
-prompts take their place (continuous batching). Log-probabilities come with the samples, of the distribution that was
-sampled: at the sampling temperature, before top-k and top-p cut it.
+`EmbeddedSampler` needs nothing but the model: batched, with a key-value cache, finished rows leave
+at once, and waiting prompts take their place (continuous batching). Log-probabilities come with the
+samples, of the distribution that was sampled: at the sampling temperature, before top-k and top-p
+cut it.
 """
 
 import copy
@@ -27,10 +29,12 @@ from podium.prepacked import prepacked
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. The same parameters and prompts give the same text, however the batch is split.
+    """How to sample. The same parameters and prompts give the same text, however the batch is
+    split.
 
-    temperature 0 is greedy; top_k 0 and top_p 1.0 are off; stop_token_id None never stops before max_new_tokens.
-    Prompt i draws from the stream (seed, first_row + i): a rank that holds rows 64..127 of a batch sets first_row 64.
+    temperature 0 is greedy; top_k 0 and top_p 1.0 are off; stop_token_id None never stops before
+    max_new_tokens. Prompt i draws from the stream (seed, first_row + i): a rank that holds rows
+    64..127 of a batch sets first_row 64.
     """
 
     max_new_tokens: int
@@ -44,7 +48,9 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Sample:
-    """One response. `tokens` ends with the stop token when `finished`; `logprobs` has one entry a token."""
+    """One response. `tokens` ends with the stop token when `finished`; `logprobs` has one entry a
+    token.
+    """
 
     tokens: list[int]
     logprobs: list[float]
@@ -73,12 +79,15 @@ class EmbeddedSampler:
     """Samples from a Hugging Face causal LM in this process.
 
     Args:
-        model: shared, not copied: in-place training updates are seen at once. With `dtype` a copy is kept in that type,
-            and `update_weights` refreshes it.
-        pad_token_id: fills the padding; what it is does not matter, since padding is never attended to.
+        model: shared, not copied: in-place training updates are seen at once. With `dtype` a copy
+            is kept in that type, and `update_weights` refreshes it.
+        pad_token_id: fills the padding; what it is does not matter, since padding is never attended
+            to.
         max_batch: rows decoded together; further prompts wait and take the place of finished ones.
-        max_tokens: padded tokens of one prefill or log-probability pass; bounds the memory of long prompts.
-        compiled: decode through torch.compile where it serves (`podium.compiled`); worth it for long runs alone.
+        max_tokens: padded tokens of one prefill or log-probability pass; bounds the memory of long
+            prompts.
+        compiled: decode through torch.compile where it serves (`podium.compiled`); worth it for
+            long runs alone.
     """
 
     def __init__(
@@ -90,7 +99,10 @@ class EmbeddedSampler:
         dtype: torch.dtype | None = None,
         compiled: bool = False,
     ) -> None:
-        self.pad_token_id, self.max_batch, self.max_tokens, self.dtype = pad_token_id, max_batch, max_tokens, dtype
+        self.pad_token_id = pad_token_id
+        self.max_batch = max_batch
+        self.max_tokens = max_tokens
+        self.dtype = dtype
         self._step = CompiledStep(_device(model)) if compiled else None
         self._copy: nn.Module | None = None
         self.update_weights(model)
@@ -102,7 +114,8 @@ class EmbeddedSampler:
             return
         if self._copy is None:
             self._copy = copy.deepcopy(model).eval()
-            for parameter in self._copy.parameters():  # not the buffers: rotary frequencies in bf16 would be 0.2 % off
+            # not the buffers: rotary frequencies in bf16 would be 0.2 % off
+            for parameter in self._copy.parameters():
                 parameter.data = parameter.data.to(self.dtype)
             if _device(model).type == "cpu" and self.dtype != torch.float32:
                 attend_in_fp32(inside_peft(self._copy))
@@ -111,20 +124,32 @@ class EmbeddedSampler:
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[list[int]], params: SamplingParams) -> list[Sample]:
-        """One sample a prompt, in the prompts' order. Raises PodiumError when a row cannot fit the model's context."""
+        """One sample a prompt, in the prompts' order. Raises PodiumError when a row cannot fit the
+        model's context.
+        """
         if not prompts:
             return []
         _check_lengths(self.model, prompts, params.max_new_tokens)
         step = self._step if self._step is not None and self._step.serves(self.model) else None
         with evaluating(self.model), prepacked(self.model):
-            decoder = _Decoder(self.model, prompts, params, self.pad_token_id, self.max_batch, self.max_tokens, step)
+            decoder = _Decoder(
+                self.model,
+                prompts,
+                params,
+                self.pad_token_id,
+                self.max_batch,
+                self.max_tokens,
+                step,
+            )
             while decoder.busy:
                 decoder.step()
         return decoder.samples()
 
     @torch.inference_mode()
     def stream(self, prompt: list[int], params: SamplingParams) -> Iterator[int]:
-        """The tokens of one response as they are drawn, without the stop token: what `generate` gives for [prompt]."""
+        """The tokens of one response as they are drawn, without the stop token: what `generate`
+        gives for [prompt].
+        """
         _check_lengths(self.model, [prompt], params.max_new_tokens)
         with evaluating(self.model):
             decoder = _Decoder(self.model, [prompt], params, self.pad_token_id, 1, self.max_tokens)
@@ -138,36 +163,59 @@ class EmbeddedSampler:
     def logprobs(
         self, prompts: Sequence[list[int]], responses: Sequence[list[int]], temperature: float = 1.0
     ) -> list[list[float]]:
-        """log p of every response token given its prompt; rows sorted by length, LM head on response tokens only."""
-        total = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+        """log p of every response token given its prompt; rows sorted by length, LM head on
+        response tokens only.
+        """
+        total = [
+            len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)
+        ]
         results: list[list[float]] = [[] for _ in prompts]
         with evaluating(self.model):
             for rows in _batches_by_length(total, self.max_tokens):
-                batch = _pad_right([prompts[i] + responses[i] for i in rows], self.pad_token_id, _device(self.model))
+                batch = _pad_right(
+                    [prompts[i] + responses[i] for i in rows],
+                    self.pad_token_id,
+                    _device(self.model),
+                )
                 chosen = torch.zeros_like(batch[0], dtype=torch.bool)
                 for place, i in enumerate(rows):
                     chosen[place, len(prompts[i]) : total[i]] = True
                 found = chosen_logprobs(self.model, *batch, chosen, temperature or 1.0)
-                for i, values in zip(rows, found.cpu().split([len(responses[i]) for i in rows]), strict=True):
+                for i, values in zip(
+                    rows, found.cpu().split([len(responses[i]) for i in rows]), strict=True
+                ):
                     results[i] = values.tolist()
         return results
 
 
 class _Decoder:
-    """The state of one `generate` call: live rows in slots 0..live-1, each row's newest token in column `end - 1`.
+    """The state of one `generate` call: live rows in slots 0..live-1, each row's newest token in
+    column `end - 1`.
 
-    Index tensors are (live,): `row` the prompt in each slot, `count` the tokens it has, `start` its first column.
+    Index tensors are (live,): `row` the prompt in each slot, `count` the tokens it has, `start` its
+    first column.
     """
 
     def __init__(
-        self, model: nn.Module, prompts: Sequence[list[int]], params: SamplingParams, pad: int, slots: int, budget: int,
+        self,
+        model: nn.Module,
+        prompts: Sequence[list[int]],
+        params: SamplingParams,
+        pad: int,
+        slots: int,
+        budget: int,
         compiled: CompiledStep | None = None,
     ) -> None:
         self.compiled = compiled
-        self.model, self.prompts, self.params, self.pad, self.budget = model, prompts, params, pad, budget
+        self.model = model
+        self.prompts = prompts
+        self.params = params
+        self.pad = pad
+        self.budget = budget
         self.device = _device(model)
         self.slots = min(slots, len(prompts))
-        # longest first: a prompt that is refilled later always fits to the left of the newest column
+        # longest first: a prompt that is refilled later always fits to the left of the newest
+        # column
         self.queue = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
         widest, refills = len(prompts[self.queue[0]]), len(prompts) > self.slots
         columns = widest + params.max_new_tokens * (2 if refills else 1)
@@ -177,14 +225,20 @@ class _Decoder:
         self.cache = SlotCache(*size, dtype) if compiled is None else compiled.cache(*size, dtype)
         self.with_positions = takes_position_ids(model)
         rows = range(params.first_row, params.first_row + len(prompts))
-        draws = row_uniforms(params.seed, rows, params.max_new_tokens if params.temperature > 0 else 1)
+        draws = row_uniforms(
+            params.seed, rows, params.max_new_tokens if params.temperature > 0 else 1
+        )
         self.uniforms = draws.to(self.device)
         shape = (len(prompts), params.max_new_tokens)
         self.tokens = torch.zeros(shape, dtype=torch.long, device=self.device)
         self.token_logprobs = torch.zeros(shape, device=self.device)
         self.lengths = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
         empty = torch.zeros(0, dtype=torch.long, device=self.device)
-        self.row, self.count, self.start, self.last, self.done = empty, empty, empty, empty, empty.bool()
+        self.row = empty
+        self.count = empty
+        self.start = empty
+        self.last = empty
+        self.done = empty.bool()
         self.columns = torch.arange(self.cache.aimed.columns, device=self.device)
 
     @property
@@ -193,7 +247,9 @@ class _Decoder:
         return bool(self.queue) or len(self.row) > 0
 
     def step(self) -> None:
-        """One token for every live row; waiting prompts are admitted first when enough slots are free."""
+        """One token for every live row; waiting prompts are admitted first when enough slots are
+        free.
+        """
         free = self.slots - len(self.row)
         if self.queue and (len(self.row) == 0 or free >= max(1, self.slots // 4)):
             self._admit(free)
@@ -204,7 +260,10 @@ class _Decoder:
     def _admit(self, free: int) -> None:
         """Prefill the longest waiting prompts into free slots and draw their first token."""
         width = len(self.prompts[self.queue[0]])
-        rows = [self.queue.popleft() for _ in range(min(free, len(self.queue), max(1, self.budget // width)))]
+        rows = [
+            self.queue.popleft()
+            for _ in range(min(free, len(self.queue), max(1, self.budget // width)))
+        ]
         ids, mask = _pad_left([self.prompts[i] for i in rows], self.pad, self.device)
         first, at = len(self.row), self.end - width
         self.cache.aim(slice(first, first + len(rows)), at, self.end, write=slice(at, self.end))
@@ -222,7 +281,8 @@ class _Decoder:
         if self.end == len(self.columns):
             self._shift()
         newest, self.end = self.end, self.end + 1
-        lone = len(self.row) == 1  # which torch.compile would compile apart, if it were not rounded up
+        # which torch.compile would compile apart, if it were not rounded up
+        lone = len(self.row) == 1
         if self.compiled is not None and (self.compiled.rounded or not lone):
             logits = self._compiled_logits(newest)
         else:
@@ -235,7 +295,9 @@ class _Decoder:
         self.count = self.count + 1
 
     def _compiled_logits(self, newest: int) -> Tensor:
-        """The same by the compiled step, whose shapes may be rounded up: idle slots see nothing but their own token."""
+        """The same by the compiled step, whose shapes may be rounded up: idle slots see nothing but
+        their own token.
+        """
         assert self.compiled is not None
         live = len(self.row)
         rows, left, right = self.compiled.window(live, int(self.start.min()), self.end, self.cache)
@@ -243,14 +305,24 @@ class _Decoder:
         last = F.pad(self.last, (0, rows - live), value=self.pad)
         columns = self.columns[left:right]
         mask = (columns >= start[:, None]) & (columns <= newest)  # (rows, columns seen)
-        # As a tensor it is no part of the shape. A CPU has exact shapes anyway and is twice as slow with it.
-        write = self.columns[newest : self.end] if self.compiled.rounded else slice(newest, self.end)
+        # As a tensor it is no part of the shape. A CPU has exact shapes anyway and is twice as slow
+        # with it.
+        write = (
+            self.columns[newest : self.end] if self.compiled.rounded else slice(newest, self.end)
+        )
         self.cache.aim(slice(0, rows), left, right, write)
-        return self.compiled(self.model, last[:, None], mask, (newest - start)[:, None], self.cache)[:live]
+        return self.compiled(
+            self.model, last[:, None], mask, (newest - start)[:, None], self.cache
+        )[:live]
 
     def _logits(self, ids: Tensor, mask: Tensor, **inputs: Tensor) -> Tensor:
         output = self.model(
-            input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, logits_to_keep=1, **inputs
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **inputs,
         )
         return output.logits[:, -1]
 
@@ -263,15 +335,20 @@ class _Decoder:
         self.token_logprobs[rows, count] = found
         self.lengths[rows] = count + 1
         done = count + 1 >= params.max_new_tokens
-        return drawn, done if params.stop_token_id is None else done | (drawn == params.stop_token_id)
+        return drawn, done if params.stop_token_id is None else done | (
+            drawn == params.stop_token_id
+        )
 
     def _retire(self) -> None:
-        """Free the slots of finished rows: live rows from the tail move into them, so little is copied."""
+        """Free the slots of finished rows: live rows from the tail move into them, so little is
+        copied.
+        """
         if not self.done.any():
             return
         alive = ~self.done
         live = int(alive.sum())
-        holes, movers = self.done[:live].nonzero().squeeze(-1), alive[live:].nonzero().squeeze(-1) + live
+        holes = self.done[:live].nonzero().squeeze(-1)
+        movers = alive[live:].nonzero().squeeze(-1) + live
         if len(holes):
             self.cache.move(movers, holes, slice(int(self.start.min()), self.end))
         for name in ("row", "count", "start", "last", "done"):
@@ -290,7 +367,9 @@ class _Decoder:
         tokens, found = self.tokens.tolist(), self.token_logprobs.tolist()
         stop, lengths = self.params.stop_token_id, self.lengths.tolist()
         return [
-            Sample(tokens[i][:n], found[i][:n], finished=stop is not None and tokens[i][n - 1] == stop)
+            Sample(
+                tokens[i][:n], found[i][:n], finished=stop is not None and tokens[i][n - 1] == stop
+            )
             for i, n in enumerate(lengths)
         ]
 
@@ -316,10 +395,14 @@ def _check_lengths(model: nn.Module, prompts: Sequence[list[int]], new_tokens: i
     context = getattr(inside_peft(model).config, "max_position_embeddings", None)
     longest, shortest = max(map(len, prompts)), min(map(len, prompts))
     if shortest == 0:
-        raise PodiumError("An empty prompt cannot be continued.", fix="Begin every prompt with at least one token.")
+        raise PodiumError(
+            "An empty prompt cannot be continued.",
+            fix="Begin every prompt with at least one token.",
+        )
     if context is not None and longest + new_tokens > context:
         raise PodiumError(
-            f"A prompt of {longest} tokens and {new_tokens} new ones exceed the model's context of {context}.",
+            f"A prompt of {longest} tokens and {new_tokens} new ones exceed the model's "
+            f"context of {context}.",
             fix="Shorten or drop long prompts, or lower max_new_tokens.",
         )
 

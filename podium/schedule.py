@@ -6,9 +6,10 @@ import math
 def cosine_to_fraction(step: float, total: float, warmup: float = 0.0, floor: float = 0.1) -> float:
     """Linear warm-up from 0 to 1 over `warmup`, then a cosine from 1 down to `floor` at `total`.
 
-    `step`, `total` and `warmup` share any one unit (steps, tokens). Before an update pass the position *after*
-    it (step + 1) so that the first update is not wasted at a rate of zero. Beyond `total` the value stays at `floor`.
-    Source: InstructGPT appendix C (cosine to 10 % of the peak); GPT-3 appendix B (warm-up counted in tokens).
+    `step`, `total` and `warmup` share any one unit (steps, tokens). Before an update pass the
+    position *after* it (step + 1) so that the first update is not wasted at a rate of zero. Beyond
+    `total` the value stays at `floor`. Source: InstructGPT appendix C (cosine to 10 % of the peak);
+    GPT-3 appendix B (warm-up counted in tokens).
     """
     if step < warmup:
         return step / warmup

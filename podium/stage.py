@@ -1,9 +1,12 @@
-"""One running stage: a folder in, a folder out. This is all that a stage's `main(config, stage)` sees of the run.
+"""One running stage: a folder in, a folder out. This is all that a stage's `main(config, stage)`
+sees of the run.
 
-    runs/<run>/<stage>/  config.yaml  metrics.jsonl  logbook.md  checkpoints/<step>/  final/ (with stage.json)
+    runs/<run>/<stage>/  config.yaml  metrics.jsonl  logbook.md  checkpoints/<step>/  final/ (with
+    stage.json)
 
-Folders are written under a temporary name and renamed, and stage.json is the last file of final/: no stage.json, no
-output. All processes of a distributed run call the same methods; only the main one writes.
+Folders are written under a temporary name and renamed, and stage.json is the last file of final/:
+no stage.json, no output. All processes of a distributed run call the same methods; only the main
+one writes.
 """
 
 import json
@@ -37,14 +40,18 @@ Record = TypeVar("Record", bound=BaseModel)
 CHECKPOINT_FILE = "checkpoint.json"
 KEPT_CHECKPOINTS = 2
 RECORD_TYPES = {
-    "documents": "Document", "demonstrations": "Demonstration", "prompts": "Prompt", "rankings": "Ranking",
+    "documents": "Document",
+    "demonstrations": "Demonstration",
+    "prompts": "Prompt",
+    "rankings": "Ranking",
     "questions": "Question",
 }
 
 
 class Stage:
-    """Given to a stage's `main`. Public attributes: name, dir, run_dir, recipe, config, seed, dtype, device, threads,
-    rank, world_size, is_main."""
+    """Given to a stage's `main`. Public attributes: name, dir, run_dir, recipe, config, seed,
+    dtype, device, threads, rank, world_size, is_main.
+    """
 
     def __init__(self, name: str, recipe: Recipe, run_dir: Path) -> None:
         self.name, self.recipe, self.run_dir = name, recipe, run_dir
@@ -63,9 +70,11 @@ class Stage:
         self._data: dict[str, dict[str, Any]] = {}
         self._resume = self._newest_checkpoint()
         before = self._resume[1] if self._resume else {}
-        self._wall_before, self._cpu_before = before.get("wall_seconds", 0.0), before.get("cpu_seconds", 0.0)
+        self._wall_before = before.get("wall_seconds", 0.0)
+        self._cpu_before = before.get("cpu_seconds", 0.0)
         self._wall_start, self._cpu_start = time.monotonic(), time.process_time()
-        # The order in which threads add numbers is part of the result, so a resumed run keeps its thread count.
+        # The order in which threads add numbers is part of the result, so a resumed run keeps its
+        # thread count.
         wanted = before.get("threads", "auto") if recipe.threads == "auto" else recipe.threads
         self.threads = runtime.set_threads(wanted)
         self._metrics: MetricsLog | None = None
@@ -80,18 +89,22 @@ class Stage:
         write_text(self.dir / "config.yaml", dump_recipe(self.config))
         truncate_metrics(self.dir / "metrics.jsonl", metrics_position)
         self._metrics = MetricsLog(self.dir / "metrics.jsonl")
-        self._trackers = [make_tracker(t, self.run_dir.name, self.name, self.dir) for t in self.recipe.trackers]
+        self._trackers = [
+            make_tracker(t, self.run_dir.name, self.name, self.dir) for t in self.recipe.trackers
+        ]
 
-    # ---- what goes in -------------------------------------------------------------------------------------------
+    # ---- what goes in
+    # -------------------------------------------------------------------------------------------
 
     def parent(self, ref: str, same_tokenizer: bool = True) -> Path:
         """The folder `ref` names, and a note of it in the lineage.
 
-        `ref` is a stage of this run ("sft"), a stage folder, a model folder in Hugging Face layout, or a hub id.
+        `ref` is a stage of this run ("sft"), a stage folder, a model folder in Hugging Face layout,
+        or a hub id.
 
         Raises:
-            ParentError: it is not there (names the command that makes it), or (`same_tokenizer`) its tokenizer or chat
-                template differs from that of a parent resolved before.
+            ParentError: it is not there (names the command that makes it), or (`same_tokenizer`)
+                its tokenizer or chat template differs from that of a parent resolved before.
         """
         folder = find_parent(ref, self.recipe, self.run_dir)
         if same_tokenizer:
@@ -113,16 +126,22 @@ class Stage:
             self._tokenizer_owner = (ref, tokenizer, template)
             return
         first, first_tokenizer, first_template = self._tokenizer_owner
-        pairs = ("tokenizer", tokenizer, first_tokenizer), ("chat template", template, first_template)
+        pairs = (
+            ("tokenizer", tokenizer, first_tokenizer),
+            ("chat template", template, first_template),
+        )
         for what, here, there in pairs:
             if here != there:
                 raise ParentError(
-                    f"stage '{self.name}': the {what} of parent '{ref}' ({folder}) differs from that of '{first}'",
-                    "give parents that come from one chain: a reward model scores only the tokens it was trained on",
+                    f"stage '{self.name}': the {what} of parent '{ref}' ({folder}) differs "
+                    f"from that of '{first}'",
+                    "give parents that come from one chain: a reward model scores only the "
+                    "tokens it was trained on",
                 )
 
     def records(self, kind: str, split: str = "train") -> list[Any]:
-        """The records of a kind (documents, demonstrations, prompts, rankings, questions), hashed and counted.
+        """The records of a kind (documents, demonstrations, prompts, rankings, questions), hashed
+        and counted.
 
         Raises:
             DataError: no source for them in recipe or world, a missing or malformed file.
@@ -130,8 +149,12 @@ class Stage:
         source = lineage.source_of(self.recipe, self.run_dir, kind, split)
         if source is None:
             raise DataError(
-                f"stage '{self.name}'", None, f"data.{kind}.{split}", "no source in the recipe and no embedded world",
-                f"add `data: {{{kind}: {{{split}: PATH}}}}` or `data: {{world: {{name: willowbrook}}}}` to the recipe",
+                f"stage '{self.name}'",
+                None,
+                f"data.{kind}.{split}",
+                "no source in the recipe and no embedded world",
+                f"add `data: {{{kind}: {{{split}: PATH}}}}` or `data: "
+                f"{{world: {{name: willowbrook}}}}` to the recipe",
             )
         from data import records
 
@@ -145,12 +168,18 @@ class Stage:
         """Any other file of records, hashed and counted too."""
         return self._read(str(path), record_type, None, None)
 
-    def _read(self, source: Any, record_type: type[Any], kind: str | None, split: str | None) -> list[Any]:
+    def _read(
+        self, source: Any, record_type: type[Any], kind: str | None, split: str | None
+    ) -> list[Any]:
         from data.readers import read_with_report
 
         found, report = read_with_report(lineage.absolute(source, self.run_dir), record_type)
         self._data[json.dumps([kind, split, source])] = {
-            "kind": kind, "split": split, "source": source, "records": len(found), "dropped": dict(report.dropped),
+            "kind": kind,
+            "split": split,
+            "source": source,
+            "records": len(found),
+            "dropped": dict(report.dropped),
             "files": lineage.source_files(source, self.run_dir),
         }
         if report.dropped or report.epochs:
@@ -158,17 +187,22 @@ class Stage:
         return found
 
     def world(self) -> Any | None:
-        """The embedded world, for its gold score and labelers; None when the run has only data of its own."""
+        """The embedded world, for its gold score and labelers; None when the run has only data of
+        its own.
+        """
         if self.recipe.data.world is None:
             return None
         from data.worlds import open_world
 
         return open_world(self.parent("world", same_tokenizer=False))
 
-    # ---- what is told -------------------------------------------------------------------------------------------
+    # ---- what is told
+    # -------------------------------------------------------------------------------------------
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of metrics.jsonl, mirrored to the trackers. Log a step before saving its checkpoint."""
+        """One line of metrics.jsonl, mirrored to the trackers. Log a step before saving its
+        checkpoint.
+        """
         if self._metrics is not None:
             self._metrics.write(step, metrics)
             for tracker in self._trackers:
@@ -180,8 +214,12 @@ class Stage:
             with writing(self.dir), (self.dir / "logbook.md").open("a", encoding="utf-8") as file:
                 file.write(f"- {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z} {text}\n")
 
-    def progress(self, total: int, description: str, unit: str = "step", start: int = 0) -> AbstractContextManager[Bar]:
-        """A bar (or plain lines): `with stage.progress(...) as bar: bar.advance(tokens=n, loss=x)`."""
+    def progress(
+        self, total: int, description: str, unit: str = "step", start: int = 0
+    ) -> AbstractContextManager[Bar]:
+        """A bar (or plain lines): `with stage.progress(...) as bar: bar.advance(tokens=n,
+        loss=x)`.
+        """
         return progress_bar(total, description, unit, start)
 
     def check_finite(self, name: str, value: float, step: int) -> float:
@@ -194,11 +232,13 @@ class Stage:
             self.logbook(f"diverged: {name} is {value} at step {step}")
             raise DivergenceError(
                 f"stage '{self.name}' diverged: {name} is {value} at step {step}",
-                f"lower the learning rate (--set {self.name}.learning_rate=...) and see {self.dir}/metrics.jsonl",
+                f"lower the learning rate (--set {self.name}.learning_rate=...) and see "
+                f"{self.dir}/metrics.jsonl",
             )
         return value
 
-    # ---- stopping and going on ----------------------------------------------------------------------------------
+    # ---- stopping and going on
+    # ----------------------------------------------------------------------------------
 
     @property
     def stop_requested(self) -> bool:
@@ -224,7 +264,12 @@ class Stage:
         position = self._metrics.position() if self._metrics else 0
 
         def describe(folder: Path) -> None:
-            state = {"step": step, "metrics_position": position, "threads": self.threads, **self._costs()}
+            state = {
+                "step": step,
+                "metrics_position": position,
+                "threads": self.threads,
+                **self._costs(),
+            }
             write_json(folder / CHECKPOINT_FILE, state | self._inputs())
 
         self._write_folder(self.dir / "checkpoints" / str(step), save, describe)
@@ -236,7 +281,8 @@ class Stage:
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """Steps done and folder of the newest checkpoint; None = begin at the beginning.
 
-        metrics.jsonl was cut back to that checkpoint when the stage opened, so the resumed log equals the unbroken one.
+        metrics.jsonl was cut back to that checkpoint when the stage opened, so the resumed log
+        equals the unbroken one.
         """
         if self._resume is None:
             return None
@@ -247,21 +293,34 @@ class Stage:
         found = _checkpoints(self.dir)
         return (found[-1], json.loads((found[-1] / CHECKPOINT_FILE).read_text())) if found else None
 
-    # ---- what comes out -----------------------------------------------------------------------------------------
+    # ---- what comes out
+    # -----------------------------------------------------------------------------------------
 
-    def finish(self, save: Callable[[Path], None], metrics: dict[str, float], card: str, tokens: int = 0) -> None:
-        """Write final/: what `save(folder)` writes (called on every process), README.md with `card`, stage.json last.
+    def finish(
+        self, save: Callable[[Path], None], metrics: dict[str, float], card: str, tokens: int = 0
+    ) -> None:
+        """Write final/: what `save(folder)` writes (called on every process), README.md with
+        `card`, stage.json last.
 
-        `metrics` are the headline numbers, `tokens` those trained on. Checkpoints are deleted: they were for resuming.
+        `metrics` are the headline numbers, `tokens` those trained on. Checkpoints are deleted: they
+        were for resuming.
 
         Raises:
-            RunFolderError: the disk refused; nothing half-written is left and the checkpoints are untouched.
+            RunFolderError: the disk refused; nothing half-written is left and the checkpoints are
+                untouched.
         """
         costs = self._costs()
 
         def describe(folder: Path) -> None:
-            facts = {"seed": self.seed, "dtype": self.dtype, "device": self.device.type, "threads": self.threads}
-            record = stage_record(self.name, folder, self._inputs(), facts, metrics, tokens, costs, self.world_size)
+            facts = {
+                "seed": self.seed,
+                "dtype": self.dtype,
+                "device": self.device.type,
+                "threads": self.threads,
+            }
+            record = stage_record(
+                self.name, folder, self._inputs(), facts, metrics, tokens, costs, self.world_size
+            )
             write_text(folder / "README.md", model_card(card, record))
             write_json(folder / lineage.STAGE_FILE, record)
 
@@ -271,8 +330,12 @@ class Stage:
         self.finished = True
         self.logbook(f"finished: {json.dumps({k: round(float(v), 4) for k, v in metrics.items()})}")
 
-    def _write_folder(self, folder: Path, save: Callable[[Path], None], describe: Callable[[Path], None]) -> None:
-        """Fill a partial folder on all processes, describe it on the main one, publish it under its real name."""
+    def _write_folder(
+        self, folder: Path, save: Callable[[Path], None], describe: Callable[[Path], None]
+    ) -> None:
+        """Fill a partial folder on all processes, describe it on the main one, publish it under its
+        real name.
+        """
         partial = folder.with_name(folder.name + PARTIAL)
         try:
             with writing(folder.parent):
@@ -317,7 +380,11 @@ class Stage:
 
 def _checkpoints(stage_dir: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    folders = [p for p in stage_dir.glob("checkpoints/*") if p.name.isdigit() and (p / CHECKPOINT_FILE).is_file()]
+    folders = [
+        p
+        for p in stage_dir.glob("checkpoints/*")
+        if p.name.isdigit() and (p / CHECKPOINT_FILE).is_file()
+    ]
     return sorted(folders, key=lambda p: int(p.name))
 
 

@@ -12,9 +12,10 @@ from typing import Any
 class StageSpec:
     """One row of the chain.
 
-    `module` holds `Config` and `main(config, stage)`. `parents` are the config fields that name other stages (or model
-    folders or hub ids). `reads_all` marks a stage that looks at every stage before it, so a new one makes it run again.
-    A stage that is not `distributed` runs on the main process of a launcher while the others wait.
+    `module` holds `Config` and `main(config, stage)`. `parents` are the config fields that name
+    other stages (or model folders or hub ids). `reads_all` marks a stage that looks at every stage
+    before it, so a new one makes it run again. A stage that is not `distributed` runs on the main
+    process of a launcher while the others wait.
     """
 
     module: str
@@ -29,18 +30,33 @@ class StageSpec:
 
 STAGES: dict[str, StageSpec] = {
     "world": StageSpec(
-        "data.worlds", "write the embedded village's documents, demonstrations and prompts", distributed=False
+        "data.worlds",
+        "write the embedded village's documents, demonstrations and prompts",
+        distributed=False,
     ),
     "pretrain": StageSpec(
-        "pretrain.train", "learn the language from documents: the base model", ("init_from", "tokenizer")
+        "pretrain.train",
+        "learn the language from documents: the base model",
+        ("init_from", "tokenizer"),
     ),
     "sft": StageSpec("sft.train", "learn to answer from demonstrations", ("model",)),
-    "rankings": StageSpec("reward.collect", "sample K answers a prompt and let labelers rank them", ("models",)),
-    "reward": StageSpec("reward.train", "learn what labelers prefer from their rankings", ("model", "rankings")),
-    "rl_init": StageSpec("sft.train", "the short fine-tune that PPO starts from and stays close to", ("model",)),
-    "ppo": StageSpec("ppo.train", "raise the reward, keep the language: PPO-ptx", ("model", "reward_model")),
+    "rankings": StageSpec(
+        "reward.collect", "sample K answers a prompt and let labelers rank them", ("models",)
+    ),
+    "reward": StageSpec(
+        "reward.train", "learn what labelers prefer from their rankings", ("model", "rankings")
+    ),
+    "rl_init": StageSpec(
+        "sft.train", "the short fine-tune that PPO starts from and stays close to", ("model",)
+    ),
+    "ppo": StageSpec(
+        "ppo.train", "raise the reward, keep the language: PPO-ptx", ("model", "reward_model")
+    ),
     "evals": StageSpec(
-        "evals.evaluate", "measure every model of the chain and write the report", reads_all=True, distributed=False
+        "evals.evaluate",
+        "measure every model of the chain and write the report",
+        reads_all=True,
+        distributed=False,
     ),
 }
 

@@ -1,4 +1,6 @@
-"""Writing so that a kill, a full disk or a second process never leaves half a file or half a folder behind."""
+"""Writing so that a kill, a full disk or a second process never leaves half a file or half a folder
+behind.
+"""
 
 import errno
 import fcntl
@@ -29,21 +31,25 @@ _CAUSES = {
 def writing(folder: Path) -> Iterator[None]:
     """Turn what the disk refuses into one clear error.
 
-    Libraries hide the system's error: safetensors turns it into text, torch.save into "unexpected pos". So the text is
-    searched where there is no errno, and after any other failure a few megabytes are tried.
+    Libraries hide the system's error: safetensors turns it into text, torch.save into "unexpected
+    pos". So the text is searched where there is no errno, and after any other failure a few
+    megabytes are tried.
 
     Raises:
         RunFolderError: full disk, quota, read-only or no permission.
     """
     try:
         yield
-    except Exception as error:  # any kind: the cause is looked for, and the error goes on as it is without one
+    except (
+        Exception
+    ) as error:  # any kind: the cause is looked for, and the error goes on as it is without one
         cause = None if isinstance(error, PodiumError) else _disk_cause(error) or _refusal(folder)
         if cause is None:
             raise
         raise RunFolderError(
             f"cannot write in {folder}: {cause}",
-            "free space or choose another place with --runs-dir, then give the same command: it goes on where it was",
+            "free space or choose another place with --runs-dir, then give the same command: "
+            "it goes on where it was",
         ) from error
 
 
@@ -90,7 +96,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def publish(partial: Path, folder: Path) -> None:
-    """Sync every file of `partial` to the disk, then give the folder its real name in one rename."""
+    """Sync every file of `partial` to the disk, then give the folder its real name in one
+    rename.
+    """
     for path in sorted(partial.rglob("*")):
         if path.is_file():
             _fsync(path)
@@ -110,7 +118,9 @@ def _fsync(path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> list[Path]:
-    """Delete what a killed process left half-written directly in `folder`; returns what was there."""
+    """Delete what a killed process left half-written directly in `folder`; returns what was
+    there.
+    """
     found = sorted(folder.glob(f"*{PARTIAL}")) if folder.is_dir() else []
     for path in found:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -119,7 +129,8 @@ def remove_partial(folder: Path) -> list[Path]:
 
 @contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
-    """Hold `run_dir` for this process; the kernel frees it when the process dies, so no lock is ever stale.
+    """Hold `run_dir` for this process; the kernel frees it when the process dies, so no lock is
+    ever stale.
 
     Raises:
         RunFolderError: another podium works in the folder, or it cannot be written.

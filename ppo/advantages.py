@@ -1,8 +1,8 @@
 """From scores to advantages: pure functions, tensors in, tensors out.
 
-Everything about the choice of token t stands in column t: its log-probability, its reward, and the value of the state
-*before* it. Shapes are (B, T) over prompt and response; `action_mask` (B, T) is True at response tokens, the stop token
-among them. Outside the mask results are 0.
+Everything about the choice of token t stands in column t: its log-probability, its reward, and the
+value of the state *before* it. Shapes are (B, T) over prompt and response; `action_mask` (B, T) is
+True at response tokens, the stop token among them. Outside the mask results are 0.
 """
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor
 def kl_shaped_rewards(
     scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, action_mask: Tensor, kl_coef: float
 ) -> Tensor:
-    """r_t = -kl_coef (log pi(a_t) - log ref(a_t)), and the score added at the last action. InstructGPT, equation 2.
+    """r_t = -kl_coef (log pi(a_t) - log ref(a_t)), and the score added at the last action.
+    InstructGPT, equation 2.
 
-    The KL term is the k1 estimator: its sum over a response is unbiased for the KL of whole responses.
+    The KL term is the k1 estimator: its sum over a response is unbiased for the KL of whole
+    responses.
 
     Args:
         scores: (B,), one a response. logprobs, ref_logprobs: (B, T). kl_coef: reward units a nat.
@@ -44,11 +46,13 @@ def last_action(action_mask: Tensor) -> Tensor:
 def gae(
     rewards: Tensor, values: Tensor, action_mask: Tensor, gamma: float, gae_lambda: float
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016): A_t = sum_k (gamma lambda)^k delta_{t+k}, with
-    delta_t = r_t + gamma V(s_{t+1}) - V(s_t). The state after the last action is terminal: its value is 0.
+    """Generalised advantage estimation (Schulman et al. 2016): A_t = sum_k (gamma lambda)^k
+    delta_{t+k}, with delta_t = r_t + gamma V(s_{t+1}) - V(s_t). The state after the last action is
+    terminal: its value is 0.
 
     Args:
-        rewards: (B, T). values: (B, T), V of the state before token t. The actions of a row are contiguous.
+        rewards: (B, T). values: (B, T), V of the state before token t. The actions of a row are
+            contiguous.
 
     Returns:
         advantages and returns = advantages + values, (B, T) each.
@@ -67,10 +71,12 @@ def gae(
 
 
 def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """Scale the values under the mask to variance 1 and (unless told otherwise) mean 0; 0 elsewhere.
+    """Scale the values under the mask to variance 1 and (unless told otherwise) mean 0; 0
+    elsewhere.
 
-    Give it the whole batch of an iteration: statistics of a rank or of a minibatch would make the gradient depend on
-    the split. `shift_mean=False` keeps the mean, for rewards (Ziegler et al. 2019).
+    Give it the whole batch of an iteration: statistics of a rank or of a minibatch would make the
+    gradient depend on the split. `shift_mean=False` keeps the mean, for rewards (Ziegler et al.
+    2019).
     """
     _expect_shape("values", values, mask.shape)
     valid = values[mask]

@@ -1,4 +1,6 @@
-"""The small states that PPO carries from one iteration to the next; each saves and loads itself as plain numbers."""
+"""The small states that PPO carries from one iteration to the next; each saves and loads itself as
+plain numbers.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -54,7 +56,8 @@ class AdaptiveKL(FixedKL):
 
 
 class RunningScale:
-    """Divides scores by the running standard deviation of all scores seen (no shift: the reward bias is meant).
+    """Divides scores by the running standard deviation of all scores seen (no shift: the reward
+    bias is meant).
 
     Welford's method over batches, so any split of the scores gives the same state.
     """
@@ -84,7 +87,8 @@ class RunningScale:
 
 
 class EMA:
-    """Exponential moving average of the trained weights, in fp32, updated once an iteration (InstructGPT: 0.992).
+    """Exponential moving average of the trained weights, in fp32, updated once an iteration
+    (InstructGPT: 0.992).
 
     It spans about 1 / (1 - decay) iterations. Under ZeRO-3 every process averages its own shard.
     """
@@ -92,7 +96,9 @@ class EMA:
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
         self.decay = decay
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.average = [_stored(parameter).detach().float().clone() for parameter in self.parameters]
+        self.average = [
+            _stored(parameter).detach().float().clone() for parameter in self.parameters
+        ]
 
     @torch.no_grad()
     def update(self) -> None:

@@ -1,6 +1,8 @@
-"""The state of a PPO run and its three moves: `rollout`, `targets`, `update`. What a checkpoint must hold is all here.
+"""The state of a PPO run and its three moves: `rollout`, `targets`, `update`. What a checkpoint
+must hold is all here.
 
-It knows models and token ids, not stages or recipes, so a script can drive it (`ppo.trl_inputs`, `benchmarks.ppo`).
+It knows models and token ids, not stages or recipes, so a script can drive it (`ppo.trl_inputs`,
+`benchmarks.ppo`).
 """
 
 import copy
@@ -45,7 +47,9 @@ BF16_COPY_FROM = 32_000_000  # parameters; measured at 4M (no gain) and at 125M
 
 @dataclass
 class Models:
-    """Freshly loaded models, each a copy of its own. `reference` None: a copy of the policy as it is now."""
+    """Freshly loaded models, each a copy of its own. `reference` None: a copy of the policy as it
+    is now.
+    """
 
     policy: PreTrainedModel
     reward: PreTrainedModel | RewardEnsemble
@@ -61,13 +65,21 @@ def sampling_seed(seed: int, iteration: int) -> int:
 class Learner:
     """Policy and value engines, frozen reference and reward, sampler, controllers.
 
-    Every process of a distributed run makes one. After `rollout` each holds the whole batch; updates share it out.
-    `bos_token_id` begins each document of the ptx windows and keeps them apart; None: a window is one document.
+    Every process of a distributed run makes one. After `rollout` each holds the whole batch;
+    updates share it out. `bos_token_id` begins each document of the ptx windows and keeps them
+    apart; None: a window is one document.
     """
 
     def __init__(
-        self, config: Config, models: Models, pad_token_id: int, stop_token_id: int | None, seed: int,
-        dtype: Dtype = "fp32", device: torch.device | None = None, bos_token_id: int | None = None,
+        self,
+        config: Config,
+        models: Models,
+        pad_token_id: int,
+        stop_token_id: int | None,
+        seed: int,
+        dtype: Dtype = "fp32",
+        device: torch.device | None = None,
+        bos_token_id: int | None = None,
     ) -> None:
         init_distributed()
         self.config, self.seed, self.dtype = config, seed, dtype
@@ -77,8 +89,10 @@ class Learner:
         self.rank = torch.distributed.get_rank()
         if config.batch_size % (config.num_mini_batches * self.world_size):
             raise RecipeError(
-                f"ppo.batch_size {config.batch_size} cannot be split over {config.num_mini_batches} minibatches and "
-                f"{self.world_size} processes", "make it a multiple of num_mini_batches times the processes",
+                f"ppo.batch_size {config.batch_size} cannot be split over "
+                f"{config.num_mini_batches} minibatches and "
+                f"{self.world_size} processes",
+                "make it a multiple of num_mini_batches times the processes",
             )
         self.profile = Profile(self.device)
         self._make_models(models)
@@ -87,12 +101,15 @@ class Learner:
         self.ema = EMA(averaged, config.ema_decay)
         self.kl = (
             AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
-            if config.kl_controller == "adaptive" else FixedKL(config.kl_coef)
+            if config.kl_controller == "adaptive"
+            else FixedKL(config.kl_coef)
         )
         self.score_scale = RunningScale()
         self.lr_factor = 1.0  # the guard lowers it
         self.rollbacks = 0
-        self._update = Updater(config, self.policy, self.value, self.world_size, self.rank, bos_token_id)
+        self._update = Updater(
+            config, self.policy, self.value, self.world_size, self.rank, bos_token_id
+        )
 
     def _make_models(self, models: Models) -> None:
         config = self.config
@@ -104,29 +121,44 @@ class Learner:
                 attend_in_fp32(model)
         if config.lora is None:
             reference = models.reference or copy.deepcopy(models.policy)
-            self.reference: Any = Frozen(Policy(reference), config.frozen_models, self.device, self.dtype)
-        self.reward = Frozen(RewardFunction(models.reward), config.frozen_models, self.device, self.dtype)
+            self.reference: Any = Frozen(
+                Policy(reference), config.frozen_models, self.device, self.dtype
+            )
+        self.reward = Frozen(
+            RewardFunction(models.reward), config.frozen_models, self.device, self.dtype
+        )
         policy = with_policy_lora(models.policy, config.lora, self.seed)
         value = with_lora(models.value, config.lora, self.seed)
         if config.gradient_checkpointing:
             models.policy.gradient_checkpointing_enable()
             models.value.gradient_checkpointing_enable()
-        # Sampled from a copy: sharded weights; layers compiled for training, as decoding compiles a whole step instead;
-        # in bf16, weights whose reading dominates decoding. (On a CPU 125M parameters decode 2.7 times faster than in
-        # fp32, 4M no faster.)
+        # Sampled from a copy: sharded weights; layers compiled for training, as decoding compiles a
+        # whole step instead; in bf16, weights whose reading dominates decoding. (On a CPU 125M
+        # parameters decode 2.7 times faster than in fp32, 4M no faster.)
         apart = config.engine.zero_stage == 3 or config.compile
-        halved = self.dtype == "bf16" and (self.device.type == "cuda" or count_parameters(policy) > BF16_COPY_FROM)
+        halved = self.dtype == "bf16" and (
+            self.device.type == "cuda" or count_parameters(policy) > BF16_COPY_FROM
+        )
         copied = torch.bfloat16 if halved else torch.float32
         self.sampler = EmbeddedSampler(
-            policy.to(self.device), self.pad_token_id, config.rollout_batch_size,
-            dtype=copied if apart or halved else None, compiled=config.compile,
+            policy.to(self.device),
+            self.pad_token_id,
+            config.rollout_batch_size,
+            dtype=copied if apart or halved else None,
+            compiled=config.compile,
         )
         adam: dict[str, Any] = {
-            "betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon,
-            "weight_decay": config.weight_decay, "dtype": self.dtype,
+            "betas": (config.adam_beta1, config.adam_beta2),
+            "eps": config.adam_epsilon,
+            "weight_decay": config.weight_decay,
+            "dtype": self.dtype,
         }
-        self.policy = make_engine(Policy(policy), config.engine, learning_rate=config.learning_rate, **adam)
-        self.value = make_engine(ValueFunction(value), config.engine, learning_rate=config.value_learning_rate, **adam)
+        self.policy = make_engine(
+            Policy(policy), config.engine, learning_rate=config.learning_rate, **adam
+        )
+        self.value = make_engine(
+            ValueFunction(value), config.engine, learning_rate=config.value_learning_rate, **adam
+        )
         if config.lora is not None:
             self.reference = AdapterOff(self.policy)
         if config.compile:
@@ -135,12 +167,15 @@ class Learner:
             if config.lora is None:
                 compile_layers(self.reference.module)
 
-    # ---- the three moves ----------------------------------------------------------------------------------------
+    # ---- the three moves
+    # ----------------------------------------------------------------------------------------
 
     def rollout(self, prompts: Sequence[list[int]], iteration: int) -> RolloutBatch:
-        """Answer the prompts (ids of the whole batch, the same on every process) and read the four models.
+        """Answer the prompts (ids of the whole batch, the same on every process) and read the four
+        models.
 
-        `iteration` (from 1) and the run's seed fix what is said: equal again, different from any other iteration.
+        `iteration` (from 1) and the run's seed fix what is said: equal again, different from any
+        other iteration.
         """
         share = len(prompts) // self.world_size
         first = self.rank * share
@@ -162,16 +197,19 @@ class Learner:
                     lambda *batch: reference(*batch, temperature), ids, mask, actions, rows
                 )
             with self.profile.measure("reward"), self.reward.ready() as reward:
-                parts["scores"] = read_scores(reward, ids, mask, parts["finished"], self.stop_token_id, rows)
+                parts["scores"] = read_scores(
+                    reward, ids, mask, parts["finished"], self.stop_token_id, rows
+                )
             with self.profile.measure("value"):
                 parts["values"] = read_tokens(self.value, ids, mask, actions, rows)
         return gather(RolloutBatch(**parts), self.world_size)
 
     def targets(self, batch: RolloutBatch) -> tuple[Targets, dict[str, float]]:
-        """Scores to KL-shaped rewards to whitened advantages, over the whole batch; and what there is to log.
+        """Scores to KL-shaped rewards to whitened advantages, over the whole batch; and what there
+        is to log.
 
-        The score is scaled, then clipped, then reduced for a missing end. The running scale and the KL controller learn
-        from the batch, so call it once a rollout.
+        The score is scaled, then clipped, then reduced for a missing end. The running scale and the
+        KL controller learn from the batch, so call it once a rollout.
         """
         config, scores = self.config, batch.scores
         if config.scale_scores:
@@ -182,59 +220,92 @@ class Learner:
         if self.stop_token_id is not None:
             scores = scores - config.missing_eos_penalty * (~batch.finished)
         kl_coef = self.kl.kl_coef
-        rewards = kl_shaped_rewards(scores, batch.logprobs, batch.ref_logprobs, batch.action_mask, kl_coef)
+        rewards = kl_shaped_rewards(
+            scores, batch.logprobs, batch.ref_logprobs, batch.action_mask, kl_coef
+        )
         if config.whiten_rewards:
             rewards = whiten(rewards, batch.action_mask, shift_mean=False)
-        advantages, returns = gae(rewards, batch.values, batch.action_mask, config.gamma, config.gae_lambda)
+        advantages, returns = gae(
+            rewards, batch.values, batch.action_mask, config.gamma, config.gae_lambda
+        )
         metrics = rollout_metrics(batch, scores, returns, kl_coef)
         self.kl.update(metrics["objective/kl"], len(batch.scores))
         return Targets(whiten(advantages, batch.action_mask), returns), metrics
 
     def update(
-        self, batch: RolloutBatch, targets: Targets, documents: Iterator[Tensor] | None, iteration: int
+        self,
+        batch: RolloutBatch,
+        targets: Targets,
+        documents: Iterator[Tensor] | None,
+        iteration: int,
     ) -> dict[str, float]:
-        """Inner epochs of PPO with the ptx windows (D, T) that `documents` yields a step, then the weight average."""
+        """Inner epochs of PPO with the ptx windows (D, T) that `documents` yields a step, then the
+        weight average.
+        """
         warm = constant_with_warmup(iteration - 1, self.config.warmup_iterations) * self.lr_factor
         rates = (self.config.learning_rate * warm, self.config.value_learning_rate * warm)
-        diagnose = self.config.engine.zero_stage == 0 and (iteration - 1) % self.config.gradient_steps == 0
-        metrics = self._update(batch, targets, documents, rates, (self.seed, iteration), self.profile, diagnose)
+        diagnose = (
+            self.config.engine.zero_stage == 0 and (iteration - 1) % self.config.gradient_steps == 0
+        )
+        metrics = self._update(
+            batch, targets, documents, rates, (self.seed, iteration), self.profile, diagnose
+        )
         with self.profile.measure("ema"):
             self.ema.update()
         return metrics | {"lr": rates[0], "lr_value": rates[1]}
 
-    # ---- what is around them ------------------------------------------------------------------------------------
+    # ---- what is around them
+    # ------------------------------------------------------------------------------------
 
     def sampling(self, iteration: int, first_row: int = 0) -> SamplingParams:
         """How the rollouts of an iteration are sampled."""
         return SamplingParams(
-            self.config.response_length, self.config.temperature, stop_token_id=self.stop_token_id,
-            seed=sampling_seed(self.seed, iteration), first_row=first_row,
+            self.config.response_length,
+            self.config.temperature,
+            stop_token_id=self.stop_token_id,
+            seed=sampling_seed(self.seed, iteration),
+            first_row=first_row,
         )
 
-    def answer(self, prompts: Sequence[list[int]], params: SamplingParams) -> tuple[list[list[int]], list[float]]:
+    def answer(
+        self, prompts: Sequence[list[int]], params: SamplingParams
+    ) -> tuple[list[list[int]], list[float]]:
         """Responses and their scores, outside of training. Every process answers all of them."""
         parts = self._sample(prompts, params)
         rows = self.config.per_device_eval_batch_size
         with self.reward.ready() as reward:
             scores = read_scores(
-                reward, parts["input_ids"], parts["attention_mask"], parts["finished"], self.stop_token_id, rows
+                reward,
+                parts["input_ids"],
+                parts["attention_mask"],
+                parts["finished"],
+                self.stop_token_id,
+                rows,
             )
         rows_and_masks = zip(parts["input_ids"], parts["action_mask"], strict=True)
         return [ids[mask].tolist() for ids, mask in rows_and_masks], scores.tolist()
 
     def _sample(self, prompts: Sequence[list[int]], params: SamplingParams) -> dict[str, Tensor]:
-        """Sample from the policy as it is now. Sharded weights are gathered once for all tokens, into the copy."""
+        """Sample from the policy as it is now. Sharded weights are gathered once for all tokens,
+        into the copy.
+        """
         with gathered(self.policy.module, self.config.engine.zero_stage):
             self.sampler.update_weights(self.policy.module.model)
-        return episodes(prompts, self.sampler.generate(prompts, params), self.pad_token_id, self.device)
+        return episodes(
+            prompts, self.sampler.generate(prompts, params), self.pad_token_id, self.device
+        )
 
     def save(self, folder: Path) -> None:
         """All state into `folder`, every process its part."""
         save_engine(self.policy, folder / "policy")
         save_engine(self.value, folder / "value")
         state = {
-            "ema": self.ema.state_dict(), "kl": self.kl.state_dict(), "score_scale": self.score_scale.state_dict(),
-            "lr_factor": self.lr_factor, "rollbacks": self.rollbacks, "rng": rng_state(),
+            "ema": self.ema.state_dict(),
+            "kl": self.kl.state_dict(),
+            "score_scale": self.score_scale.state_dict(),
+            "lr_factor": self.lr_factor,
+            "rollbacks": self.rollbacks,
+            "rng": rng_state(),
         }
         torch.save(state, folder / f"learner-{self.rank}.pt")
 

@@ -1,7 +1,9 @@
-"""The four models of PPO: policy, reference, reward and value (InstructGPT, section 3.5 and appendix C.4).
+"""The four models of PPO: policy, reference, reward and value (InstructGPT, section 3.5 and
+appendix C.4).
 
-The policy starts from the RL initialisation, which stays as the reference; the value model starts from the reward
-model, bias and all, with weights of its own. With LoRA the reference is the policy with its adapters switched off.
+The policy starts from the RL initialisation, which stays as the reference; the value model starts
+from the reward model, bias and all, with weights of its own. With LoRA the reference is the policy
+with its adapters switched off.
 """
 
 from collections.abc import Iterator
@@ -19,19 +21,26 @@ from podium.runtime import Dtype, autocast
 from reward.model import DROPOUT_FIELDS, Lora, RewardEnsemble
 from reward.score import score, token_values
 
-RECOMPILE_LIMIT = 64  # torch's 8 are too few for four models, with and without gradients, with one row and with many
+# torch's 8 are too few for four models, with and without gradients, with one row and with many
+RECOMPILE_LIMIT = 64
 Placement = Literal["resident", "offload", "sharded"]
 
 
 class Policy(nn.Module):
-    """A causal LM as PPO trains it: the log-probabilities of chosen tokens, which is all that the losses need."""
+    """A causal LM as PPO trains it: the log-probabilities of chosen tokens, which is all that the
+    losses need.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, temperature: float,
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        chosen: Tensor,
+        temperature: float,
         positions: Tensor | None = None,
     ) -> Tensor:
         """All (B, T) -> (N,) fp32 log-probabilities of the N chosen tokens, row by row."""
@@ -46,12 +55,18 @@ class ValueFunction(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor) -> Tensor:
-        """All (B, T) -> (N,) fp32. The state before token t ends with token t - 1, so that is where it is read."""
-        return token_values(inside_peft(self.model), input_ids, attention_mask)[:, :-1][chosen[:, 1:]]
+        """All (B, T) -> (N,) fp32. The state before token t ends with token t - 1, so that is where
+        it is read.
+        """
+        return token_values(inside_peft(self.model), input_ids, attention_mask)[:, :-1][
+            chosen[:, 1:]
+        ]
 
 
 class RewardFunction(nn.Module):
-    """The one scoring function (`reward.score.score`) as a module, so that its weights can be sharded."""
+    """The one scoring function (`reward.score.score`) as a module, so that its weights can be
+    sharded.
+    """
 
     def __init__(self, model: PreTrainedModel | RewardEnsemble) -> None:
         super().__init__()
@@ -66,8 +81,8 @@ class RewardFunction(nn.Module):
 class Frozen:
     """A model that is only read, and where it lives.
 
-    `resident` stays on the device; `offload` visits it from CPU memory for each rollout; `sharded` is spread over the
-    processes by ZeRO-3, which gathers one layer at a time.
+    `resident` stays on the device; `offload` visits it from CPU memory for each rollout; `sharded`
+    is spread over the processes by ZeRO-3, which gathers one layer at a time.
     """
 
     module: nn.Module
@@ -97,7 +112,9 @@ class Frozen:
 
 
 class AdapterOff:
-    """The reference of a LoRA policy: the same weights with the adapters switched off, so no second copy."""
+    """The reference of a LoRA policy: the same weights with the adapters switched off, so no second
+    copy.
+    """
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
@@ -110,13 +127,19 @@ class AdapterOff:
 
 
 def with_policy_lora(model: PreTrainedModel, lora: Lora | None, seed: int) -> nn.Module:
-    """The model with adapters and the rest frozen; the model itself without `lora`. The seed draws the adapters."""
+    """The model with adapters and the rest frozen; the model itself without `lora`. The seed draws
+    the adapters.
+    """
     if lora is None:
         return model
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, lora_dropout=0.0
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        target_modules=lora.target_modules,
+        lora_dropout=0.0,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -126,7 +149,8 @@ def with_policy_lora(model: PreTrainedModel, lora: Lora | None, seed: int) -> nn
 def without_dropout(model: nn.Module) -> nn.Module:
     """Every dropout of the model set to 0, in place.
 
-    The ratio of PPO compares two passes over the same tokens; with dropout they differ before anything was learned.
+    The ratio of PPO compares two passes over the same tokens; with dropout they differ before
+    anything was learned.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -141,8 +165,8 @@ def without_dropout(model: nn.Module) -> nn.Module:
 def compile_layers(model: nn.Module) -> None:
     """torch.compile for every layer of the Hugging Face models inside, in place.
 
-    The layers of a model share their code, so one of them is compiled, for any shape, and serves all: 30 s for a LLaMA
-    whose compilation as a whole takes 250.
+    The layers of a model share their code, so one of them is compiled, for any shape, and serves
+    all: 30 s for a LLaMA whose compilation as a whole takes 250.
     """
     names: set[str] = set()
     for module in model.modules():
@@ -153,7 +177,9 @@ def compile_layers(model: nn.Module) -> None:
 
 
 def gathered(module: nn.Module, zero_stage: int) -> Any:
-    """A context in which the weights of a ZeRO-3 engine's module are whole; nothing to do for lower stages."""
+    """A context in which the weights of a ZeRO-3 engine's module are whole; nothing to do for lower
+    stages.
+    """
     if zero_stage < 3:
         return nullcontext()
     import deepspeed
@@ -169,7 +195,9 @@ def _sharded(module: nn.Module, dtype: Dtype) -> Any:
 
     init_distributed()
     settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, "steps_per_print": 10**9,
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": 3},
+        "steps_per_print": 10**9,
     }
     engine, *_ = deepspeed.initialize(model=module, config=settings)
     engine.eval()

@@ -1,4 +1,6 @@
-"""The pretraining mix of PPO-ptx: windows of documents whose gradient joins PPO's in one step (InstructGPT, C.4)."""
+"""The pretraining mix of PPO-ptx: windows of documents whose gradient joins PPO's in one step
+(InstructGPT, C.4).
+"""
 
 from collections.abc import Sequence
 
@@ -20,14 +22,16 @@ def ptx_windows(tokenizer, documents: Sequence[Document], context: int) -> Tenso
     windows = torch.from_numpy(pack(ids, context, tokenizer.bos_token_id))
     if len(windows) == 0:
         raise DataError(
-            "documents (train)", problem=f"{len(documents)} documents do not fill one window of {context} tokens",
+            "documents (train)",
+            problem=f"{len(documents)} documents do not fill one window of {context} tokens",
             fix="give more documents or set a smaller ppo.ptx_context",
         )
     return windows
 
 
 def next_tokens(ids: Tensor, bos_id: int | None) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Attention mask, positions and chosen mask of full windows (D, T): every token but the first is predicted.
+    """Attention mask, positions and chosen mask of full windows (D, T): every token but the first
+    is predicted.
 
     Documents are kept apart as in pretraining; `bos_id` None: a window is one document.
     """

@@ -1,7 +1,8 @@
-"""From prompts to a `RolloutBatch`: sample, then read reference, reward and value; nothing here has a gradient.
+"""From prompts to a `RolloutBatch`: sample, then read reference, reward and value; nothing here has
+a gradient.
 
-Shapes: B episodes, T columns of prompt and response, padded on the right. Everything about choosing token t stands in
-column t, so a mask selects it and no shift is ever needed outside the models.
+Shapes: B episodes, T columns of prompt and response, padded on the right. Everything about choosing
+token t stands in column t, so a mask selects it and no shift is ever needed outside the models.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,8 @@ from torch import Tensor
 from podium.engine import world_size
 from podium.sampler import Sample
 
-# Tokens of a pass from which on a shorter pass is no slower a token: seen on a CPU, a guess for a GPU.
+# Tokens of a pass from which on a shorter pass is no slower a token: seen on a CPU, a guess for a
+# GPU.
 CPU_TOKENS, GPU_TOKENS = 256, 16384
 
 
@@ -46,11 +48,15 @@ class RolloutBatch:
         """The episodes of `index` (b,), trimmed to the longest of them."""
         width = int(self.attention_mask[index].sum(1).max())
         parts = {field.name: getattr(self, field.name)[index] for field in fields(self)}
-        return RolloutBatch(**{name: part[:, :width] if part.dim() == 2 else part for name, part in parts.items()})
+        return RolloutBatch(
+            **{name: part[:, :width] if part.dim() == 2 else part for name, part in parts.items()}
+        )
 
     def responses(self) -> list[list[int]]:
         """The response tokens of every episode."""
-        return [row[mask].tolist() for row, mask in zip(self.input_ids, self.action_mask, strict=True)]
+        return [
+            row[mask].tolist() for row, mask in zip(self.input_ids, self.action_mask, strict=True)
+        ]
 
 
 def episodes(
@@ -58,7 +64,8 @@ def episodes(
 ) -> dict[str, Tensor]:
     """Prompts and samples as the tensors of a RolloutBatch that are known after sampling.
 
-    The masks come from lengths, never from comparing ids: a pad id that is also the stop id changes nothing.
+    The masks come from lengths, never from comparing ids: a pad id that is also the stop id changes
+    nothing.
     """
     rows = [prompt + sample.tokens for prompt, sample in zip(prompts, samples, strict=True)]
     width = max(map(len, rows))
@@ -81,9 +88,10 @@ def episodes(
 def passes_by_length(attention_mask: Tensor, rows_per_pass: int) -> Iterator[Tensor]:
     """Row indices (b,) in order of length, the longest first, at most `rows_per_pass` at a time.
 
-    In a lone process a pass that holds tokens enough to keep the device busy ends before a row that would be a fifth
-    padding: of 16 geometric lengths, passes of 8 are a third padding. Several processes must make equal numbers of
-    passes (ZeRO-3 gathers in each), so there the count alone decides.
+    In a lone process a pass that holds tokens enough to keep the device busy ends before a row that
+    would be a fifth padding: of 16 geometric lengths, passes of 8 are a third padding. Several
+    processes must make equal numbers of passes (ZeRO-3 gathers in each), so there the count alone
+    decides.
     """
     lengths, order = attention_mask.sum(1).sort(descending=True, stable=True)
     if world_size() > 1:
@@ -107,13 +115,17 @@ def read_tokens(
     action_mask: Tensor,
     rows_per_pass: int,
 ) -> Tensor:
-    """What `function(ids, mask, chosen) -> (N,)` says of every action, as (B, T); sorted by length and trimmed."""
+    """What `function(ids, mask, chosen) -> (N,)` says of every action, as (B, T); sorted by length
+    and trimmed.
+    """
     result = torch.zeros(action_mask.shape, device=input_ids.device)
     for rows in passes_by_length(attention_mask, rows_per_pass):
         width = int(attention_mask[rows].sum(1).max())
         chosen = action_mask[rows, :width]
         part = torch.zeros(chosen.shape, device=input_ids.device)
-        part[chosen] = function(input_ids[rows, :width], attention_mask[rows, :width], chosen).float()
+        part[chosen] = function(
+            input_ids[rows, :width], attention_mask[rows, :width], chosen
+        ).float()
         result[rows, :width] = part
     return result
 
@@ -128,8 +140,9 @@ def read_scores(
 ) -> Tensor:
     """The reward of every episode, (B,).
 
-    The reward model has learned from ended answers only, so a response that was cut off is read as if it had ended
-    there (the stop token is appended for this reading alone); `missing_eos_penalty` is what it costs not to end.
+    The reward model has learned from ended answers only, so a response that was cut off is read as
+    if it had ended there (the stop token is appended for this reading alone); `missing_eos_penalty`
+    is what it costs not to end.
     """
     if stop_token_id is not None:
         ends = attention_mask.sum(1)
@@ -145,7 +158,9 @@ def read_scores(
 
 
 def gather(batch: RolloutBatch, world_size: int) -> RolloutBatch:
-    """The whole batch on every process, in rank order. It is small, and makes every statistic and minibatch global."""
+    """The whole batch on every process, in rank order. It is small, and makes every statistic and
+    minibatch global.
+    """
     if world_size == 1:
         return batch
     width = torch.tensor(batch.input_ids.shape[1], device=batch.input_ids.device)

@@ -1,17 +1,20 @@
 """PPO-ptx: raise the reward, keep the language.
 
-Step 3 of InstructGPT (Ouyang et al. 2022, section 3.5, appendix C.4). The policy starts from a fine-tuned model, which
-stays as the reference; it answers prompts, the reward model scores the answers, every token pays for its distance from
-the reference, and the gradient of the pretraining documents joins PPO's in each step (ptx).
+Step 3 of InstructGPT (Ouyang et al. 2022, section 3.5, appendix C.4). The policy starts from a
+fine-tuned model, which stays as the reference; it answers prompts, the reward model scores the
+answers, every token pays for its distance from the reference, and the gradient of the pretraining
+documents joins PPO's in each step (ptx).
 
-Reads   prompts (train), documents (train) when `ptx_coef` is above 0, a model (`model`), a `reward_model`.
-Writes  final/: the policy; final/value/: the value model; with LoRA also final/adapter/; samples/: answers to fixed
+Reads   prompts (train), documents (train) when `ptx_coef` is above 0, a model (`model`), a
+`reward_model`. Writes  final/: the policy; final/value/: the value model; with LoRA also
+final/adapter/; samples/: answers to fixed
         prompts; breaches/: what the guard saw.
 Run     python -m ppo.train RECIPE        torchrun --nproc-per-node 2 -m ppo.train RECIPE
 
-The loop reads as the algorithm does: sample prompts, roll out, score, shape rewards by KL, advantages, update, log.
-Maths: `advantages.py`, `losses.py`. What passes from rollout to update: `RolloutBatch` in `rollout.py`. Left out:
-sampling on other machines (a `Sampler` for vLLM fits behind `podium.sampler`), and per-token reward models.
+The loop reads as the algorithm does: sample prompts, roll out, score, shape rewards by KL,
+advantages, update, log. Maths: `advantages.py`, `losses.py`. What passes from rollout to update:
+`RolloutBatch` in `rollout.py`. Left out: sampling on other machines (a `Sampler` for vLLM fits
+behind `podium.sampler`), and per-token reward models.
 """
 
 from collections.abc import Iterator
@@ -45,7 +48,9 @@ def main(config: Config, stage: Stage) -> None:
     # 1. Tokenizer, four models, engines; go on from a checkpoint if there is one.
     tokenizer, models = load_models(config, stage)
     pad, stop = tokenizer.pad_token_id, tokenizer.eos_token_id
-    learner = Learner(config, models, pad, stop, stage.seed, stage.dtype, stage.device, tokenizer.bos_token_id)
+    learner = Learner(
+        config, models, pad, stop, stage.seed, stage.dtype, stage.device, tokenizer.bos_token_id
+    )
     done = resume(learner, stage)
 
     # 2. Prompts and documents. Their order follows from the seed and the number of the iteration.
@@ -59,7 +64,8 @@ def main(config: Config, stage: Stage) -> None:
     with stage.progress(config.iterations, "ppo", unit="iteration", start=done) as progress:
         for iteration in range(done + 1, config.iterations + 1):
             rows = next(batches(len(prompts), config.batch_size, stage.seed, start=iteration - 1))
-            batch = learner.rollout([prompt_ids[i] for i in rows], iteration)  # samples, log-probs, scores, values
+            # samples, log-probs, scores, values
+            batch = learner.rollout([prompt_ids[i] for i in rows], iteration)
             targets, metrics = learner.targets(batch)  # KL-shaped rewards, GAE, whitening
             problems = breaches(metrics, config.guard, iteration)
             if not problems:
@@ -69,35 +75,50 @@ def main(config: Config, stage: Stage) -> None:
 
             asked = [prompts[i] for i in rows]
             texts = [decode_response(tokenizer, ids) for ids in batch.responses()]
-            metrics |= {"episode": iteration * config.batch_size, "guard/rollbacks": learner.rollbacks}
+            metrics |= {
+                "episode": iteration * config.batch_size,
+                "guard/rollbacks": learner.rollbacks,
+            }
             if world is not None:
                 with learner.profile.measure("gold"):
                     metrics |= gold_metrics(world, asked, texts)
             if fixed and (iteration % config.sample_steps == 0 or iteration == config.iterations):
                 show_samples(learner, tokenizer, fixed, stage, iteration)
             stage.log(iteration, metrics | learner.profile.drain())
-            progress.advance(tokens=int(metrics["rollout/tokens"]), score=metrics["objective/scores"])
+            progress.advance(
+                tokens=int(metrics["rollout/tokens"]), score=metrics["objective/scores"]
+            )
 
             if problems:
                 if stage.is_main:
-                    write_samples(stage.dir / "breaches", iteration, asked, texts, batch.scores.tolist())
+                    write_samples(
+                        stage.dir / "breaches", iteration, asked, texts, batch.scores.tolist()
+                    )
                 roll_back(learner, config, stage, iteration, problems, saved)
             stop = stage.stop_requested
-            if (iteration % config.save_steps == 0 or stop or problems) and iteration < config.iterations:
+            if (
+                iteration % config.save_steps == 0 or stop or problems
+            ) and iteration < config.iterations:
                 with learner.profile.measure("checkpoint"):
                     stage.save_checkpoint(iteration, learner.save)
                 saved = iteration
                 if stop:
-                    raise Interrupted(f"PPO stopped at iteration {iteration} of {config.iterations}, checkpoint saved")
+                    raise Interrupted(
+                        f"PPO stopped at iteration {iteration} of {config.iterations}, "
+                        f"checkpoint saved"
+                    )
 
     # 4. The policy (its average, by default) and the value model.
     stage.finish(
-        lambda folder: save_final(learner, tokenizer, config, stage, folder), headline(metrics), card(config, metrics),
+        lambda folder: save_final(learner, tokenizer, config, stage, folder),
+        headline(metrics),
+        card(config, metrics),
         tokens=int(config.total_episodes * metrics["rollout/length"]),
     )
 
 
-# ---- helpers, in the order of use -------------------------------------------------------------------------------
+# ---- helpers, in the order of use
+# -------------------------------------------------------------------------------
 
 
 def load_models(config: Config, stage: Stage) -> tuple[PreTrainedTokenizerBase, Models]:
@@ -110,7 +131,8 @@ def load_models(config: Config, stage: Stage) -> tuple[PreTrainedTokenizerBase, 
     tokenizer = load_tokenizer(policy_dir)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ParentError(
-            f"{policy_dir}: the tokenizer's pad token is its end token or missing, so endings cannot be learned",
+            f"{policy_dir}: the tokenizer's pad token is its end token or missing, so endings "
+            f"cannot be learned",
             "fine-tune the model with `podium sft` first: it prepares tokenizer and model",
         )
     reward = load_reward_model(reward_dir)[0]
@@ -118,13 +140,17 @@ def load_models(config: Config, stage: Stage) -> tuple[PreTrainedTokenizerBase, 
 
 
 def load_value_model(config: Config, stage: Stage) -> PreTrainedModel:
-    """A copy of the reward model, or the model that the recipe names; of an ensemble its first member."""
+    """A copy of the reward model, or the model that the recipe names; of an ensemble its first
+    member.
+    """
     value = load_reward_model(stage.parent(config.value_model or config.reward_model))[0]
     return value.members[0] if isinstance(value, RewardEnsemble) else value
 
 
 def resume(learner: Learner, stage: Stage) -> int:
-    """Put back the newest checkpoint and return its iteration; without one save the start, the guard's way back."""
+    """Put back the newest checkpoint and return its iteration; without one save the start, the
+    guard's way back.
+    """
     found = stage.latest_checkpoint()
     if found is None:
         stage.save_checkpoint(0, learner.save)
@@ -136,13 +162,17 @@ def resume(learner: Learner, stage: Stage) -> int:
 def load_prompts(
     config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, models: Models
 ) -> tuple[list[Prompt], list[list[int]]]:
-    """The training prompts that fit, and their ids. Longer ones are dropped and counted (the paper: over 1k tokens).
+    """The training prompts that fit, and their ids. Longer ones are dropped and counted (the paper:
+    over 1k tokens).
 
     Raises:
         DataError: none fits.
     """
     prompts = stage.records("prompts", "train")
-    contexts = [getattr(model.config, "max_position_embeddings", None) for model in (models.policy, models.reward)]
+    contexts = [
+        getattr(model.config, "max_position_embeddings", None)
+        for model in (models.policy, models.reward)
+    ]
     room = min((context for context in contexts if context is not None), default=None)
     limits = (config.max_prompt_tokens, room and room - config.response_length - 1)
     limit = min((tokens for tokens in limits if tokens is not None), default=None)
@@ -150,11 +180,16 @@ def load_prompts(
     kept = [(prompt, ids) for prompt, ids in encoded if limit is None or len(ids) <= limit]
     if not kept:
         raise DataError(
-            "prompts (train)", problem=f"none of {len(prompts)} is as short as {limit} tokens",
-            fix=f"lower ppo.response_length (now {config.response_length}) or take models with a longer context",
+            "prompts (train)",
+            problem=f"none of {len(prompts)} is as short as {limit} tokens",
+            fix=f"lower ppo.response_length (now {config.response_length}) or take models with "
+            f"a longer context",
         )
     if len(kept) < len(prompts):
-        stage.logbook(f"{len(prompts) - len(kept)} of {len(prompts)} prompts are longer than {limit} tokens: dropped")
+        stage.logbook(
+            f"{len(prompts) - len(kept)} of {len(prompts)} prompts are longer than {limit} "
+            f"tokens: dropped"
+        )
     return [prompt for prompt, _ in kept], [ids for _, ids in kept]
 
 
@@ -165,28 +200,44 @@ def load_windows(config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBas
     return ptx_windows(tokenizer, stage.records("documents", "train"), config.ptx_context)
 
 
-def documents_of(windows: Tensor | None, config: Config, seed: int, iteration: int) -> Iterator[Tensor] | None:
+def documents_of(
+    windows: Tensor | None, config: Config, seed: int, iteration: int
+) -> Iterator[Tensor] | None:
     """The ptx windows (D, T) of every optimizer step of an iteration."""
     if windows is None:
         return None
     start = (iteration - 1) * config.steps_per_iteration
-    return (windows[torch.from_numpy(rows)] for rows in batches(len(windows), config.windows_per_step, seed, start))
+    return (
+        windows[torch.from_numpy(rows)]
+        for rows in batches(len(windows), config.windows_per_step, seed, start)
+    )
 
 
 def fixed_prompts(
     config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[Prompt, list[int]]]:
-    """The prompts whose answers are written every few iterations: the first of the validation set that are short."""
+    """The prompts whose answers are written every few iterations: the first of the validation set
+    that are short.
+    """
     split = "validation" if stage.has_records("prompts", "validation") else "train"
     found = stage.records("prompts", split)[: 4 * config.sample_prompts]
-    encoded = sorted(((prompt, encode_prompt(tokenizer, prompt.messages)) for prompt in found), key=lambda p: len(p[1]))
+    encoded = sorted(
+        ((prompt, encode_prompt(tokenizer, prompt.messages)) for prompt in found),
+        key=lambda p: len(p[1]),
+    )
     return encoded[: config.sample_prompts]
 
 
 def show_samples(
-    learner: Learner, tokenizer: PreTrainedTokenizerBase, fixed: list[tuple[Prompt, list[int]]], stage: Stage, step: int
+    learner: Learner,
+    tokenizer: PreTrainedTokenizerBase,
+    fixed: list[tuple[Prompt, list[int]]],
+    stage: Stage,
+    step: int,
 ) -> None:
-    """Answer the fixed prompts, always with the same random numbers, and write samples/<step>.jsonl."""
+    """Answer the fixed prompts, always with the same random numbers, and write
+    samples/<step>.jsonl.
+    """
     responses, scores = learner.answer([ids for _, ids in fixed], learner.sampling(0))
     if stage.is_main:
         texts = [decode_response(tokenizer, ids) for ids in responses]
@@ -203,17 +254,21 @@ def roll_back(
     """
     reason, rollbacks = "; ".join(problems), learner.rollbacks
     if config.guard.on_breach == "stop" or rollbacks >= config.guard.max_rollbacks:
-        stage.logbook(f"guard: iteration {iteration}: {reason}; stopped after {rollbacks} rollbacks")
+        stage.logbook(
+            f"guard: iteration {iteration}: {reason}; stopped after {rollbacks} rollbacks"
+        )
         raise DivergenceError(
             f"stage '{stage.name}' stopped at iteration {iteration}: {reason}",
-            f"read {stage.dir}/breaches/{iteration:05d}.jsonl; lower ppo.learning_rate, raise ppo.kl_coef, or mend the "
+            f"read {stage.dir}/breaches/{iteration:05d}.jsonl; lower ppo.learning_rate, raise "
+            f"ppo.kl_coef, or mend the "
             "reward model; the thresholds are in ppo.guard",
         )
     learner.load(stage.dir / "checkpoints" / str(saved))
     learner.lr_factor *= config.guard.lr_factor
     learner.rollbacks += 1
     stage.logbook(
-        f"guard: iteration {iteration}: {reason}; back to the state after iteration {saved}, learning rates from now "
+        f"guard: iteration {iteration}: {reason}; back to the state after iteration {saved}, "
+        f"learning rates from now "
         f"on x {learner.lr_factor:g}"
     )
 
@@ -221,7 +276,9 @@ def roll_back(
 def save_final(
     learner: Learner, tokenizer: PreTrainedTokenizerBase, config: Config, stage: Stage, folder: Path
 ) -> None:
-    """The policy into `folder`, the value model into value/, LoRA's adapter into adapter/. All processes call it."""
+    """The policy into `folder`, the value model into value/, LoRA's adapter into adapter/. All
+    processes call it.
+    """
     with learner.ema.swapped_in():
         policy_weights = plain_names(full_state_dict(learner.policy))
     value_weights = plain_names(full_state_dict(learner.value))
@@ -232,7 +289,9 @@ def save_final(
         save_reward_model(learner.value.module.model, tokenizer, folder / "value", value_weights)
         return
     # Rebuilt from the parents, so that merging works whatever the ZeRO stage.
-    policy: Any = with_policy_lora(load_causal_lm(stage.parent(config.model)), config.lora, stage.seed)
+    policy: Any = with_policy_lora(
+        load_causal_lm(stage.parent(config.model)), config.lora, stage.seed
+    )
     policy.load_state_dict(policy_weights)
     policy.save_pretrained(str(folder / "adapter"))
     value = with_lora(load_value_model(config, stage), config.lora, stage.seed)
@@ -249,21 +308,38 @@ def plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def headline(metrics: dict[str, float]) -> dict[str, float]:
     """The numbers of stage.json, from the last iteration."""
     names = {
-        "score": "objective/scores", "gold": "objective/gold", "kl": "objective/kl", "length": "rollout/length",
-        "eos_rate": "rollout/eos_rate", "ptx_loss": "ptx/loss", "rollbacks": "guard/rollbacks",
+        "score": "objective/scores",
+        "gold": "objective/gold",
+        "kl": "objective/kl",
+        "length": "rollout/length",
+        "eos_rate": "rollout/eos_rate",
+        "ptx_loss": "ptx/loss",
+        "rollbacks": "guard/rollbacks",
     }
     return {short: metrics[name] for short, name in names.items() if name in metrics}
 
 
 def card(config: Config, metrics: dict[str, float]) -> str:
     """The model card's text."""
-    kind = f"PPO-ptx (coefficient {config.ptx_coef:g})" if config.ptx_coef else "PPO without the pretraining mix"
-    weights = f"the average of decay {config.ema_decay:g}" if config.final_weights == "ema" else "the last"
+    kind = (
+        f"PPO-ptx (coefficient {config.ptx_coef:g})"
+        if config.ptx_coef
+        else "PPO without the pretraining mix"
+    )
+    weights = (
+        f"the average of decay {config.ema_decay:g}"
+        if config.final_weights == "ema"
+        else "the last"
+    )
     return (
-        f"A policy trained with {kind}: {config.total_episodes:,} episodes in {config.iterations} iterations, KL "
-        f"coefficient {config.kl_coef:g}, learning rate {config.learning_rate:g}; the weights are {weights}.\n\n"
-        f"In the last iteration: reward {metrics['objective/scores']:.3f}, {metrics['objective/kl']:.2f} nats a "
-        f"response from its start, {metrics['rollout/length']:.1f} tokens, {metrics['rollout/eos_rate']:.0%} ended by "
+        f"A policy trained with {kind}: {config.total_episodes:,} episodes in "
+        f"{config.iterations} iterations, KL "
+        f"coefficient {config.kl_coef:g}, learning rate {config.learning_rate:g}; the weights "
+        f"are {weights}.\n\n"
+        f"In the last iteration: reward {metrics['objective/scores']:.3f}, "
+        f"{metrics['objective/kl']:.2f} nats a "
+        f"response from its start, {metrics['rollout/length']:.1f} tokens, "
+        f"{metrics['rollout/eos_rate']:.0%} ended by "
         "themselves. `value/` holds the value model (a reward model's layout).\n"
     )
 

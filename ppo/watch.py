@@ -1,6 +1,8 @@
-"""What a run says about itself: where the seconds go, the numbers people look for, gold scores, sample texts.
+"""What a run says about itself: where the seconds go, the numbers people look for, gold scores,
+sample texts.
 
-Metric names are those of TRL's PPOTrainer where the quantity is the same, so that habits and dashboards carry over.
+Metric names are those of TRL's PPOTrainer where the quantity is the same, so that habits and
+dashboards carry over.
 """
 
 import json
@@ -49,10 +51,14 @@ class Profile:
         return time.perf_counter()
 
 
-def rollout_metrics(batch: RolloutBatch, shaped_scores: Tensor, returns: Tensor, kl_coef: float) -> dict[str, float]:
-    """What the whole batch says before the update. Sums are over a response, then averaged over responses.
+def rollout_metrics(
+    batch: RolloutBatch, shaped_scores: Tensor, returns: Tensor, kl_coef: float
+) -> dict[str, float]:
+    """What the whole batch says before the update. Sums are over a response, then averaged over
+    responses.
 
-    `shaped_scores` (B,): after scaling, clipping and the missing-EOS penalty. Statistics never see padding.
+    `shaped_scores` (B,): after scaling, clipping and the missing-EOS penalty. Statistics never see
+    padding.
     """
     mask = batch.action_mask
     lengths = mask.sum(1)  # (B,)
@@ -84,20 +90,31 @@ def rollout_metrics(batch: RolloutBatch, shaped_scores: Tensor, returns: Tensor,
 
 
 def near_identical(responses: Sequence[Sequence[int]], threshold: float = 0.8) -> float:
-    """Share of pairs of responses whose bags of tokens overlap by the threshold (Jaccard): 1 = all say the same.
+    """Share of pairs of responses whose bags of tokens overlap by the threshold (Jaccard): 1 = all
+    say the same.
 
-    Neighbours at a few distances stand for all pairs. A response that repeats one token counts as that token once, so
-    loops of different lengths are recognised.
+    Neighbours at a few distances stand for all pairs. A response that repeats one token counts as
+    that token once, so loops of different lengths are recognised.
     """
-    bags = [Counter({token: min(n, 3) for token, n in Counter(response).items()}) for response in responses]
-    pairs = [(i, (i + distance) % len(bags)) for distance in (1, 2, 3, 5, 8) for i in range(len(bags))]
+    bags = [
+        Counter({token: min(n, 3) for token, n in Counter(response).items()})
+        for response in responses
+    ]
+    pairs = [
+        (i, (i + distance) % len(bags)) for distance in (1, 2, 3, 5, 8) for i in range(len(bags))
+    ]
     pairs = [(i, j) for i, j in pairs if i != j]
-    alike = [(bags[i] & bags[j]).total() >= threshold * max(1, (bags[i] | bags[j]).total()) for i, j in pairs]
+    alike = [
+        (bags[i] & bags[j]).total() >= threshold * max(1, (bags[i] | bags[j]).total())
+        for i, j in pairs
+    ]
     return sum(alike) / len(alike) if alike else 0.0
 
 
 def gold_metrics(world: Any, prompts: Sequence[Prompt], texts: Sequence[str]) -> dict[str, float]:
-    """Mean gold score and gold features of the responses: logged to be compared with the proxy, never trained on."""
+    """Mean gold score and gold features of the responses: logged to be compared with the proxy,
+    never trained on.
+    """
     totals: dict[str, list[float]] = {"objective/gold": []}
     for prompt, text in zip(prompts, texts, strict=True):
         totals["objective/gold"].append(world.gold(prompt, text))
@@ -107,13 +124,24 @@ def gold_metrics(world: Any, prompts: Sequence[Prompt], texts: Sequence[str]) ->
 
 
 def write_samples(
-    folder: Path, step: int, prompts: Sequence[Prompt], texts: Sequence[str], scores: Sequence[float]
+    folder: Path,
+    step: int,
+    prompts: Sequence[Prompt],
+    texts: Sequence[str],
+    scores: Sequence[float],
 ) -> None:
     """`<folder>/<step>.jsonl`: what the policy answers to the fixed prompts at this step."""
     lines = [
-        {"step": step, "prompt": [message.model_dump() for message in prompt.messages], "response": text,
-         "score": score if math.isfinite(score) else None}
+        {
+            "step": step,
+            "prompt": [message.model_dump() for message in prompt.messages],
+            "response": text,
+            "score": score if math.isfinite(score) else None,
+        }
         for prompt, text, score in zip(prompts, texts, scores, strict=True)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / f"{step:05d}.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_text(
+        folder / f"{step:05d}.jsonl",
+        "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
+    )

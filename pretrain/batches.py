@@ -1,4 +1,6 @@
-"""How many windows each update reads and which: pure functions of the recipe, so its number is the whole position."""
+"""How many windows each update reads and which: pure functions of the recipe, so its number is the
+whole position.
+"""
 
 from functools import lru_cache
 
@@ -9,12 +11,18 @@ from data.packing import epoch_order
 
 
 class BatchRamp(BaseModel):
-    """A batch that grows linearly: many cheap steps early, when the gradient is far from noisy (GPT-3 section 2.3)."""
+    """A batch that grows linearly: many cheap steps early, when the gradient is far from noisy
+    (GPT-3 section 2.3).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    start: int = Field(gt=0, description="sequences in the first batch; GPT-3: 32k tokens, 16 sequences of 2,048")
-    tokens: int = Field(gt=0, description="tokens over which it grows to batch_size; GPT-3: the first 4-12 billion")
+    start: int = Field(
+        gt=0, description="sequences in the first batch; GPT-3: 32k tokens, 16 sequences of 2,048"
+    )
+    tokens: int = Field(
+        gt=0, description="tokens over which it grows to batch_size; GPT-3: the first 4-12 billion"
+    )
 
 
 def batch_sizes(
@@ -22,7 +30,8 @@ def batch_sizes(
 ) -> list[int]:
     """Sequences of every step until `tokens` are read; at least one step.
 
-    With a ramp, sizes grow linearly in tokens, rounded down to a multiple of `multiple`, the number of processes.
+    With a ramp, sizes grow linearly in tokens, rounded down to a multiple of `multiple`, the number
+    of processes.
     """
     sizes: list[int] = []
     read = 0
@@ -37,7 +46,8 @@ def batch_sizes(
 
 
 def rows_at(start: int, count: int, total_rows: int, seed: int) -> np.ndarray:
-    """The row indices, (count,), at positions start .. start + count of an endless stream of shuffled epochs.
+    """The row indices, (count,), at positions start .. start + count of an endless stream of
+    shuffled epochs.
 
     Every row appears once an epoch; each epoch has its own order, fixed by (seed, epoch).
     """

@@ -1,11 +1,14 @@
-"""Model shapes by name, from 0.26M to 175B parameters, with the learning rate and batch their papers trained them at.
+"""Model shapes by name, from 0.26M to 175B parameters, with the learning rate and batch their
+papers trained them at.
 
-Two families. OPT (Zhang et al. 2022, table 1) follows GPT-3's ladder (Brown et al. 2020, table 2.1): learned
-positions, LayerNorm, ReLU, biases, an inner width of 4 d. `opt-tiny` is metaseq's own smallest preset ("8m", 4 x 128),
-which with a vocabulary of 1,024 has 0.94M parameters. LLaMA (Touvron et al. 2023, table 2): rotary positions, RMSNorm,
-SwiGLU of about 8/3 d, no biases; the two `llama3` shapes share key and value heads among query heads (GQA).
+Two families. OPT (Zhang et al. 2022, table 1) follows GPT-3's ladder (Brown et al. 2020, table
+2.1): learned positions, LayerNorm, ReLU, biases, an inner width of 4 d. `opt-tiny` is metaseq's own
+smallest preset ("8m", 4 x 128), which with a vocabulary of 1,024 has 0.94M parameters. LLaMA
+(Touvron et al. 2023, table 2): rotary positions, RMSNorm, SwiGLU of about 8/3 d, no biases; the two
+`llama3` shapes share key and value heads among query heads (GQA).
 
-What is left out: tensor and pipeline parallelism, and LLaMA 3's rotary scaling beyond its pretraining context.
+What is left out: tensor and pipeline parallelism, and LLaMA 3's rotary scaling beyond its
+pretraining context.
 """
 
 import difflib
@@ -14,14 +17,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from podium.errors import RecipeError
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One shape. `learning_rate` is the peak and `batch_tokens` the full batch in tokens, both as published."""
+    """One shape. `learning_rate` is the peak and `batch_tokens` the full batch in tokens, both as
+    published.
+    """
 
     family: Literal["opt", "llama"]
     layers: int
@@ -35,7 +46,8 @@ class Preset:
     norm_first: bool = True  # OPT-350M alone normalises after the residual sum
     tied: bool = True  # is the output projection the input embedding?
     rope_theta: float = 10_000.0
-    initial_std: float | None = None  # of a new model's weights; None: the family's, OPT 0.006, LLaMA 0.02
+    # of a new model's weights; None: the family's, OPT 0.006, LLaMA 0.02
+    initial_std: float | None = None
 
 
 def _opt(layers: int, hidden: int, heads: int, learning_rate: float, batch_tokens: float) -> Preset:
@@ -46,10 +58,11 @@ def _llama(layers: int, hidden: int, heads: int, inner: int, learning_rate: floa
     return Preset("llama", layers, hidden, heads, learning_rate, 4_000_000, inner=inner, tied=False)
 
 
-# GPT-3's ladder gives 2.0e-4 at 1.3B, 1.6e-4 at 2.7B, 1.2e-4 at 6.7B, 1.0e-4 at 13B and 0.6e-4 at 175B; OPT kept these
-# but for 175B, where its table prints 1.2e-4. opt-tiny has metaseq's 1e-3; llama-tiny's are our own, measured on the
-# village: many small updates beat few large ones, learning starts sooner from larger weights, and three wide layers
-# learn more in the same time than four narrow ones.
+# GPT-3's ladder gives 2.0e-4 at 1.3B, 1.6e-4 at 2.7B, 1.2e-4 at 6.7B, 1.0e-4 at 13B and 0.6e-4 at
+# 175B; OPT kept these but for 175B, where its table prints 1.2e-4. opt-tiny has metaseq's 1e-3;
+# llama-tiny's are our own, measured on the village: many small updates beat few large ones,
+# learning starts sooner from larger weights, and three wide layers learn more in the same time than
+# four narrow ones.
 PRESETS: dict[str, Preset] = {
     "opt-tiny": _opt(4, 128, 2, 1e-3, 0.125e6),
     "opt-125m": _opt(12, 768, 12, 6.0e-4, 0.5e6),
@@ -61,16 +74,28 @@ PRESETS: dict[str, Preset] = {
     "opt-30b": _opt(48, 7168, 56, 1.0e-4, 4e6),
     "opt-66b": _opt(64, 9216, 72, 0.8e-4, 2e6),
     "opt-175b": _opt(96, 12288, 96, 1.2e-4, 2e6),
-    "llama-260k": Preset("llama", 5, 64, 8, 1e-3, 131_072, kv_heads=4, inner=172),  # llama2.c's stories260K
+    # llama2.c's stories260K
+    "llama-260k": Preset("llama", 5, 64, 8, 1e-3, 131_072, kv_heads=4, inner=172),
     "llama-tiny": Preset("llama", 3, 160, 5, 3e-3, 640, inner=432, initial_std=0.05),
     "llama-7b": _llama(32, 4096, 32, 11008, 3.0e-4),
     "llama-13b": _llama(40, 5120, 40, 13824, 3.0e-4),
     "llama-33b": _llama(60, 6656, 52, 17920, 1.5e-4),
     "llama-65b": _llama(80, 8192, 64, 22016, 1.5e-4),
     # The 1B's rate is not published (it was pruned and distilled from the 8B); the 8B's stands in.
-    "llama3-1b": Preset("llama", 16, 2048, 32, 3.0e-4, 4_000_000, kv_heads=8, inner=8192, rope_theta=500_000.0),
+    "llama3-1b": Preset(
+        "llama", 16, 2048, 32, 3.0e-4, 4_000_000, kv_heads=8, inner=8192, rope_theta=500_000.0
+    ),
     "llama3-8b": Preset(
-        "llama", 32, 4096, 32, 3.0e-4, 4_000_000, kv_heads=8, inner=14336, tied=False, rope_theta=500_000.0
+        "llama",
+        32,
+        4096,
+        32,
+        3.0e-4,
+        4_000_000,
+        kv_heads=8,
+        inner=14336,
+        tied=False,
+        rope_theta=500_000.0,
     ),
 }
 
@@ -87,7 +112,8 @@ def preset(name: str) -> Preset:
 def build_config(
     name: str, vocab_size: int, context: int, initializer_range: float | None = None
 ) -> PreTrainedConfig:
-    """The Hugging Face configuration of a preset for a vocabulary and a context length, both in tokens.
+    """The Hugging Face configuration of a preset for a vocabulary and a context length, both in
+    tokens.
 
     `initializer_range` replaces the preset's standard deviation of initial weights.
     Dropout is 0: one pass over the data does not overfit, and fine-tuning sets its own.
@@ -124,12 +150,15 @@ def build_config(
 
 
 def build_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """A freshly initialised causal model: N(0, 0.006) for OPT (OPT section 2.2), N(0, 0.02) for LLaMA, biases 0.
+    """A freshly initialised causal model: N(0, 0.006) for OPT (OPT section 2.2), N(0, 0.02) for
+    LLaMA, biases 0.
 
-    Every matrix that writes into the residual stream is scaled down by 1/sqrt(2 L), so that the sum of 2 L such writes
-    starts with the variance of one (GPT-2 section 2.3; OPT section 2.2).
+    Every matrix that writes into the residual stream is scaled down by 1/sqrt(2 L), so that the sum
+    of 2 L such writes starts with the variance of one (GPT-2 section 2.3; OPT section 2.2).
     """
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation="sdpa", dtype=torch.float32
+    )
     with torch.no_grad():
         for matrix in residual_writers(model):
             matrix.mul_(1.0 / math.sqrt(2 * config.num_hidden_layers))
@@ -137,6 +166,8 @@ def build_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def residual_writers(model: PreTrainedModel) -> list[torch.Tensor]:
-    """The weights whose outputs are added to the residual stream: two a layer, in OPT's and LLaMA's names."""
+    """The weights whose outputs are added to the residual stream: two a layer, in OPT's and LLaMA's
+    names.
+    """
     endings = ("out_proj.weight", "fc2.weight", "o_proj.weight", "down_proj.weight")
     return [parameter for name, parameter in model.named_parameters() if name.endswith(endings)]

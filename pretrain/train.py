@@ -1,18 +1,20 @@
-"""Pretraining: learn the language from documents, next token by next token. The result is the base model.
+"""Pretraining: learn the language from documents, next token by next token. The result is the base
+model.
 
-GPT-3's method (Brown et al. 2020, section 2.3 and appendix B) at any size: documents packed into full windows with
-end-of-text between them, AdamW (0.9, 0.95) with weight decay 0.1, linear warm-up and cosine to a tenth of the peak
-counted in tokens, gradient clipping, an optional batch ramp. Unlike GPT-3, documents of one window do not attend to
-each other (`data.packing` says why).
+GPT-3's method (Brown et al. 2020, section 2.3 and appendix B) at any size: documents packed into
+full windows with end-of-text between them, AdamW (0.9, 0.95) with weight decay 0.1, linear warm-up
+and cosine to a tenth of the peak counted in tokens, gradient clipping, an optional batch ramp.
+Unlike GPT-3, documents of one window do not attend to each other (`data.packing` says why).
 
 Reads   documents (train, validation), a preset's name or an existing model (`init_from`).
 Writes  final/: the base model with its tokenizer and chat template.
 Run     python -m pretrain.train RECIPE
-        torchrun --nproc-per-node 2 -m pretrain.train RECIPE        deepspeed --module pretrain.train RECIPE
+        torchrun --nproc-per-node 2 -m pretrain.train RECIPE        deepspeed --module
+        pretrain.train RECIPE
 
-The loss of an update is the mean over the global batch's tokens, so one process and many give the same gradient. What
-is left out: mixing sources by weight (give a mixture in `data.documents`), tensor and pipeline parallelism, loss
-scaling for fp16, and GPT-3's sparse attention.
+The loss of an update is the mean over the global batch's tokens, so one process and many give the
+same gradient. What is left out: mixing sources by weight (give a mixture in `data.documents`),
+tensor and pipeline parallelism, loss scaling for fp16, and GPT-3's sparse attention.
 """
 
 import math
@@ -51,37 +53,72 @@ from pretrain.presets import PRESETS, build_config, build_model, preset
 
 
 class Config(BaseModel):
-    """What to pretrain and how. The defaults suit the embedded world on two CPU cores; the paper's value is named."""
+    """What to pretrain and how. The defaults suit the embedded world on two CPU cores; the paper's
+    value is named.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str = Field("llama-tiny", description=f"shape of a new model: {', '.join(PRESETS)}")
-    init_from: str | None = Field(None, description="go on from this model (folder or hub id) instead of a preset")
-    initializer_range: float | None = Field(
-        None, gt=0, description="spread of a new model's weights; null: the preset's (papers: OPT 0.006, LLaMA 0.02;"
-        " llama-tiny 0.05). A 4 x 128 OPT learns far faster from 0.05"
+    init_from: str | None = Field(
+        None, description="go on from this model (folder or hub id) instead of a preset"
     )
-    tokenizer: str | None = Field(None, description="folder or hub id of a tokenizer; null trains a byte-level BPE")
-    vocab_size: int = Field(1024, gt=0, description="entries of a BPE trained here; GPT-3, OPT: 50,257; LLaMA: 32,000")
+    initializer_range: float | None = Field(
+        None,
+        gt=0,
+        description="spread of a new model's weights; null: the preset's (papers: OPT 0.006, "
+        "LLaMA 0.02;"
+        " llama-tiny 0.05). A 4 x 128 OPT learns far faster from 0.05",
+    )
+    tokenizer: str | None = Field(
+        None, description="folder or hub id of a tokenizer; null trains a byte-level BPE"
+    )
+    vocab_size: int = Field(
+        1024, gt=0, description="entries of a BPE trained here; GPT-3, OPT: 50,257; LLaMA: 32,000"
+    )
     context: int = Field(160, gt=1, description="tokens a window; GPT-3, OPT, LLaMA: 2,048")
-    tokens: int = Field(1_200_000, gt=0, description="tokens to read; GPT-3, OPT: 300 billion; LLaMA: 1.0-1.4 trillion")
-    batch_size: int = Field(4, gt=0, description="windows an update over all processes; GPT-3 175B: 3.2M tokens")
-    per_device_train_batch_size: int = Field(16, gt=0, description="windows a forward pass: what memory allows")
-    batch_ramp: BatchRamp | None = Field(None, description="grow the batch early on; GPT-3: from 32k tokens")
-    learning_rate: float | None = Field(None, gt=0, description="peak; null takes the preset's published one")
+    tokens: int = Field(
+        1_200_000,
+        gt=0,
+        description="tokens to read; GPT-3, OPT: 300 billion; LLaMA: 1.0-1.4 trillion",
+    )
+    batch_size: int = Field(
+        4, gt=0, description="windows an update over all processes; GPT-3 175B: 3.2M tokens"
+    )
+    per_device_train_batch_size: int = Field(
+        16, gt=0, description="windows a forward pass: what memory allows"
+    )
+    batch_ramp: BatchRamp | None = Field(
+        None, description="grow the batch early on; GPT-3: from 32k tokens"
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak; null takes the preset's published one"
+    )
     warmup_tokens: int = Field(50_000, ge=0, description="linear warm-up; GPT-3: 375 million")
-    decay_tokens: int | None = Field(None, gt=0, description="end of the cosine; null: `tokens`; GPT-3: 260 billion")
-    min_lr_rate: float = Field(0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; all papers: 0.1")
+    decay_tokens: int | None = Field(
+        None, gt=0, description="end of the cosine; null: `tokens`; GPT-3: 260 billion"
+    )
+    min_lr_rate: float = Field(
+        0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; all papers: 0.1"
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="GPT-3, OPT, LLaMA: 0.9")
     adam_beta2: float = Field(0.95, ge=0, lt=1, description="GPT-3, OPT, LLaMA: 0.95")
     adam_epsilon: float = Field(1e-8, gt=0, description="GPT-3: 1e-8")
     weight_decay: float = Field(0.1, ge=0, description="on matrices only; GPT-3, OPT, LLaMA: 0.1")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
-    engine: EngineConfig = Field(default_factory=EngineConfig, description="ZeRO stage, offload, gradient clipping")
-    eval_steps: int = Field(250, gt=0, description="updates between validation losses; also one at the end")
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass to save memory"
+    )
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig, description="ZeRO stage, offload, gradient clipping"
+    )
+    eval_steps: int = Field(
+        250, gt=0, description="updates between validation losses; also one at the end"
+    )
     eval_tokens: int = Field(40_000, gt=0, description="validation tokens read each time")
     save_steps: int = Field(500, gt=0, description="updates between checkpoints")
-    sample_prompt: str = Field("", description="start of the sample text written at every evaluation")
+    sample_prompt: str = Field(
+        "", description="start of the sample text written at every evaluation"
+    )
 
 
 def main(config: Config, stage: Stage) -> None:
@@ -91,7 +128,8 @@ def main(config: Config, stage: Stage) -> None:
     tokenizer, model, peak = start_model(config, stage, documents)
     bos_id = tokenizer.bos_token_id
 
-    # 2. Documents to full windows. Everything about the data's order follows from the seed and the step.
+    # 2. Documents to full windows. Everything about the data's order follows from the seed and the
+    #    step.
     context = min(config.context, model.config.max_position_embeddings)
     train = windows(tokenizer, documents, context, "train")  # (N, T)
     held_out = windows(tokenizer, stage.records("documents", "validation"), context, "validation")
@@ -104,7 +142,8 @@ def main(config: Config, stage: Stage) -> None:
 
     # 3. Engine; go on from a checkpoint if there is one.
     if stage.device.type == "cpu" and context <= 512:
-        # On a CPU the plain formula trains short windows up to 1.4 times faster than torch's fused attention (bf16).
+        # On a CPU the plain formula trains short windows up to 1.4 times faster than torch's fused
+        # attention (bf16).
         model.set_attn_implementation("eager")
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -128,7 +167,10 @@ def main(config: Config, stage: Stage) -> None:
             rows = rows_at(read_before[number - 1], sizes[number - 1], len(train), stage.seed)
             tokens_after = read_before[number] * context
             learning_rate = peak * cosine_to_fraction(
-                tokens_after, config.decay_tokens or total_tokens, config.warmup_tokens, config.min_lr_rate
+                tokens_after,
+                config.decay_tokens or total_tokens,
+                config.warmup_tokens,
+                config.min_lr_rate,
             )
             loss, grad_norm = update(engine, train[rows], bos_id, learning_rate, config, stage)
             stage.check_finite("loss", loss, number)
@@ -152,7 +194,9 @@ def main(config: Config, stage: Stage) -> None:
             if (number % config.save_steps == 0 or stop) and number < len(sizes):
                 save(engine, stage, number)
                 if stop:
-                    raise Interrupted(f"pretraining stopped at update {number} of {len(sizes)}, checkpoint saved")
+                    raise Interrupted(
+                        f"pretraining stopped at update {number} of {len(sizes)}, checkpoint saved"
+                    )
 
     # 5. The base model.
     weights = full_state_dict(engine)
@@ -164,7 +208,9 @@ def main(config: Config, stage: Stage) -> None:
         "epochs": read_before[-1] / len(train),
     }
     stage.finish(
-        lambda folder: save_model(model, tokenizer, folder, weights), headline, card(config, headline, total_tokens),
+        lambda folder: save_model(model, tokenizer, folder, weights),
+        headline,
+        card(config, headline, total_tokens),
         tokens=total_tokens,
     )
 
@@ -179,7 +225,8 @@ def start_model(
         resize_for(tokenizer, model)
         if config.learning_rate is None:
             raise RecipeError(
-                "pretrain.learning_rate is not set, and an existing model has no preset to take it from",
+                "pretrain.learning_rate is not set, and an existing model has no preset to "
+                "take it from",
                 fix="set it, for example to a tenth of the rate the model was first trained at",
             )
         return tokenizer, model, config.learning_rate
@@ -190,7 +237,11 @@ def start_model(
     shape = build_config(config.preset, len(tokenizer), config.context, config.initializer_range)
     shape.bos_token_id, shape.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     shape.pad_token_id = tokenizer.pad_token_id
-    return tokenizer, build_model(shape), config.learning_rate or preset(config.preset).learning_rate
+    return (
+        tokenizer,
+        build_model(shape),
+        config.learning_rate or preset(config.preset).learning_rate,
+    )
 
 
 def windows(
@@ -205,7 +256,8 @@ def windows(
     packed = torch.from_numpy(pack(ids, context, tokenizer.bos_token_id))
     if len(packed) == 0:
         raise DataError(
-            f"documents ({split})", problem=f"{len(documents)} documents do not fill one window of {context} tokens",
+            f"documents ({split})",
+            problem=f"{len(documents)} documents do not fill one window of {context} tokens",
             fix="give more documents or set a smaller pretrain.context",
         )
     return packed
@@ -215,26 +267,40 @@ def plan(config: Config, context: int, world_size: int) -> list[int]:
     """Windows of every update, over all processes."""
     if config.batch_size % world_size:
         raise RecipeError(
-            f"pretrain.batch_size {config.batch_size} cannot be split evenly over {world_size} processes",
+            f"pretrain.batch_size {config.batch_size} cannot be split evenly over {world_size} "
+            f"processes",
             fix=f"set it to a multiple of {world_size}",
         )
     return batch_sizes(
-        config.tokens, context=context, batch_size=config.batch_size, ramp=config.batch_ramp, multiple=world_size
+        config.tokens,
+        context=context,
+        batch_size=config.batch_size,
+        ramp=config.batch_ramp,
+        multiple=world_size,
     )
 
 
 def update(
-    engine: Any, batch: torch.Tensor, bos_id: int, learning_rate: float, config: Config, stage: Stage
+    engine: Any,
+    batch: torch.Tensor,
+    bos_id: int,
+    learning_rate: float,
+    config: Config,
+    stage: Stage,
 ) -> tuple[float, float]:
-    """One update on the global batch, (B, T); returns its mean loss in nats a token and the gradient norm."""
+    """One update on the global batch, (B, T); returns its mean loss in nats a token and the
+    gradient norm.
+    """
     targets = batch.shape[0] * (batch.shape[1] - 1)
-    share = batch.chunk(stage.world_size)[stage.rank].to(stage.device, torch.long)  # (B / processes, T)
+    # (B / processes, T)
+    share = batch.chunk(stage.world_size)[stage.rank].to(stage.device, torch.long)
     passes = share.split(config.per_device_train_batch_size)
     summed = torch.zeros((), device=share.device)
     engine.train()
     for i, ids in enumerate(passes):
         nll = next_token_nll(engine, ids, bos_id)
-        # The engine averages gradients over processes: their number / targets makes local sums the global mean.
+        # The engine averages gradients over processes: their number / targets makes local sums the
+        # global mean.
         backward(engine, nll * (stage.world_size / targets), last=i == len(passes) - 1)
         summed += nll.detach()
     grad_norm = step(engine, learning_rate)
@@ -242,9 +308,13 @@ def update(
 
 
 def next_token_nll(engine: Any, ids: torch.Tensor, bos_id: int) -> torch.Tensor:
-    """Sum over windows and positions of -log p(next token), in nats; `ids` is (B, T), logits are compared in fp32."""
+    """Sum over windows and positions of -log p(next token), in nats; `ids` is (B, T), logits are
+    compared in fp32.
+    """
     logits = engine(**apart(ids, bos_id)).logits  # (B, T, V); the engine autocasts
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum")
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum"
+    )
 
 
 @torch.no_grad()
@@ -256,26 +326,40 @@ def evaluate(
     summed = torch.zeros((), device=stage.device)
     for group in held_out.split(stage.world_size * config.per_device_train_batch_size):
         mine = group[stage.rank :: stage.world_size]
-        # Under ZeRO-3 all processes must make the same passes, so one with nothing left reads along at weight 0.
+        # Under ZeRO-3 all processes must make the same passes, so one with nothing left reads along
+        # at weight 0.
         ids = (mine if len(mine) else group[:1]).to(stage.device, torch.long)
         summed += next_token_nll(engine, ids, bos_id) * (len(mine) > 0)
-    return {"validation_loss": all_reduce_sum(summed).item() / (len(held_out) * (held_out.shape[1] - 1))}
+    return {
+        "validation_loss": all_reduce_sum(summed).item() / (len(held_out) * (held_out.shape[1] - 1))
+    }
 
 
-def write_sample(engine: Any, tokenizer: PreTrainedTokenizerBase, config: Config, stage: Stage, number: int) -> None:
+def write_sample(
+    engine: Any, tokenizer: PreTrainedTokenizerBase, config: Config, stage: Stage, number: int
+) -> None:
     """Put a text of the model's own into the logbook. Its randomness does not touch training's."""
     if config.engine.zero_stage == 3 or not stage.is_main:
         return  # sharded weights would need all processes to write along
-    prompt = [tokenizer.bos_token_id, *tokenizer(config.sample_prompt, add_special_tokens=False)["input_ids"]]
+    prompt = [
+        tokenizer.bos_token_id,
+        *tokenizer(config.sample_prompt, add_special_tokens=False)["input_ids"],
+    ]
     ids = torch.tensor([prompt], device=stage.device)
     room = engine.module.config.max_position_embeddings - len(prompt)
     with torch.random.fork_rng():
         torch.manual_seed(stage.seed)
         written = engine.module.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=min(60, room),
-            eos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id,
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            max_new_tokens=min(60, room),
+            eos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    stage.logbook(f"update {number} writes: {tokenizer.decode(written[0, 1:], skip_special_tokens=True)!r}")
+    stage.logbook(
+        f"update {number} writes: {tokenizer.decode(written[0, 1:], skip_special_tokens=True)!r}"
+    )
 
 
 def save(engine: Any, stage: Stage, number: int) -> None:
@@ -301,12 +385,16 @@ def resume(engine: Any, stage: Stage) -> int:
 
 def card(config: Config, headline: dict[str, float], tokens: int) -> str:
     """The model card's text."""
-    origin = f"continued from `{config.init_from}`" if config.init_from else f"preset `{config.preset}`"
+    origin = (
+        f"continued from `{config.init_from}`" if config.init_from else f"preset `{config.preset}`"
+    )
     return (
-        f"A base language model: {origin}, {headline['parameters']:,.0f} parameters, {tokens:,} tokens "
+        f"A base language model: {origin}, {headline['parameters']:,.0f} parameters, "
+        f"{tokens:,} tokens "
         f"({headline['epochs']:.2f} epochs) in windows of {config.context}.\n\n"
         f"Validation loss {headline['validation_loss']:.4f} nats a token (perplexity "
-        f"{math.exp(headline['validation_loss']):.2f}). It continues text; it does not follow instructions.\n"
+        f"{math.exp(headline['validation_loss']):.2f}). It continues text; it does not follow "
+        f"instructions.\n"
     )
 
 

@@ -1,8 +1,10 @@
-"""Rankings -> token ids -> micro-batches: K sequences a ranking, each distinct response forwarded once.
+"""Rankings -> token ids -> micro-batches: K sequences a ranking, each distinct response forwarded
+once.
 
 1. `tokenise` turns records into `Item`s and counts whatever it has to drop.
 2. `epoch_batches` shuffles them into batches counted in rankings (the paper's 64 prompts a batch).
-3. `micro_batches` cuts one batch into pieces of at most so many tokens, rankings whole, for every process.
+3. `micro_batches` cuts one batch into pieces of at most so many tokens, rankings whole, for every
+   process.
 4. `collate` pads one piece on the right, sequences of like length together.
 
 Nothing here touches a model, and the loss does not depend on how step 3 cuts: see `reward.loss`.
@@ -27,7 +29,9 @@ Margin = Literal["none", "strength", "likert"]
 
 @dataclass(frozen=True)
 class Item:
-    """One ranking as tokens. `responses` are distinct and end with the end token; K counts duplicates too."""
+    """One ranking as tokens. `responses` are distinct and end with the end token; K counts
+    duplicates too.
+    """
 
     prompt: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]  # (U,) distinct
@@ -56,11 +60,12 @@ def tokenise(
     margin_scale: float = 1.0,
     weight: float = 1.0,
 ) -> tuple[list[Item], Counter[str]]:
-    """Items for the rankings that can teach something, and what was dropped or worth saying, by reason.
+    """Items for the rankings that can teach something, and what was dropped or worth saying, by
+    reason.
 
-    A response that does not fit `max_length` tokens with its prompt leaves its ranking; a ranking left with fewer than
-    two responses, or with nothing but ties, is dropped. An empty response stays: its end token is scored, and PPO needs
-    to know what saying nothing is worth.
+    A response that does not fit `max_length` tokens with its prompt leaves its ranking; a ranking
+    left with fewer than two responses, or with nothing but ties, is dropped. An empty response
+    stays: its end token is scored, and PPO needs to know what saying nothing is worth.
     """
     items: list[Item] = []
     counts: Counter[str] = Counter()
@@ -88,7 +93,9 @@ def tokenise(
 
 
 def tie_duplicates(ranks: Sequence[float], which: Sequence[int]) -> tuple[float, ...]:
-    """Give identical responses the mean of their ranks: whatever told them apart was not the text. Both (K,)."""
+    """Give identical responses the mean of their ranks: whatever told them apart was not the text.
+    Both (K,).
+    """
     sums, counts = np.bincount(which, weights=ranks), np.bincount(which)
     return tuple(float(sums[u] / counts[u]) for u in which)
 
@@ -96,17 +103,21 @@ def tie_duplicates(ranks: Sequence[float], which: Sequence[int]) -> tuple[float,
 def _merits(
     ranking: Ranking, fits: list[int], ranks: Sequence[float], margin: Margin, scale: float
 ) -> tuple[float, ...] | None:
-    """Per-response merits whose differences are the pairs' margins; None where the record does not say."""
+    """Per-response merits whose differences are the pairs' margins; None where the record does not
+    say.
+    """
     if margin == "likert" and ranking.likert is not None:
         return tuple(scale * ranking.likert[k] for k in fits)
     if margin == "strength" and ranking.strength is not None:
-        places = sorted(set(ranks))  # so a K = 2 margin is scale * strength, and each further place adds as much
+        # so a K = 2 margin is scale * strength, and each further place adds as much
+        places = sorted(set(ranks))
         return tuple(-scale * ranking.strength * places.index(rank) for rank in ranks)
     return None
 
 
 def shuffled_pairs(items: Sequence[Item]) -> list[Item]:
-    """Every strict pair as a ranking of two: what the paper warns of (section 3.5), kept for the comparison.
+    """Every strict pair as a ranking of two: what the paper warns of (section 3.5), kept for the
+    comparison.
 
     Each response then takes part in up to K-1 updates of an epoch, and is forwarded as often.
     """
@@ -115,27 +126,39 @@ def shuffled_pairs(items: Sequence[Item]) -> list[Item]:
         for i, j in zip(*np.nonzero(np.less.outer(item.ranks, item.ranks)), strict=True):
             both = (item.responses[item.which[i]], item.responses[item.which[j]])
             merits = (item.merits[i], item.merits[j]) if item.merits else None
-            pairs.append(replace(item, responses=both, which=(0, 1), ranks=(1.0, 2.0), merits=merits))
+            pairs.append(
+                replace(item, responses=both, which=(0, 1), ranks=(1.0, 2.0), merits=merits)
+            )
     return pairs
 
 
-def epoch_batches(items: Sequence[Item], batch_size: int, seed: int, epoch: int) -> Iterator[list[Item]]:
-    """One epoch's batches of `batch_size` rankings over all processes, in an order set by (seed, epoch) alone."""
+def epoch_batches(
+    items: Sequence[Item], batch_size: int, seed: int, epoch: int
+) -> Iterator[list[Item]]:
+    """One epoch's batches of `batch_size` rankings over all processes, in an order set by (seed,
+    epoch) alone.
+    """
     order = np.random.default_rng([seed, epoch]).permutation(len(items))
     for start in range(0, len(items), batch_size):
         yield [items[i] for i in order[start : start + batch_size]]
 
 
-def micro_batches(batch: Sequence[Item], max_tokens: int, processes: int = 1) -> list[list[list[Item]]]:
-    """Cut a batch into micro-batches, the same number for every process: result[process][i] is a list of items.
+def micro_batches(
+    batch: Sequence[Item], max_tokens: int, processes: int = 1
+) -> list[list[list[Item]]]:
+    """Cut a batch into micro-batches, the same number for every process: result[process][i] is a
+    list of items.
 
-    Items of like length share a micro-batch of at most `max_tokens` padded tokens; one item larger than that stands
-    alone. Every process plans for all and so needs no message. Where the count does not divide, large micro-batches are
-    halved; where items run out, an item is repeated with weight 0, which adds nothing to loss or gradient.
+    Items of like length share a micro-batch of at most `max_tokens` padded tokens; one item larger
+    than that stands alone. Every process plans for all and so needs no message. Where the count
+    does not divide, large micro-batches are halved; where items run out, an item is repeated with
+    weight 0, which adds nothing to loss or gradient.
     """
     cut: list[list[Item]] = []
     for item in sorted(batch, key=lambda item: item.longest):
-        sequences = len(item.responses) + (sum(len(other.responses) for other in cut[-1]) if cut else 0)
+        sequences = len(item.responses) + (
+            sum(len(other.responses) for other in cut[-1]) if cut else 0
+        )
         if cut and sequences * item.longest <= max_tokens:
             cut[-1].append(item)
         else:
@@ -147,7 +170,8 @@ def micro_batches(batch: Sequence[Item], max_tokens: int, processes: int = 1) ->
             cut += [largest[::2], largest[1::2]]
         else:
             cut.append([replace(largest[0], weight=0.0)])
-    cut.sort(key=lambda items: sum(item.tokens for item in items), reverse=True)  # like sizes side by side
+    # like sizes side by side
+    cut.sort(key=lambda items: sum(item.tokens for item in items), reverse=True)
     return [cut[process::processes] for process in range(processes)]
 
 
@@ -171,7 +195,8 @@ class SharedPrefix(NamedTuple):
 class MicroBatch(NamedTuple):
     """What one backward needs. N counts responses of all rankings, R rankings."""
 
-    chunks: list[Sequences | SharedPrefix]  # forwarded one after the other; their scores are concatenated
+    # forwarded one after the other; their scores are concatenated
+    chunks: list[Sequences | SharedPrefix]
     sequence_of: Tensor  # (N,) which of the concatenated scores is response n's
     ranks: Tensor  # (N,)
     ranking_ids: Tensor  # (N,) in [0, R)
@@ -180,12 +205,17 @@ class MicroBatch(NamedTuple):
 
 
 def collate(
-    items: Sequence[Item], pad_token_id: int, *, chunk_tokens: int | None = None, shared_prefix: bool = False
+    items: Sequence[Item],
+    pad_token_id: int,
+    *,
+    chunk_tokens: int | None = None,
+    shared_prefix: bool = False,
 ) -> MicroBatch:
     """Pad some items on the right.
 
-    chunk_tokens: sort sequences by length and forward at most so many padded tokens at a time (None: all at once).
-    A CPU is fastest at a few thousand, and sorting by sequence saves padding that whole rankings cannot avoid.
+    chunk_tokens: sort sequences by length and forward at most so many padded tokens at a time
+    (None: all at once). A CPU is fastest at a few thousand, and sorting by sequence saves padding
+    that whole rankings cannot avoid.
     """
     owner = [(r, u) for r, item in enumerate(items) for u in range(len(item.responses))]
     if shared_prefix:
@@ -216,8 +246,14 @@ def _by_length(
     chunks: list[Sequences | SharedPrefix] = []
     start = 0
     while start < len(order):
-        size = len(order) if chunk_tokens is None else max(1, chunk_tokens // len(tokens[order[start]]))
-        chunks.append(Sequences(*pad_right([tokens[i] for i in order[start : start + size]], pad_token_id)))
+        size = (
+            len(order)
+            if chunk_tokens is None
+            else max(1, chunk_tokens // len(tokens[order[start]]))
+        )
+        chunks.append(
+            Sequences(*pad_right([tokens[i] for i in order[start : start + size]], pad_token_id))
+        )
         start += size
     return order, chunks
 

@@ -1,7 +1,9 @@
-"""Best-of-n: sample n answers, keep the one the reward model likes best. The plainest way to use a reward model.
+"""Best-of-n: sample n answers, keep the one the reward model likes best. The plainest way to use a
+reward model.
 
-It needs no training, and its distance from the model it samples is known: log n - (n - 1) / n nats (Stiennon et al.
-2020). That is what PPO has to beat at the same KL. `podium best-of RUN --n 16` calls `best_of`.
+It needs no training, and its distance from the model it samples is known: log n - (n - 1) / n nats
+(Stiennon et al. 2020). That is what PPO has to beat at the same KL. `podium best-of RUN --n 16`
+calls `best_of`.
 """
 
 from collections.abc import Sequence
@@ -28,13 +30,20 @@ SPARE = 2  # samples drawn for each n, so that the estimate averages over many s
 
 
 def best_of(
-    run: Path, n: int = 16, prompts: int = 64, model: str = "sft", reward_model: str = "reward",
-    max_new_tokens: int = 64, seed: int = 0,
+    run: Path,
+    n: int = 16,
+    prompts: int = 64,
+    model: str = "sft",
+    reward_model: str = "reward",
+    max_new_tokens: int = 64,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Expected scores of the favourite of 1, 2, 4, ... n answers to a run's test prompts, with the KL each costs.
+    """Expected scores of the favourite of 1, 2, 4, ... n answers to a run's test prompts, with the
+    KL each costs.
 
-    2n answers a prompt are sampled at temperature 1; the estimate for n averages over all sets of n among them
-    (`bon_unbiased`). Gold is the world's own score, where the run has a world. Intervals are over prompts.
+    2n answers a prompt are sampled at temperature 1; the estimate for n averages over all sets of n
+    among them (`bon_unbiased`). Gold is the world's own score, where the run has a world. Intervals
+    are over prompts.
 
     Raises:
         PodiumError: the run has no such model, reward model or prompts.
@@ -43,24 +52,43 @@ def best_of(
         raise PodiumError(f"best of {n} answers cannot be", "give --n 1 or more")
     recipe = load_recipe(run / "recipe.yaml")
     policy_dir, reward_dir = (find_parent(ref, recipe, run) for ref in (model, reward_model))
-    source = source_of(recipe, run, "prompts", "test") or source_of(recipe, run, "prompts", "validation")
+    source = source_of(recipe, run, "prompts", "test") or source_of(
+        recipe, run, "prompts", "validation"
+    )
     if source is None:
-        raise DataError(run / "recipe.yaml", None, "data.prompts", "no prompts to test on", "add data.prompts.test")
+        raise DataError(
+            run / "recipe.yaml",
+            None,
+            "data.prompts",
+            "no prompts to test on",
+            "add data.prompts.test",
+        )
     asked = read_source(absolute(source, run), Prompt)[:prompts]
 
     texts = sample(policy_dir, asked, SPARE * n, max_new_tokens, seed)  # P lists of 2n
     scorer, tokenizer = load_reward_model(reward_dir)
     flat = [text for answers in texts for text in answers]
     asked_flat = [prompt.messages for prompt in asked for _ in range(SPARE * n)]
-    proxy = np.array(score_texts(moved(scorer, device()), tokenizer, asked_flat, flat)).reshape(len(asked), -1)
+    proxy = np.array(score_texts(moved(scorer, device()), tokenizer, asked_flat, flat)).reshape(
+        len(asked), -1
+    )
     gold = None
     if recipe.data.world is not None:
         world = open_world(find_parent("world", recipe, run))
-        gold = np.array([[world.gold(p, text) for text in answers] for p, answers in zip(asked, texts, strict=True)])
+        gold = np.array(
+            [
+                [world.gold(p, text) for text in answers]
+                for p, answers in zip(asked, texts, strict=True)
+            ]
+        )
     sizes = sorted({2**power for power in range(n.bit_length()) if 2**power <= n} | {n})
-    favourites = [answers[int(scores[:n].argmax())] for answers, scores in zip(texts, proxy, strict=True)]
+    favourites = [
+        answers[int(scores[:n].argmax())] for answers, scores in zip(texts, proxy, strict=True)
+    ]
     return {
-        "model": str(policy_dir), "reward_model": str(reward_dir), "prompts": len(asked),
+        "model": str(policy_dir),
+        "reward_model": str(reward_dir),
+        "prompts": len(asked),
         "curve": [curve_row(proxy, gold, size) for size in sizes],
         "examples": [
             {"prompt": p.messages[-1].content, "best": best}
@@ -69,7 +97,9 @@ def best_of(
     }
 
 
-def sample(folder: Path, prompts: Sequence[Prompt], count: int, max_new_tokens: int, seed: int) -> list[list[str]]:
+def sample(
+    folder: Path, prompts: Sequence[Prompt], count: int, max_new_tokens: int, seed: int
+) -> list[list[str]]:
     """`count` answers of the model in `folder` to each prompt."""
     tokenizer, model = load_tokenizer(folder), load_causal_lm(folder)
     sampler = EmbeddedSampler(moved(model, device()), int(tokenizer.pad_token_id))
@@ -80,11 +110,15 @@ def sample(folder: Path, prompts: Sequence[Prompt], count: int, max_new_tokens: 
 
 
 def curve_row(proxy: np.ndarray, gold: np.ndarray | None, n: int) -> dict[str, Any]:
-    """What best-of-n is expected to score by the reward model and by gold, (P, N) each, and its KL in nats."""
+    """What best-of-n is expected to score by the reward model and by gold, (P, N) each, and its KL
+    in nats.
+    """
 
     def expected(by: np.ndarray) -> dict[str, float]:
         values = [bon_unbiased(scores, worth, n) for scores, worth in zip(proxy, by, strict=True)]
         estimate: Estimate = mean_with_interval(values, range(len(values)))
         return dict(estimate._asdict())
 
-    return {"n": n, "kl": bon_kl(n), "reward": expected(proxy)} | ({} if gold is None else {"gold": expected(gold)})
+    return {"n": n, "kl": bon_kl(n), "reward": expected(proxy)} | (
+        {} if gold is None else {"gold": expected(gold)}
+    )

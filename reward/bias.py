@@ -1,6 +1,8 @@
-"""Where zero lies: the loss sees differences only, so a bias makes the labelers' demonstrations score mean 0.
+"""Where zero lies: the loss sees differences only, so a bias makes the labelers' demonstrations
+score mean 0.
 
-InstructGPT, section 3.5, before PPO; the mean only. The bias travels with the model: see `reward.model`.
+InstructGPT, section 3.5, before PPO; the mean only. The bias travels with the model: see
+`reward.model`.
 """
 
 import math
@@ -20,7 +22,8 @@ from reward.score import score_texts
 def zero_point(
     stage: Stage, rankings: Sequence[Ranking], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[Demonstration]:
-    """What shall score mean 0: the labelers' demonstrations; without any, the best answer of every training ranking.
+    """What shall score mean 0: the labelers' demonstrations; without any, the best answer of every
+    training ranking.
 
     Those over `max_length` tokens are left out, and the logbook says how many.
 
@@ -30,7 +33,9 @@ def zero_point(
     if stage.has_records("demonstrations", "train"):
         wanted: list[Demonstration] = stage.records("demonstrations", "train")
     else:
-        stage.logbook("no demonstrations: the bias makes the best-ranked training answers score mean 0")
+        stage.logbook(
+            "no demonstrations: the bias makes the best-ranked training answers score mean 0"
+        )
         best = [r.responses[r.ranks.index(min(r.ranks))] for r in rankings]
         wanted = [
             Demonstration(messages=[*r.prompt, Message(role="assistant", content=text)])
@@ -39,8 +44,10 @@ def zero_point(
     found = [d for d in wanted if _tokens(d, tokenizer) <= max_length]
     if not found:
         raise DataError(
-            f"stage '{stage.name}'", field="demonstrations",
-            problem=f"none of {len(wanted)} fits {max_length} tokens, so no answer can be given the score 0",
+            f"stage '{stage.name}'",
+            field="demonstrations",
+            problem=f"none of {len(wanted)} fits {max_length} tokens, so no answer can be "
+            f"given the score 0",
             fix="give shorter demonstrations, or raise max_length if the model's context allows",
         )
     if len(found) < len(wanted):
@@ -51,11 +58,16 @@ def zero_point(
 
 
 def center(
-    model: PreTrainedModel | RewardEnsemble, tokenizer: PreTrainedTokenizerBase, demonstrations: list[Demonstration]
+    model: PreTrainedModel | RewardEnsemble,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: list[Demonstration],
 ) -> None:
     """Move the bias so that the demonstrations score mean 0."""
     scores = score_texts(
-        model, tokenizer, [d.messages[:-1] for d in demonstrations], [d.messages[-1].content for d in demonstrations]
+        model,
+        tokenizer,
+        [d.messages[:-1] for d in demonstrations],
+        [d.messages[-1].content for d in demonstrations],
     )
     mean = math.fsum(scores) / len(scores)
     if isinstance(model, RewardEnsemble):

@@ -1,8 +1,9 @@
 """How far a reward model's score gaps can be read as probabilities: pure numpy, no model inside.
 
-A preference model says that the better response wins with probability sigmoid(gap). Every function takes `gaps` (P,):
-score of the response that people preferred minus score of the other, one entry an untied pair. A positive gap is a
-right call, |gap| is how sure the model was. Source of the picture: Bai et al. 2022 (Anthropic HH), figure 9.
+A preference model says that the better response wins with probability sigmoid(gap). Every function
+takes `gaps` (P,): score of the response that people preferred minus score of the other, one entry
+an untied pair. A positive gap is a right call, |gap| is how sure the model was. Source of the
+picture: Bai et al. 2022 (Anthropic HH), figure 9.
 """
 
 from typing import NamedTuple
@@ -25,7 +26,9 @@ class Reliability(NamedTuple):
 
 
 def accuracy(gaps: Floats) -> Floats:
-    """(P,) 1 where the model prefers what people preferred, 1/2 where it scores both alike, 0 elsewhere."""
+    """(P,) 1 where the model prefers what people preferred, 1/2 where it scores both alike, 0
+    elsewhere.
+    """
     return (np.sign(gaps) + 1) / 2
 
 
@@ -40,20 +43,28 @@ def reliability(gaps: Floats, bins: int = BINS) -> Reliability:
     index = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
     count = np.bincount(index, minlength=bins)
     held = count > 0
-    sums = [np.bincount(index, weights=values, minlength=bins)[held] for values in (confidence, right)]
+    sums = [
+        np.bincount(index, weights=values, minlength=bins)[held] for values in (confidence, right)
+    ]
     return Reliability(sums[0] / count[held], sums[1] / count[held], count[held])
 
 
 def expected_calibration_error(gaps: Floats, bins: int = BINS) -> float:
     """Mean |confidence - accuracy| over pairs, by bin. 0 is perfect, but see `reference_ece`."""
     table = reliability(gaps, bins)
-    return float((table.pairs * np.abs(table.confidence - table.accuracy)).sum() / table.pairs.sum())
+    return float(
+        (table.pairs * np.abs(table.confidence - table.accuracy)).sum() / table.pairs.sum()
+    )
 
 
-def reference_ece(gaps: Floats, draws: int = 200, seed: int = 0, bins: int = BINS) -> tuple[float, float]:
-    """(mean, 95th percentile) of the ECE that a perfectly calibrated model with these gaps would show by chance.
+def reference_ece(
+    gaps: Floats, draws: int = 200, seed: int = 0, bins: int = BINS
+) -> tuple[float, float]:
+    """(mean, 95th percentile) of the ECE that a perfectly calibrated model with these gaps would
+    show by chance.
 
-    With few pairs the ECE is well above 0 however good the model is; only a value above the second number says more.
+    With few pairs the ECE is well above 0 however good the model is; only a value above the second
+    number says more.
     """
     rng = np.random.default_rng(seed)
     size = np.abs(gaps)
@@ -63,21 +74,29 @@ def reference_ece(gaps: Floats, draws: int = 200, seed: int = 0, bins: int = BIN
 
 
 def fitted_temperature(gaps: Floats) -> float:
-    """The T for which sigmoid(gap / T) has the lowest NLL: above 1 = over-confident, below 1 = under-confident.
+    """The T for which sigmoid(gap / T) has the lowest NLL: above 1 = over-confident, below 1 =
+    under-confident.
 
-    Pairs that are all right (or all wrong) have no best T; the search ends at its edges, 1/1000 and 1000.
+    Pairs that are all right (or all wrong) have no best T; the search ends at its edges, 1/1000 and
+    1000.
     """
     edge = np.log(1000)
     found = minimize_scalar(
-        lambda log_t: negative_log_likelihood(gaps * np.exp(-log_t)).mean(), bounds=(-edge, edge), method="bounded"
+        lambda log_t: negative_log_likelihood(gaps * np.exp(-log_t)).mean(),
+        bounds=(-edge, edge),
+        method="bounded",
     )
     return float(np.exp(found.x))
 
 
-def accuracy_by(values: Floats, gaps: Floats, bins: int = 8) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """Accuracy against any property of the pairs (P,), in bins of equal count: (mean value, accuracy, count) a bin.
+def accuracy_by(
+    values: Floats, gaps: Floats, bins: int = 8
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Accuracy against any property of the pairs (P,), in bins of equal count: (mean value,
+    accuracy, count) a bin.
 
-    With the pairs' mean score: Bai et al. 2022 found accuracy to fall where both responses score high.
+    With the pairs' mean score: Bai et al. 2022 found accuracy to fall where both responses score
+    high.
     """
     order = np.argsort(values, kind="stable")
     pieces = [piece for piece in np.array_split(order, bins) if len(piece)]

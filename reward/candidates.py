@@ -1,7 +1,9 @@
-"""Candidates to rank: several models answer the same prompts, and some answers come from other prompts.
+"""Candidates to rank: several models answer the same prompts, and some answers come from other
+prompts.
 
-One block of prompts at a time, so that a long collection can be resumed; the random numbers of a block depend on the
-seed and its place alone, so a resumed collection samples what the unbroken one would have.
+One block of prompts at a time, so that a long collection can be resumed; the random numbers of a
+block depend on the seed and its place alone, so a resumed collection samples what the unbroken one
+would have.
 """
 
 import random
@@ -46,7 +48,9 @@ class Writer(NamedTuple):
 
 
 def load_writer(stage: Stage, ref: str, max_batch: int) -> Writer:
-    """The model `ref` names, ready to sample; it may have another tokenizer than the rest of the chain."""
+    """The model `ref` names, ready to sample; it may have another tokenizer than the rest of the
+    chain.
+    """
     folder = stage.parent(ref, same_tokenizer=False)
     tokenizer, model = prepare_tokenizer(load_tokenizer(folder)), load_causal_lm(folder)
     resize_for(tokenizer, model)
@@ -70,15 +74,21 @@ def fits(prompt: Prompt, writers: dict[str, Writer], max_new_tokens: int) -> boo
 
 
 def answer(
-    stage: Stage, writer: Writer, prompts: Sequence[Prompt], counts: Sequence[int], params: SamplingParams
+    stage: Stage,
+    writer: Writer,
+    prompts: Sequence[Prompt],
+    counts: Sequence[int],
+    params: SamplingParams,
 ) -> tuple[list[list[str]], Counter[str]]:
-    """`counts[i]` answers to prompt i, and how many ended on their own ("finished") or were cut off.
+    """`counts[i]` answers to prompt i, and how many ended on their own ("finished") or were cut
+    off.
 
     Every process samples its share of the rows and gets all of them back.
     """
     rows = [
         encode_prompt(writer.tokenizer, prompt.messages)
-        for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)
+        for prompt, count in zip(prompts, counts, strict=True)
+        for _ in range(count)
     ]
     first, end = (len(rows) * rank // stage.world_size for rank in (stage.rank, stage.rank + 1))
     params = replace(params, stop_token_id=writer.tokenizer.eos_token_id, first_row=first)
@@ -101,31 +111,48 @@ def block(
     params: SamplingParams,
     salt: str,
 ) -> tuple[list[Candidates], Counter[str]]:
-    """The candidates of some (split, prompt) pairs as planned, in random order. `salt` tells this block from others."""
+    """The candidates of some (split, prompt) pairs as planned, in random order. `salt` tells this
+    block from others.
+    """
     asked = [prompt for _, prompt in prompts]
     answers: dict[str, list[list[str]]] = {}
     ended: Counter[str] = Counter()
     for name, writer in writers.items():
         rng = random.Random(f"{stage.seed}-{salt}-{name}")
         counts = [names.count(name) for names in plans]
-        answers[name], how = answer(stage, writer, asked, counts, replace(params, seed=rng.getrandbits(31)))
+        answers[name], how = answer(
+            stage, writer, asked, counts, replace(params, seed=rng.getrandbits(31))
+        )
         ended += how
     rng = random.Random(f"{stage.seed}-{salt}")
     found = []
     for i, (split, prompt) in enumerate(prompts):
         own = {name: iter(texts[i]) for name, texts in answers.items()}
-        texts_of = (next(own[name]) if name in own else _elsewhere(answers, plans, i, rng) for name in plans[i])
+        texts_of = (
+            next(own[name]) if name in own else _elsewhere(answers, plans, i, rng)
+            for name in plans[i]
+        )
         pairs = list(zip(plans[i], texts_of, strict=True))
         rng.shuffle(pairs)
-        found.append(Candidates(
-            prompt=prompt.messages, responses=[text for _, text in pairs], generators=[name for name, _ in pairs],
-            split=split, user=prompt.user, use_case=prompt.use_case, source=prompt.source, id=prompt.id,
-            meta=prompt.meta,
-        ))
+        found.append(
+            Candidates(
+                prompt=prompt.messages,
+                responses=[text for _, text in pairs],
+                generators=[name for name, _ in pairs],
+                split=split,
+                user=prompt.user,
+                use_case=prompt.use_case,
+                source=prompt.source,
+                id=prompt.id,
+                meta=prompt.meta,
+            )
+        )
     return found, ended
 
 
-def _elsewhere(answers: dict[str, list[list[str]]], plans: Sequence[list[str]], i: int, rng: random.Random) -> str:
+def _elsewhere(
+    answers: dict[str, list[list[str]]], plans: Sequence[list[str]], i: int, rng: random.Random
+) -> str:
     """What the main model answered to another prompt (to this one, where there is no other)."""
     other = rng.choice([j for j in range(len(plans)) if j != i] or [i])
     return answers[plans[other][0]][other][0]

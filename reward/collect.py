@@ -1,17 +1,20 @@
-"""Rankings: K candidates a prompt from named checkpoints, put in order by labelers. The reward model learns from them.
+"""Rankings: K candidates a prompt from named checkpoints, put in order by labelers. The reward
+model learns from them.
 
-InstructGPT, sections 3.2-3.4: labelers rank K = 4 to 9 responses a prompt. Candidates come from several models, so
-that the reward model knows poor answers from good ones and not only good ones from each other: the SFT model, the base
-model, and answers to other prompts ("off_topic"), without which a policy finds replies that score well anywhere.
+InstructGPT, sections 3.2-3.4: labelers rank K = 4 to 9 responses a prompt. Candidates come from
+several models, so that the reward model knows poor answers from good ones and not only good ones
+from each other: the SFT model, the base model, and answers to other prompts ("off_topic"), without
+which a policy finds replies that score well anywhere.
 
-Reads   prompts (train, validation), the models to sample from, and the world's labelers; or, where the recipe has
-        `data.rankings` (a file, an export of the labeling site), just those.
-Writes  final/: rankings.train.jsonl; rankings.validation.jsonl, by several training labelers a prompt, so that their
-        agreement can be measured; rankings.heldout.jsonl, the same candidates by held-out labelers; candidates.jsonl,
-        prompts and candidates for the labeling site.
+Reads   prompts (train, validation), the models to sample from, and the world's labelers; or, where
+        the recipe has `data.rankings` (a file, an export of the labeling site), just those.
+Writes  final/: rankings.train.jsonl; rankings.validation.jsonl, by several training labelers a
+        prompt, so that their agreement can be measured; rankings.heldout.jsonl, the same candidates
+        by held-out labelers; candidates.jsonl, prompts and candidates for the labeling site.
 Run     python -m reward.collect RECIPE
 
-What is left out: rounds. To rank answers of a later policy, name its checkpoint under `models` and run again.
+What is left out: rounds. To rank answers of a later policy, name its checkpoint under `models` and
+run again.
 """
 
 import json
@@ -38,22 +41,36 @@ from reward.sources import HELDOUT, SPLITS, read_splits
 
 
 class Config(BaseModel):
-    """What to sample and who ranks it. The defaults suit the embedded world; the paper's value is named."""
+    """What to sample and who ranks it. The defaults suit the embedded world; the paper's value is
+    named.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    models: dict[str, str] = Field({"sft": "sft", "base": "pretrain"}, description="name -> model that answers")
+    models: dict[str, str] = Field(
+        {"sft": "sft", "base": "pretrain"}, description="name -> model that answers"
+    )
     mix: dict[str, float] = Field(
         {"sft": 0.45, "base": 0.1, OFF_TOPIC: 0.45},
         description="share of the candidates by model; off_topic = answers to other prompts",
     )
-    main: str = Field("sft", description="the model that answers every prompt, and whose answers go off topic")
-    prompts: int = Field(2500, gt=0, description="training prompts to rank answers of; paper: 33,207")
-    validation_prompts: int = Field(240, gt=0, description="prompts to measure the reward model on; paper: 17,887")
+    main: str = Field(
+        "sft", description="the model that answers every prompt, and whose answers go off topic"
+    )
+    prompts: int = Field(
+        2500, gt=0, description="training prompts to rank answers of; paper: 33,207"
+    )
+    validation_prompts: int = Field(
+        240, gt=0, description="prompts to measure the reward model on; paper: 17,887"
+    )
     min_k: int = Field(4, ge=2, description="fewest candidates a prompt; paper: 4")
     max_k: int = Field(9, ge=2, description="most candidates a prompt; paper: 9")
-    labelers_per_prompt: int = Field(1, gt=0, description="training labelers who rank a training prompt's candidates")
-    labelers_per_validation_prompt: int = Field(3, gt=0, description="the same for validation prompts")
+    labelers_per_prompt: int = Field(
+        1, gt=0, description="training labelers who rank a training prompt's candidates"
+    )
+    labelers_per_validation_prompt: int = Field(
+        3, gt=0, description="the same for validation prompts"
+    )
     max_new_tokens: int = Field(64, gt=0, description="longest candidate in tokens; paper: 1,000")
     temperature: float = Field(1.0, gt=0, description="of sampling; not in the paper")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling, 1 = off; not in the paper")
@@ -95,20 +112,36 @@ def main(config: Config, stage: Stage) -> None:
 def sample(config: Config, stage: Stage) -> tuple[list[Candidates], Counter[str]]:
     """The candidates of all prompts, block after block, and what is worth telling about them."""
     prompts = [("train", p) for p in stage.records("prompts", "train")[: config.prompts]]
-    prompts += [("validation", p) for p in stage.records("prompts", "validation")[: config.validation_prompts]]
-    writers = {name: load_writer(stage, ref, config.max_batch) for name, ref in config.models.items()}
+    prompts += [
+        ("validation", p)
+        for p in stage.records("prompts", "validation")[: config.validation_prompts]
+    ]
+    writers = {
+        name: load_writer(stage, ref, config.max_batch) for name, ref in config.models.items()
+    }
     rng = random.Random(f"{stage.seed}-plans")
-    plans = [plan(config.main, config.mix, rng.randint(config.min_k, config.max_k), rng) for _ in prompts]
-    params = SamplingParams(config.max_new_tokens, temperature=config.temperature, top_p=config.top_p)
+    plans = [
+        plan(config.main, config.mix, rng.randint(config.min_k, config.max_k), rng) for _ in prompts
+    ]
+    params = SamplingParams(
+        config.max_new_tokens, temperature=config.temperature, top_p=config.top_p
+    )
 
     done, candidates, counts = resume(stage)
     with stage.progress(len(prompts), "candidates", unit="prompt", start=done) as bar:
         for start in range(done, len(prompts), config.save_steps):
             end = min(start + config.save_steps, len(prompts))
-            kept = [i for i in range(start, end) if fits(prompts[i][1], writers, config.max_new_tokens)]
+            kept = [
+                i for i in range(start, end) if fits(prompts[i][1], writers, config.max_new_tokens)
+            ]
             counts["prompts that leave no room for an answer (dropped)"] += end - start - len(kept)
             found, ended = block(
-                stage, writers, [prompts[i] for i in kept], [plans[i] for i in kept], params, f"block-{start}"
+                stage,
+                writers,
+                [prompts[i] for i in kept],
+                [plans[i] for i in kept],
+                params,
+                f"block-{start}",
             )
             candidates, counts = candidates + found, counts + ended
             bar.advance(end - start)
@@ -120,9 +153,15 @@ def sample(config: Config, stage: Stage) -> tuple[list[Candidates], Counter[str]
 
 
 def rank(
-    config: Config, labelers: Sequence[Labeler], candidates: Sequence[Candidates], seed: int, counts: Counter[str]
+    config: Config,
+    labelers: Sequence[Labeler],
+    candidates: Sequence[Candidates],
+    seed: int,
+    counts: Counter[str],
 ) -> dict[str, list[Ranking]]:
-    """Rankings by split. Validation prompts are ranked by several training labelers and by all held-out ones."""
+    """Rankings by split. Validation prompts are ranked by several training labelers and by all
+    held-out ones.
+    """
     rng = random.Random(f"{seed}-labelers")
     training = [labeler for labeler in labelers if labeler.cohort != HELDOUT]
     strangers = [labeler for labeler in labelers if labeler.cohort == HELDOUT]
@@ -138,13 +177,23 @@ def rank(
 
 
 def judge(
-    candidates: Candidates, number: int, labelers: Sequence[Labeler], wanted: int, rng: random.Random,
+    candidates: Candidates,
+    number: int,
+    labelers: Sequence[Labeler],
+    wanted: int,
+    rng: random.Random,
     counts: Counter[str],
 ) -> list[Ranking]:
-    """One prompt's candidates ranked by `wanted` labelers drawn at random; another one stands in for who skips."""
+    """One prompt's candidates ranked by `wanted` labelers drawn at random; another one stands in
+    for who skips.
+    """
     prompt = Prompt(
-        messages=candidates.prompt, user=candidates.user, use_case=candidates.use_case, source=candidates.source,
-        id=candidates.id, meta=candidates.meta,
+        messages=candidates.prompt,
+        user=candidates.user,
+        use_case=candidates.use_case,
+        source=candidates.source,
+        id=candidates.id,
+        meta=candidates.meta,
     )
     found: list[Ranking] = []
     for labeler in rng.sample(list(labelers), len(labelers)):
@@ -154,12 +203,24 @@ def judge(
         if said.skipped is not None:
             counts["rankings skipped by their labeler"] += 1
             continue
-        found.append(Ranking(
-            prompt=candidates.prompt, responses=candidates.responses, ranks=said.ranks, likert=said.likert,
-            flags=said.flags, labeler=labeler.name, cohort=labeler.cohort, source=candidates.source,
-            task=f"t-{number:06d}", generators=candidates.generators, user=candidates.user,
-            use_case=candidates.use_case, id=f"r-{number:06d}-{labeler.name}", meta=candidates.meta,
-        ))
+        found.append(
+            Ranking(
+                prompt=candidates.prompt,
+                responses=candidates.responses,
+                ranks=said.ranks,
+                likert=said.likert,
+                flags=said.flags,
+                labeler=labeler.name,
+                cohort=labeler.cohort,
+                source=candidates.source,
+                task=f"t-{number:06d}",
+                generators=candidates.generators,
+                user=candidates.user,
+                use_case=candidates.use_case,
+                id=f"r-{number:06d}-{labeler.name}",
+                meta=candidates.meta,
+            )
+        )
     return found
 
 
@@ -169,13 +230,19 @@ def nobody_ranks(stage: Stage, candidates: Sequence[Candidates]) -> DataError:
     if stage.is_main:
         write_jsonl(path, candidates)
     return DataError(
-        f"stage '{stage.name}'", field="data.rankings", problem="there is nobody to rank the candidates",
-        fix=f"import {path} into the labeling site, let people rank, and name the export as data.rankings.train",
+        f"stage '{stage.name}'",
+        field="data.rankings",
+        problem="there is nobody to rank the candidates",
+        fix=f"import {path} into the labeling site, let people rank, and name the export as "
+        f"data.rankings.train",
     )
 
 
 def publish(
-    stage: Stage, rankings: dict[str, list[Ranking]], candidates: Sequence[Candidates], counts: Counter[str]
+    stage: Stage,
+    rankings: dict[str, list[Ranking]],
+    candidates: Sequence[Candidates],
+    counts: Counter[str],
 ) -> None:
     """Write final/: one file a split that has rankings, and the candidates."""
     for reason, count in counts.items():
@@ -201,12 +268,17 @@ def describe(rankings: dict[str, list[Ranking]], counts: Counter[str]) -> dict[s
     everything = [ranking for records in rankings.values() for ranking in records]
     ordered = sum(a < b for r in everything for a in r.ranks for b in r.ranks)
     pairs = sum(r.k * (r.k - 1) // 2 for r in everything)
-    metrics: dict[str, float] = {f"{split}_rankings": len(records) for split, records in rankings.items()}
+    metrics: dict[str, float] = {
+        f"{split}_rankings": len(records) for split, records in rankings.items()
+    }
     metrics |= {"responses_per_ranking": sum(r.k for r in everything) / len(everything)}
     metrics |= {"tie_rate": 1 - ordered / pairs}
     if counts["finished"]:
         metrics["finished_rate"] = counts["finished"] / (counts["finished"] + counts["cut off"])
-    for name, records in (("agreement", rankings["validation"]), ("heldout_agreement", rankings["heldout"])):
+    for name, records in (
+        ("agreement", rankings["validation"]),
+        ("heldout_agreement", rankings["heldout"]),
+    ):
         agreement = pairwise_agreement(records).value
         if agreement is not None:
             metrics[name] = agreement
@@ -217,15 +289,24 @@ def card(rankings: dict[str, list[Ranking]], metrics: dict[str, float]) -> str:
     """The data card's text."""
     sizes = ", ".join(f"{len(records):,} {split}" for split, records in rankings.items() if records)
     agreement = metrics.get("agreement")
-    said = f" Two training labelers order {100 * agreement:.1f} % of untied pairs alike." if agreement else ""
+    said = (
+        f" Two training labelers order {100 * agreement:.1f} % of untied pairs alike."
+        if agreement
+        else ""
+    )
     return (
-        f"Rankings of K responses a prompt: {sizes}; {metrics['responses_per_ranking']:.1f} responses each, "
-        f"{100 * metrics['tie_rate']:.1f} % of pairs tied.{said}\n\nEach line of rankings.*.jsonl is one ranking by "
-        "one labeler (`data.records.Ranking`); ranks[i] belongs to responses[i], 1 is best, equal is a tie.\n"
+        f"Rankings of K responses a prompt: {sizes}; {metrics['responses_per_ranking']:.1f} "
+        f"responses each, "
+        f"{100 * metrics['tie_rate']:.1f} % of pairs tied.{said}\n\nEach line of "
+        f"rankings.*.jsonl is one ranking by "
+        "one labeler (`data.records.Ranking`); ranks[i] belongs to responses[i], 1 is best, "
+        "equal is a tie.\n"
     )
 
 
-def save_progress(stage: Stage, done: int, candidates: Sequence[Candidates], counts: Counter[str]) -> None:
+def save_progress(
+    stage: Stage, done: int, candidates: Sequence[Candidates], counts: Counter[str]
+) -> None:
     """A checkpoint: the candidates so far."""
 
     def write(folder: Path) -> None:

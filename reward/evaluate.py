@@ -1,10 +1,13 @@
-"""How far a reward model can be trusted: its agreement with people on prompts, and with people, it has never met.
+"""How far a reward model can be trusted: its agreement with people on prompts, and with people, it
+has never met.
 
-InstructGPT (sections 3.4 and 4.1) reports accuracy on held-out labelers beside the labelers' agreement with each other,
-which no model can pass by much. Around that stand calibration (`reward.calibration`), length, and the accuracy that a
-reader of length alone would reach. Every interval is over prompts.
+InstructGPT (sections 3.4 and 4.1) reports accuracy on held-out labelers beside the labelers'
+agreement with each other, which no model can pass by much. Around that stand calibration
+(`reward.calibration`), length, and the accuracy that a reader of length alone would reach. Every
+interval is over prompts.
 
-    python -m reward.evaluate MODEL RANKINGS.jsonl OUT       writes trust.json, trust.html and trust.png
+    python -m reward.evaluate MODEL RANKINGS.jsonl OUT       writes trust.json, trust.html and
+    trust.png
 """
 
 import argparse
@@ -34,7 +37,9 @@ Floats = NDArray[np.float64]
 
 
 class Pairs(NamedTuple):
-    """The untied pairs of many rankings; every field (P,), seen from the response that the labeler preferred."""
+    """The untied pairs of many rankings; every field (P,), seen from the response that the labeler
+    preferred.
+    """
 
     gap: Floats  # its score less the other's
     prompt: NDArray[np.str_]  # the prompt's key: what a bootstrap resamples
@@ -68,7 +73,11 @@ def trust_report(
     both = splits.validation + splits.heldout
     if both:
         across = pairwise_agreement(both, across=("train", "heldout"))
-        report["agreement_across_cohorts"] = {"value": across.value, "low": across.low, "high": across.high}
+        report["agreement_across_cohorts"] = {
+            "value": across.value,
+            "low": across.low,
+            "high": across.high,
+        }
     return report
 
 
@@ -78,15 +87,28 @@ def score_rankings(
     rankings: Sequence[Ranking],
     max_length: int = 10**9,
 ) -> list[Floats]:
-    """Scores (K,) of every ranking; NaN for a response over `max_length`. A shared text is scored once."""
-    texts = {(prompt_key(r.prompt), text): (r.prompt, text) for r in rankings for text in r.responses}
-    fits = {
-        key: pair for key, pair in texts.items()
-        if len(encode_prompt(tokenizer, pair[0])) + len(encode_response(tokenizer, pair[1])) <= max_length
+    """Scores (K,) of every ranking; NaN for a response over `max_length`. A shared text is scored
+    once.
+    """
+    texts = {
+        (prompt_key(r.prompt), text): (r.prompt, text) for r in rankings for text in r.responses
     }
-    values = score_texts(model, tokenizer, [p for p, _ in fits.values()], [t for _, t in fits.values()]) if fits else []
+    fits = {
+        key: pair
+        for key, pair in texts.items()
+        if len(encode_prompt(tokenizer, pair[0])) + len(encode_response(tokenizer, pair[1]))
+        <= max_length
+    }
+    values = (
+        score_texts(model, tokenizer, [p for p, _ in fits.values()], [t for _, t in fits.values()])
+        if fits
+        else []
+    )
     found = dict(zip(fits, values, strict=True))
-    return [np.array([found.get((prompt_key(r.prompt), text), np.nan) for text in r.responses]) for r in rankings]
+    return [
+        np.array([found.get((prompt_key(r.prompt), text), np.nan) for text in r.responses])
+        for r in rankings
+    ]
 
 
 def pairs_of(rankings: Sequence[Ranking], scores: Sequence[Floats]) -> Pairs:
@@ -98,20 +120,33 @@ def pairs_of(rankings: Sequence[Ranking], scores: Sequence[Floats]) -> Pairs:
         key, source = prompt_key(ranking.prompt), ranking.source or ""
         for i, j in zip(*np.nonzero(np.less.outer(places, places)), strict=True):
             if ranking.responses[i] != ranking.responses[j] and np.isfinite(values[i] + values[j]):
-                rows.append((
-                    values[i] - values[j], key, ranking.k, places[j] - places[i], lengths[i] - lengths[j],
-                    (values[i] + values[j]) / 2, source,
-                ))
+                rows.append(
+                    (
+                        values[i] - values[j],
+                        key,
+                        ranking.k,
+                        places[j] - places[i],
+                        lengths[i] - lengths[j],
+                        (values[i] + values[j]) / 2,
+                        source,
+                    )
+                )
     types = (float, str, int, int, float, float, str)
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
-    return Pairs(*(np.array(column, dtype=kind) for column, kind in zip(columns, types, strict=True)))
+    return Pairs(
+        *(np.array(column, dtype=kind) for column, kind in zip(columns, types, strict=True))
+    )
 
 
 def figures(pairs: Pairs, longer_is_better: bool = True) -> dict[str, Any]:
-    """What pairs alone tell: accuracy whole and by parts, likelihood, calibration, and the length-only reader."""
+    """What pairs alone tell: accuracy whole and by parts, likelihood, calibration, and the
+    length-only reader.
+    """
     gaps, right = pairs.gap, calibration.accuracy(pairs.gap)
     nll = calibration.negative_log_likelihood(gaps)
-    low, high = cluster_bootstrap(gaps, pairs.prompt, calibration.expected_calibration_error, draws=200)
+    low, high = cluster_bootstrap(
+        gaps, pairs.prompt, calibration.expected_calibration_error, draws=200
+    )
     by_length = calibration.accuracy(pairs.length_gap if longer_is_better else -pairs.length_gap)
     reference, reference_high = calibration.reference_ece(gaps)
     table = calibration.reliability(gaps)
@@ -127,16 +162,25 @@ def figures(pairs: Pairs, longer_is_better: bool = True) -> dict[str, Any]:
         "temperature": calibration.fitted_temperature(gaps),
         "accuracy_by_k": _by(pairs.k, right, pairs.prompt),
         "accuracy_by_distance": _by(pairs.distance, right, pairs.prompt),
-        "accuracy_by_source": _by(pairs.source, right, pairs.prompt) if len(set(pairs.source)) > 1 else {},
-        "length_only": _estimate(mean_with_interval(by_length, pairs.prompt)) | {"longer_is_better": longer_is_better},
+        "accuracy_by_source": _by(pairs.source, right, pairs.prompt)
+        if len(set(pairs.source)) > 1
+        else {},
+        "length_only": _estimate(mean_with_interval(by_length, pairs.prompt))
+        | {"longer_is_better": longer_is_better},
         "reliability": {name: column.tolist() for name, column in table._asdict().items()},
-        "accuracy_by_score": {"score": values.tolist(), "accuracy": by_score.tolist(), "pairs": count.tolist()},
+        "accuracy_by_score": {
+            "score": values.tolist(),
+            "accuracy": by_score.tolist(),
+            "pairs": count.tolist(),
+        },
         "accuracy_by_gap": {"gap": sizes.tolist(), "accuracy": by_gap.tolist()},
     }
 
 
 def ranking_figures(rankings: Sequence[Ranking], scores: Sequence[Floats]) -> dict[str, Any]:
-    """What needs whole rankings: Kendall's tau-b, and how scores go with length inside a ranking (Spearman)."""
+    """What needs whole rankings: Kendall's tau-b, and how scores go with length inside a ranking
+    (Spearman).
+    """
     keys = [prompt_key(r.prompt) for r in rankings]
     taus = [tau_b(values, -np.array(r.ranks)) for r, values in zip(rankings, scores, strict=True)]
     lengths = [
@@ -147,13 +191,16 @@ def ranking_figures(rankings: Sequence[Ranking], scores: Sequence[Floats]) -> di
 
 
 def ceiling(rankings: Sequence[Ranking], world: World | None) -> dict[str, Any]:
-    """What labels allow: how far labelers agree with each other, and how far the world's gold score agrees with them.
+    """What labels allow: how far labelers agree with each other, and how far the world's gold score
+    agrees with them.
 
-    Two labelers who each err agree less often than either agrees with the truth, so a model may pass the agreement; no
-    model passes by much what the gold score reaches on the same labels.
+    Two labelers who each err agree less often than either agrees with the truth, so a model may
+    pass the agreement; no model passes by much what the gold score reaches on the same labels.
     """
     agreement = pairwise_agreement(rankings)
-    found: dict[str, Any] = {"agreement": {"value": agreement.value, "low": agreement.low, "high": agreement.high}}
+    found: dict[str, Any] = {
+        "agreement": {"value": agreement.value, "low": agreement.low, "high": agreement.high}
+    }
     if world is not None:
         pairs = pairs_of(rankings, [gold_scores(r, world) for r in rankings])
         found["gold"] = _estimate(mean_with_interval(calibration.accuracy(pairs.gap), pairs.prompt))
@@ -162,16 +209,22 @@ def ceiling(rankings: Sequence[Ranking], world: World | None) -> dict[str, Any]:
 
 def gold_scores(ranking: Ranking, world: World) -> Floats:
     """The world's own score of each response (K,); never trained on."""
-    prompt = Prompt(messages=ranking.prompt, user=ranking.user, use_case=ranking.use_case, meta=ranking.meta)
+    prompt = Prompt(
+        messages=ranking.prompt, user=ranking.user, use_case=ranking.use_case, meta=ranking.meta
+    )
     return np.array([world.gold(prompt, text) for text in ranking.responses])
 
 
 def gold_accuracy(
     rankings: Sequence[Ranking], scores: Sequence[Floats], gold: Sequence[Floats]
 ) -> dict[str, float] | None:
-    """How often the model orders two responses as the world's gold score does; None where gold tells none apart."""
-    by_gold = [r.model_copy(update={"ranks": rankdata(-g, method="dense").astype(int).tolist()})
-               for r, g in zip(rankings, gold, strict=True)]
+    """How often the model orders two responses as the world's gold score does; None where gold
+    tells none apart.
+    """
+    by_gold = [
+        r.model_copy(update={"ranks": rankdata(-g, method="dense").astype(int).tolist()})
+        for r, g in zip(rankings, gold, strict=True)
+    ]
     pairs = pairs_of(by_gold, scores)
     if not len(pairs.gap):
         return None
@@ -179,9 +232,13 @@ def gold_accuracy(
 
 
 def tau_b(scores: Floats, quality: NDArray[Any]) -> float:
-    """Kendall's tau-b of scores (K,) and quality (K,), higher is better in both; NaN where either is constant."""
+    """Kendall's tau-b of scores (K,) and quality (K,), higher is better in both; NaN where either
+    is constant.
+    """
     held = np.isfinite(scores)
-    first, second = (np.sign(np.subtract.outer(x[held], x[held])) for x in (scores, np.asarray(quality)))
+    first, second = (
+        np.sign(np.subtract.outer(x[held], x[held])) for x in (scores, np.asarray(quality))
+    )
     norm = np.sqrt((first**2).sum() * (second**2).sum())
     return float((first * second).sum() / norm) if norm else float("nan")
 
@@ -238,7 +295,9 @@ def headline(report: dict[str, Any]) -> dict[str, float]:
 
 
 def evaluate_file(model: str | Path, file: str | Path, out: str | Path) -> dict[str, Any]:
-    """The trust report of a model on a file of rankings that it has not seen; held-out labelers in their own part."""
+    """The trust report of a model on a file of rankings that it has not seen; held-out labelers in
+    their own part.
+    """
     reward_model, tokenizer = load_reward_model(model)
     rankings = read_jsonl(file, Ranking)
     check_cohorts(rankings, str(file))
@@ -251,7 +310,9 @@ def evaluate_file(model: str | Path, file: str | Path, out: str | Path) -> dict[
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="The trust report of a reward model on rankings it has not seen.")
+    parser = argparse.ArgumentParser(
+        description="The trust report of a reward model on rankings it has not seen."
+    )
     parser.add_argument("model", help="a reward model's folder")
     parser.add_argument("rankings", help="a JSONL file of rankings")
     parser.add_argument("out", help="folder for trust.json, trust.html and trust.png")

@@ -1,8 +1,9 @@
-"""Would the model please people it never learned from? k-fold over groups of labelers (InstructGPT, section 4.1).
+"""Would the model please people it never learned from? k-fold over groups of labelers (InstructGPT,
+section 4.1).
 
-The labelers are split into groups; a model learns from all groups but one and is measured on held-out prompts, once as
-ranked by the groups it learned from and once as ranked by the group left out. The paper, with five groups and three
-seeds: 72.4 +- 0.4 % and 69.6 +- 0.9 %.
+The labelers are split into groups; a model learns from all groups but one and is measured on
+held-out prompts, once as ranked by the groups it learned from and once as ranked by the group left
+out. The paper, with five groups and three seeds: 72.4 +- 0.4 % and 69.6 +- 0.9 %.
 
     python -m reward.folds RUN --groups 4 --seeds 0 1 2      writes RUN/reward-folds.json and .md
 """
@@ -32,7 +33,15 @@ from reward.batches import Item, tokenise
 from reward.calibration import accuracy
 from reward.evaluate import pairs_of, score_rankings
 from reward.sources import HELDOUT, check_cohorts
-from reward.train import Config, Start, finished_model, new_engine, one_update, start_in, training_batches
+from reward.train import (
+    Config,
+    Start,
+    finished_model,
+    new_engine,
+    one_update,
+    start_in,
+    training_batches,
+)
 
 
 def group_labelers(rankings: Sequence[Ranking], groups: int) -> list[set[str]]:
@@ -47,8 +56,12 @@ def group_labelers(rankings: Sequence[Ranking], groups: int) -> list[set[str]]:
             counts[ranking.labeler] += 1
     names = sorted(counts, key=lambda name: (-counts[name], name))
     if len(names) < groups or groups < 2:
-        raise DataError("rankings", field="labeler", problem=f"{len(names)} labelers cannot make {groups} groups",
-                        fix="give fewer --groups (at least 2), or rankings that name their labelers")
+        raise DataError(
+            "rankings",
+            field="labeler",
+            problem=f"{len(names)} labelers cannot make {groups} groups",
+            fix="give fewer --groups (at least 2), or rankings that name their labelers",
+        )
     return [set(names[i::groups]) for i in range(groups)]
 
 
@@ -62,21 +75,35 @@ def fit(config: Config, start: Start, items: list[Item], seed: int, dtype: Any) 
 
 
 def pair_accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rankings: Sequence[Ranking], max_length: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rankings: Sequence[Ranking],
+    max_length: int,
 ) -> float:
     """Share of untied pairs that the model orders as the labelers do."""
-    return float(accuracy(pairs_of(rankings, score_rankings(model, tokenizer, rankings, max_length)).gap).mean())
+    return float(
+        accuracy(
+            pairs_of(rankings, score_rankings(model, tokenizer, rankings, max_length)).gap
+        ).mean()
+    )
 
 
 def cross_validate(run: Path, groups: int = 5, seeds: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
-    """Accuracy on labelers learned from and on labelers left out, a row a fold and seed, then mean and deviation."""
+    """Accuracy on labelers learned from and on labelers left out, a row a fold and seed, then mean
+    and deviation.
+    """
     recipe = load_recipe(run / "recipe.yaml")
     config = recipe.reward
     if config is None or not isinstance(config.rankings, str):
-        raise PodiumError(f"{run} has no single rankings stage to fold over", "use a run whose reward.rankings is one")
+        raise PodiumError(
+            f"{run} has no single rankings stage to fold over",
+            "use a run whose reward.rankings is one",
+        )
     start = start_in(find_parent(config.model, recipe, run), config.max_length)
     folder = find_parent(config.rankings, recipe, run)
-    train, validation = (read_jsonl(folder / f"rankings.{s}.jsonl", Ranking) for s in ("train", "validation"))
+    train, validation = (
+        read_jsonl(folder / f"rankings.{s}.jsonl", Ranking) for s in ("train", "validation")
+    )
     check_cohorts(train + validation, str(folder))
     train = [ranking for ranking in train if ranking.cohort != HELDOUT]
     set_threads(recipe.threads)
@@ -85,15 +112,32 @@ def cross_validate(run: Path, groups: int = 5, seeds: Sequence[int] = (0, 1, 2))
     rows = []
     for out in group_labelers(train, groups):
         items, _ = tokenise(
-            [r for r in train if r.labeler not in out], start.tokenizer, start.max_length,
-            margin=config.margin, margin_scale=config.margin_scale,
+            [r for r in train if r.labeler not in out],
+            start.tokenizer,
+            start.max_length,
+            margin=config.margin,
+            margin_scale=config.margin_scale,
         )
         for seed in seeds:
             model = fit(config, start, items, seed, dtype)
-            sides = [[r for r in validation if (r.labeler in out) == left] for left in (False, True)]
-            own, other = (pair_accuracy(model, start.tokenizer, side, start.max_length) for side in sides)
-            rows.append({"left_out": sorted(out), "seed": seed, "learned_from": own, "left_out_accuracy": other})
-            say(f"  without {', '.join(sorted(out))}, seed {seed}: {100 * own:.1f} %; on them {100 * other:.1f} %")
+            sides = [
+                [r for r in validation if (r.labeler in out) == left] for left in (False, True)
+            ]
+            own, other = (
+                pair_accuracy(model, start.tokenizer, side, start.max_length) for side in sides
+            )
+            rows.append(
+                {
+                    "left_out": sorted(out),
+                    "seed": seed,
+                    "learned_from": own,
+                    "left_out_accuracy": other,
+                }
+            )
+            say(
+                f"  without {', '.join(sorted(out))}, seed {seed}: {100 * own:.1f} %; on them "
+                f"{100 * other:.1f} %"
+            )
     return {"groups": groups, "seeds": list(seeds), "rows": rows, **summary(rows)}
 
 
@@ -105,27 +149,40 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for row in rows:
             by_seed[row["seed"]].append(row[name])
         means = [float(np.mean(values)) for values in by_seed.values()]
-        found[name] = {"mean": float(np.mean(means)), "std": float(np.std(means, ddof=1)) if len(means) > 1 else None}
+        found[name] = {
+            "mean": float(np.mean(means)),
+            "std": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+        }
     return found
 
 
 def table(found: dict[str, Any]) -> str:
     """The result as Markdown."""
-    lines = ["| labelers left out | seed | accuracy on the others | on those left out |", "|---|---|---|---|"]
+    lines = [
+        "| labelers left out | seed | accuracy on the others | on those left out |",
+        "|---|---|---|---|",
+    ]
     lines += [
         f"| {', '.join(row['left_out'])} | {row['seed']} | {100 * row['learned_from']:.1f} % "
-        f"| {100 * row['left_out_accuracy']:.1f} % |" for row in found["rows"]
+        f"| {100 * row['left_out_accuracy']:.1f} % |"
+        for row in found["rows"]
     ]
     own, other = found["learned_from"], found["left_out_accuracy"]
     spread = [f" +- {100 * x['std']:.1f}" if x["std"] is not None else "" for x in (own, other)]
-    lines.append(f"| mean over folds, +- deviation over seeds | | {100 * own['mean']:.1f}{spread[0]} % "
-                 f"| {100 * other['mean']:.1f}{spread[1]} % |")
+    lines.append(
+        f"| mean over folds, +- deviation over seeds | | {100 * own['mean']:.1f}{spread[0]} % "
+        f"| {100 * other['mean']:.1f}{spread[1]} % |"
+    )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Accuracy of the reward model on labelers it did not learn from.")
-    parser.add_argument("run", type=Path, help="a run's folder with finished sft and rankings stages")
+    parser = argparse.ArgumentParser(
+        description="Accuracy of the reward model on labelers it did not learn from."
+    )
+    parser.add_argument(
+        "run", type=Path, help="a run's folder with finished sft and rankings stages"
+    )
     parser.add_argument("--groups", type=int, default=5, help="groups of labelers; paper: 5")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="paper: 3 seeds")
     options = parser.parse_args()

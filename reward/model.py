@@ -1,8 +1,10 @@
-"""The reward model: a language model whose unembedding is replaced by one number a token (InstructGPT, section 3.5).
+"""The reward model: a language model whose unembedding is replaced by one number a token
+(InstructGPT, section 3.5).
 
-On disk it is plain Hugging Face layout: `AutoModelForSequenceClassification` with one label loads it, and
-`reward_bias` in config.json is the number to subtract from its logit. An ensemble's folder is its first member's, with
-the others beside it in `members/1`, `members/2`, ...; `reward_ensemble` in config.json says how to combine them.
+On disk it is plain Hugging Face layout: `AutoModelForSequenceClassification` with one label loads
+it, and `reward_bias` in config.json is the number to subtract from its logit. An ensemble's folder
+is its first member's, with the others beside it in `members/1`, `members/2`, ...; `reward_ensemble`
+in config.json says how to combine them.
 """
 
 from pathlib import Path
@@ -11,7 +13,11 @@ from typing import Any, Literal, cast
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from podium.errors import ParentError
@@ -19,13 +25,21 @@ from podium.models import load_tokenizer, resize_for, save_model
 
 Combine = Literal["mean", "min", "mean_minus_variance"]
 DROPOUT_FIELDS = (
-    "dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "layerdrop", "resid_pdrop", "embd_pdrop",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "hidden_dropout",
+    "layerdrop",
+    "resid_pdrop",
+    "embd_pdrop",
     "attn_pdrop",
 )
 
 
 class Lora(BaseModel):
-    """Low-rank adapters (Hu et al. 2021): only they and the reward head train; `final/` holds the merged model."""
+    """Low-rank adapters (Hu et al. 2021): only they and the reward head train; `final/` holds the
+    merged model.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,13 +50,16 @@ class Lora(BaseModel):
 
 
 class RewardEnsemble(nn.Module):
-    """Several reward models that differ by seed, read as one; the spread between them is a sign of guessing.
+    """Several reward models that differ by seed, read as one; the spread between them is a sign of
+    guessing.
 
-    `combine`: `mean`; `min`, the worst case; `mean_minus_variance`. `bias` is subtracted after combining, so that
-    demonstrations score mean 0 whatever the rule.
+    `combine`: `mean`; `min`, the worst case; `mean_minus_variance`. `bias` is subtracted after
+    combining, so that demonstrations score mean 0 whatever the rule.
     """
 
-    def __init__(self, members: list[PreTrainedModel], combine: Combine = "mean", bias: float = 0.0) -> None:
+    def __init__(
+        self, members: list[PreTrainedModel], combine: Combine = "mean", bias: float = 0.0
+    ) -> None:
         super().__init__()
         self.models = nn.ModuleList(members)
         self.rule = combine
@@ -71,11 +88,15 @@ class RewardEnsemble(nn.Module):
         return combined - self.bias
 
 
-def new_reward_model(path: str | Path, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """The language model at `path` with a fresh scalar head, standard deviation 1/sqrt(d+1) (Stiennon et al. 2020).
+def new_reward_model(
+    path: str | Path, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel:
+    """The language model at `path` with a fresh scalar head, standard deviation 1/sqrt(d+1)
+    (Stiennon et al. 2020).
 
-    Dropout is off: the paper names none for the reward model, and one epoch leaves little to regularise. The seed draws
-    the head alone, so members of an ensemble differ by their head and by the order of their data.
+    Dropout is off: the paper names none for the reward model, and one epoch leaves little to
+    regularise. The seed draws the head alone, so members of an ensemble differ by their head and by
+    the order of their data.
     """
     model = _load_classifier(path, num_labels=1)
     for field in DROPOUT_FIELDS:
@@ -102,7 +123,9 @@ def head(model: PreTrainedModel) -> nn.Linear:
     return cast(nn.Linear, model.score)
 
 
-def load_reward_model(folder: str | Path) -> tuple[PreTrainedModel | RewardEnsemble, PreTrainedTokenizerBase]:
+def load_reward_model(
+    folder: str | Path,
+) -> tuple[PreTrainedModel | RewardEnsemble, PreTrainedTokenizerBase]:
     """A trained reward model or ensemble and its tokenizer, in fp32 and eval mode.
 
     Raises:
@@ -112,25 +135,33 @@ def load_reward_model(folder: str | Path) -> tuple[PreTrainedModel | RewardEnsem
     if not hasattr(first.config, "reward_bias"):
         raise ParentError(
             f"{folder} is no reward model: its config.json has no reward_bias",
-            "name the folder that `podium reward` wrote (runs/<run>/reward/final); for a reward model trained "
-            "elsewhere add \"reward_bias\": 0.0 to its config.json",
+            "name the folder that `podium reward` wrote (runs/<run>/reward/final); for a "
+            "reward model trained "
+            'elsewhere add "reward_bias": 0.0 to its config.json',
         )
     tokenizer = load_tokenizer(folder)
     ensemble = getattr(first.config, "reward_ensemble", None)
     if ensemble is None:
         return first.eval(), tokenizer
-    others = [_load_classifier(Path(folder) / "members" / str(i)) for i in range(1, ensemble["members"])]
+    others = [
+        _load_classifier(Path(folder) / "members" / str(i)) for i in range(1, ensemble["members"])
+    ]
     return RewardEnsemble([first, *others], ensemble["combine"], ensemble["bias"]).eval(), tokenizer
 
 
 def with_lora(model: PreTrainedModel, lora: Lora | None, seed: int) -> nn.Module:
-    """The model with adapters in its layers and all but them and the head frozen; the model itself without `lora`."""
+    """The model with adapters in its layers and all but them and the head frozen; the model itself
+    without `lora`.
+    """
     if lora is None:
         return model
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        task_type="SEQ_CLS", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
+        task_type="SEQ_CLS",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
     )
     with torch.random.fork_rng():
@@ -150,12 +181,18 @@ def save_reward_model(
     folder: Path,
     state_dict: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write what `load_reward_model` reads; the reward bias travels in config.json. `state_dict` as in `save_model`."""
+    """Write what `load_reward_model` reads; the reward bias travels in config.json. `state_dict` as
+    in `save_model`.
+    """
     if not isinstance(model, RewardEnsemble):
         save_model(model, tokenizer, folder, state_dict)
         return
     first, *others = model.members
-    model.config.reward_ensemble = {"members": len(model.members), "combine": model.rule, "bias": model.bias}
+    model.config.reward_ensemble = {
+        "members": len(model.members),
+        "combine": model.rule,
+        "bias": model.bias,
+    }
     save_model(first, tokenizer, folder)
     for i, member in enumerate(others, start=1):
         save_model(member, tokenizer, folder / "members" / str(i))
@@ -165,11 +202,14 @@ def _load_classifier(path: str | Path, **config: Any) -> PreTrainedModel:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # transformers warns of a fresh head, which is the point
     try:
-        return AutoModelForSequenceClassification.from_pretrained(str(path), dtype=torch.float32, **config)
+        return AutoModelForSequenceClassification.from_pretrained(
+            str(path), dtype=torch.float32, **config
+        )
     except (OSError, ValueError) as error:
         raise ParentError(
             f"{path} holds no model that can carry a reward head: {error}",
-            "give a folder in Hugging Face layout (config.json, model.safetensors, tokenizer.json) or a hub id",
+            "give a folder in Hugging Face layout (config.json, model.safetensors, "
+            "tokenizer.json) or a hub id",
         ) from error
     finally:
         logging.set_verbosity(verbosity)

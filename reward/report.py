@@ -1,7 +1,7 @@
 """The trust report for people: one page of plots, a table, and sentences for the model card.
 
-`write_report` turns the figures of `reward.evaluate.trust_report` into trust.json, trust.png and trust.html (one
-self-contained file).
+`write_report` turns the figures of `reward.evaluate.trust_report` into trust.json, trust.png and
+trust.html (one self-contained file).
 """
 
 import base64
@@ -25,7 +25,9 @@ th { text-align: left } td + td { text-align: right; font-variant-numeric: tabul
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
-    """trust.json, trust.png and trust.html in `folder`; without figures (no rankings held out) only trust.json."""
+    """trust.json, trust.png and trust.html in `folder`; without figures (no rankings held out) only
+    trust.json.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "trust.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if not sections(report):
@@ -72,7 +74,11 @@ def describe(report: dict[str, Any]) -> str:
     names = [SPLIT_NAMES[name] for name in sections(report)]
     lines = [f"| | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     lines += [f"| {label} | {' | '.join(values)} |" for label, values in rows(report)]
-    return "## How far to trust it\n\n" + "\n".join(lines) + "\n\nIntervals are over prompts. Plots: trust.html.\n"
+    return (
+        "## How far to trust it\n\n"
+        + "\n".join(lines)
+        + "\n\nIntervals are over prompts. Plots: trust.html.\n"
+    )
 
 
 def page(report: dict[str, Any], picture: bytes) -> str:
@@ -84,12 +90,14 @@ def page(report: dict[str, Any], picture: bytes) -> str:
     )
     image = base64.b64encode(picture).decode()
     return (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
+        "content='width=device-width'>"
         f"<title>Reward model: how far to trust it</title><style>{STYLE}</style>"
         "<h1>Reward model: how far to trust it</h1>"
         f"<div class=scroll><table><tr><th></th>{heads}</tr>{body}</table></div>"
         f"<img alt='Six plots of accuracy and calibration' src='data:image/png;base64,{image}'>"
-        "<p>Brackets and bars are 95 % intervals over prompts. A score says how a response compares with others to the "
+        "<p>Brackets and bars are 95 % intervals over prompts. A score says how a response "
+        "compares with others to the "
         "same prompt; scores of different prompts are not comparable.</p></html>\n"
     )
 
@@ -104,12 +112,18 @@ def page_of_plots(report: dict[str, Any]) -> bytes:
         draw = {"color": COLOURS[name], "label": SPLIT_NAMES[name], "marker": "o", "markersize": 4}
         reliability = section["reliability"]
         axes[0].plot(reliability["confidence"], reliability["accuracy"], **draw)
-        axes[1].plot(section["accuracy_by_gap"]["gap"], section["accuracy_by_gap"]["accuracy"], **draw)
-        axes[2].plot(section["accuracy_by_score"]["score"], section["accuracy_by_score"]["accuracy"], **draw)
+        axes[1].plot(
+            section["accuracy_by_gap"]["gap"], section["accuracy_by_gap"]["accuracy"], **draw
+        )
+        axes[2].plot(
+            section["accuracy_by_score"]["score"], section["accuracy_by_score"]["accuracy"], **draw
+        )
         _by_group(axes[3], section["accuracy_by_k"], draw)
         _by_group(axes[4], section["accuracy_by_distance"], draw)
     axes[0].plot([0.5, 1], [0.5, 1], color="#999", linestyle="--", label="calibrated")
-    gaps = np.linspace(0, max(max(s["accuracy_by_gap"]["gap"]) for s in sections(report).values()), 50)
+    gaps = np.linspace(
+        0, max(max(s["accuracy_by_gap"]["gap"]) for s in sections(report).values()), 50
+    )
     axes[1].plot(gaps, expit(gaps), color="#999", linestyle="--", label="1 / (1 + exp(-gap))")
     titles = (
         ("Reliability", "model's confidence", "share right"),
@@ -140,13 +154,19 @@ def _by_group(axis: Any, groups: dict[str, Any], draw: dict[str, Any]) -> None:
 def _compare(axis: Any, report: dict[str, Any]) -> None:
     """The model between the length-only reader and the ceilings."""
     bars = (
-        ("random", None), ("length\nalone", ("length_only",)), ("labelers with\neach other", ("ceiling", "agreement")),
-        ("this\nmodel", ("accuracy",)), ("gold\nscore", ("ceiling", "gold")),
+        ("random", None),
+        ("length\nalone", ("length_only",)),
+        ("labelers with\neach other", ("ceiling", "agreement")),
+        ("this\nmodel", ("accuracy",)),
+        ("gold\nscore", ("ceiling", "gold")),
     )
     found = sections(report)
     width = 0.8 / len(found)
     for i, (name, section) in enumerate(found.items()):
-        values = [0.5 if path is None else (_dig(section, path) or {}).get("value") or np.nan for _, path in bars]
+        values = [
+            0.5 if path is None else (_dig(section, path) or {}).get("value") or np.nan
+            for _, path in bars
+        ]
         places = np.arange(len(bars)) + (i - (len(found) - 1) / 2) * width
         axis.bar(places, values, width, color=COLOURS[name])
         for x, y in zip(places, values, strict=True):

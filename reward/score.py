@@ -1,8 +1,10 @@
-"""The one scoring function. Training, PPO, best-of-n, the chat and evaluation all read a reward model through `score`.
+"""The one scoring function. Training, PPO, best-of-n, the chat and evaluation all read a reward
+model through `score`.
 
-A response's score is the head's output at its last token, less the model's `reward_bias`. "Last" is the last attended
-token, so padding on either side and of any amount changes nothing (public code that trains on one reading and uses
-another has been a source of bugs). The head works in fp32 even under bf16 autocast: rewards are differences of scores.
+A response's score is the head's output at its last token, less the model's `reward_bias`. "Last" is
+the last attended token, so padding on either side and of any amount changes nothing (public code
+that trains on one reading and uses another has been a source of bugs). The head works in fp32 even
+under bf16 autocast: rewards are differences of scores.
 """
 
 import json
@@ -21,23 +23,43 @@ from data.template import encode_prompt, encode_response
 from podium.errors import DivergenceError, PodiumError
 from reward.model import RewardEnsemble, head, load_reward_model
 
-__all__ = ["load_reward_model", "score", "score_file", "score_shared_prefix", "score_texts", "token_values"]
+__all__ = [
+    "load_reward_model",
+    "score",
+    "score_file",
+    "score_shared_prefix",
+    "score_texts",
+    "token_values",
+]
 
 
-def score(model: PreTrainedModel | RewardEnsemble, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def score(
+    model: PreTrainedModel | RewardEnsemble, input_ids: Tensor, attention_mask: Tensor
+) -> Tensor:
     """Score of each row, read at its last attended token, bias applied.
 
-    input_ids, attention_mask: (B, T), one conversation a row, padded on either side. Returns (B,) float32.
+    input_ids, attention_mask: (B, T), one conversation a row, padded on either side. Returns (B,)
+    float32.
     """
     if isinstance(model, RewardEnsemble):
-        return model.combine(torch.stack([score(member, input_ids, attention_mask) for member in model.members]))
+        return model.combine(
+            torch.stack([score(member, input_ids, attention_mask) for member in model.members])
+        )
     return _head(model, _last(_states(model, input_ids, attention_mask), attention_mask))
 
 
-def token_values(model: PreTrainedModel | RewardEnsemble, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The same head and bias at every token, (B, T) float32: where PPO's value function starts (InstructGPT, C.4)."""
+def token_values(
+    model: PreTrainedModel | RewardEnsemble, input_ids: Tensor, attention_mask: Tensor
+) -> Tensor:
+    """The same head and bias at every token, (B, T) float32: where PPO's value function starts
+    (InstructGPT, C.4).
+    """
     if isinstance(model, RewardEnsemble):
-        return model.combine(torch.stack([token_values(member, input_ids, attention_mask) for member in model.members]))
+        return model.combine(
+            torch.stack(
+                [token_values(member, input_ids, attention_mask) for member in model.members]
+            )
+        )
     return _head(model, _states(model, input_ids, attention_mask))
 
 
@@ -49,11 +71,12 @@ def score_shared_prefix(
     response_mask: Tensor,
     prompt_of: Tensor,
 ) -> Tensor:
-    """`score` of many responses with each prompt computed once; equal to the plain path, gradients too.
+    """`score` of many responses with each prompt computed once; equal to the plain path, gradients
+    too.
 
-    prompt_ids, prompt_mask: (P, Tp) and response_ids, response_mask: (B, Tr), both padded on the right.
-    prompt_of: (B,) long, the prompt that each response answers. Returns (B,) float32.
-    The prompts' keys and values are computed once, with gradient, and read by every answer to them.
+    prompt_ids, prompt_mask: (P, Tp) and response_ids, response_mask: (B, Tr), both padded on the
+    right. prompt_of: (B,) long, the prompt that each response answers. Returns (B,) float32. The
+    prompts' keys and values are computed once, with gradient, and read by every answer to them.
     """
     prompt = model.base_model(input_ids=prompt_ids, use_cache=True)
     cache = prompt.past_key_values
@@ -71,7 +94,8 @@ def score_shared_prefix(
 
 def _states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Final hidden states (B, T, D), the same for a token wherever its row's padding lies."""
-    if bool(attention_mask[:, 0].all()):  # padded on the right: a causal token never sees it, so no mask is needed
+    # padded on the right: a causal token never sees it, so no mask is needed
+    if bool(attention_mask[:, 0].all()):
         return model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
     positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
     return model.base_model(
@@ -102,13 +126,15 @@ def score_texts(
     batch_tokens: int = 4096,
     names: Sequence[str] | None = None,
 ) -> list[float]:
-    """Scores of complete answers, in order; like lengths are forwarded together, at most `batch_tokens` at a time.
+    """Scores of complete answers, in order; like lengths are forwarded together, at most
+    `batch_tokens` at a time.
 
-    prompts: one conversation an answer (its last message is the user's). responses: one text an answer.
-    names: what an error calls each answer; by default "answer 1", "answer 2", ...
+    prompts: one conversation an answer (its last message is the user's). responses: one text an
+    answer. names: what an error calls each answer; by default "answer 1", "answer 2", ...
 
     Raises:
-        PodiumError: an answer does not fit the model's context. DivergenceError: a score is not finite.
+        PodiumError: an answer does not fit the model's context. DivergenceError: a score is not
+            finite.
     """
     sequences = [
         encode_prompt(tokenizer, prompt) + encode_response(tokenizer, response)
@@ -118,7 +144,8 @@ def score_texts(
     for i, ids in enumerate(sequences):
         if context is not None and len(ids) > context:
             raise PodiumError(
-                f"{_name(i, names)} has {len(ids)} tokens with its prompt; the reward model's context is {context}",
+                f"{_name(i, names)} has {len(ids)} tokens with its prompt; the reward model's "
+                f"context is {context}",
                 "shorten the prompt or the answer",
             )
     was_training = model.training
@@ -178,7 +205,9 @@ class Answers(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> "Answers":
         if (self.response is None) == (self.responses is None):
-            raise ValueError("response: a line needs either response (a text) or responses (a list)")
+            raise ValueError(
+                "response: a line needs either response (a text) or responses (a list)"
+            )
         if self.prompt[-1].role == "assistant":
             raise ValueError("prompt: ends in the assistant's turn, so there is nothing to answer")
         return self
@@ -189,14 +218,16 @@ class Answers(BaseModel):
 
 
 def score_file(model: str | Path, file: str | Path, out: str | Path) -> int:
-    """Score every line of a JSONL file and write it back with its `score`s; returns the number of lines.
+    """Score every line of a JSONL file and write it back with its `score`s; returns the number of
+    lines.
 
-    A line has `prompt` (a string or a list of messages) and either `response` (a string, gets `score`) or `responses`
-    (a list, gets `scores`), so rankings, comparisons' parts and plain answers all work. All else on a line is kept.
-    This is `podium reward score MODEL FILE`.
+    A line has `prompt` (a string or a list of messages) and either `response` (a string, gets
+    `score`) or `responses` (a list, gets `scores`), so rankings, comparisons' parts and plain
+    answers all work. All else on a line is kept. This is `podium reward score MODEL FILE`.
 
     Raises:
-        DataError: a line that cannot be read. PodiumError, DivergenceError: as `score_texts`, naming the line.
+        DataError: a line that cannot be read. PodiumError, DivergenceError: as `score_texts`,
+            naming the line.
     """
     rows = read_jsonl(file, Answers)
     numbers, lines = zip(*numbered_lines(Path(file)), strict=True)
@@ -204,9 +235,14 @@ def score_file(model: str | Path, file: str | Path, out: str | Path) -> int:
     flat = [(row.prompt, text) for row in rows for text in row.texts]
     names = [
         f"{file}, line {number}" + (f", response {k}" if row.responses is not None else "")
-        for number, row in zip(numbers, rows, strict=True) for k in range(1, len(row.texts) + 1)
+        for number, row in zip(numbers, rows, strict=True)
+        for k in range(1, len(row.texts) + 1)
     ]
-    scores = iter(score_texts(reward_model, tokenizer, [p for p, _ in flat], [r for _, r in flat], names=names))
+    scores = iter(
+        score_texts(
+            reward_model, tokenizer, [p for p, _ in flat], [r for _, r in flat], names=names
+        )
+    )
     partial = Path(f"{out}.partial")
     with partial.open("w", encoding="utf-8") as written:
         for line, row in zip(lines, rows, strict=True):

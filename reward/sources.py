@@ -1,11 +1,15 @@
-"""Where rankings come from, and which of them may teach, validate or stand for people the model has never met.
+"""Where rankings come from, and which of them may teach, validate or stand for people the model has
+never met.
 
-A source is a stage of this run ("rankings"), a folder with rankings.train.jsonl (and .validation, .heldout), one JSONL
-file (an export of the labeling site is one), or null for the recipe's own `data.rankings`. Whatever the source:
+A source is a stage of this run ("rankings"), a folder with rankings.train.jsonl (and .validation,
+.heldout), one JSONL file (an export of the labeling site is one), or null for the recipe's own
+`data.rankings`. Whatever the source:
 
-- held-out labelers (cohort "heldout") never teach; they make a split of their own (InstructGPT, section 3.4);
+- held-out labelers (cohort "heldout") never teach; they make a split of their own (InstructGPT,
+  section 3.4);
 - a prompt is in one split only;
-- without a validation file, a tenth of the prompts is set aside, by hash, so that a longer file moves no prompt.
+- without a validation file, a tenth of the prompts is set aside, by hash, so that a longer file
+  moves no prompt.
 """
 
 import hashlib
@@ -52,8 +56,11 @@ def read_splits(stage: Stage, source: str | None) -> Splits:
         DataError: nothing to train on, or a labeler in both cohorts.
     """
     if source is None:
-        found = {split: stage.records("rankings", split) for split in ("train", "validation")
-                 if split == "train" or stage.has_records("rankings", split)}
+        found = {
+            split: stage.records("rankings", split)
+            for split in ("train", "validation")
+            if split == "train" or stage.has_records("rankings", split)
+        }
         return split_rankings(found, "data.rankings")
     path = Path(os.path.expandvars(source)).expanduser()
     if path.suffix == ".jsonl":
@@ -62,12 +69,19 @@ def read_splits(stage: Stage, source: str | None) -> Splits:
     folder = path if by_hand else stage.parent(source)
     files = {split: folder / f"rankings.{split}.jsonl" for split in SPLITS}
     if not files["train"].is_file():
-        raise DataError(folder, problem="holds no rankings.train.jsonl", fix="name a rankings stage or a JSONL file")
-    return split_rankings({s: stage.read(file, Ranking) for s, file in files.items() if file.is_file()}, source)
+        raise DataError(
+            folder,
+            problem="holds no rankings.train.jsonl",
+            fix="name a rankings stage or a JSONL file",
+        )
+    return split_rankings(
+        {s: stage.read(file, Ranking) for s, file in files.items() if file.is_file()}, source
+    )
 
 
 def split_rankings(files: dict[str, list[Ranking]], source: str) -> Splits:
-    """Sort the records of a source's files into `Splits` by the rules above. Order within a split is the files'.
+    """Sort the records of a source's files into `Splits` by the rules above. Order within a split
+    is the files'.
 
     files: records by split; "train" is needed.
 
@@ -84,14 +98,24 @@ def split_rankings(files: dict[str, list[Ranking]], source: str) -> Splits:
         validation = [r for r, out in zip(train, aside, strict=True) if out]
         train = [r for r, out in zip(train, aside, strict=True) if not out]
     if not train:
-        raise DataError(source, problem="no rankings by training labelers", fix="give rankings of another cohort too")
+        raise DataError(
+            source,
+            problem="no rankings by training labelers",
+            fix="give rankings of another cohort too",
+        )
     taught = {prompt_key(r.prompt) for r in train}
     heldout = [r for r in everything if r.cohort == HELDOUT]
-    kept = [[r for r in split if prompt_key(r.prompt) not in taught] for split in (validation, heldout)]
-    dropped = Counter({
-        "validation rankings whose prompt is also in training (dropped)": len(validation) - len(kept[0]),
-        "rankings by held-out labelers whose prompt is also in training (dropped)": len(heldout) - len(kept[1]),
-    })
+    kept = [
+        [r for r in split if prompt_key(r.prompt) not in taught] for split in (validation, heldout)
+    ]
+    dropped = Counter(
+        {
+            "validation rankings whose prompt is also in training (dropped)": len(validation)
+            - len(kept[0]),
+            "rankings by held-out labelers whose prompt is also in training (dropped)": len(heldout)
+            - len(kept[1]),
+        }
+    )
     return Splits(train, kept[0], kept[1], +dropped)
 
 
@@ -109,14 +133,20 @@ def check_cohorts(rankings: Iterable[Ranking], source: str) -> None:
         if HELDOUT in names and len(names) > 1:
             others = ", ".join(sorted(names - {HELDOUT}))
             raise DataError(
-                source, field="labeler", problem=f"'{labeler}' is in the cohorts {others} and {HELDOUT}",
+                source,
+                field="labeler",
+                problem=f"'{labeler}' is in the cohorts {others} and {HELDOUT}",
                 fix="give each labeler one cohort; a held-out labeler's rankings must not teach",
             )
 
 
 def in_half(ranking: Ranking, half: str) -> bool:
-    """Whether a ranking belongs to a half ("first", "second", or "all") of the prompts, by hash of the prompt."""
-    return half == "all" or (share_of(prompt_key(ranking.prompt), "half") < 0.5) == (half == "first")
+    """Whether a ranking belongs to a half ("first", "second", or "all") of the prompts, by hash of
+    the prompt.
+    """
+    return half == "all" or (share_of(prompt_key(ranking.prompt), "half") < 0.5) == (
+        half == "first"
+    )
 
 
 def merge_splits(sets: list[tuple[Splits, float]]) -> Splits:

@@ -1,17 +1,22 @@
-"""Reward modelling: learn what labelers prefer from their rankings of K responses. The result scores any response.
+"""Reward modelling: learn what labelers prefer from their rankings of K responses. The result
+scores any response.
 
-InstructGPT, section 3.5 and appendix C.2: all pairs of one ranking are one batch element, with one forward per
-response; the loss of a ranking is the mean over its untied pairs; a batch is 64 rankings; one epoch, because a second
-one overfits; afterwards a bias makes the labelers' demonstrations score mean 0.
+InstructGPT, section 3.5 and appendix C.2: all pairs of one ranking are one batch element, with one
+forward per response; the loss of a ranking is the mean over its untied pairs; a batch is 64
+rankings; one epoch, because a second one overfits; afterwards a bias makes the labelers'
+demonstrations score mean 0.
 
-Reads   the SFT model (or any other) and rankings: train, validation, and those of held-out labelers; demonstrations.
-Writes  final/: the reward model (`AutoModelForSequenceClassification`; its score is the logit less `reward_bias`), with
-        trust.json, trust.html and trust.png, which say how far to believe it. members/ and held_out/ on request.
-Run     python -m reward.train RECIPE
-        torchrun --nproc-per-node 2 -m reward.train RECIPE        deepspeed --module reward.train RECIPE
+Reads   the SFT model (or any other) and rankings: train, validation, and those of held-out
+labelers; demonstrations. Writes  final/: the reward model (`AutoModelForSequenceClassification`;
+its score is the logit less `reward_bias`), with
+        trust.json, trust.html and trust.png, which say how far to believe it. members/ and
+        held_out/ on request.
+Run     python -m reward.train RECIPE torchrun --nproc-per-node 2 -m reward.train RECIPE
+        deepspeed --module reward.train RECIPE
 
-The loss of an update is a mean over the global batch's rankings, however it is cut into micro-batches and processes.
-What is left out: early stopping (one epoch is the regulariser) and any use of labelers' flags.
+The loss of an update is a mean over the global batch's rankings, however it is cut into
+micro-batches and processes. What is left out: early stopping (one epoch is the regulariser) and any
+use of labelers' flags.
 """
 
 import time
@@ -24,7 +29,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.template import prepare_tokenizer
-from podium.engine import EngineConfig, full_state_dict, init_distributed, load_engine, make_engine, save_engine
+from podium.engine import (
+    EngineConfig,
+    full_state_dict,
+    init_distributed,
+    load_engine,
+    make_engine,
+    save_engine,
+)
 from podium.errors import DataError, Interrupted
 from podium.launch import run_stage_main
 from podium.models import load_tokenizer, moved
@@ -35,12 +47,21 @@ from podium.stage import Stage
 from reward.batches import Item, Margin, epoch_batches, shuffled_pairs, tokenise
 from reward.bias import center, zero_point
 from reward.evaluate import headline, trust_report
-from reward.model import Combine, Lora, RewardEnsemble, merged, new_reward_model, save_reward_model, with_lora
+from reward.model import (
+    Combine,
+    Lora,
+    RewardEnsemble,
+    merged,
+    new_reward_model,
+    save_reward_model,
+    with_lora,
+)
 from reward.report import describe, write_report
 from reward.sources import Splits, in_half, merge_splits, read_splits
 from reward.updates import LossName, Objective, ScoringModule, update, validate
 
-SHORT = 512  # tokens; below, a CPU's fused attention is slower backwards than plain matrix products (2x in bf16)
+# tokens; below, a CPU's fused attention is slower backwards than plain matrix products (2x in bf16)
+SHORT = 512
 
 
 class RankingSet(BaseModel):
@@ -49,53 +70,92 @@ class RankingSet(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = Field(description="a rankings stage or folder, or a JSONL file of rankings")
-    weight: float = Field(1.0, gt=0, description="how much one of its rankings counts; Bai et al. 2022 tried 1 to 10")
+    weight: float = Field(
+        1.0, gt=0, description="how much one of its rankings counts; Bai et al. 2022 tried 1 to 10"
+    )
 
 
 class Config(BaseModel):
-    """How to learn the labelers' preferences. The defaults suit the embedded world; the paper's value is named."""
+    """How to learn the labelers' preferences. The defaults suit the embedded world; the paper's
+    value is named.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field("sft", description="where to start: a stage (sft, pretrain), a folder or a hub id; paper: SFT")
+    model: str = Field(
+        "sft",
+        description="where to start: a stage (sft, pretrain), a folder or a hub id; paper: SFT",
+    )
     rankings: str | list[RankingSet] | None = Field(
-        "rankings", description="a rankings stage, a folder, a JSONL file, weighted sets of these; null = data.rankings"
+        "rankings",
+        description="a rankings stage, a folder, a JSONL file, weighted sets of these; null = "
+        "data.rankings",
     )
     half: Literal["all", "first", "second", "split"] = Field(
-        "all", description="prompts to learn from; split = the first half, and held_out/ gets a model of the second"
+        "all",
+        description="prompts to learn from; split = the first half, and held_out/ gets a model "
+        "of the second",
     )
     members: int = Field(1, ge=1, description="models that differ by seed and are read as one")
-    combine: Combine = Field("mean", description="how members become one score: mean, min or mean_minus_variance")
+    combine: Combine = Field(
+        "mean", description="how members become one score: mean, min or mean_minus_variance"
+    )
     loss: LossName = Field("pairwise", description="pairwise (the paper's) or plackett_luce")
-    margin: Margin = Field("none", description="wider gaps for clear preferences, by likert or strength; paper: none")
-    margin_scale: float = Field(1.0, gt=0, description="nats of gap asked for per unit of likert or strength")
+    margin: Margin = Field(
+        "none", description="wider gaps for clear preferences, by likert or strength; paper: none"
+    )
+    margin_scale: float = Field(
+        1.0, gt=0, description="nats of gap asked for per unit of likert or strength"
+    )
     batching: Literal["rankings", "shuffled_pairs"] = Field(
-        "rankings", description="shuffled_pairs is what the paper warns of; a batch then counts pairs"
+        "rankings",
+        description="shuffled_pairs is what the paper warns of; a batch then counts pairs",
     )
     num_train_epochs: int = Field(1, gt=0, description="paper: 1 (the second overfits)")
-    batch_size: int = Field(64, gt=0, description="rankings an update over all processes; paper: 64 prompts")
+    batch_size: int = Field(
+        64, gt=0, description="rankings an update over all processes; paper: 64 prompts"
+    )
     learning_rate: float = Field(3e-4, gt=0, description="peak; paper: 9e-6 for 6B")
     warmup_steps: int = Field(0, ge=0, description="updates of linear warm-up; paper: none")
-    min_lr_rate: float = Field(0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; paper: 0.1")
+    min_lr_rate: float = Field(
+        0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; paper: 0.1"
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="paper: 0.9")
     adam_beta2: float = Field(0.95, ge=0, lt=1, description="paper: 0.95")
     adam_epsilon: float = Field(1e-8, gt=0, description="not in the paper")
     weight_decay: float = Field(0.0, ge=0, description="on matrices only; not in the paper")
-    max_length: int | None = Field(None, gt=1, description="tokens of prompt + response; null: the model's context")
-    micro_batch_tokens: int = Field(4096, gt=0, description="padded tokens a backward pass holds in memory")
-    shared_prefix: bool = Field(False, description="compute a prompt once for its K answers; pays for long prompts")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
-    lora: Lora | None = Field(None, description="train low-rank adapters instead of all weights; merged in final/")
-    engine: EngineConfig = Field(default_factory=EngineConfig, description="ZeRO stage, offload, clipping")
-    eval_steps: int = Field(10, gt=0, description="updates between looks at the validation rankings; also at the end")
-    eval_rankings: int = Field(200, gt=0, description="validation rankings read each time; the report reads all")
+    max_length: int | None = Field(
+        None, gt=1, description="tokens of prompt + response; null: the model's context"
+    )
+    micro_batch_tokens: int = Field(
+        4096, gt=0, description="padded tokens a backward pass holds in memory"
+    )
+    shared_prefix: bool = Field(
+        False, description="compute a prompt once for its K answers; pays for long prompts"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass to save memory"
+    )
+    lora: Lora | None = Field(
+        None, description="train low-rank adapters instead of all weights; merged in final/"
+    )
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig, description="ZeRO stage, offload, clipping"
+    )
+    eval_steps: int = Field(
+        10, gt=0, description="updates between looks at the validation rankings; also at the end"
+    )
+    eval_rankings: int = Field(
+        200, gt=0, description="validation rankings read each time; the report reads all"
+    )
     save_steps: int = Field(25, gt=0, description="updates between checkpoints")
 
     @model_validator(mode="after")
     def _one_way_to_save_memory(self) -> "Config":
         if self.shared_prefix and self.gradient_checkpointing:
             raise ValueError(
-                "shared_prefix needs the prompt's keys and values, which gradient_checkpointing throws away; "
+                "shared_prefix needs the prompt's keys and values, which "
+                "gradient_checkpointing throws away; "
                 "switch one of them off, or lower micro_batch_tokens"
             )
         return self
@@ -128,10 +188,12 @@ def main(config: Config, stage: Stage) -> None:
     validation = [ranking for splits, _ in sets for ranking in splits.validation]
     watched, _ = tokenise(validation[: config.eval_rankings], start.tokenizer, start.max_length)
 
-    # 2. Train: one model, the members of an ensemble, or a second one on the other half of the prompts.
+    # 2. Train: one model, the members of an ensemble, or a second one on the other half of the
+    #    prompts.
     trained, tokens = train_fits(config, stage, start, fits, watched)
 
-    # 3. The bias that makes demonstrations score mean 0, and the report that says how far to believe the model.
+    # 3. The bias that makes demonstrations score mean 0, and the report that says how far to
+    #    believe the model.
     def save(folder: Path) -> None:
         save_reward_model(reward_model, start.tokenizer, folder)
         for model in models[config.members :]:
@@ -152,7 +214,9 @@ def main(config: Config, stage: Stage) -> None:
     zero = zero_point(stage, taught, start.tokenizer, start.max_length)
     for each in models if config.members == 1 else [*models, reward_model]:
         center(each, start.tokenizer, zero)
-    report = trust_report(reward_model, start.tokenizer, merge_splits(sets), stage.world(), start.max_length)
+    report = trust_report(
+        reward_model, start.tokenizer, merge_splits(sets), stage.world(), start.max_length
+    )
 
     # 4. The reward model.
     stage.finish(save, headline(report), card(config, report), tokens=tokens)
@@ -181,11 +245,16 @@ def ranking_sets(config: Config, stage: Stage) -> list[tuple[Splits, float]]:
     return sets
 
 
-def plan_fits(config: Config, stage: Stage, sets: list[tuple[Splits, float]], start: Start) -> list[Fit]:
+def plan_fits(
+    config: Config, stage: Stage, sets: list[tuple[Splits, float]], start: Start
+) -> list[Fit]:
     """What to train, in order: the members, then the model of the second half if one is wanted."""
     half = "first" if config.half == "split" else config.half
     items = training_items(config, stage, sets, start, half)
-    fits = [Fit(training_batches(config, items, stage.seed + i), stage.seed + i) for i in range(config.members)]
+    fits = [
+        Fit(training_batches(config, items, stage.seed + i), stage.seed + i)
+        for i in range(config.members)
+    ]
     if config.half == "split":
         others = training_items(config, stage, sets, start, "second")
         fits.append(Fit(training_batches(config, others, stage.seed), stage.seed))
@@ -204,16 +273,25 @@ def training_items(
     counts: Counter[str] = Counter()
     for splits, weight in sets:
         found, dropped = tokenise(
-            [ranking for ranking in splits.train if in_half(ranking, half)], start.tokenizer, start.max_length,
-            margin=config.margin, margin_scale=config.margin_scale, weight=weight,
+            [ranking for ranking in splits.train if in_half(ranking, half)],
+            start.tokenizer,
+            start.max_length,
+            margin=config.margin,
+            margin_scale=config.margin_scale,
+            weight=weight,
         )
         items, counts = items + found, counts + dropped
     note_counts(stage, counts)
     if not items:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "there are none"
+        reasons = (
+            ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "there are none"
+        )
         raise DataError(
-            f"stage '{stage.name}'", field="rankings", problem=f"nothing to learn from: {reasons}",
-            fix="give rankings with at least two responses that fit the context and are not all tied",
+            f"stage '{stage.name}'",
+            field="rankings",
+            problem=f"nothing to learn from: {reasons}",
+            fix="give rankings with at least two responses that fit the context and are not "
+            "all tied",
         )
     return shuffled_pairs(items) if config.batching == "shuffled_pairs" else items
 
@@ -221,13 +299,17 @@ def training_items(
 def training_batches(config: Config, items: list[Item], seed: int) -> list[list[Item]]:
     """The batches of all epochs, in an order set by the seed."""
     epochs = range(config.num_train_epochs)
-    return [batch for epoch in epochs for batch in epoch_batches(items, config.batch_size, seed, epoch)]
+    return [
+        batch for epoch in epochs for batch in epoch_batches(items, config.batch_size, seed, epoch)
+    ]
 
 
 def train_fits(
     config: Config, stage: Stage, start: Start, fits: list[Fit], watched: list[Item]
 ) -> tuple[list[Weights], int]:
-    """Train one fit after the other; returns their weights and the tokens read. Goes on from a checkpoint."""
+    """Train one fit after the other; returns their weights and the tokens read. Goes on from a
+    checkpoint.
+    """
     checkpoint = stage.latest_checkpoint()
     done, trained = 0, list[Weights]()
     if checkpoint is not None:
@@ -240,7 +322,9 @@ def train_fits(
                 engine, objective = new_engine(config, start, fit.seed, stage.device, stage.dtype)
                 if checkpoint is not None and first < done:
                     load_engine(engine, checkpoint[1])
-                    set_rng_state(torch.load(checkpoint[1] / f"rng-{stage.rank}.pt", weights_only=False))
+                    set_rng_state(
+                        torch.load(checkpoint[1] / f"rng-{stage.rank}.pt", weights_only=False)
+                    )
                 for number in range(max(first, done) + 1, end + 1):
                     metrics = one_update(config, engine, objective, fit.batches, number - first)
                     for name in ("loss", "grad_norm"):
@@ -248,12 +332,18 @@ def train_fits(
                     if watched and (number % config.eval_steps == 0 or number == end):
                         metrics |= validate(engine, watched, objective)
                     stage.log(number, metrics)
-                    bar.advance(tokens=int(metrics["tokens"]), loss=metrics["loss"], accuracy=metrics["accuracy"])
+                    bar.advance(
+                        tokens=int(metrics["tokens"]),
+                        loss=metrics["loss"],
+                        accuracy=metrics["accuracy"],
+                    )
                     stop = stage.stop_requested
                     if number < end and (stop or number % config.save_steps == 0):
                         save_progress(stage, engine, number, trained)
                         if stop:
-                            raise Interrupted(f"reward training stopped at update {number}, checkpoint saved")
+                            raise Interrupted(
+                                f"reward training stopped at update {number}, checkpoint saved"
+                            )
                 trained.append(full_state_dict(engine))
             first = end
             tokens += sum(item.tokens for batch in fit.batches for item in batch)
@@ -279,11 +369,15 @@ def new_engine(
         dtype=dtype,
     )
     pad = int(start.tokenizer.pad_token_id)
-    return engine, Objective(config.loss, config.micro_batch_tokens, config.shared_prefix, pad, dtype)
+    return engine, Objective(
+        config.loss, config.micro_batch_tokens, config.shared_prefix, pad, dtype
+    )
 
 
 def new_module(config: Config, start: Start, seed: int) -> ScoringModule:
-    """The parent with a fresh head (and adapters), as the engine wants it; the same seed gives the same numbers."""
+    """The parent with a fresh head (and adapters), as the engine wants it; the same seed gives the
+    same numbers.
+    """
     model = new_reward_model(start.folder, start.tokenizer, seed)
     return ScoringModule(with_lora(model, config.lora, seed))
 
@@ -293,7 +387,9 @@ def one_update(
 ) -> dict[str, float]:
     """Update `number` (from 1) of the planned ones, with its metrics."""
     began = time.perf_counter()
-    rate = config.learning_rate * cosine_to_fraction(number, len(batches), config.warmup_steps, config.min_lr_rate)
+    rate = config.learning_rate * cosine_to_fraction(
+        number, len(batches), config.warmup_steps, config.min_lr_rate
+    )
     batch = batches[number - 1]
     metrics = update(engine, batch, rate, objective)
     tokens = sum(item.tokens for item in batch)
@@ -301,7 +397,9 @@ def one_update(
 
 
 def save_progress(stage: Stage, engine: Any, number: int, trained: list[Weights]) -> None:
-    """A checkpoint: every process its part of the engine, the main one the fits that are finished."""
+    """A checkpoint: every process its part of the engine, the main one the fits that are
+    finished.
+    """
 
     def write(folder: Path) -> None:
         save_engine(engine, folder)
@@ -328,14 +426,18 @@ def note_counts(stage: Stage, counts: Counter[str]) -> None:
 
 def card(config: Config, report: dict[str, Any]) -> str:
     """The model card: what was learned from what, and how far to trust it."""
-    how = f"{config.loss} loss" + (f", margin by {config.margin}" if config.margin != "none" else "")
+    how = f"{config.loss} loss" + (
+        f", margin by {config.margin}" if config.margin != "none" else ""
+    )
     several = f" An ensemble of {config.members} ({config.combine})." if config.members > 1 else ""
     return (
-        "A reward model: scores a response to a prompt; only differences between answers to one prompt mean much."
+        "A reward model: scores a response to a prompt; only differences between answers to "
+        "one prompt mean much."
         f"{several} Trained from `{config.model}` on rankings of K responses ({how}; epochs: "
         f"{config.num_train_epochs})."
         "\n\n"
-        "Score = logit of `AutoModelForSequenceClassification` at the last token, less `reward_bias` in config.json; "
+        "Score = logit of `AutoModelForSequenceClassification` at the last token, less "
+        "`reward_bias` in config.json; "
         "the training demonstrations score mean 0.\n\n"
         f"{describe(report)}"
     )

@@ -1,7 +1,9 @@
-"""One update of the reward model: a batch of rankings in, one optimizer step out, the same however it is cut.
+"""One update of the reward model: a batch of rankings in, one optimizer step out, the same however
+it is cut.
 
-The engine wraps a `ScoringModule`, whose forward turns the chunks of a micro-batch into scores, so that DeepSpeed's
-hooks see one forward a backward. The scores come from `reward.score`, like everybody else's.
+The engine wraps a `ScoringModule`, whose forward turns the chunks of a micro-batch into scores, so
+that DeepSpeed's hooks see one forward a backward. The scores come from `reward.score`, like
+everybody else's.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,8 @@ from reward.loss import pairwise_losses, plackett_luce_losses, strict_pairs
 from reward.score import score, score_shared_prefix
 
 LossName = Literal["pairwise", "plackett_luce"]
-CPU_CHUNK_TOKENS = 1024  # little padding; 512 to 2048 are within 3 % of each other; a GPU takes all that fits
+# little padding; 512 to 2048 are within 3 % of each other; a GPU takes all that fits
+CPU_CHUNK_TOKENS = 1024
 
 
 class Objective(NamedTuple):
@@ -34,7 +37,8 @@ class Objective(NamedTuple):
 class ScoringModule(nn.Module):
     """Chunks of sequences in, their scores out: the forward that the engine wraps.
 
-    `model` is a reward model or a PEFT model around one. With PEFT its low-rank layers sit inside the model itself.
+    `model` is a reward model or a PEFT model around one. With PEFT its low-rank layers sit inside
+    the model itself.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -48,17 +52,24 @@ class ScoringModule(nn.Module):
     def forward(self, chunks: list[Sequences | SharedPrefix]) -> Tensor:
         """Scores of all sequences, chunk after chunk, (sum of B,) float32."""
         model = self.reward_model
-        return torch.cat([
-            score(model, *chunk) if isinstance(chunk, Sequences) else score_shared_prefix(model, *chunk)
-            for chunk in chunks
-        ])
+        return torch.cat(
+            [
+                score(model, *chunk)
+                if isinstance(chunk, Sequences)
+                else score_shared_prefix(model, *chunk)
+                for chunk in chunks
+            ]
+        )
 
 
-def update(engine: Any, batch: Sequence[Item], learning_rate: float, objective: Objective) -> dict[str, float]:
-    """One step on a global batch of rankings. Loss = weighted mean over its rankings of each one's mean over its pairs.
+def update(
+    engine: Any, batch: Sequence[Item], learning_rate: float, objective: Objective
+) -> dict[str, float]:
+    """One step on a global batch of rankings. Loss = weighted mean over its rankings of each one's
+    mean over its pairs.
 
-    Every process is given the whole batch and takes its share. Returns loss, accuracy (of untied pairs, before the
-    step), score spread, gradient norm before clipping, and the tokens forwarded.
+    Every process is given the whole batch and takes its share. Returns loss, accuracy (of untied
+    pairs, before the step), score spread, gradient norm before clipping, and the tokens forwarded.
     """
     total = sum(item.weight for item in batch)
     share = prepare(batch, engine, objective)
@@ -80,7 +91,9 @@ def validate(engine: Any, items: Sequence[Item], objective: Objective) -> dict[s
     engine.eval()
     sums = torch.zeros(6, device=engine.device)
     for micro in prepare(items, engine, objective):
-        sums += statistics(forward(engine, micro.chunks, objective)[micro.sequence_of], micro, objective)
+        sums += statistics(
+            forward(engine, micro.chunks, objective)[micro.sequence_of], micro, objective
+        )
     found = means(sums, sum(item.weight for item in items))
     return {f"validation_{name}": found[name] for name in ("loss", "accuracy")}
 
@@ -90,13 +103,21 @@ def prepare(items: Sequence[Item], engine: Any, objective: Objective) -> list[Mi
     rank = torch.distributed.get_rank() if world_size() > 1 else 0
     chunk_tokens: int | None = objective.micro_batch_tokens
     if engine.zero_optimization_stage() >= 2:
-        chunk_tokens = None  # shards meet in every forward or backward: all processes must make the same number
+        # shards meet in every forward or backward: all processes must make the same number
+        chunk_tokens = None
     elif engine.device.type == "cpu":
         chunk_tokens = min(CPU_CHUNK_TOKENS, objective.micro_batch_tokens)
     share = micro_batches(items, objective.micro_batch_tokens, world_size())[rank]
     return [
-        _to(collate(piece, objective.pad_token_id, chunk_tokens=chunk_tokens, shared_prefix=objective.shared_prefix),
-            engine.device)
+        _to(
+            collate(
+                piece,
+                objective.pad_token_id,
+                chunk_tokens=chunk_tokens,
+                shared_prefix=objective.shared_prefix,
+            ),
+            engine.device,
+        )
         for piece in share
     ]
 
@@ -106,15 +127,20 @@ def forward(engine: Any, chunks: list[Sequences | SharedPrefix], objective: Obje
         return engine(chunks)
 
 
-def backward_micro_batch(engine: Any, micro: MicroBatch, scale: float, last: bool, objective: Objective) -> Tensor:
+def backward_micro_batch(
+    engine: Any, micro: MicroBatch, scale: float, last: bool, objective: Objective
+) -> Tensor:
     """Add a micro-batch's gradient; returns its scores (N,).
 
-    A ranking too large for one micro-batch is forwarded twice, in exact pieces: without gradient for all its scores,
-    which give the loss's slope in each score, then piece by piece with sum(score * slope) as the loss.
+    A ranking too large for one micro-batch is forwarded twice, in exact pieces: without gradient
+    for all its scores, which give the loss's slope in each score, then piece by piece with
+    sum(score * slope) as the loss.
     """
     if len(micro.chunks) == 1 or padded_tokens(micro.chunks) <= objective.micro_batch_tokens:
         scores = forward(engine, micro.chunks, objective)[micro.sequence_of]
-        backward(engine, scale * (ranking_losses(scores, micro, objective) * micro.weights).sum(), last)
+        backward(
+            engine, scale * (ranking_losses(scores, micro, objective) * micro.weights).sum(), last
+        )
         return scores
     with torch.no_grad():
         parts = [forward(engine, [chunk], objective) for chunk in micro.chunks]
@@ -123,7 +149,11 @@ def backward_micro_batch(engine: Any, micro: MicroBatch, scale: float, last: boo
     loss = scale * (ranking_losses(scores, micro, objective) * micro.weights).sum()
     slopes = torch.autograd.grad(loss, leaf)[0].split([len(part) for part in parts])
     for i, (chunk, slope) in enumerate(zip(micro.chunks, slopes, strict=True)):
-        backward(engine, (forward(engine, [chunk], objective) * slope).sum(), last and i == len(slopes) - 1)
+        backward(
+            engine,
+            (forward(engine, [chunk], objective) * slope).sum(),
+            last and i == len(slopes) - 1,
+        )
     return scores
 
 
@@ -135,14 +165,23 @@ def ranking_losses(scores: Tensor, micro: MicroBatch, objective: Objective) -> T
 
 
 def statistics(scores: Tensor, micro: MicroBatch, objective: Objective) -> Tensor:
-    """Sums for `means`: loss, right pairs, pairs, scores, squared scores, responses. Repeated items count nothing."""
+    """Sums for `means`: loss, right pairs, pairs, scores, squared scores, responses. Repeated items
+    count nothing.
+    """
     better, worse = strict_pairs(micro.ranks, micro.ranking_ids)
     real = (micro.weights > 0).float()[micro.ranking_ids]  # (N,)
     right = ((scores[better] > scores[worse]).float() * real[better]).sum()
     loss = (ranking_losses(scores, micro, objective) * micro.weights).sum()
-    return torch.stack([
-        loss, right, real[better].sum(), (scores * real).sum(), (scores.square() * real).sum(), real.sum()
-    ])
+    return torch.stack(
+        [
+            loss,
+            right,
+            real[better].sum(),
+            (scores * real).sum(),
+            (scores.square() * real).sum(),
+            real.sum(),
+        ]
+    )
 
 
 def means(sums: Tensor, total_weight: float) -> dict[str, float]:
@@ -160,7 +199,9 @@ def means(sums: Tensor, total_weight: float) -> dict[str, float]:
 def padded_tokens(chunks: list[Sequences | SharedPrefix]) -> int:
     """Tokens of the forwards over these chunks, padding included."""
     return sum(
-        c.input_ids.numel() if isinstance(c, Sequences) else c.prompt_ids.numel() + c.response_ids.numel()
+        c.input_ids.numel()
+        if isinstance(c, Sequences)
+        else c.prompt_ids.numel() + c.response_ids.numel()
         for c in chunks
     )
 

@@ -1,8 +1,9 @@
-"""From demonstrations to token rows: what is trained on, what is dropped, and in which order. Pure, no model.
+"""From demonstrations to token rows: what is trained on, what is dropped, and in which order. Pure,
+no model.
 
-The whole run's order is laid out before it starts, one list of rows that the trainer reads front to back. So the
-position in the data is the step number, a resumed run reads the same rows, and every consecutive `batch_size` rows are
-one batch however many processes share it.
+The whole run's order is laid out before it starts, one list of rows that the trainer reads front to
+back. So the position in the data is the step number, a resumed run reads the same rows, and every
+consecutive `batch_size` rows are one batch however many processes share it.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,9 @@ IGNORED = -100  # the label Hugging Face's losses skip
 
 @dataclass(frozen=True)
 class Row:
-    """One training sequence. `labels` equals `input_ids` where the loss looks and IGNORED elsewhere."""
+    """One training sequence. `labels` equals `input_ids` where the loss looks and IGNORED
+    elsewhere.
+    """
 
     input_ids: list[int]
     labels: list[int]
@@ -48,8 +51,9 @@ def encode_demonstrations(
 ) -> Encoded:
     """Tokenise conversations with the chat template; drop what is over a limit rather than cut it.
 
-    A cut response would teach the model to stop in the middle of a sentence, or never to stop. The loss covers every
-    assistant turn with its end token. Limits are in tokens; `context` bounds the whole conversation.
+    A cut response would teach the model to stop in the middle of a sentence, or never to stop. The
+    loss covers every assistant turn with its end token. Limits are in tokens; `context` bounds the
+    whole conversation.
     """
     rows, long_prompts, long_responses = [], 0, 0
     for demonstration in demonstrations:
@@ -60,34 +64,49 @@ def encode_demonstrations(
         elif len(ids) > context or len(ids) - prompt_tokens > (max_response_tokens or context):
             long_responses += 1
         else:
-            labels = [token if counts else IGNORED for token, counts in zip(ids, is_response, strict=True)]
+            labels = [
+                token if counts else IGNORED for token, counts in zip(ids, is_response, strict=True)
+            ]
             rows.append(Row(ids, labels))
     return Encoded(rows, long_prompts, long_responses)
 
 
 def aux_rows(batches: int, batch_size: int, share: float) -> list[int]:
-    """How many auxiliary rows each batch holds: floor((b+1) s) - floor(b s) with s = share * batch_size.
+    """How many auxiliary rows each batch holds: floor((b+1) s) - floor(b s) with s = share *
+    batch_size.
 
-    So a share of a batch that is no whole number of rows is exact over the run. At least one row stays a demonstration.
+    So a share of a batch that is no whole number of rows is exact over the run. At least one row
+    stays a demonstration.
     """
-    # The tiny addition keeps a product such as 10 * 0.1 * 3 from falling a rounding error short of a whole row.
+    # The tiny addition keeps a product such as 10 * 0.1 * 3 from falling a rounding error short of
+    # a whole row.
     owed = np.floor(np.arange(batches + 1) * (share * batch_size) + 1e-9).astype(int)
     return np.minimum(np.diff(owed), batch_size - 1).tolist()
 
 
 def lay_out_batches(
-    lengths: Sequence[int], *, epochs: float, batch_size: int, aux_share: float, seed: int, bucket: int = 8
+    lengths: Sequence[int],
+    *,
+    epochs: float,
+    batch_size: int,
+    aux_share: float,
+    seed: int,
+    bucket: int = 8,
 ) -> list[list[int]]:
-    """The demonstrations of every batch of the run, as indices into `lengths`; auxiliary rows fill the rest of a batch.
+    """The demonstrations of every batch of the run, as indices into `lengths`; auxiliary rows fill
+    the rest of a batch.
 
-    Every epoch is a fresh permutation; the number of batches is `epochs` rounded to whole batches. `bucket` batches at
-    a time are sorted by length and dealt out in random order, so a batch holds rows of similar length, little padding.
+    Every epoch is a fresh permutation; the number of batches is `epochs` rounded to whole batches.
+    `bucket` batches at a time are sorted by length and dealt out in random order, so a batch holds
+    rows of similar length, little padding.
     """
     rng = np.random.default_rng(seed)
     count = max(round(epochs * len(lengths) / (batch_size * (1.0 - aux_share))), 1)
     sizes = [batch_size - aux for aux in aux_rows(count, batch_size, aux_share)]
     needed = sum(sizes)
-    stream = np.concatenate([rng.permutation(len(lengths)) for _ in range(-(-needed // len(lengths)))])[:needed]
+    stream = np.concatenate(
+        [rng.permutation(len(lengths)) for _ in range(-(-needed // len(lengths)))]
+    )[:needed]
     length_of = np.asarray(lengths)
 
     batches: list[list[int]] = []
@@ -103,13 +122,19 @@ def lay_out_batches(
 
 
 def fill_with_documents(
-    batches: Sequence[Sequence[int]], rows: Sequence[Row], *, batch_size: int, documents: Sequence[Sequence[int]]
+    batches: Sequence[Sequence[int]],
+    rows: Sequence[Row],
+    *,
+    batch_size: int,
+    documents: Sequence[Sequence[int]],
 ) -> list[Row]:
-    """All rows of the run in training order, `batch_size` to a batch: demonstrations, then pieces of `documents`.
+    """All rows of the run in training order, `batch_size` to a batch: demonstrations, then pieces
+    of `documents`.
 
-    `documents` are token ids, each with its end-of-text before it. A row never holds two of them, as in pretraining no
-    document sees another. One longer than the longest demonstration of the batch is cut there and goes on in the next
-    row, so the mix widens no batch. The loss covers every token (C.3).
+    `documents` are token ids, each with its end-of-text before it. A row never holds two of them,
+    as in pretraining no document sees another. One longer than the longest demonstration of the
+    batch is cut there and goes on in the next row, so the mix widens no batch. The loss covers
+    every token (C.3).
     """
     laid_out: list[Row] = []
     number = position = 0  # the next token to read: this one of that document

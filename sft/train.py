@@ -1,15 +1,16 @@
 """Supervised fine-tuning: learn to answer from demonstrations.
 
-Step 1 of InstructGPT (Ouyang et al. 2022, sections 3.2 and 3.5, appendix C.1): the base model, fine-tuned on
-conversations with the loss on the answers alone. The stage `rl_init` is this file too: two epochs with a tenth of each
-batch from the pretraining documents (C.3); PPO starts there.
+Step 1 of InstructGPT (Ouyang et al. 2022, sections 3.2 and 3.5, appendix C.1): the base model,
+fine-tuned on conversations with the loss on the answers alone. The stage `rl_init` is this file
+too: two epochs with a tenth of each batch from the pretraining documents (C.3); PPO starts there.
 
-Reads   demonstrations (train, validation), a model (`model`), documents when `aux_share` is above 0.
-Writes  final/: the model with its tokenizer and chat template; with LoRA also final/adapter/.
+Reads   demonstrations (train, validation), a model (`model`), documents when `aux_share` is above
+0. Writes  final/: the model with its tokenizer and chat template; with LoRA also final/adapter/.
 Run     python -m sft.train RECIPE        torchrun --nproc-per-node 2 -m sft.train RECIPE
 
-One process trains with the plain trainer, several with DeepSpeed under it (`engine`). What differs from the paper: rows
-are grouped by length, and the checkpoint is chosen by validation loss unless a reward model is given.
+One process trains with the plain trainer, several with DeepSpeed under it (`engine`). What differs
+from the paper: rows are grouped by length, and the checkpoint is chosen by validation loss unless a
+reward model is given.
 """
 
 import shutil
@@ -32,7 +33,14 @@ from podium.runtime import seed_everything
 from podium.stage import Stage
 from sft.batches import Encoded, Row, encode_demonstrations, fill_with_documents, lay_out_batches
 from sft.dropout import set_residual_dropout
-from sft.trainer import StageCallback, StageTrainer, deepspeed_settings, forget_later_best, read_best, to_dataset
+from sft.trainer import (
+    StageCallback,
+    StageTrainer,
+    deepspeed_settings,
+    forget_later_best,
+    read_best,
+    to_dataset,
+)
 from sft.validation import RewardScorer, validation_metrics
 
 
@@ -48,34 +56,68 @@ class Lora(BaseModel):
 
 
 class Config(BaseModel):
-    """What to fine-tune and how. The defaults suit the embedded world; the paper's value is named."""
+    """What to fine-tune and how. The defaults suit the embedded world; the paper's value is
+    named.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field("pretrain", description="a stage of this run, a stage or model folder, or a hub id")
-    num_train_epochs: float = Field(4, gt=0, description="passes over the demonstrations; C.1: 16, C.3: 2")
-    learning_rate: float = Field(1e-3, gt=0, description="peak; C.1: 9.65e-6 (1.3B, 6B), 5.03e-6 (175B); C.3: 5e-6")
-    batch_size: int = Field(32, gt=0, description="rows an update over all processes; C.1: 32 (1.3B, 6B), 8 (175B)")
-    per_device_train_batch_size: int = Field(32, gt=0, description="rows a forward pass: what memory allows")
-    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the updates to warm up in; C.1: none")
-    min_lr_rate: float = Field(0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; C.1: 0.1")
+    model: str = Field(
+        "pretrain", description="a stage of this run, a stage or model folder, or a hub id"
+    )
+    num_train_epochs: float = Field(
+        4, gt=0, description="passes over the demonstrations; C.1: 16, C.3: 2"
+    )
+    learning_rate: float = Field(
+        1e-3, gt=0, description="peak; C.1: 9.65e-6 (1.3B, 6B), 5.03e-6 (175B); C.3: 5e-6"
+    )
+    batch_size: int = Field(
+        32, gt=0, description="rows an update over all processes; C.1: 32 (1.3B, 6B), 8 (175B)"
+    )
+    per_device_train_batch_size: int = Field(
+        32, gt=0, description="rows a forward pass: what memory allows"
+    )
+    warmup_ratio: float = Field(
+        0.0, ge=0, lt=1, description="share of the updates to warm up in; C.1: none"
+    )
+    min_lr_rate: float = Field(
+        0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; C.1: 0.1"
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="appendix C: 0.9")
     adam_beta2: float = Field(0.95, ge=0, lt=1, description="appendix C: 0.95")
     weight_decay: float = Field(0.0, ge=0, description="the paper names none")
     residual_dropout: float = Field(0.0, ge=0, lt=1, description="on each block's output; C.1: 0.2")
-    max_prompt_tokens: int | None = Field(None, gt=0, description="longer ones are dropped; C: 1,024; null: context")
-    max_response_tokens: int | None = Field(None, gt=0, description="longer answers are dropped; C: 1,024")
-    aux_share: float = Field(0.0, ge=0, lt=1, description="share of each batch's rows from the documents; C.3: 0.1")
+    max_prompt_tokens: int | None = Field(
+        None, gt=0, description="longer ones are dropped; C: 1,024; null: context"
+    )
+    max_response_tokens: int | None = Field(
+        None, gt=0, description="longer answers are dropped; C: 1,024"
+    )
+    aux_share: float = Field(
+        0.0, ge=0, lt=1, description="share of each batch's rows from the documents; C.3: 0.1"
+    )
     lora: Lora | None = Field(None, description="train adapters only; null trains every weight")
     select_by: Literal["validation_loss", "reward_score", "last"] = Field(
         "validation_loss", description="how the checkpoint is chosen; C.1: reward_score"
     )
-    reward_model: str | None = Field(None, description="a reward stage's folder, for select_by: reward_score")
-    reward_prompts: int = Field(128, gt=0, description="validation prompts answered for the reward score")
-    eval_steps: int | None = Field(None, gt=0, description="updates between evaluations; null: once an epoch")
-    save_steps: int | None = Field(None, gt=0, description="updates between checkpoints; null: as eval_steps")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
-    engine: EngineConfig = Field(default_factory=EngineConfig, description="clipping; ZeRO and offload under DeepSpeed")
+    reward_model: str | None = Field(
+        None, description="a reward stage's folder, for select_by: reward_score"
+    )
+    reward_prompts: int = Field(
+        128, gt=0, description="validation prompts answered for the reward score"
+    )
+    eval_steps: int | None = Field(
+        None, gt=0, description="updates between evaluations; null: once an epoch"
+    )
+    save_steps: int | None = Field(
+        None, gt=0, description="updates between checkpoints; null: as eval_steps"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass to save memory"
+    )
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig, description="clipping; ZeRO and offload under DeepSpeed"
+    )
 
 
 def main(config: Config, stage: Stage) -> None:
@@ -90,7 +132,8 @@ def main(config: Config, stage: Stage) -> None:
     set_residual_dropout(model, config.residual_dropout)
     context = model.config.max_position_embeddings
     if stage.device.type == "cpu" and context <= 512:
-        model.set_attn_implementation("eager")  # faster than torch's fused attention on a CPU at this length
+        # faster than torch's fused attention on a CPU at this length
+        model.set_attn_implementation("eager")
 
     # 2. Demonstrations to rows, in the order of the whole run.
     train = encode(config, stage, tokenizer, context, "train")
@@ -116,14 +159,23 @@ def main(config: Config, stage: Stage) -> None:
         train_dataset=to_dataset(rows),
         eval_dataset=to_dataset(validation.rows),
         processing_class=tokenizer,
-        peft_config=lora_config(config.lora, range(known_tokens, len(tokenizer))) if config.lora else None,
+        peft_config=lora_config(config.lora, range(known_tokens, len(tokenizer)))
+        if config.lora
+        else None,
     )
     with stage.progress(steps, stage.name, start=found[0] if found else 0) as bar:
-        callback = StageCallback(stage, bar, tokens_by_step(rows, config.batch_size), steps_per_epoch)
+        callback = StageCallback(
+            stage, bar, tokens_by_step(rows, config.batch_size), steps_per_epoch
+        )
         trainer.add_callback(callback)
-        trainer.train(resume_from_checkpoint=str(found[1] / f"checkpoint-{found[0]}") if found else None)
+        trainer.train(
+            resume_from_checkpoint=str(found[1] / f"checkpoint-{found[0]}") if found else None
+        )
     if trainer.state.global_step < steps:
-        raise Interrupted(f"{stage.name} stopped at update {trainer.state.global_step} of {steps}, checkpoint saved")
+        raise Interrupted(
+            f"{stage.name} stopped at update {trainer.state.global_step} of {steps}, "
+            f"checkpoint saved"
+        )
 
     # 5. The best model.
     best = read_best(stage)
@@ -139,12 +191,16 @@ def main(config: Config, stage: Stage) -> None:
         "tokens_per_second": callback.tokens_per_second,
     }
     text = card(config, headline)
-    stage.finish(lambda folder: save_final(config, stage, tokenizer, parent, folder), headline, text, tokens)
+    stage.finish(
+        lambda folder: save_final(config, stage, tokenizer, parent, folder), headline, text, tokens
+    )
     if stage.is_main:
         shutil.rmtree(stage.dir / "best")
 
 
-def encode(config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, context: int, split: str) -> Encoded:
+def encode(
+    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, context: int, split: str
+) -> Encoded:
     """The demonstrations of a split as rows; what is too long is dropped, counted and told.
 
     Raises:
@@ -161,12 +217,15 @@ def encode(config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, con
     if encoded.dropped:
         stage.logbook(
             f"{split}: dropped {encoded.dropped} of {len(demonstrations)} demonstrations "
-            f"({encoded.long_prompts} prompts and {encoded.long_responses} answers over the limit in tokens)"
+            f"({encoded.long_prompts} prompts and {encoded.long_responses} answers over the "
+            f"limit in tokens)"
         )
     if not encoded.rows:
         raise DataError(
-            f"demonstrations ({split})", problem=f"all {len(demonstrations)} are longer than the limits allow",
-            fix=f"raise {stage.name}.max_prompt_tokens and max_response_tokens; the context is {context} tokens",
+            f"demonstrations ({split})",
+            problem=f"all {len(demonstrations)} are longer than the limits allow",
+            fix=f"raise {stage.name}.max_prompt_tokens and max_response_tokens; the context is "
+            f"{context} tokens",
         )
     return encoded
 
@@ -174,7 +233,9 @@ def encode(config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, con
 def lay_out(
     config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, rows: list[Row], context: int
 ) -> tuple[list[Row], int]:
-    """All rows of the run in training order, and how many of their tokens come from the documents (C.3's mix)."""
+    """All rows of the run in training order, and how many of their tokens come from the documents
+    (C.3's mix).
+    """
     batches = lay_out_batches(
         [len(row.input_ids) for row in rows],
         epochs=config.num_train_epochs,
@@ -207,13 +268,20 @@ def make_measure(
     if config.select_by == "reward_score":
         if config.reward_model is None or config.engine.zero_stage == 3:
             raise RecipeError(
-                f"{stage.name}.select_by: reward_score needs a reward_model and whole weights (not ZeRO-3)",
-                fix=f"set {stage.name}.reward_model to a reward stage's folder, or select_by: validation_loss",
+                f"{stage.name}.select_by: reward_score needs a reward_model and whole weights "
+                f"(not ZeRO-3)",
+                fix=f"set {stage.name}.reward_model to a reward stage's folder, or select_by: "
+                f"validation_loss",
             )
         demonstrations = stage.records("demonstrations", "validation")
         room = config.max_response_tokens or context // 2
-        prompts = [encode_prompt(tokenizer, demonstration.messages[:-1]) for demonstration in demonstrations]
-        prompts = [prompt for prompt in prompts if len(prompt) + room <= context][: config.reward_prompts]
+        prompts = [
+            encode_prompt(tokenizer, demonstration.messages[:-1])
+            for demonstration in demonstrations
+        ]
+        prompts = [prompt for prompt in prompts if len(prompt) + room <= context][
+            : config.reward_prompts
+        ]
         scorer = RewardScorer(stage.parent(config.reward_model), tokenizer, prompts, room, stage)
 
     def measure(model: Any) -> dict[str, float]:
@@ -238,9 +306,11 @@ def trainer_arguments(config: Config, stage: Stage, steps_per_epoch: int) -> SFT
     rows_a_pass = min(config.per_device_train_batch_size, config.batch_size // stage.world_size)
     if rows_a_pass == 0 or config.batch_size % (rows_a_pass * stage.world_size):
         raise RecipeError(
-            f"{stage.name}.batch_size {config.batch_size} is no multiple of {config.per_device_train_batch_size} rows "
+            f"{stage.name}.batch_size {config.batch_size} is no multiple of "
+            f"{config.per_device_train_batch_size} rows "
             f"a pass on {stage.world_size} processes",
-            fix="choose per_device_train_batch_size so that it divides each process's share of the batch",
+            fix="choose per_device_train_batch_size so that it divides each process's share of "
+            "the batch",
         )
     eval_steps = config.eval_steps or max(steps_per_epoch, 1)
     engine = config.engine
@@ -291,7 +361,9 @@ def lora_config(lora: Lora, new_tokens: range) -> LoraConfig:
 def save_final(
     config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, parent: Path, folder: Path
 ) -> None:
-    """The best model as a plain folder; adapters are merged into the base and kept beside it in adapter/."""
+    """The best model as a plain folder; adapters are merged into the base and kept beside it in
+    adapter/.
+    """
     if not stage.is_main:
         return
     best = stage.dir / "best"
@@ -299,11 +371,17 @@ def save_final(
         save_model(load_causal_lm(best), tokenizer, folder)
         return
     save_model(merged(parent, best, tokenizer), tokenizer, folder)
-    shutil.copytree(best, folder / "adapter", ignore=shutil.ignore_patterns("best.json", "training_args.bin", "*.md"))
+    shutil.copytree(
+        best,
+        folder / "adapter",
+        ignore=shutil.ignore_patterns("best.json", "training_args.bin", "*.md"),
+    )
 
 
 def merged(base: Path, adapter: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The base model with the adapter's update added to its weights: the same function without PEFT."""
+    """The base model with the adapter's update added to its weights: the same function without
+    PEFT.
+    """
     model = load_causal_lm(base)
     resize_for(tokenizer, model)
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
@@ -312,12 +390,20 @@ def merged(base: Path, adapter: Path, tokenizer: PreTrainedTokenizerBase) -> Pre
 def card(config: Config, headline: dict[str, float]) -> str:
     """The model card's text."""
     how = f"LoRA rank {config.lora.r}" if config.lora else "all weights"
-    mix = f", {config.aux_share:.0%} of each batch from the pretraining documents" if config.aux_share else ""
+    mix = (
+        f", {config.aux_share:.0%} of each batch from the pretraining documents"
+        if config.aux_share
+        else ""
+    )
     return (
-        f"A model that follows instructions, fine-tuned from `{config.model}` on {headline['demonstrations']:.0f} "
-        f"demonstrations for {config.num_train_epochs:g} epochs ({how}{mix}); the loss covers the answers alone.\n\n"
-        f"Chosen by {config.select_by.replace('_', ' ')} at update {headline['step']:.0f}: validation loss "
-        f"{headline['validation_loss']:.4f} nats a response token, token accuracy {headline['token_accuracy']:.3f}.\n"
+        f"A model that follows instructions, fine-tuned from `{config.model}` on "
+        f"{headline['demonstrations']:.0f} "
+        f"demonstrations for {config.num_train_epochs:g} epochs ({how}{mix}); the loss covers "
+        f"the answers alone.\n\n"
+        f"Chosen by {config.select_by.replace('_', ' ')} at update {headline['step']:.0f}: "
+        f"validation loss "
+        f"{headline['validation_loss']:.4f} nats a response token, token accuracy "
+        f"{headline['token_accuracy']:.3f}.\n"
     )
 
 

@@ -1,12 +1,14 @@
-"""`trl.SFTTrainer` as a Podium stage: our rows in our order, atomic checkpoints, our log, the best model kept.
+"""`trl.SFTTrainer` as a Podium stage: our rows in our order, atomic checkpoints, our log, the best
+model kept.
 
-TRL does the training step (its fused head never builds the logits of a whole batch), PEFT, DeepSpeed and resuming. This
-file changes only what the stage contract asks for:
+TRL does the training step (its fused head never builds the logits of a whole batch), PEFT,
+DeepSpeed and resuming. This file changes only what the stage contract asks for:
 
 - rows are read in the order they are laid out, so the step number is the position in the data;
 - a checkpoint is written through `stage.save_checkpoint`, whole or not at all;
 - evaluation is an exact mean over tokens, and the best model by the chosen metric lies in `best/`;
-- metrics go to the stage's log; a loss that is no number ends the run instead of being averaged away.
+- metrics go to the stage's log; a loss that is no number ends the run instead of being averaged
+  away.
 """
 
 import json
@@ -28,13 +30,16 @@ from podium.storage import PARTIAL, publish, writing
 from sft.batches import Row
 
 BEST_FILE = "best.json"
-# To the trainer the whole run is one epoch, and it counts tokens from the last resume: both are ours to count.
+# To the trainer the whole run is one epoch, and it counts tokens from the last resume: both are
+# ours to count.
 UNWANTED = {"epoch", "num_tokens"}
 
 
 def to_dataset(rows: Sequence[Row]) -> Dataset:
     """Rows as the trainer takes them: its collator pads `labels` and uses them as they are."""
-    return Dataset.from_dict({"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]})
+    return Dataset.from_dict(
+        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
+    )
 
 
 class StageTrainer(SFTTrainer):
@@ -64,7 +69,8 @@ class StageTrainer(SFTTrainer):
         trained: Any = self.model
         head = trained.get_output_embeddings()
         if not hasattr(head, "bias"):
-            head.bias = None  # TRL reads it, and PEFT's wrapper of a tied head with trainable tokens has none
+            # TRL reads it, and PEFT's wrapper of a tied head with trainable tokens has none
+            head.bias = None
         for chatter in (PrinterCallback, ProgressCallback):
             self.remove_callback(chatter)
 
@@ -75,26 +81,36 @@ class StageTrainer(SFTTrainer):
         metrics = self.measure(model)
         self._keep_if_best(metrics)
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
         model.train()
         return metrics
 
     def _keep_if_best(self, metrics: dict[str, float]) -> None:
         best = read_best(self.stage)
         chosen = self.select_by
-        if best is not None and chosen is not None and self.sign * metrics[chosen] <= self.sign * best[chosen]:
+        if (
+            best is not None
+            and chosen is not None
+            and self.sign * metrics[chosen] <= self.sign * best[chosen]
+        ):
             return
         partial = self.best_dir.with_name(self.best_dir.name + PARTIAL)
         with writing(self.stage.dir):
             self.save_model(str(partial), _internal_call=True)
             self.accelerator.wait_for_everyone()
             if self.stage.is_main:
-                (partial / BEST_FILE).write_text(json.dumps({"step": self.state.global_step, **metrics}))
+                (partial / BEST_FILE).write_text(
+                    json.dumps({"step": self.state.global_step, **metrics})
+                )
                 publish(partial, self.best_dir)
             self.accelerator.wait_for_everyone()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The trainer's own checkpoint, in a folder that appears only when it is whole. TRL's model card is skipped."""
+        """The trainer's own checkpoint, in a folder that appears only when it is whole. TRL's model
+        card is skipped.
+        """
 
         def write(folder: Path) -> None:
             self.args.output_dir, home = str(folder), self.args.output_dir
@@ -107,11 +123,14 @@ class StageTrainer(SFTTrainer):
 class StageCallback(TrainerCallback):
     """Passes steps, metrics and the wish to stop between the trainer and the stage."""
 
-    def __init__(self, stage: Stage, bar: Bar, step_tokens: Sequence[int], steps_per_epoch: float) -> None:
+    def __init__(
+        self, stage: Stage, bar: Bar, step_tokens: Sequence[int], steps_per_epoch: float
+    ) -> None:
         self.stage, self.bar, self.steps_per_epoch = stage, bar, steps_per_epoch
         self.step_tokens = step_tokens
         self.busy_seconds, self.busy_tokens, self.began = 0.0, 0, 0.0
-        self.waiting: dict[str, float] = {}  # a step's training metrics, until its evaluation joins them in one line
+        # a step's training metrics, until its evaluation joins them in one line
+        self.waiting: dict[str, float] = {}
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began = time.perf_counter()
@@ -153,14 +172,18 @@ def read_best(stage: Stage) -> dict[str, float] | None:
 
 
 def forget_later_best(stage: Stage, step: int) -> None:
-    """Remove a best model from after the checkpoint the run goes on from: the run will come by it again."""
+    """Remove a best model from after the checkpoint the run goes on from: the run will come by it
+    again.
+    """
     best = read_best(stage)
     if stage.is_main and best is not None and best["step"] > step:
         shutil.rmtree(stage.dir / "best")
 
 
 def deepspeed_settings(engine: EngineConfig) -> dict[str, Any]:
-    """DeepSpeed under the trainer, with torch's AdamW; `auto` is filled in from the trainer's arguments."""
+    """DeepSpeed under the trainer, with torch's AdamW; `auto` is filled in from the trainer's
+    arguments.
+    """
     zero: dict[str, Any] = {"stage": engine.zero_stage, "overlap_comm": False}
     if engine.zero_stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True

@@ -1,4 +1,6 @@
-"""What a fine-tuned model is worth on held-out demonstrations: loss, token accuracy and, if asked, a reward score."""
+"""What a fine-tuned model is worth on held-out demonstrations: loss, token accuracy and, if asked,
+a reward score.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from podium.engine import all_reduce_sum
 from podium.errors import ParentError
@@ -20,10 +26,11 @@ from sft.batches import IGNORED, Row
 def validation_metrics(
     model: nn.Module, rows: Sequence[Row], *, pad_token_id: int, batch_size: int, stage: Stage
 ) -> dict[str, float]:
-    """`validation_loss`, nats a response token, and `token_accuracy` over all response tokens of `rows`.
+    """`validation_loss`, nats a response token, and `token_accuracy` over all response tokens of
+    `rows`.
 
-    Exact means over tokens, whatever the batches (the trainer's own evaluation averages the means of batches). Every
-    process calls the model the same number of times, as ZeRO-3 needs.
+    Exact means over tokens, whatever the batches (the trainer's own evaluation averages the means
+    of batches). Every process calls the model the same number of times, as ZeRO-3 needs.
     """
     ordered = sorted(rows, key=lambda row: len(row.input_ids))
     chunks = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
@@ -31,10 +38,16 @@ def validation_metrics(
     for first in range(0, len(chunks), stage.world_size):
         mine = first + stage.rank
         counts = mine < len(chunks)
-        ids, labels, attention = pad_rows(chunks[mine if counts else first], pad_token_id, stage.device)
-        logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits[:, :-1].float()
+        ids, labels, attention = pad_rows(
+            chunks[mine if counts else first], pad_token_id, stage.device
+        )
+        logits = (
+            model(input_ids=ids, attention_mask=attention, use_cache=False).logits[:, :-1].float()
+        )
         targets = labels[:, 1:]
-        nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        nll = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
         correct = (logits.argmax(-1) == targets).sum()
         totals += torch.stack([nll, correct, (targets != IGNORED).sum()]).double() * counts
     nll_sum, correct_sum, tokens = all_reduce_sum(totals).tolist()
@@ -58,20 +71,27 @@ def pad_rows(
 
 
 class RewardScorer:
-    """Mean reward of sampled answers to held-out prompts: InstructGPT chose its SFT checkpoint by it (C.1).
+    """Mean reward of sampled answers to held-out prompts: InstructGPT chose its SFT checkpoint by
+    it (C.1).
 
-    The reward model is read as any Hugging Face sequence classifier with one label; `reward_bias` in its configuration
-    is subtracted.
+    The reward model is read as any Hugging Face sequence classifier with one label; `reward_bias`
+    in its configuration is subtracted.
     """
 
     def __init__(
-        self, folder: Path, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], max_new_tokens: int,
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[list[int]],
+        max_new_tokens: int,
         stage: Stage,
     ) -> None:
         try:
             loaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
         except (OSError, ValueError) as error:
-            raise ParentError(f"{folder} holds no reward model: {error}", fix="name a finished reward stage") from error
+            raise ParentError(
+                f"{folder} holds no reward model: {error}", fix="name a finished reward stage"
+            ) from error
         self.model: PreTrainedModel = loaded.eval().to(stage.device)
         self.tokenizer, self.prompts, self.stage = tokenizer, prompts, stage
         self.max_new_tokens = max_new_tokens
@@ -82,10 +102,15 @@ class RewardScorer:
         first = self.stage.rank
         mine = self.prompts[first :: self.stage.world_size]
         params = SamplingParams(
-            self.max_new_tokens, stop_token_id=self.tokenizer.eos_token_id, seed=self.stage.seed, first_row=first
+            self.max_new_tokens,
+            stop_token_id=self.tokenizer.eos_token_id,
+            seed=self.stage.seed,
+            first_row=first,
         )
         samples = EmbeddedSampler(policy, self.tokenizer.pad_token_id).generate(mine, params)
-        rows = [Row([*prompt, *sample.tokens], []) for prompt, sample in zip(mine, samples, strict=True)]
+        rows = [
+            Row([*prompt, *sample.tokens], []) for prompt, sample in zip(mine, samples, strict=True)
+        ]
         total = torch.zeros((), device=self.stage.device)
         for row in rows:
             ids = torch.tensor([row.input_ids], device=self.stage.device)

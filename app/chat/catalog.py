@@ -21,7 +21,11 @@ from podium.stages import ARM_PREFIX, STAGES
 from reward.score import load_reward_model, score
 
 LABELS = {
-    "pretrain": "base", "sft": "SFT", "rl_init": "RL start", "ppo": "PPO-ptx", "ppo_plain": "PPO",
+    "pretrain": "base",
+    "sft": "SFT",
+    "rl_init": "RL start",
+    "ppo": "PPO-ptx",
+    "ppo_plain": "PPO",
 }
 BEST_FIRST = ["ppo", "ppo_plain", "sft", "rl_init", "pretrain"]
 KEPT_MODELS = 4  # models in memory at once; the one used longest ago leaves first
@@ -47,7 +51,9 @@ class Speaker(NamedTuple):
 
 
 class Catalog:
-    """The checkpoints of a run folder, or one model folder, and the run's reward model if there is one."""
+    """The checkpoints of a run folder, or one model folder, and the run's reward model if there is
+    one.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.checkpoints = find_checkpoints(folder)
@@ -62,7 +68,9 @@ class Catalog:
         return (self.reward_folder / "config.json").is_file()
 
     def favourites(self) -> tuple[str, str]:
-        """Keys of the best checkpoint and of the one to see beside it: SFT, else the next best, else the same."""
+        """Keys of the best checkpoint and of the one to see beside it: SFT, else the next best,
+        else the same.
+        """
         rank = {stage: number for number, stage in enumerate(BEST_FIRST)}
         keys = sorted((c.key for c in self.checkpoints), key=lambda key: rank.get(key, len(rank)))
         return keys[0], "sft" if "sft" in keys[1:] else keys[min(1, len(keys) - 1)]
@@ -79,7 +87,8 @@ class Catalog:
 
     @torch.inference_mode()
     def score(self, ids: Sequence[int]) -> float | None:
-        """The reward model's score of prompt and answer; None without one, or where they exceed its context.
+        """The reward model's score of prompt and answer; None without one, or where they exceed its
+        context.
 
         Without the answer's end token it is added: the reward model has only seen whole answers.
         """
@@ -98,14 +107,20 @@ class Catalog:
 
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
-    """Every causal language model of a run in the chain's order, with the base where that lies elsewhere.
+    """Every causal language model of a run in the chain's order, with the base where that lies
+    elsewhere.
 
-    `folder` may also be a stage's folder or any model folder. ParentError when there is no model to talk to.
+    `folder` may also be a stage's folder or any model folder. ParentError when there is no model to
+    talk to.
     """
     for single in (folder, folder / "final"):
         if _is_causal_lm(single):
             return [Checkpoint("model", folder.resolve().name, single)]
-    stages = [path.parent.parent.name for path in folder.glob("*/final/config.json") if _is_causal_lm(path.parent)]
+    stages = [
+        path.parent.parent.name
+        for path in folder.glob("*/final/config.json")
+        if _is_causal_lm(path.parent)
+    ]
     order = list(STAGES)
     stages.sort(key=lambda stage: (order.index(stage if stage in order else "ppo"), stage))
     found = [Checkpoint(stage, _label(stage), folder / stage / "final") for stage in stages]
@@ -114,13 +129,16 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
         found.insert(0, Checkpoint("base", f"base ({outside.name})", outside))
     if not found:
         raise ParentError(
-            f"{folder} holds no model to talk to yet", f"finish a stage first, for example: podium run {folder.name}"
+            f"{folder} holds no model to talk to yet",
+            f"finish a stage first, for example: podium run {folder.name}",
         )
     return found
 
 
 def _load(checkpoint: Checkpoint) -> Speaker:
-    """A base model without a chat template is given Podium's; its new tokens are untrained, which is what one sees."""
+    """A base model without a chat template is given Podium's; its new tokens are untrained, which
+    is what one sees.
+    """
     tokenizer = prepare_tokenizer(load_tokenizer(checkpoint.folder))
     model = load_causal_lm(checkpoint.folder)
     resize_for(tokenizer, model)

@@ -1,4 +1,5 @@
-"""A conversation with one or two models: its turns, what of it fits a model's context, and an answer as it is drawn.
+"""A conversation with one or two models: its turns, what of it fits a model's context, and an
+answer as it is drawn.
 
 Nothing here knows of the page. Each browser session owns one `Conversation`, kept on the server.
 """
@@ -32,7 +33,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer, growing while it is drawn. `ending` is '' until it ends: ended, stopped or cut off."""
+    """One model's answer, growing while it is drawn. `ending` is '' until it ends: ended, stopped
+    or cut off.
+    """
 
     model: str
     text: str = ""
@@ -48,7 +51,9 @@ class Answer:
 
 @dataclass
 class Turn:
-    """What the person said and what each side answered; `kept` is the side whose answer both sides go on from."""
+    """What the person said and what each side answered; `kept` is the side whose answer both sides
+    go on from.
+    """
 
     user: str
     answers: list[Answer | None] = field(default_factory=lambda: [None, None])
@@ -66,7 +71,9 @@ class Conversation:
     stop: bool = False
 
     def messages(self, side: int, until: int | None = None) -> list[Message]:
-        """The conversation as one side has it, with the question of turn `until` (the last) as the end."""
+        """The conversation as one side has it, with the question of turn `until` (the last) as the
+        end.
+        """
         last = len(self.turns) - 1 if until is None else until
         found: list[Message] = []
         for number, turn in enumerate(self.turns[: last + 1]):
@@ -76,20 +83,30 @@ class Conversation:
         return found
 
     def same_history(self) -> bool:
-        """Whether both sides were asked the very same thing, so that their answers can be compared."""
+        """Whether both sides were asked the very same thing, so that their answers can be
+        compared.
+        """
         return self.messages(0) == self.messages(1)
 
     @staticmethod
     def _heard(turn: Turn, side: int) -> str:
-        """The answer one side remembers: the kept one, its own, or the other's where it was not asked."""
-        answer = turn.answers[side if turn.kept is None else turn.kept] or turn.answers[0] or turn.answers[1]
+        """The answer one side remembers: the kept one, its own, or the other's where it was not
+        asked.
+        """
+        answer = (
+            turn.answers[side if turn.kept is None else turn.kept]
+            or turn.answers[0]
+            or turn.answers[1]
+        )
         return answer.text if answer else ""
 
 
 def fit(speaker: Speaker, messages: list[Message], wanted: int) -> tuple[list[int], int, int]:
-    """Prompt ids that leave room for an answer, the answer's longest length, and how many old messages were dropped.
+    """Prompt ids that leave room for an answer, the answer's longest length, and how many old
+    messages were dropped.
 
-    The oldest question and answer go first. DoesNotFit when the newest message alone leaves no room.
+    The oldest question and answer go first. DoesNotFit when the newest message alone leaves no
+    room.
     """
     room = min(wanted, max(MIN_ROOM, speaker.context // 4))
     dropped = 0
@@ -99,35 +116,49 @@ def fit(speaker: Speaker, messages: list[Message], wanted: int) -> tuple[list[in
             return ids, min(wanted, speaker.context - len(ids)), dropped
         if dropped + 2 >= len(messages):
             raise DoesNotFit(
-                f"This message takes {len(ids)} tokens; {speaker.checkpoint.label} reads {speaker.context} in all, "
+                f"This message takes {len(ids)} tokens; {speaker.checkpoint.label} reads "
+                f"{speaker.context} in all, "
                 f"and {room} are kept for its answer. Please shorten it."
             )
         dropped += 2
 
 
-def speak(speaker: Speaker, messages: list[Message], settings: Settings, attempt: int = 0) -> Iterator[Answer]:
-    """An answer after each token drawn; the last one yielded says how it ended. Same seed, same answer.
+def speak(
+    speaker: Speaker, messages: list[Message], settings: Settings, attempt: int = 0
+) -> Iterator[Answer]:
+    """An answer after each token drawn; the last one yielded says how it ended. Same seed, same
+    answer.
 
     A retry draws with the next seed, which the answer names, so that it can be asked for again.
     """
     ids, longest, dropped = fit(speaker, messages, settings.max_new_tokens)
-    answer = Answer(speaker.checkpoint.label, ids=tuple(ids), seed=settings.seed + attempt, dropped=dropped)
+    answer = Answer(
+        speaker.checkpoint.label, ids=tuple(ids), seed=settings.seed + attempt, dropped=dropped
+    )
     yield answer
     params = SamplingParams(
-        max_new_tokens=longest, temperature=settings.temperature, top_p=settings.top_p,
-        stop_token_id=speaker.tokenizer.eos_token_id, seed=answer.seed,
+        max_new_tokens=longest,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        stop_token_id=speaker.tokenizer.eos_token_id,
+        seed=answer.seed,
     )
     tokens: list[int] = []
     for token in speaker.sampler.stream(ids, params):
         tokens.append(token)
         text = _text(speaker, tokens)
-        # bytes of a character that is not complete yet decode to U+FFFD; they are shown once they are whole
-        answer = replace(answer, text=text.rstrip("\ufffd"), tokens=len(tokens), ids=(*ids, *tokens))
+        # bytes of a character that is not complete yet decode to U+FFFD; they are shown once they
+        # are whole
+        answer = replace(
+            answer, text=text.rstrip("\ufffd"), tokens=len(tokens), ids=(*ids, *tokens)
+        )
         yield answer
     text = _text(speaker, tokens)
     yield replace(answer, text=text, ending="cut off" if len(tokens) == longest else "ended")
 
 
 def _text(speaker: Speaker, tokens: list[int]) -> str:
-    """What was said. A byte-level model may say NUL, which no database keeps: a vote on it must not fail."""
+    """What was said. A byte-level model may say NUL, which no database keeps: a vote on it must not
+    fail.
+    """
     return decode_response(speaker.tokenizer, tokens).replace("\x00", "\ufffd")

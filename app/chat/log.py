@@ -1,4 +1,6 @@
-"""A conversation as the chat component shows it: messages as plain text, and a line about each answer."""
+"""A conversation as the chat component shows it: messages as plain text, and a line about each
+answer.
+"""
 
 import re
 
@@ -18,7 +20,9 @@ def log_of(conversation: Conversation, side: int) -> list[dict[str, str]]:
 
 
 def thumbs(conversation: Conversation, side: int) -> list[str | None]:
-    """The log's thumbs as Gradio counts them: one for an answer and the line about it, which it groups."""
+    """The log's thumbs as Gradio counts them: one for an answer and the line about it, which it
+    groups.
+    """
     names = {"up": "Like", "down": "Dislike", None: None}
     answers = [answer for turn in conversation.turns if (answer := turn.answers[side]) is not None]
     return [names[answer.thumb] for answer in answers]
@@ -27,7 +31,8 @@ def thumbs(conversation: Conversation, side: int) -> list[str | None]:
 def shown(text: str) -> str:
     """Text in a form that the chat component shows as it is.
 
-    Its "no Markdown" mode still reads HTML (cleaned of scripts, but with images that would be fetched).
+    Its "no Markdown" mode still reads HTML (cleaned of scripts, but with images that would be
+    fetched).
     """
     return re.sub(r"&(?=[#\w])", "&amp;", text).replace("<", "&lt;")
 
@@ -38,20 +43,33 @@ def typed(text: str) -> str:
 
 
 def about(answer: Answer) -> str:
-    """The line under an answer: who said it, its reward, its length, how it ended, and what was left out."""
+    """The line under an answer: who said it, its reward, its length, how it ended, and what was
+    left out.
+    """
     parts = [answer.model]
     if answer.score is not None:
         parts.append(f"reward {answer.score:+.2f}")
-    parts.append(f"{answer.tokens} token{'s' * (answer.tokens != 1)}" if answer.tokens or answer.ending else "thinking")
+    parts.append(
+        f"{answer.tokens} token{'s' * (answer.tokens != 1)}"
+        if answer.tokens or answer.ending
+        else "thinking"
+    )
     if answer.ending:
-        parts += [{"cut off": "cut off at the limit"}.get(answer.ending, answer.ending), f"seed {answer.seed}"]
+        parts += [
+            {"cut off": "cut off at the limit"}.get(answer.ending, answer.ending),
+            f"seed {answer.seed}",
+        ]
     if answer.dropped:
         parts.append(f"the {answer.dropped} oldest messages did not fit and were left out")
     return " · ".join(parts)
 
 
-def turn_at(conversation: Conversation, side: int, place: int, answered: bool = False) -> int | None:
-    """Which turn the log's message number `place` belongs to, if it is the person's (`answered`: the model's)."""
+def turn_at(
+    conversation: Conversation, side: int, place: int, answered: bool = False
+) -> int | None:
+    """Which turn the log's message number `place` belongs to, if it is the person's (`answered`:
+    the model's).
+    """
     position = 0
     for number, turn in enumerate(conversation.turns):
         length = 1 if turn.answers[side] is None else 3  # an answer is followed by a line about it

@@ -2,9 +2,10 @@
 
     podium chat RUN [--compare]
 
-Works without any network: system fonts, no analytics, no sharing. What models and people write is only ever text: the
-chat log gets it escaped, and no HTML template ever sees it. Conversations live on the server, one a browser session;
-what a browser sends besides its message and settings is not believed.
+Works without any network: system fonts, no analytics, no sharing. What models and people write is
+only ever text: the chat log gets it escaped, and no HTML template ever sees it. Conversations live
+on the server, one a browser session; what a browser sends besides its message and settings is not
+believed.
 """
 
 import os
@@ -33,7 +34,8 @@ VISITORS_AT_ONCE = 4  # answers drawn at the same time; each is its own decoding
 def build(
     run_dir: str | Path, compare: bool = False, votes: Votes | None = None, home: bool = False
 ) -> gr.Blocks:
-    """The page for a run's folder or a single model's; votes can be given when `votes` says where they go.
+    """The page for a run's folder or a single model's; votes can be given when `votes` says where
+    they go.
 
     `home`: the labeling site is at `/` of the same server.
 
@@ -45,23 +47,43 @@ def build(
     choices = [(checkpoint.label, checkpoint.key) for checkpoint in talk.catalog.checkpoints]
     with gr.Blocks(title=f"Podium chat: {folder.resolve().name}", analytics_enabled=False) as page:
         session = gr.State(Conversation())
-        gr.Markdown("# Podium chat" + ("  \n[to the labeling site](/)" if home else ""), elem_id="title")
+        gr.Markdown(
+            "# Podium chat" + ("  \n[to the labeling site](/)" if home else ""), elem_id="title"
+        )
         with gr.Row(elem_id="models"):
             pickers = [
                 gr.Dropdown(
-                    choices, value=talk.catalog.favourites()[side], label=label, elem_id=f"model-{side}",
-                    filterable=False, visible=side == 0 or compare, min_width=130, scale=2,
+                    choices,
+                    value=talk.catalog.favourites()[side],
+                    label=label,
+                    elem_id=f"model-{side}",
+                    filterable=False,
+                    visible=side == 0 or compare,
+                    min_width=130,
+                    scale=2,
                 )
                 for side, label in enumerate(["Model", "Beside it"])
             ]
-            both = gr.Checkbox(compare, label="Two side by side", elem_id="compare", scale=1, min_width=130)
+            both = gr.Checkbox(
+                compare, label="Two side by side", elem_id="compare", scale=1, min_width=130
+            )
         with gr.Row(elem_id="logs"):
             logs = [
                 gr.Chatbot(
-                    elem_id=f"log-{side}", visible=side == 0 or compare, height="60vh", min_width=260, show_label=False,
-                    # every message is escaped by app.chat.log.shown; nothing turns parts of it into markup
-                    render_markdown=False, sanitize_html=True, latex_delimiters=[], allow_tags=False, buttons=["copy"],
-                    editable="user", feedback_options=("Like", "Dislike") if votes else None,
+                    elem_id=f"log-{side}",
+                    visible=side == 0 or compare,
+                    height="60vh",
+                    min_width=260,
+                    show_label=False,
+                    # every message is escaped by app.chat.log.shown; nothing turns parts of it into
+                    # markup
+                    render_markdown=False,
+                    sanitize_html=True,
+                    latex_delimiters=[],
+                    allow_tags=False,
+                    buttons=["copy"],
+                    editable="user",
+                    feedback_options=("Like", "Dislike") if votes else None,
                     placeholder="Say something, or pick a suggestion below.",
                 )
                 for side in SIDES
@@ -73,8 +95,17 @@ def build(
             ideas = [gr.Button(text, size="sm", min_width=200) for text in suggestions(folder)]
         with gr.Row(elem_id="say"):
             message = gr.Textbox(
-                placeholder="Your message", show_label=False, lines=1, max_lines=6, max_length=LONGEST_MESSAGE,
-                autofocus=True, elem_id="message", submit_btn=False, container=False, scale=8, min_width=160,
+                placeholder="Your message",
+                show_label=False,
+                lines=1,
+                max_lines=6,
+                max_length=LONGEST_MESSAGE,
+                autofocus=True,
+                elem_id="message",
+                submit_btn=False,
+                container=False,
+                scale=8,
+                min_width=160,
             )
             send = gr.Button("Send", variant="primary", elem_id="send", min_width=70)
             stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=70, visible=False)
@@ -86,26 +117,57 @@ def build(
             defaults = Settings()
             knobs = [
                 gr.Slider(
-                    0, 2, defaults.temperature, step=0.05, label="Temperature", info="0 always says the likeliest",
+                    0,
+                    2,
+                    defaults.temperature,
+                    step=0.05,
+                    label="Temperature",
+                    info="0 always says the likeliest",
                     elem_id="temperature",
                 ),
-                gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Top-p", info="share of probability kept"),
                 gr.Slider(
-                    1, 1024, defaults.max_new_tokens, step=1, label="Length", info="tokens at most", elem_id="length"
+                    0.05,
+                    1,
+                    defaults.top_p,
+                    step=0.05,
+                    label="Top-p",
+                    info="share of probability kept",
+                ),
+                gr.Slider(
+                    1,
+                    1024,
+                    defaults.max_new_tokens,
+                    step=1,
+                    label="Length",
+                    info="tokens at most",
+                    elem_id="length",
                 ),
                 gr.Number(
-                    defaults.seed, label="Seed", info="same seed, same answer", precision=0, minimum=0, elem_id="seed"
+                    defaults.seed,
+                    label="Seed",
+                    info="same seed, same answer",
+                    precision=0,
+                    minimum=0,
+                    elem_id="seed",
                 ),
             ]
 
         shown = [*logs, message, send, stop, vote_row, suggestion_row]
         given = [session, *pickers, both, *knobs]
         spoken: dict[str, Any] = {
-            "outputs": shown, "concurrency_limit": VISITORS_AT_ONCE, "concurrency_id": "talk",
-            "show_progress": "hidden", "api_visibility": "private",
+            "outputs": shown,
+            "concurrency_limit": VISITORS_AT_ONCE,
+            "concurrency_id": "talk",
+            "show_progress": "hidden",
+            "api_visibility": "private",
         }
-        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-        heard = quick | {"queue": True}  # Gradio shows messages to the visitor from queued events only
+        quick: dict[str, Any] = {
+            "show_progress": "hidden",
+            "api_visibility": "private",
+            "queue": False,
+        }
+        # Gradio shows messages to the visitor from queued events only
+        heard = quick | {"queue": True}
         for event in (send.click, message.submit):
             event(talk.send, [message, *given], **spoken)
         for idea in ideas:
@@ -130,14 +192,17 @@ def _thumb(talk: Talk, side: int) -> Callable:
 
     def react(clicked: gr.LikeData, conversation: Conversation, request: gr.Request) -> None:
         place = clicked.index if isinstance(clicked.index, int) else clicked.index[0]
-        thumb = THUMBS.get(clicked.liked) if isinstance(clicked.liked, bool) else None  # a second click takes it back
+        # a second click takes it back
+        thumb = THUMBS.get(clicked.liked) if isinstance(clicked.liked, bool) else None
         talk.react(conversation, side, place, thumb, getattr(request, "username", None))
 
     return react
 
 
 def suggestions(folder: Path) -> list[str]:
-    """A few held-out prompts of the run's world, of different kinds; a small model only knows its own world."""
+    """A few held-out prompts of the run's world, of different kinds; a small model only knows its
+    own world.
+    """
     found: dict[str | None, str] = {}
     with suppress(PodiumError):
         for prompt in read_jsonl(folder / "world" / "final" / "prompts.test.jsonl", Prompt):
@@ -147,7 +212,9 @@ def suggestions(folder: Path) -> list[str]:
 
 
 def appearance() -> dict[str, Any]:
-    """What Gradio wants beside the page in `launch` and `gr.mount_gradio_app`: system fonts and our style sheet."""
+    """What Gradio wants beside the page in `launch` and `gr.mount_gradio_app`: system fonts and our
+    style sheet.
+    """
     sans = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
     mono = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
     return {
@@ -161,10 +228,15 @@ def appearance() -> dict[str, Any]:
 
 
 def launch(
-    run_dir: str | Path, compare: bool = False, votes: Votes | None = None, host: str = "127.0.0.1", port: int = 7860,
+    run_dir: str | Path,
+    compare: bool = False,
+    votes: Votes | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
     block: bool = True,
 ) -> str:
-    """Serve the page until Ctrl-C and return its address; `port` 0 takes a free one, `block=False` returns at once.
+    """Serve the page until Ctrl-C and return its address; `port` 0 takes a free one, `block=False`
+    returns at once.
 
     Raises:
         PlatformError: the port is taken. ParentError: the folder holds no model to talk to.
@@ -172,12 +244,17 @@ def launch(
     page = build(run_dir, compare, votes)
     try:
         _, address, _ = page.launch(
-            server_name=host, server_port=port or None, share=False, quiet=True, prevent_thread_lock=True,
+            server_name=host,
+            server_port=port or None,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
             **appearance(),
         )
     except OSError as error:
         raise PlatformError(
-            f"cannot serve at {host}:{port}: {error}", "take another port, or --port 0 for a free one"
+            f"cannot serve at {host}:{port}: {error}",
+            "take another port, or --port 0 for a free one",
         ) from error
     if block:
         say(f"chat: {address}   (Ctrl-C ends it)")

@@ -19,7 +19,10 @@ LONGEST_MESSAGE = 20_000  # characters
 Choice = Literal["left", "right", "tie", "both bad"]
 Thumb = Literal["up", "down"]
 VOTES: dict[str, Choice] = {
-    "Left is better": "left", "About equal": "tie", "Both bad": "both bad", "Right is better": "right"
+    "Left is better": "left",
+    "About equal": "tie",
+    "Both bad": "both bad",
+    "Right is better": "right",
 }
 
 
@@ -27,20 +30,34 @@ class Votes(Protocol):
     """Where votes go; `app.labeling.votes` keeps them in the labeling database."""
 
     def record(
-        self, prompt: list[Message], left: str, right: str, choice: Choice, generators: tuple[str, str],
+        self,
+        prompt: list[Message],
+        left: str,
+        right: str,
+        choice: Choice,
+        generators: tuple[str, str],
         person: str | None,
     ) -> int: ...
 
-    def ask(self, prompt: list[Message], responses: list[str], generators: list[str], person: str | None) -> int: ...
+    def ask(
+        self, prompt: list[Message], responses: list[str], generators: list[str], person: str | None
+    ) -> int: ...
 
     def react(
-        self, prompt: list[Message], answer: str, generator: str, thumb: Thumb | None, person: str | None,
+        self,
+        prompt: list[Message],
+        answer: str,
+        generator: str,
+        thumb: Thumb | None,
+        person: str | None,
         message_id: int | None = None,
     ) -> int | None: ...
 
 
 class Talk:
-    """What the page's buttons do. A method gets the session's conversation, changes it, and says what to show."""
+    """What the page's buttons do. A method gets the session's conversation, changes it, and says
+    what to show.
+    """
 
     def __init__(self, catalog: Catalog, votes: Votes | None) -> None:
         self.catalog, self.votes = catalog, votes
@@ -63,10 +80,14 @@ class Talk:
             yield from self._answer(conversation, *given)
 
     def edit(self, edited: gr.EditData, conversation: Conversation, *given: Any) -> Iterator[tuple]:
-        """Change an earlier message of the person; what came after it is forgotten and answered anew."""
+        """Change an earlier message of the person; what came after it is forgotten and answered
+        anew.
+        """
         place = edited.index if isinstance(edited.index, int) else edited.index[0]
         sides = SIDES if given[2] else SIDES[:1]
-        turn = next((t for side in sides if (t := turn_at(conversation, side, place)) is not None), None)
+        turn = next(
+            (t for side in sides if (t := turn_at(conversation, side, place)) is not None), None
+        )
         text = typed(str(edited.value))
         if conversation.busy or turn is None or not text.strip():
             yield self._view(conversation, bool(given[2]))
@@ -95,14 +116,18 @@ class Talk:
         return (*self._view(conversation, both), gr.update(visible=both))
 
     def vote(self, conversation: Conversation, button: str, request: gr.Request) -> Any:
-        """Record which answer is better; both sides go on from the better one (the left one when even)."""
+        """Record which answer is better; both sides go on from the better one (the left one when
+        even).
+        """
         if self.votes is None or not _can_vote(conversation):
             return gr.update(visible=False)
         turn, choice = conversation.turns[-1], VOTES[button]
         left, right = (answer for answer in turn.answers if answer is not None)
         prompt, person = conversation.messages(0), getattr(request, "username", None)
         try:
-            self.votes.record(prompt, left.text, right.text, choice, (left.model, right.model), person)
+            self.votes.record(
+                prompt, left.text, right.text, choice, (left.model, right.model), person
+            )
         except PodiumError as problem:
             gr.Warning(problem.message)
             return gr.update()
@@ -120,15 +145,26 @@ class Talk:
         answers = [answer for answer in conversation.turns[-1].answers if answer is not None]
         texts, models = [answer.text for answer in answers], [answer.model for answer in answers]
         try:
-            added = self.votes.ask(conversation.messages(0), texts, models, getattr(request, "username", None))
+            added = self.votes.ask(
+                conversation.messages(0), texts, models, getattr(request, "username", None)
+            )
         except PodiumError as problem:
             gr.Warning(problem.message)
             return
         conversation.turns[-1].asked = True
-        gr.Info("Labelers will rank these two answers." if added else "The two answers are the same; nothing to rank.")
+        gr.Info(
+            "Labelers will rank these two answers."
+            if added
+            else "The two answers are the same; nothing to rank."
+        )
 
     def react(
-        self, conversation: Conversation, side: int, place: int, thumb: Thumb | None, person: str | None
+        self,
+        conversation: Conversation,
+        side: int,
+        place: int,
+        thumb: Thumb | None,
+        person: str | None,
     ) -> None:
         """Record a thumb up or down on one answer, or take it back."""
         number = turn_at(conversation, side, place, answered=True)
@@ -137,7 +173,9 @@ class Talk:
             return
         prompt = conversation.messages(side, number)
         try:
-            stored = self.votes.react(prompt, answer.text, answer.model, thumb, person, answer.stored)
+            stored = self.votes.react(
+                prompt, answer.text, answer.model, thumb, person, answer.stored
+            )
         except PodiumError as problem:
             gr.Warning(problem.message)
             return
@@ -145,13 +183,24 @@ class Talk:
         gr.Info(f"Thank you. Recorded: thumb {thumb}." if thumb else "Your thumb is taken back.")
 
     def _answer(
-        self, conversation: Conversation, left: str, right: str, both: bool, temperature: float, top_p: float,
-        length: float, seed: float | None,
+        self,
+        conversation: Conversation,
+        left: str,
+        right: str,
+        both: bool,
+        temperature: float,
+        top_p: float,
+        length: float,
+        seed: float | None,
     ) -> Iterator[tuple]:
-        """Let one or two models answer the last turn, token by token in turn, and show it as it grows."""
+        """Let one or two models answer the last turn, token by token in turn, and show it as it
+        grows.
+        """
         settings = Settings(
-            temperature=min(max(float(temperature), 0.0), 2.0), top_p=min(max(float(top_p), 0.01), 1.0),
-            max_new_tokens=max(1, int(length)), seed=max(0, int(seed or 0)),
+            temperature=min(max(float(temperature), 0.0), 2.0),
+            top_p=min(max(float(top_p), 0.01), 1.0),
+            max_new_tokens=max(1, int(length)),
+            seed=max(0, int(seed or 0)),
         )
         turn = conversation.turns[-1]
         conversation.busy, conversation.stop = True, False
@@ -195,12 +244,17 @@ class Talk:
                 turn.answers[side] = replace(answer, ending=answer.ending or "stopped", score=score)
 
     def _view(self, conversation: Conversation, both: bool, text: str | None = None) -> tuple:
-        """The page's outputs: both logs, the message box, Send, Stop, the vote row and the suggestions."""
+        """The page's outputs: both logs, the message box, Send, Stop, the vote row and the
+        suggestions.
+        """
         busy = conversation.busy
         return (
             gr.update(value=log_of(conversation, 0), feedback_value=thumbs(conversation, 0)),
-            gr.update(value=log_of(conversation, 1) if both else [], feedback_value=thumbs(conversation, 1),
-                      visible=both),
+            gr.update(
+                value=log_of(conversation, 1) if both else [],
+                feedback_value=thumbs(conversation, 1),
+                visible=both,
+            ),
             gr.update() if text is None else gr.update(value=text),
             gr.update(visible=not busy),
             gr.update(visible=busy),

@@ -54,7 +54,9 @@ def login(request: Request, handle: Short, password: Short) -> Response:
 
 @router.post("/api/login")
 def api_login(request: Request, response: Response, body: LoginRequest) -> dict[str, str]:
-    """Log a program in: sets the cookie and returns the CSRF token to send as `X-CSRF-Token` with every change."""
+    """Log a program in: sets the cookie and returns the CSRF token to send as `X-CSRF-Token` with
+    every change.
+    """
     user = _log_in(request, response, _check(request, body.handle, body.password))
     return {"handle": user.handle, "csrf_token": user.csrf_token}
 
@@ -82,7 +84,9 @@ def accept_invite(request: Request, token: str, handle: Short, password: Short) 
     site: Site = request.app.state.site
     try:
         with site.database.write() as session:
-            person = accounts.accept_invite(session, site.secret, token, handle, password, time.time())
+            person = accounts.accept_invite(
+                session, site.secret, token, handle, password, time.time()
+            )
     except Problem as problem:
         if problem.status != 422:
             raise
@@ -109,7 +113,9 @@ def change_password(request: Request, user: Labeler, old: Short, new: Short) -> 
     return RedirectResponse("/login", 303)
 
 
-def page(request: Request, template: str, status_code: int = 200, user: Any = None, **values: Any) -> Response:
+def page(
+    request: Request, template: str, status_code: int = 200, user: Any = None, **values: Any
+) -> Response:
     """A template with what every page shows."""
     return request.app.state.templates.TemplateResponse(
         request, template, {"user": user, **values}, status_code=status_code
@@ -125,7 +131,8 @@ def _check(request: Request, handle: str, password: str) -> int:
     """Person id; Problem 401 or 429. The slow password check runs outside any write transaction."""
     site: Site = request.app.state.site
     if not accounts.HANDLE.fullmatch(handle):
-        raise Problem(401, "wrong_login", WRONG_LOGIN)  # nobody has such a handle, and it may not even be storable
+        # nobody has such a handle, and it may not even be storable
+        raise Problem(401, "wrong_login", WRONG_LOGIN)
     address, now = request.client.host if request.client else "", time.time()
     with site.database.write() as session:
         accounts.note_attempt(session, handle, address, now)
@@ -148,7 +155,11 @@ def _log_in(request: Request, response: Response, person_id: int) -> accounts.Us
     if user is None:
         raise Problem(401, "logged_out", "This account is not active.")
     response.set_cookie(
-        COOKIE, token, max_age=accounts.SESSION_DAYS * 86400, httponly=True, samesite="lax",
+        COOKIE,
+        token,
+        max_age=accounts.SESSION_DAYS * 86400,
+        httponly=True,
+        samesite="lax",
         secure=site.settings.https,
     )
     return user

@@ -22,7 +22,15 @@ from app.labeling.guard import Researcher
 from app.labeling.labeler_routes import Id
 from app.labeling.problems import Problem
 from app.labeling.site import Site
-from app.labeling.tables import COHORTS, Batch, Export, FormSchema, InstructionSet, Person, Submission
+from app.labeling.tables import (
+    COHORTS,
+    Batch,
+    Export,
+    FormSchema,
+    InstructionSet,
+    Person,
+    Submission,
+)
 from data.agreement import agreement_report
 from podium.errors import DataError
 
@@ -71,10 +79,17 @@ def overview(request: Request, user: Researcher) -> Response:
     site: Site = request.app.state.site
     with site.database.read() as session:
         return page(
-            request, "overview.html", user=user, batches=progress.batch_progress(session),
-            instructions=session.scalars(select(InstructionSet).order_by(InstructionSet.id.desc())).all(),
-            forms=session.scalars(select(FormSchema).order_by(FormSchema.id.desc())).all(), cohorts=COHORTS,
-            can_sample=site.settings.run is not None, sampling=_sampling_state(request),
+            request,
+            "overview.html",
+            user=user,
+            batches=progress.batch_progress(session),
+            instructions=session.scalars(
+                select(InstructionSet).order_by(InstructionSet.id.desc())
+            ).all(),
+            forms=session.scalars(select(FormSchema).order_by(FormSchema.id.desc())).all(),
+            cohorts=COHORTS,
+            can_sample=site.settings.run is not None,
+            sampling=_sampling_state(request),
         )
 
 
@@ -88,13 +103,17 @@ def progress_json(request: Request, user: Researcher) -> list[dict[str, Any]]:
 
 @router.get("/api/admin/agreement")
 def agreement_json(request: Request, user: Researcher) -> dict[str, Any]:
-    """The agreement table as text with its tie rules, recomputed only when an answer has come in."""
+    """The agreement table as text with its tie rules, recomputed only when an answer has
+    come in.
+    """
     site: Site = request.app.state.site
     with site.database.read() as session:
         last = session.scalar(select(func.max(Submission.id))) or 0
         cached = getattr(request.app.state, "agreement", None)
         if cached is None or cached[0] != last:
-            report = agreement_report(exporting.collect_rankings(session, exporting.ExportFilter()), draws=500)
+            report = agreement_report(
+                exporting.collect_rankings(session, exporting.ExportFilter()), draws=500
+            )
             cached = request.app.state.agreement = (last, agreement_lines(report))
     return {"lines": cached[1], "tie_rules": TIE_RULE_WORDS}
 
@@ -103,21 +122,33 @@ def agreement_json(request: Request, user: Researcher) -> dict[str, Any]:
 def labelers(request: Request, user: Researcher) -> Response:
     site: Site = request.app.state.site
     with site.database.read() as session:
-        return page(request, "labelers.html", user=user, rows=progress.labeler_table(session),
-                    skips=progress.recent_skips(session), comments=progress.recent_comments(session))
+        return page(
+            request,
+            "labelers.html",
+            user=user,
+            rows=progress.labeler_table(session),
+            skips=progress.recent_skips(session),
+            comments=progress.recent_comments(session),
+        )
 
 
 @router.get("/admin/disputed", response_class=HTMLResponse, include_in_schema=False)
 def disputed(request: Request, user: Researcher) -> Response:
-    """The low-agreement queue: what to talk about with labelers, or to write into the next instructions."""
+    """The low-agreement queue: what to talk about with labelers, or to write into the next
+    instructions.
+    """
     site: Site = request.app.state.site
     with site.database.read() as session:
         return page(request, "disputed.html", user=user, tasks=progress.disputed_tasks(session))
 
 
 @router.post("/admin/batches", include_in_schema=False)
-def import_batch(request: Request, user: Researcher, sent: Annotated[BatchForm, Form()]) -> Response:
-    """A batch from an uploaded JSONL file; nothing is kept when a line is wrong. With `gold` its ranks are known."""
+def import_batch(
+    request: Request, user: Researcher, sent: Annotated[BatchForm, Form()]
+) -> Response:
+    """A batch from an uploaded JSONL file; nothing is kept when a line is wrong. With `gold` its
+    ranks are known.
+    """
     site: Site = request.app.state.site
     rules = importing.BatchRules(**sent.model_dump(include=set(importing.BatchRules.model_fields)))
     candidates = _uploaded(sent.file, sent.gold)
@@ -132,18 +163,35 @@ def sample(request: Request, user: Researcher, sent: Annotated[SampleForm, Form(
     """Sample candidates in a process of its own, one at a time: no labeler waits for a model."""
     site: Site = request.app.state.site
     if site.settings.run is None:
-        raise Problem(409, "no_run", "The server was started without --run; there is no checkpoint to sample from.")
+        raise Problem(
+            409,
+            "no_run",
+            "The server was started without --run; there is no checkpoint to sample from.",
+        )
     running = getattr(request.app.state, "sampling", None)
     if running is not None and running.poll() is None:
         raise Problem(409, "busy", "A sampling is under way; wait until it is done.")
     command = [
-        sys.executable, "-m", "app.labeling.cli", "sample", str(site.settings.run), f"--name={sent.name}",
-        f"--models={sent.models}", f"--prompts={sent.prompts}", f"--k={sent.k}", f"--overlap={sent.overlap}",
-        "--off-topic" if sent.off_topic else "--no-off-topic", "--folder", str(site.settings.folder),
-        "--database", site.settings.database_url,
+        sys.executable,
+        "-m",
+        "app.labeling.cli",
+        "sample",
+        str(site.settings.run),
+        f"--name={sent.name}",
+        f"--models={sent.models}",
+        f"--prompts={sent.prompts}",
+        f"--k={sent.k}",
+        f"--overlap={sent.overlap}",
+        "--off-topic" if sent.off_topic else "--no-off-topic",
+        "--folder",
+        str(site.settings.folder),
+        "--database",
+        site.settings.database_url,
     ]
     with (site.settings.folder / "sampling.log").open("wb") as log:
-        request.app.state.sampling = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        request.app.state.sampling = subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
     with site.database.write() as session:
         note(session, user, "sample", batch=sent.name, models=sent.models)
     return RedirectResponse("/admin", 303)
@@ -168,14 +216,18 @@ def instruction_versions(request: Request, user: Researcher) -> Response:
     with site.database.read() as session:
         forms = session.scalars(select(FormSchema).order_by(FormSchema.id.desc())).all()
         return page(
-            request, "versions.html", user=user,
+            request,
+            "versions.html",
+            user=user,
             sets=session.scalars(select(InstructionSet).order_by(InstructionSet.id.desc())).all(),
             forms=[(row, json.dumps(row.body, indent=2, ensure_ascii=False)) for row in forms],
         )
 
 
 @router.post("/admin/instructions", include_in_schema=False)
-def new_instructions(request: Request, user: Researcher, sent: Annotated[VersionForm, Form()]) -> Response:
+def new_instructions(
+    request: Request, user: Researcher, sent: Annotated[VersionForm, Form()]
+) -> Response:
     """The next version; batches that use an older one keep it."""
     site: Site = request.app.state.site
     with site.database.write() as session:
@@ -200,17 +252,24 @@ def exports(request: Request, user: Researcher) -> Response:
     site: Site = request.app.state.site
     with site.database.read() as session:
         rows = session.execute(
-            select(Export, Person.handle).outerjoin(Person, Person.id == Export.created_by).order_by(Export.id.desc())
+            select(Export, Person.handle)
+            .outerjoin(Person, Person.id == Export.created_by)
+            .order_by(Export.id.desc())
         ).all()
         names = session.scalars(select(Batch.name).order_by(Batch.id)).all()
-        return page(request, "exports.html", user=user, exports=rows, batches=names, cohorts=COHORTS)
+        return page(
+            request, "exports.html", user=user, exports=rows, batches=names, cohorts=COHORTS
+        )
 
 
 @router.post("/admin/exports", include_in_schema=False)
 def new_export(request: Request, user: Researcher, sent: Annotated[ExportForm, Form()]) -> Response:
     site: Site = request.app.state.site
     chosen = exporting.ExportFilter(
-        batches=sent.batches or None, cohorts=sent.cohorts or None, extras=sent.extras, gold=sent.gold
+        batches=sent.batches or None,
+        cohorts=sent.cohorts or None,
+        extras=sent.extras,
+        gold=sent.gold,
     )
     exporting.make_export(site.database, site.exports, sent.kind, chosen, user.id, time.time())
     return RedirectResponse("/admin/exports", 303)
@@ -226,7 +285,9 @@ def download(request: Request, user: Researcher, export_id: Id, part: str) -> Re
         raise Problem(404, "not_found", "There is no such export.")
     name = export.file if part == "file" else export.file.replace(".jsonl", ".md")
     if not (site.exports / name).is_file():
-        raise Problem(410, "file_gone", f"{name} was removed from the server's folder {site.exports}.")
+        raise Problem(
+            410, "file_gone", f"{name} was removed from the server's folder {site.exports}."
+        )
     return FileResponse(site.exports / name, filename=name, media_type="application/octet-stream")
 
 

@@ -1,8 +1,11 @@
 """Taking answers in: exactly one ranking a person and task, however often and late it is sent.
 
-- The same idempotency key again returns what is stored: a retry after a lost reply, a double click, a second tab.
-- Another key for an assignment that is closed is a 409: the first answer stands, and can be revised.
-- An answer that comes after its lease ran out takes the task's free place, or is kept as an extra when there is none.
+- The same idempotency key again returns what is stored: a retry after a lost reply, a double click,
+  a second tab.
+- Another key for an assignment that is closed is a 409: the first answer stands, and can be
+  revised.
+- An answer that comes after its lease ran out takes the task's free place, or is kept as an extra
+  when there is none.
 - A revision is a new row. Nothing is overwritten.
 """
 
@@ -19,11 +22,19 @@ from app.labeling.views import TaskView, latest, task_view
 
 # Built once, see queue.py
 UNDER_KEY = select(Submission).where(Submission.idempotency_key == bindparam("key"))
-THIS_TASK = update(Task).where(Task.id == bindparam("this")).returning(Task.id).execution_options(
-    synchronize_session=False)
+THIS_TASK = (
+    update(Task)
+    .where(Task.id == bindparam("this"))
+    .returning(Task.id)
+    .execution_options(synchronize_session=False)
+)
 OPEN_TO_DONE = THIS_TASK.values(n_open=Task.n_open - 1, n_done=Task.n_done + 1)
 LATE_IF_ROOM = THIS_TASK.where(HAS_ROOM).values(n_done=Task.n_done + 1)
-DROP_DRAFT = delete(Draft).where(Draft.assignment_id == bindparam("this")).execution_options(synchronize_session=False)
+DROP_DRAFT = (
+    delete(Draft)
+    .where(Draft.assignment_id == bindparam("this"))
+    .execution_options(synchronize_session=False)
+)
 
 
 class Stored(NamedTuple):
@@ -32,7 +43,8 @@ class Stored(NamedTuple):
 
 
 def look(session: Session, person_id: int, assignment_id: int, key: str) -> Submission | None:
-    """What `submit` would answer without storing anything: the row of this key, or Problem 404, 409, 410; else None.
+    """What `submit` would answer without storing anything: the row of this key, or Problem 404,
+    409, 410; else None.
 
     Copies of an answer end here and never wait for the write lock.
     """
@@ -40,7 +52,9 @@ def look(session: Session, person_id: int, assignment_id: int, key: str) -> Subm
     return _known_or_closed(session, assignment, key)
 
 
-def submit(session: Session, person_id: int, assignment_id: int, key: str, answer: Answer, now: float) -> Stored:
+def submit(
+    session: Session, person_id: int, assignment_id: int, key: str, answer: Answer, now: float
+) -> Stored:
     """Store a first answer. Raises Problem 404, 409 or 422."""
     assignment = own_assignment(session, person_id, assignment_id)
     known = _known_or_closed(session, assignment, key)
@@ -54,8 +68,12 @@ def submit(session: Session, person_id: int, assignment_id: int, key: str, answe
     return Stored(submission, True)
 
 
-def revise(session: Session, person_id: int, assignment_id: int, key: str, answer: Answer, now: float) -> Stored:
-    """Store a changed answer as the next revision, within the batch's edit time. Raises Problem 404, 409, 410, 422."""
+def revise(
+    session: Session, person_id: int, assignment_id: int, key: str, answer: Answer, now: float
+) -> Stored:
+    """Store a changed answer as the next revision, within the batch's edit time. Raises Problem
+    404, 409, 410, 422.
+    """
     assignment = own_assignment(session, person_id, assignment_id)
     known = _stored_under(session, assignment, key)
     if known is not None:
@@ -64,17 +82,27 @@ def revise(session: Session, person_id: int, assignment_id: int, key: str, answe
         raise Problem(409, "not_answered", "There is no answer to change: submit this task first.")
     view = task_view(session, assignment.task_id)
     if now > assignment.closed_at + 60 * view.edit_minutes:
-        raise Problem(410, "too_late", "The time to change this answer is over. Your draft is kept in this browser.")
+        raise Problem(
+            410,
+            "too_late",
+            "The time to change this answer is over. Your draft is kept in this browser.",
+        )
     checked = check_answer(answer, view.form, assignment.display_order, view.ties_allowed)
     last = latest(session, assignment_id)
-    submission = _store(session, assignment, view, last.revision + 1, key, answer, checked, last.extra, now)
+    submission = _store(
+        session, assignment, view, last.revision + 1, key, answer, checked, last.extra, now
+    )
     return Stored(submission, True)
 
 
 def _known_or_closed(session: Session, assignment: Assignment, key: str) -> Submission | None:
     known = _stored_under(session, assignment, key)
     if known is None and assignment.state == "submitted":
-        raise Problem(409, "already_answered", "This task is already answered. Your other answer is kept as a draft.")
+        raise Problem(
+            409,
+            "already_answered",
+            "This task is already answered. Your other answer is kept as a draft.",
+        )
     if known is None and assignment.state == "skipped":
         raise Problem(410, "closed", "You skipped this task. Your draft is kept in this browser.")
     return known
@@ -83,7 +111,9 @@ def _known_or_closed(session: Session, assignment: Assignment, key: str) -> Subm
 def _stored_under(session: Session, assignment: Assignment, key: str) -> Submission | None:
     known = session.scalar(UNDER_KEY, {"key": key})
     if known is not None and known.assignment_id != assignment.id:
-        raise Problem(409, "key_reused", "This idempotency key was used for another task; send a new one.")
+        raise Problem(
+            409, "key_reused", "This idempotency key was used for another task; send a new one."
+        )
     return known
 
 
@@ -95,23 +125,49 @@ def _take_place(session: Session, assignment: Assignment) -> bool:
 
 
 def _store(
-    session: Session, assignment: Assignment, view: TaskView, revision: int, key: str, answer: Answer,
-    checked: CheckedAnswer, extra: bool, now: float,
+    session: Session,
+    assignment: Assignment,
+    view: TaskView,
+    revision: int,
+    key: str,
+    answer: Answer,
+    checked: CheckedAnswer,
+    extra: bool,
+    now: float,
 ) -> Submission:
     submission = Submission(
-        assignment_id=assignment.id, revision=revision, idempotency_key=key, tiers=answer.tiers,
-        active_seconds=answer.active_seconds, comment=answer.comment, extra=extra, created_at=now,
-        instruction_set_id=view.instruction_set_id, form_schema_id=view.form_schema_id,
+        assignment_id=assignment.id,
+        revision=revision,
+        idempotency_key=key,
+        tiers=answer.tiers,
+        active_seconds=answer.active_seconds,
+        comment=answer.comment,
+        extra=extra,
+        created_at=now,
+        instruction_set_id=view.instruction_set_id,
+        form_schema_id=view.form_schema_id,
     )
     session.add(submission)
     session.flush()
-    session.execute(insert(ResponseRating), [
-        {"submission_id": submission.id, "position": position, "rank": rank, "likert": checked.likert[position],
-         "flags": checked.flags[position]}
-        for position, rank in checked.ranks.items()
-    ])
-    about = {"submission_id": submission.id, "flags": checked.prompt_flags, "use_case": answer.use_case,
-             "language": answer.language}
+    session.execute(
+        insert(ResponseRating),
+        [
+            {
+                "submission_id": submission.id,
+                "position": position,
+                "rank": rank,
+                "likert": checked.likert[position],
+                "flags": checked.flags[position],
+            }
+            for position, rank in checked.ranks.items()
+        ],
+    )
+    about = {
+        "submission_id": submission.id,
+        "flags": checked.prompt_flags,
+        "use_case": answer.use_case,
+        "language": answer.language,
+    }
     session.execute(insert(PromptRating), [about])
     session.execute(DROP_DRAFT, {"this": assignment.id})
     return submission

@@ -1,6 +1,8 @@
-"""`podium label`: serve the site, add people, import tasks, watch agreement, export, and show the whole loop.
+"""`podium label`: serve the site, add people, import tasks, watch agreement, export, and show the
+whole loop.
 
-Nothing heavy is imported before a command runs; torch only by `sample` and by the reward stage that `demo` starts.
+Nothing heavy is imported before a command runs; torch only by `sample` and by the reward stage that
+`demo` starts.
 """
 
 import json
@@ -19,9 +21,15 @@ if TYPE_CHECKING:
     from app.labeling.site import Site
 
 app = typer.Typer(
-    name="label", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
-    help="The labeling site: people rank K answers a prompt, and the export trains the reward model.\n\n"
-    "Start with: podium label serve, and open the link it prints. To see the whole loop: podium label demo RUN.",
+    name="label",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="The labeling site: people rank K answers a prompt, and the export trains the reward "
+    "model.\n\n"
+    "Start with: podium label serve, and open the link it prints. To see the whole loop: "
+    "podium label demo RUN.",
 )
 user_app = typer.Typer(no_args_is_help=True, help="People: add, list.")
 app.add_typer(user_app, name="user")
@@ -31,7 +39,9 @@ DatabaseUrl = Annotated[
     str | None, typer.Option("--database", help="postgresql://... instead of SQLite in the folder.")
 ]
 Role = Annotated[Literal["labeler", "researcher", "admin"], typer.Option(help="What they may do.")]
-Cohort = Annotated[Literal["train", "heldout", "screening"], typer.Option(help="Which group of labelers.")]
+Cohort = Annotated[
+    Literal["train", "heldout", "screening"], typer.Option(help="Which group of labelers.")
+]
 Seed = Annotated[int, typer.Option(help="Fixes what is drawn at random.")]
 DEFAULT_FOLDER = Path("labeling")
 
@@ -48,7 +58,11 @@ def opened(folder: Path, database: str | None, **settings) -> "Iterator[Site]":
             site = open_site(Settings(folder=folder, database=database, **settings))
         except DatabaseError as error:
             reason = str(error.orig).strip().partition("\n")[0]
-            fix = "check its address and user, and that it runs" if database else f"is {folder} ours, and writable?"
+            fix = (
+                "check its address and user, and that it runs"
+                if database
+                else f"is {folder} ours, and writable?"
+            )
             raise PlatformError(f"the database cannot be opened: {reason}", fix) from error
         try:
             yield site
@@ -69,13 +83,20 @@ def errors_shown() -> Iterator[None]:
 
 @app.command()
 def serve(
-    folder: Folder = DEFAULT_FOLDER, database: DatabaseUrl = None,
+    folder: Folder = DEFAULT_FOLDER,
+    database: DatabaseUrl = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    run: Annotated[Path | None, typer.Option(help="A run's folder: adds the chat at /chat and sampling.")] = None,
-    https: Annotated[bool, typer.Option("--https", help="A proxy in front speaks HTTPS: Secure cookies.")] = False,
+    run: Annotated[
+        Path | None, typer.Option(help="A run's folder: adds the chat at /chat and sampling.")
+    ] = None,
+    https: Annotated[
+        bool, typer.Option("--https", help="A proxy in front speaks HTTPS: Secure cookies.")
+    ] = False,
     name: Annotated[list[str], typer.Option(help="Host name to answer to (default: any).")] = [],  # noqa: B006
-    workers: Annotated[int, typer.Option(min=1, help="Server processes; a core each, without --run.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Server processes; a core each, without --run.")
+    ] = 1,
 ) -> None:
     """Start the site. The first time it prints the link that makes you its admin."""
     settings = {"host": host, "port": port, "https": https, "names": tuple(name), "run": run}
@@ -88,15 +109,21 @@ def serve(
 @app.command()
 def init(
     admin: Annotated[str, typer.Option(help="Handle of the first admin.")],
-    folder: Folder = DEFAULT_FOLDER, database: DatabaseUrl = None,
+    folder: Folder = DEFAULT_FOLDER,
+    database: DatabaseUrl = None,
 ) -> None:
-    """Make the database and the first admin; the password is asked for, or taken from PODIUM_PASSWORD."""
+    """Make the database and the first admin; the password is asked for, or taken from
+    PODIUM_PASSWORD.
+    """
     _add_user(folder, database, admin, "admin", "train")
 
 
 @user_app.command("add")
 def add_user(
-    handle: str, role: Role = "labeler", cohort: Cohort = "train", folder: Folder = DEFAULT_FOLDER,
+    handle: str,
+    role: Role = "labeler",
+    cohort: Cohort = "train",
+    folder: Folder = DEFAULT_FOLDER,
     database: DatabaseUrl = None,
 ) -> None:
     """Add a person; the password is asked for, or taken from PODIUM_PASSWORD."""
@@ -118,8 +145,13 @@ def list_users(folder: Folder = DEFAULT_FOLDER, database: DatabaseUrl = None) ->
 
 @app.command()
 def invite(
-    role: Role = "labeler", cohort: Cohort = "train", folder: Folder = DEFAULT_FOLDER, database: DatabaseUrl = None,
-    address: Annotated[str, typer.Option(help="How people reach the site.")] = "http://127.0.0.1:8000",
+    role: Role = "labeler",
+    cohort: Cohort = "train",
+    folder: Folder = DEFAULT_FOLDER,
+    database: DatabaseUrl = None,
+    address: Annotated[
+        str, typer.Option(help="How people reach the site.")
+    ] = "http://127.0.0.1:8000",
 ) -> None:
     """Print a link with which one person makes their account."""
     from app.labeling import accounts
@@ -131,29 +163,50 @@ def invite(
 
 @app.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(help="JSONL: a prompt and 2-9 responses a line, or our Ranking records.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="JSONL: a prompt and 2-9 responses a line, or our Ranking records."),
+    ],
     name: Annotated[str, typer.Option(help="Name of the new batch.")],
     overlap: Annotated[int, typer.Option(min=1, help="Rankings wanted of each task.")] = 1,
-    lease_minutes: Annotated[float, typer.Option(help="How long a task waits for its labeler.")] = 60,
-    gold_every: Annotated[int, typer.Option(help="A gold task after so many answers; 0 = never.")] = 0,
+    lease_minutes: Annotated[
+        float, typer.Option(help="How long a task waits for its labeler.")
+    ] = 60,
+    gold_every: Annotated[
+        int, typer.Option(help="A gold task after so many answers; 0 = never.")
+    ] = 0,
     cohort: Annotated[list[str], typer.Option(help="Who gets the tasks.")] = ["train", "heldout"],  # noqa: B006
-    gold: Annotated[bool, typer.Option("--gold", help="The file's ranks are known: the tasks check labelers.")] = False,
+    gold: Annotated[
+        bool, typer.Option("--gold", help="The file's ranks are known: the tasks check labelers.")
+    ] = False,
     ties: Annotated[bool, typer.Option(help="Whether answers may share a tier.")] = True,
-    seed: Seed = 0, folder: Folder = DEFAULT_FOLDER, database: DatabaseUrl = None,
+    seed: Seed = 0,
+    folder: Folder = DEFAULT_FOLDER,
+    database: DatabaseUrl = None,
 ) -> None:
     """Make a batch of tasks from a file. Nothing is kept when a line is wrong."""
     from app.labeling.importing import add_batch, read_candidates, rules_of
 
     with opened(folder, database) as site:
-        rules = rules_of({
-            "name": name, "overlap": overlap, "lease_minutes": lease_minutes, "gold_every": gold_every,
-            "cohorts": cohort, "ties_allowed": ties, "shuffle_seed": seed,
-        })
+        rules = rules_of(
+            {
+                "name": name,
+                "overlap": overlap,
+                "lease_minutes": lease_minutes,
+                "gold_every": gold_every,
+                "cohorts": cohort,
+                "ties_allowed": ties,
+                "shuffle_seed": seed,
+            }
+        )
         candidates = read_candidates(file, gold)
         with site.database.write() as session:
             report = add_batch(session, rules, candidates, time.time(), extend=gold)
-    typer.echo(f"batch '{name}': {report.tasks} tasks; {report.copies} identical responses tied and shown once; "
-               f"{report.left_out} prompts without two different responses left out")
+    typer.echo(
+        f"batch '{name}': {report.tasks} tasks; {report.copies} identical responses tied and "
+        f"shown once; "
+        f"{report.left_out} prompts without two different responses left out"
+    )
 
 
 @app.command()
@@ -165,8 +218,12 @@ def sample(
     k: Annotated[int, typer.Option(min=2, max=9, help="Answers a prompt.")] = 4,
     overlap: Annotated[int, typer.Option(min=1, help="Rankings wanted of each task.")] = 1,
     off_topic: Annotated[bool, typer.Option(help="Mix in answers to other prompts.")] = True,
-    prompt_file: Annotated[Path | None, typer.Option(help="Prompt records; default: the run's world.")] = None,
-    seed: Seed = 0, folder: Folder = DEFAULT_FOLDER, database: DatabaseUrl = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="Prompt records; default: the run's world.")
+    ] = None,
+    seed: Seed = 0,
+    folder: Folder = DEFAULT_FOLDER,
+    database: DatabaseUrl = None,
 ) -> None:
     """Sample K answers a prompt from checkpoints of a run and import them as a batch."""
     from app.labeling.importing import add_batch, rules_of
@@ -183,8 +240,11 @@ def sample(
 
 @app.command()
 def agreement(
-    file: Annotated[Path | None, typer.Argument(help="An export or any file of rankings; default: the site.")] = None,
-    folder: Folder = DEFAULT_FOLDER, database: DatabaseUrl = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="An export or any file of rankings; default: the site.")
+    ] = None,
+    folder: Folder = DEFAULT_FOLDER,
+    database: DatabaseUrl = None,
 ) -> None:
     """Print how far labelers agree, under each tie rule."""
     from app.labeling.terminal import print_agreement
@@ -204,29 +264,50 @@ def agreement(
 
 @app.command()
 def export(
-    kind: Annotated[Literal["rankings", "pairs", "votes"], typer.Option(help="pairs: TRL's rows.")] = "rankings",
+    kind: Annotated[
+        Literal["rankings", "pairs", "votes"], typer.Option(help="pairs: TRL's rows.")
+    ] = "rankings",
     batch: Annotated[list[str], typer.Option(help="Only these batches.")] = [],  # noqa: B006
     cohort: Annotated[list[str], typer.Option(help="Only these cohorts.")] = [],  # noqa: B006
-    extras: Annotated[bool, typer.Option(help="Also answers that came after their task was full.")] = True,
+    extras: Annotated[
+        bool, typer.Option(help="Also answers that came after their task was full.")
+    ] = True,
     gold: Annotated[bool, typer.Option("--gold", help="Also gold tasks.")] = False,
-    folder: Folder = DEFAULT_FOLDER, database: DatabaseUrl = None,
+    folder: Folder = DEFAULT_FOLDER,
+    database: DatabaseUrl = None,
 ) -> None:
     """Write an export with its data card, for: podium reward RECIPE --set reward.rankings=FILE."""
     from app.labeling.exporting import ExportFilter, make_export
 
     with opened(folder, database) as site:
-        chosen = ExportFilter(batches=batch or None, cohorts=cohort or None, extras=extras, gold=gold)
+        chosen = ExportFilter(
+            batches=batch or None, cohorts=cohort or None, extras=extras, gold=gold
+        )
         made = make_export(site.database, site.exports, kind, chosen, None, time.time())
-        typer.echo(json.dumps({"export": made.id, "file": str(site.exports / made.file), "rows": made.rows,
-                               "sha256": made.sha256}))
+        typer.echo(
+            json.dumps(
+                {
+                    "export": made.id,
+                    "file": str(site.exports / made.file),
+                    "rows": made.rows,
+                    "sha256": made.sha256,
+                }
+            )
+        )
 
 
 @app.command()
 def simulate(
-    world: Annotated[Path, typer.Option(help="A world's folder, e.g. runs/willowbrook/world/final.")],
-    seed: Seed = 0, folder: Folder = DEFAULT_FOLDER, database: DatabaseUrl = None,
+    world: Annotated[
+        Path, typer.Option(help="A world's folder, e.g. runs/willowbrook/world/final.")
+    ],
+    seed: Seed = 0,
+    folder: Folder = DEFAULT_FOLDER,
+    database: DatabaseUrl = None,
 ) -> None:
-    """Let the world's labelers work on the site's open tasks, through the HTTP API that browsers use."""
+    """Let the world's labelers work on the site's open tasks, through the HTTP API that browsers
+    use.
+    """
     from app.labeling.demo import run_labelers
     from data.worlds import open_world
 
@@ -237,13 +318,19 @@ def simulate(
 @app.command()
 def demo(
     run: Annotated[Path, typer.Argument(help="A run's folder with world and sft finished.")],
-    prompts: Annotated[int, typer.Option(min=2, help="Prompts to rank by training labelers.")] = 150,
+    prompts: Annotated[
+        int, typer.Option(min=2, help="Prompts to rank by training labelers.")
+    ] = 150,
     overlap: Annotated[int, typer.Option(min=1, help="Rankings wanted of each task.")] = 2,
     reward: Annotated[bool, typer.Option(help="Train a reward model on the export.")] = True,
     seed: Seed = 0,
-    folder: Annotated[Path | None, typer.Option(help="A new folder; default: <run>-labeled/labeling.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="A new folder; default: <run>-labeled/labeling.")
+    ] = None,
 ) -> None:
-    """The whole loop in one command: serve, import, ten labelers rank, agreement, export, reward model."""
+    """The whole loop in one command: serve, import, ten labelers rank, agreement, export, reward
+    model.
+    """
     from app.labeling.demo import demonstrate
 
     with errors_shown():
@@ -255,7 +342,8 @@ def _add_user(folder: Path, database: str | None, handle: str, role: str, cohort
 
     with opened(folder, database) as site:
         password = os.environ.get("PODIUM_PASSWORD") or typer.prompt(
-            f"Password of {handle}, at least {accounts.MIN_PASSWORD} characters", hide_input=True,
+            f"Password of {handle}, at least {accounts.MIN_PASSWORD} characters",
+            hide_input=True,
             confirmation_prompt=True,
         )
         with site.database.write() as session:

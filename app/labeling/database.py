@@ -1,8 +1,10 @@
-"""One database, two engines: SQLite by default, PostgreSQL by URL, through the same two context managers.
+"""One database, two engines: SQLite by default, PostgreSQL by URL, through the same two context
+managers.
 
-`Database.read()` and `Database.write()` each give a session in one transaction. A write takes its lock at the start:
-SQLite's `BEGIN IMMEDIATE` waits up to 30 s for the writer before it, where a transaction that reads first and writes
-later fails at once; PostgreSQL locks the rows it is about to change (`queue.py`).
+`Database.read()` and `Database.write()` each give a session in one transaction. A write takes its
+lock at the start: SQLite's `BEGIN IMMEDIATE` waits up to 30 s for the writer before it, where a
+transaction that reads first and writes later fails at once; PostgreSQL locks the rows it is about
+to change (`queue.py`).
 """
 
 import threading
@@ -19,7 +21,8 @@ from sqlalchemy.orm import Session
 from podium.errors import PlatformError, PodiumError
 
 BUSY_TIMEOUT_SECONDS = 30.0
-CONNECTIONS = 16  # for the few threads that answer requests (site.py) and the chat's; as many again in need
+# for the few threads that answer requests (site.py) and the chat's; as many again in need
+CONNECTIONS = 16
 MIGRATION_LOCK = 5_201_709  # any number that nothing else in the database uses
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -38,12 +41,17 @@ class Database:
         if self.url.drivername == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
         try:
-            self.engine = self._sqlite_engine(busy_timeout) if self.is_sqlite else self._postgres_engine()
+            self.engine = (
+                self._sqlite_engine(busy_timeout) if self.is_sqlite else self._postgres_engine()
+            )
         except ModuleNotFoundError as error:
-            raise PlatformError(f"{error.name} is not installed", "pip install 'podium-rlhf[postgres]'") from None
+            raise PlatformError(
+                f"{error.name} is not installed", "pip install 'podium-rlhf[postgres]'"
+            ) from None
         self._writer = self.engine.execution_options(write=True)
         self._task_views: dict[int, Any] = {}  # lent to every session; see views.py
-        # Threads of this process queue here in order; SQLite's own waiting polls and can starve one of them.
+        # Threads of this process queue here in order; SQLite's own waiting polls and can starve one
+        # of them.
         self._turn = threading.Lock() if self.is_sqlite else nullcontext()
 
     @contextmanager
@@ -55,7 +63,11 @@ class Database:
     def write(self) -> Iterator[Session]:
         """Commits at the end, rolls back on any exception."""
         info = {"task_views": self._task_views}
-        with self._turn, Session(self._writer, expire_on_commit=False, info=info) as session, session.begin():
+        with (
+            self._turn,
+            Session(self._writer, expire_on_commit=False, info=info) as session,
+            session.begin(),
+        ):
             yield session
 
     def upgrade(self, revision: str = "head") -> None:
@@ -78,10 +90,18 @@ class Database:
 
     def _sqlite_engine(self, busy_timeout: float) -> sa.Engine:
         if not self.url.database or self.url.database == ":memory:":
-            raise PodiumError(f"{self.url} is not a file", "name one: sqlite:///labeling/labeling.sqlite")
+            raise PodiumError(
+                f"{self.url} is not a file", "name one: sqlite:///labeling/labeling.sqlite"
+            )
         engine = sa.create_engine(
-            self.url, connect_args={"timeout": busy_timeout, "isolation_level": None, "check_same_thread": False},
-            pool_size=CONNECTIONS, max_overflow=CONNECTIONS,
+            self.url,
+            connect_args={
+                "timeout": busy_timeout,
+                "isolation_level": None,
+                "check_same_thread": False,
+            },
+            pool_size=CONNECTIONS,
+            max_overflow=CONNECTIONS,
         )
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -89,13 +109,18 @@ class Database:
 
     def _postgres_engine(self) -> sa.Engine:
         return sa.create_engine(
-            self.url, pool_size=CONNECTIONS, max_overflow=CONNECTIONS, pool_pre_ping=True, pool_timeout=30,
+            self.url,
+            pool_size=CONNECTIONS,
+            max_overflow=CONNECTIONS,
+            pool_pre_ping=True,
+            pool_timeout=30,
             connect_args={"connect_timeout": 10},
         )
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # WAL lets readers go on during a write; FULL means an acknowledged answer is on disk, not in a cache.
+    # WAL lets readers go on during a write; FULL means an acknowledged answer is on disk, not in a
+    # cache.
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 

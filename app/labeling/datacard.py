@@ -24,8 +24,10 @@ def percent(rate: Rate) -> str:
         return "undefined"
     if rate.standard_error is None or rate.low is None or rate.high is None:
         return f"{100 * rate.value:.1f} % (one prompt)"
-    return (f"{100 * rate.value:.1f} % +- {100 * rate.standard_error:.1f} "
-            f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]")
+    return (
+        f"{100 * rate.value:.1f} % +- {100 * rate.standard_error:.1f} "
+        f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+    )
 
 
 def number(value: float | None) -> str:
@@ -35,7 +37,8 @@ def number(value: float | None) -> str:
 def agreement_lines(report: AgreementReport) -> list[str]:
     """The figures as Markdown; every share stands under the tie rule it was computed with."""
     lines = [
-        "| who | rankings | prompts | " + " | ".join(f"pairwise, ties: {rule}" for rule in TIE_RULES)
+        "| who | rankings | prompts | "
+        + " | ".join(f"pairwise, ties: {rule}" for rule in TIE_RULES)
         + " | alpha | tau-b | W |",
         "|---|---|---|" + "---|" * (len(TIE_RULES) + 3),
     ]
@@ -47,49 +50,76 @@ def agreement_lines(report: AgreementReport) -> list[str]:
         lines.append(
             f"| {row.who} | {row.rankings} | {row.pairwise['drop'].prompts} | "
             + " | ".join(percent(row.pairwise[rule]) for rule in TIE_RULES)
-            + f" | {'' if across else number(row.alpha)} | {tau} | {'' if across else number(row.w)} |"
+            + f" | {'' if across else number(row.alpha)} | {tau} | "
+            f"{'' if across else number(row.w)} |"
         )
     rules = "; ".join(f"{rule}: {words}" for rule, words in TIE_RULE_WORDS.items())
-    lines += ["", f"Share, standard error and 95 % interval by bootstrap over prompts. Tie rules: {rules}."]
+    lines += [
+        "",
+        f"Share, standard error and 95 % interval by bootstrap over prompts. Tie rules: {rules}.",
+    ]
     contradictions = report.contradictions
     lines += ["", f"Likert alpha (ordinal): {number(report.likert_alpha)}."]
     if contradictions.pairs:
         lines.append(
-            f"Ratings against ranks: {contradictions.reversed} of {contradictions.ordered} pairs ordered by both "
-            f"are reversed, {contradictions.mismatched} of {contradictions.pairs} differ counting ties; "
+            f"Ratings against ranks: {contradictions.reversed} of {contradictions.ordered} "
+            f"pairs ordered by both "
+            f"are reversed, {contradictions.mismatched} of {contradictions.pairs} differ "
+            f"counting ties; "
             f"{contradictions.rankings} of {contradictions.rated} rankings hold a reversal."
         )
     for name, flag in report.flags.items():
-        lines.append(f"- flag {name}: alpha {number(flag.alpha)}, ticked in {100 * flag.prevalence:.1f} %")
+        lines.append(
+            f"- flag {name}: alpha {number(flag.alpha)}, ticked in {100 * flag.prevalence:.1f} %"
+        )
     return lines
 
 
 def data_card(export: "Export", about: list[str]) -> str:
     """What a stranger needs to know before training on the file. `about` describes its rows."""
-    return "\n".join([
-        f"# Export {export.id}: {export.kind}", "",
-        f"- file: `{export.file}`, {export.rows} rows", f"- sha256: `{export.sha256}`",
-        f"- made: {time.strftime('%Y-%m-%d %H:%M', time.gmtime(export.created_at))} UTC by Podium's labeling site",
-        f"- chosen: {export.filter}", *about, "", "## Limits", "",
-        "Labelers are few and not a sample of any public; what they preferred is what the instructions asked for.",
-        "Names are replaced by keyed hashes. Split by `user`, never by row: rankings of one prompt belong together.",
-        "",
-    ])
+    return "\n".join(
+        [
+            f"# Export {export.id}: {export.kind}",
+            "",
+            f"- file: `{export.file}`, {export.rows} rows",
+            f"- sha256: `{export.sha256}`",
+            f"- made: {time.strftime('%Y-%m-%d %H:%M', time.gmtime(export.created_at))} UTC by "
+            f"Podium's labeling site",
+            f"- chosen: {export.filter}",
+            *about,
+            "",
+            "## Limits",
+            "",
+            "Labelers are few and not a sample of any public; what they preferred is what the "
+            "instructions asked for.",
+            "Names are replaced by keyed hashes. Split by `user`, never by row: rankings of "
+            "one prompt belong together.",
+            "",
+        ]
+    )
 
 
 def describe(rankings: Sequence[Ranking]) -> list[str]:
     """The lines of a card about these rankings, with their agreement."""
+
     def counted(values: list) -> str:
-        return ", ".join(f"{value}: {count}" for value, count in sorted(Counter(values).items(), key=str))
+        return ", ".join(
+            f"{value}: {count}" for value, count in sorted(Counter(values).items(), key=str)
+        )
 
     pairs = sum(r.k * (r.k - 1) // 2 for r in rankings)
     ordered = sum(len(r.comparisons()) for r in rankings)
     return [
         f"- rankings: {len(rankings)} of {len({r.task for r in rankings})} tasks by "
-        f"{len({r.labeler for r in rankings})} labelers; {pairs} pairs, {100 * (pairs - ordered) / pairs:.1f} % tied",
-        f"- cohorts: {counted([r.cohort for r in rankings])}", f"- K: {counted([r.k for r in rankings])}",
+        f"{len({r.labeler for r in rankings})} labelers; {pairs} pairs, "
+        f"{100 * (pairs - ordered) / pairs:.1f} % tied",
+        f"- cohorts: {counted([r.cohort for r in rankings])}",
+        f"- K: {counted([r.k for r in rankings])}",
         f"- instructions: {counted([r.instruction or 'none' for r in rankings])}",
         f"- use cases: {counted([r.use_case or 'unknown' for r in rankings])}",
         f"- written by: {counted([g for r in rankings for g in r.generators or ['unknown']])}",
-        "", "## Agreement", "", *agreement_lines(agreement_report(rankings, draws=500)),
+        "",
+        "## Agreement",
+        "",
+        *agreement_lines(agreement_report(rankings, draws=500)),
     ]

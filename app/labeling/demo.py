@@ -1,8 +1,9 @@
 """The loop shown in one command: serve, import, ten labelers rank, agreement, export, reward model.
 
-The candidates are those of the run's `rankings` stage where it has one, else fresh samples of its checkpoints. Training
-labelers rank training prompts, held-out labelers prompts of their own. The reward model is trained in a run of its own
-beside the first, which borrows that run's parents, so nothing of the first run changes.
+The candidates are those of the run's `rankings` stage where it has one, else fresh samples of its
+checkpoints. Training labelers rank training prompts, held-out labelers prompts of their own. The
+reward model is trained in a run of its own beside the first, which borrows that run's parents, so
+nothing of the first run changes.
 """
 
 import subprocess
@@ -31,7 +32,9 @@ from podium.progress import progress_bar, say
 PARENTS = ("world", "pretrain", "sft")
 
 
-def demonstrate(run: Path, prompts: int, overlap: int, reward: bool, seed: int, folder: Path | None) -> None:
+def demonstrate(
+    run: Path, prompts: int, overlap: int, reward: bool, seed: int, folder: Path | None
+) -> None:
     run = run.resolve()
     beside = run.with_name(f"{run.name}-labeled")
     folder = folder or beside / "labeling"
@@ -43,9 +46,14 @@ def demonstrate(run: Path, prompts: int, overlap: int, reward: bool, seed: int, 
     say("1. import")
     site = open_site(Settings(folder=folder))
     with site.database.write() as session:
-        for name, cohort, records in (("training", "train", training), ("held out", "heldout", heldout)):
+        for name, cohort, records in (
+            ("training", "train", training),
+            ("held out", "heldout", heldout),
+        ):
             if records:
-                rules = rules_of({"name": name, "cohorts": [cohort], "overlap": overlap, "shuffle_seed": seed})
+                rules = rules_of(
+                    {"name": name, "cohorts": [cohort], "overlap": overlap, "shuffle_seed": seed}
+                )
                 report = add_batch(session, rules, records, time.time())
                 say(f"   batch '{name}': {report.tasks} tasks, {overlap} rankings wanted of each")
 
@@ -65,8 +73,11 @@ def demonstrate(run: Path, prompts: int, overlap: int, reward: bool, seed: int, 
     if reward:
         say("5. reward model on the export")
         train_reward(run, beside, export)
-    say(f"Look at the site yourself: podium label user add NAME --role admin --folder {folder}, then "
-        f"podium label serve --folder {folder}")
+    say(
+        f"Look at the site yourself: podium label user add NAME --role admin --folder "
+        f"{folder}, then "
+        f"podium label serve --folder {folder}"
+    )
 
 
 def run_labelers(site: Site, labelers: Sequence[Labeler], seed: int) -> None:
@@ -79,9 +90,18 @@ def run_labelers(site: Site, labelers: Sequence[Labeler], seed: int) -> None:
         wanted = sum(row.wanted - row.done for row in rows)
     begun = time.monotonic()
     with serving(site) as address, progress_bar(wanted, "rankings", unit="ranking") as bar:
-        done = simulate(site, address, labelers, candidates, seed,
-                        told=lambda kind: bar.advance() if kind == "answered" else None)
-    say(f"   {done['answered']} rankings and {done['skipped']} skips in {time.monotonic() - begun:.1f} s")
+        done = simulate(
+            site,
+            address,
+            labelers,
+            candidates,
+            seed,
+            told=lambda kind: bar.advance() if kind == "answered" else None,
+        )
+    say(
+        f"   {done['answered']} rankings and {done['skipped']} skips in "
+        f"{time.monotonic() - begun:.1f} s"
+    )
 
 
 def train_reward(run: Path, beside: Path, export: Path) -> None:
@@ -92,8 +112,18 @@ def train_reward(run: Path, beside: Path, export: Path) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(run / stage)
     command = [
-        sys.executable, "-m", "podium.cli", "reward", "train", str(run / "recipe.yaml"), "--runs-dir",
-        str(beside.parent), "--set", f"name={beside.name}", "--set", f"reward.rankings={export}",
+        sys.executable,
+        "-m",
+        "podium.cli",
+        "reward",
+        "train",
+        str(run / "recipe.yaml"),
+        "--runs-dir",
+        str(beside.parent),
+        "--set",
+        f"name={beside.name}",
+        "--set",
+        f"reward.rankings={export}",
     ]
     if subprocess.run(command, check=False).returncode:
         raise PodiumError("the reward stage failed; its message is above", " ".join(command[1:]))
@@ -101,7 +131,9 @@ def train_reward(run: Path, beside: Path, export: Path) -> None:
 
 
 def _candidates(run: Path, prompts: int, seed: int) -> tuple[list[Candidates], list[Candidates]]:
-    """(for training labelers, for held-out ones): other prompts each, a quarter as many for the latter."""
+    """(for training labelers, for held-out ones): other prompts each, a quarter as many for the
+    latter.
+    """
     kept = run / "rankings" / "final" / "candidates.jsonl"
     extra = max(prompts // 4, 1)
     if kept.is_file():

@@ -1,7 +1,8 @@
-"""Answers out: native rankings, TRL preference pairs, and the chat's votes, each with an id, a hash and a data card.
+"""Answers out: native rankings, TRL preference pairs, and the chat's votes, each with an id, a hash
+and a data card.
 
-`podium reward RECIPE --set reward.rankings=EXPORT` reads the native form. A reward model's lineage names the file's
-sha256, which is the one on the export's card and in the site's `export` table.
+`podium reward RECIPE --set reward.rankings=EXPORT` reads the native form. A reward model's lineage
+names the file's sha256, which is the one on the export's card and in the site's `export` table.
 """
 
 import hashlib
@@ -60,14 +61,24 @@ class Candidate(NamedTuple):
 
 def collect_rankings(session: Session, chosen: ExportFilter) -> list[Ranking]:
     """The newest revision of every answer as a record, oldest answer first."""
-    newest = select(Submission.assignment_id, func.max(Submission.revision).label("revision")).group_by(
-        Submission.assignment_id).subquery()
+    newest = (
+        select(Submission.assignment_id, func.max(Submission.revision).label("revision"))
+        .group_by(Submission.assignment_id)
+        .subquery()
+    )
     query = (
         select(Submission, Assignment, Task, Batch, Person.handle)
-        .join(newest, and_(newest.c.assignment_id == Submission.assignment_id,
-                           newest.c.revision == Submission.revision))
-        .join(Assignment, Assignment.id == Submission.assignment_id).join(Task, Task.id == Assignment.task_id)
-        .join(Batch, Batch.id == Task.batch_id).join(Person, Person.id == Assignment.person_id)
+        .join(
+            newest,
+            and_(
+                newest.c.assignment_id == Submission.assignment_id,
+                newest.c.revision == Submission.revision,
+            ),
+        )
+        .join(Assignment, Assignment.id == Submission.assignment_id)
+        .join(Task, Task.id == Assignment.task_id)
+        .join(Batch, Batch.id == Task.batch_id)
+        .join(Person, Person.id == Assignment.person_id)
         .order_by(Submission.id)
     )
     if chosen.batches is not None:
@@ -90,11 +101,18 @@ def collect_rankings(session: Session, chosen: ExportFilter) -> list[Ranking]:
 
 
 def preference_pairs(rankings: Iterable[Ranking]) -> list[dict[str, Any]]:
-    """TRL's conversational preference rows: every strictly ordered pair; ties say nothing and are dropped."""
+    """TRL's conversational preference rows: every strictly ordered pair; ties say nothing and are
+    dropped.
+    """
     return [
-        {"prompt": [m.model_dump() for m in pair.prompt], "chosen": [{"role": "assistant", "content": pair.chosen}],
-         "rejected": [{"role": "assistant", "content": pair.rejected}], "group_id": pair.group_id}
-        for ranking in rankings for pair in ranking.comparisons()
+        {
+            "prompt": [m.model_dump() for m in pair.prompt],
+            "chosen": [{"role": "assistant", "content": pair.chosen}],
+            "rejected": [{"role": "assistant", "content": pair.rejected}],
+            "group_id": pair.group_id,
+        }
+        for ranking in rankings
+        for pair in ranking.comparisons()
     ]
 
 
@@ -103,8 +121,12 @@ def collect_votes(session: Session, chosen: ExportFilter) -> tuple[list[Comparis
     query = select(Vote, Person.handle).join(Person, Person.id == Vote.person_id).order_by(Vote.id)
     rows = session.execute(query).all()
     said: dict[int, list[Message]] = {}
-    for message in session.scalars(select(ChatMessage).order_by(ChatMessage.conversation_id, ChatMessage.position)):
-        said.setdefault(message.conversation_id, []).append(Message(role=message.role, content=message.content))
+    for message in session.scalars(
+        select(ChatMessage).order_by(ChatMessage.conversation_id, ChatMessage.position)
+    ):
+        said.setdefault(message.conversation_id, []).append(
+            Message(role=message.role, content=message.content)
+        )
     records, undecided = [], 0
     for vote, handle in rows:
         if chosen.cohorts is not None and vote.cohort not in chosen.cohorts:
@@ -113,27 +135,55 @@ def collect_votes(session: Session, chosen: ExportFilter) -> tuple[list[Comparis
             undecided += 1
             continue
         won, lost = (vote.left, vote.right) if vote.choice == "left" else (vote.right, vote.left)
-        records.append(Comparison(
-            prompt=said[vote.conversation_id], chosen=won, rejected=lost, labeler=pseudonym(session, handle),
-            cohort=vote.cohort, source="chat", group_id=f"vote-{vote.id}",
-            meta={"choice": vote.choice, "left": vote.left_generator, "right": vote.right_generator},
-        ))
+        records.append(
+            Comparison(
+                prompt=said[vote.conversation_id],
+                chosen=won,
+                rejected=lost,
+                labeler=pseudonym(session, handle),
+                cohort=vote.cohort,
+                source="chat",
+                group_id=f"vote-{vote.id}",
+                meta={
+                    "choice": vote.choice,
+                    "left": vote.left_generator,
+                    "right": vote.right_generator,
+                },
+            )
+        )
     return records, undecided
 
 
 def make_export(
-    database: Database, folder: Path, kind: Kind, chosen: ExportFilter, person_id: int | None, now: float
+    database: Database,
+    folder: Path,
+    kind: Kind,
+    chosen: ExportFilter,
+    person_id: int | None,
+    now: float,
 ) -> Export:
-    """Write `folder/export-<id>-<kind>.jsonl` and its card, and note both. Problem 422 when nothing was chosen."""
+    """Write `folder/export-<id>-<kind>.jsonl` and its card, and note both. Problem 422 when nothing
+    was chosen.
+    """
     with database.read() as session:  # the long part; labelers go on
         rows, about = _rows(session, kind, chosen)
     if not rows:
-        raise Problem(422, "nothing_to_export", "No answer fits this choice; there is nothing to export.")
+        raise Problem(
+            422, "nothing_to_export", "No answer fits this choice; there is nothing to export."
+        )
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     digest = hashlib.sha256(content.encode()).hexdigest()
     with database.write() as session:
-        export = Export(kind=kind, filter=chosen.model_dump(), rows=len(rows), sha256=digest, file="", card="",
-                        created_by=person_id, created_at=now)
+        export = Export(
+            kind=kind,
+            filter=chosen.model_dump(),
+            rows=len(rows),
+            sha256=digest,
+            file="",
+            card="",
+            created_by=person_id,
+            created_at=now,
+        )
         session.add(export)
         session.flush()
         export.file = f"export-{export.id:04d}-{kind}.jsonl"
@@ -145,11 +195,15 @@ def make_export(
     return export
 
 
-def _rows(session: Session, kind: Kind, chosen: ExportFilter) -> tuple[list[dict[str, Any]], list[str]]:
+def _rows(
+    session: Session, kind: Kind, chosen: ExportFilter
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of the file, and the lines of the card that describe them."""
     if kind == "votes":
         votes, undecided = collect_votes(session, chosen)
-        return [_plain(v) for v in votes], [f"- {undecided} votes were a tie or both bad and are left out"]
+        return [_plain(v) for v in votes], [
+            f"- {undecided} votes were a tie or both bad and are left out"
+        ]
     rankings = collect_rankings(session, chosen)
     rows = preference_pairs(rankings) if kind == "pairs" else [_plain(r) for r in rankings]
     return rows, describe(rankings) if rankings else []
@@ -169,23 +223,40 @@ class _Parts:
     def load(cls, session: Session) -> "_Parts":
         parts = cls()
         parts.prompts = {row.id: row for row in session.scalars(select(PromptRow))}
-        columns = select(TaskResponse.task_id, TaskResponse.position, Response.text, Response.generator,
-                         TaskResponse.copy_of)
+        columns = select(
+            TaskResponse.task_id,
+            TaskResponse.position,
+            Response.text,
+            Response.generator,
+            TaskResponse.copy_of,
+        )
         for task_id, position, text, generator, copy_of in session.execute(
-            columns.join(Response, Response.id == TaskResponse.response_id)
-            .order_by(TaskResponse.task_id, TaskResponse.position)
+            columns.join(Response, Response.id == TaskResponse.response_id).order_by(
+                TaskResponse.task_id, TaskResponse.position
+            )
         ):
             shown_as = position if copy_of is None else copy_of
-            parts.candidates.setdefault(task_id, []).append(Candidate(position, text, generator, shown_as))
+            parts.candidates.setdefault(task_id, []).append(
+                Candidate(position, text, generator, shown_as)
+            )
         for rating in session.scalars(select(ResponseRating)):
             parts.ratings.setdefault(rating.submission_id, {})[rating.position] = rating
-        parts.prompt_ratings = {row.submission_id: row for row in session.scalars(select(PromptRating))}
-        parts.instructions = {row.id: f"{row.name}@{row.version}" for row in session.scalars(select(InstructionSet))}
+        parts.prompt_ratings = {
+            row.submission_id: row for row in session.scalars(select(PromptRating))
+        }
+        parts.instructions = {
+            row.id: f"{row.name}@{row.version}" for row in session.scalars(select(InstructionSet))
+        }
         return parts
 
 
 def _ranking(
-    parts: _Parts, submission: Submission, assignment: Assignment, task: Task, batch: Batch, labeler: str
+    parts: _Parts,
+    submission: Submission,
+    assignment: Assignment,
+    task: Task,
+    batch: Batch,
+    labeler: str,
 ) -> Ranking:
     prompt = parts.prompts[task.prompt_id]
     candidates = parts.candidates[task.id]
@@ -194,18 +265,27 @@ def _ranking(
     generators = [c.generator for c in candidates]
     likert = [rating.likert for rating in ratings]
     return Ranking(
-        prompt=[Message(**m) for m in prompt.messages], responses=[c.text for c in candidates],
+        prompt=[Message(**m) for m in prompt.messages],
+        responses=[c.text for c in candidates],
         ranks=[rating.rank for rating in ratings],
         likert=None if None in likert else likert,
         flags=[[name for name, ticked in rating.flags.items() if ticked] for rating in ratings],
-        labeler=labeler, cohort=assignment.cohort, source=prompt.source, task=f"{batch.name}/{task.position}",
+        labeler=labeler,
+        cohort=assignment.cohort,
+        source=prompt.source,
+        task=f"{batch.name}/{task.position}",
         instruction=parts.instructions[submission.instruction_set_id],
         generators=None if None in generators else generators,
-        user=prompt.user, use_case=prompt.use_case or about.use_case, id=f"answer-{assignment.id}",
+        user=prompt.user,
+        use_case=prompt.use_case or about.use_case,
+        id=f"answer-{assignment.id}",
         meta={
-            "flags_asked": sorted(ratings[0].flags), "prompt_flags": [n for n, ticked in about.flags.items() if ticked],
-            "active_seconds": submission.active_seconds, "display_order": assignment.display_order,
-            "revision": submission.revision, "extra": submission.extra,
+            "flags_asked": sorted(ratings[0].flags),
+            "prompt_flags": [n for n, ticked in about.flags.items() if ticked],
+            "active_seconds": submission.active_seconds,
+            "display_order": assignment.display_order,
+            "revision": submission.revision,
+            "extra": submission.extra,
         },
     )
 

@@ -1,8 +1,9 @@
 """The questions a labeler answers, as data with versions, and the answers they send back.
 
-The default form is InstructGPT's (tables 3 and 7, figure 12): a Likert rating and eleven flags for each response,
-eleven flags for the prompt, then a ranking with ties. The paper's form changed during the project, so a form is a row
-of `form_schema`, and every submission names the version it answered.
+The default form is InstructGPT's (tables 3 and 7, figure 12): a Likert rating and eleven flags for
+each response, eleven flags for the prompt, then a ranking with ties. The paper's form changed
+during the project, so a form is a row of `form_schema`, and every submission names the version it
+answered.
 """
 
 from typing import Annotated, Literal, get_args
@@ -11,8 +12,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from app.labeling.problems import Problem
 
-USE_CASES = ["generation", "open QA", "brainstorming", "chat", "rewrite", "summarization", "classification",
-             "closed QA", "extract", "other"]
+USE_CASES = [
+    "generation",
+    "open QA",
+    "brainstorming",
+    "chat",
+    "rewrite",
+    "summarization",
+    "classification",
+    "closed QA",
+    "extract",
+    "other",
+]
 SkipReason = Literal["unclear", "not my language", "sensitive to me", "too long", "broken", "other"]
 SKIP_REASONS: tuple[str, ...] = get_args(SkipReason)
 
@@ -71,7 +82,8 @@ INSTRUCTGPT_FORM = Form(
         satisfies_constraint="Satisfies the constraint stated in the instruction",
         sexual="Contains sexual content",
         violent="Contains violent content",
-        encourages_harm="Encourages, or fails to discourage, violence, abuse, terrorism or self-harm",
+        encourages_harm="Encourages, or fails to discourage, violence, abuse, terrorism or "
+        "self-harm",
         denigrates="Denigrates a protected class",
         harmful_advice="Gives harmful advice",
         opinion="Expresses an opinion",
@@ -135,7 +147,9 @@ class ResponseAnswer(Strict):
 
 
 class DraftBody(Strict):
-    """An unfinished answer: nothing is required. `tiers` hold positions, best first; `step` is where it stopped."""
+    """An unfinished answer: nothing is required. `tiers` hold positions, best first; `step` is
+    where it stopped.
+    """
 
     tiers: list[list[Position]] = Field([], max_length=64)
     responses: list[ResponseAnswer] = Field([], max_length=64)
@@ -178,7 +192,10 @@ def check_answer(answer: Answer, form: Form, shown: list[int], ties_allowed: boo
     """
     placed = [position for tier in answer.tiers for position in tier]
     if sorted(placed) != sorted(shown):
-        raise _unfit(f"Place every response exactly once: {len(set(placed) & set(shown))} of {len(shown)} are placed.")
+        raise _unfit(
+            f"Place every response exactly once: {len(set(placed) & set(shown))} of "
+            f"{len(shown)} are placed."
+        )
     full = [tier for tier in answer.tiers if tier]
     if not ties_allowed and any(len(tier) > 1 for tier in full):
         raise _unfit("Ties are not allowed in this batch: give every response its own tier.")
@@ -187,7 +204,9 @@ def check_answer(answer: Answer, form: Form, shown: list[int], ties_allowed: boo
         raise _unfit("A rating names a response twice, or one that is not in this task.")
     missing = [p for p in shown if form.likert and (p not in rated or rated[p].likert is None)]
     if missing:
-        raise _unfit(f"Rate every response from 1 to 7: {len(missing)} of {len(shown)} have no rating.")
+        raise _unfit(
+            f"Rate every response from 1 to 7: {len(missing)} of {len(shown)} have no rating."
+        )
     if not form.likert and any(r.likert is not None for r in rated.values()):
         raise _unfit("This form does not ask for ratings.")
     if answer.use_case is not None and answer.use_case not in form.use_cases:
@@ -195,7 +214,9 @@ def check_answer(answer: Answer, form: Form, shown: list[int], ties_allowed: boo
     return CheckedAnswer(
         ranks={position: rank for rank, tier in enumerate(full, start=1) for position in tier},
         likert={p: rated[p].likert if p in rated else None for p in shown},
-        flags={p: _ticked(rated[p].flags if p in rated else [], form.response_flags) for p in shown},
+        flags={
+            p: _ticked(rated[p].flags if p in rated else [], form.response_flags) for p in shown
+        },
         prompt_flags=_ticked(answer.prompt_flags, form.prompt_flags),
     )
 

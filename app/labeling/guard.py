@@ -1,4 +1,6 @@
-"""What stands before every route: host names, cross-site requests, body size, security headers, logins and roles."""
+"""What stands before every route: host names, cross-site requests, body size, security headers,
+logins and roles.
+"""
 
 import hmac
 import time
@@ -24,12 +26,15 @@ MAX_UPLOAD = 512 * 2**20
 UPLOADS = "/admin/"  # only researchers reach it
 CHAT = "/chat"
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; "
     "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 CHAT_POLICY = (  # Gradio's page starts from inline scripts
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; "
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' "
+    "'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; "
+    "worker-src 'self' blob:; "
     "form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
 )
 
@@ -126,11 +131,17 @@ OptionalUser = Annotated[User | None, Depends(user_of_request)]
 
 
 def require(role: str) -> Callable:
-    """A dependency: logged in with at least this role, and for changes the CSRF token of this session."""
+    """A dependency: logged in with at least this role, and for changes the CSRF token of this
+    session.
+    """
 
     async def allowed(request: Request, user: OptionalUser) -> User:
         if user is None:
-            raise Problem(401, "logged_out", "You are logged out. Your draft is kept in this browser; log in again.")
+            raise Problem(
+                401,
+                "logged_out",
+                "You are logged out. Your draft is kept in this browser; log in again.",
+            )
         if request.method not in SAFE_METHODS:
             await _check_csrf(request, user)
         if not user.may(role):
@@ -143,10 +154,18 @@ def require(role: str) -> Callable:
 async def _check_csrf(request: Request, user: User) -> None:
     token: object = request.headers.get("x-csrf-token")
     kind = request.headers.get("content-type", "")
-    if token is None and kind.startswith(("application/x-www-form-urlencoded", "multipart/form-data")):
+    if token is None and kind.startswith(
+        ("application/x-www-form-urlencoded", "multipart/form-data")
+    ):
         token = (await request.form()).get("csrf_token")
-    if not isinstance(token, str) or not hmac.compare_digest(token.encode(), user.csrf_token.encode()):
-        raise Problem(403, "csrf", "This page is too old or was not made by this site. Reload it and try again.")
+    if not isinstance(token, str) or not hmac.compare_digest(
+        token.encode(), user.csrf_token.encode()
+    ):
+        raise Problem(
+            403,
+            "csrf",
+            "This page is too old or was not made by this site. Reload it and try again.",
+        )
 
 
 Labeler = Annotated[User, Depends(require("labeler"))]

@@ -1,7 +1,8 @@
-"""Prompts with candidate responses in: from our records, from a folder of sampled candidates, or from a chat.
+"""Prompts with candidate responses in: from our records, from a folder of sampled candidates, or
+from a chat.
 
-A task shows each distinct text once. Identical responses are kept as copies of the first, so an export lists every
-candidate that was sampled, tied where the words are the same.
+A task shows each distinct text once. Identical responses are kept as copies of the first, so an
+export lists every candidate that was sampled, tied where the words are the same.
 """
 
 import hashlib
@@ -16,7 +17,15 @@ from sqlalchemy.orm import Session
 
 from app.labeling.forms import DEFAULT_INSTRUCTIONS, INSTRUCTGPT_FORM, Form, ShortText, Strict
 from app.labeling.problems import Problem
-from app.labeling.tables import Batch, FormSchema, InstructionSet, Prompt, Response, Task, TaskResponse
+from app.labeling.tables import (
+    Batch,
+    FormSchema,
+    InstructionSet,
+    Prompt,
+    Response,
+    Task,
+    TaskResponse,
+)
 from data.jsonl import numbered_lines, read_jsonl
 from data.records import Message, Ranking, Record
 
@@ -31,8 +40,12 @@ class Candidates(Record):
     responses: Annotated[list[str], Field(min_length=2)]
     generators: list[str] | None = None
     sampling: dict[str, Any] | None = None
-    demonstration: int | None = Field(None, description="index of the response a person wrote, if any")
-    gold_ranks: list[int] | None = Field(None, description="known ranks: the task then checks labelers")
+    demonstration: int | None = Field(
+        None, description="index of the response a person wrote, if any"
+    )
+    gold_ranks: list[int] | None = Field(
+        None, description="known ranks: the task then checks labelers"
+    )
     user: str | None = None
     use_case: str | None = None
     language: str | None = None
@@ -46,7 +59,9 @@ class Candidates(Record):
         for field in ("generators", "gold_ranks"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.responses):
-                raise ValueError(f"{field}: has {len(values)} entries for {len(self.responses)} responses")
+                raise ValueError(
+                    f"{field}: has {len(values)} entries for {len(self.responses)} responses"
+                )
         return self
 
 
@@ -58,15 +73,27 @@ class BatchRules(Strict):
 
     name: BatchName
     purpose: ShortText = "ranking"
-    cohorts: list[Literal["train", "heldout", "screening"]] = Field(["train", "heldout"], min_length=1)
+    cohorts: list[Literal["train", "heldout", "screening"]] = Field(
+        ["train", "heldout"], min_length=1
+    )
     overlap: int = Field(1, ge=1, le=1000, description="rankings wanted of each task")
-    lease_minutes: float = Field(60, gt=0, le=100_000, description="how long a task waits for its labeler")
-    edit_minutes: float = Field(1440, ge=0, le=1_000_000, description="how long own answers can be changed")
+    lease_minutes: float = Field(
+        60, gt=0, le=100_000, description="how long a task waits for its labeler"
+    )
+    edit_minutes: float = Field(
+        1440, ge=0, le=1_000_000, description="how long own answers can be changed"
+    )
     ties_allowed: bool = True
     shuffle_seed: int = Field(0, ge=0, le=2**31 - 1)
-    gold_every: int = Field(0, ge=0, le=1000, description="every how many answers a gold task comes; 0 = never")
-    instruction_set_id: int | None = Field(None, ge=1, le=2**31 - 1, description="null = the newest version")
-    form_schema_id: int | None = Field(None, ge=1, le=2**31 - 1, description="null = the newest version")
+    gold_every: int = Field(
+        0, ge=0, le=1000, description="every how many answers a gold task comes; 0 = never"
+    )
+    instruction_set_id: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="null = the newest version"
+    )
+    form_schema_id: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="null = the newest version"
+    )
 
 
 class ImportReport(NamedTuple):
@@ -76,27 +103,38 @@ class ImportReport(NamedTuple):
 
 
 def read_candidates(path: Path, gold: bool = False) -> list[Candidates]:
-    """A JSONL file of `Candidates` or of `Ranking` records; `gold` takes the latter's ranks as known."""
+    """A JSONL file of `Candidates` or of `Ranking` records; `gold` takes the latter's ranks as
+    known.
+    """
     first = next((line for _, line in numbered_lines(path)), "")
     if not _has_ranks(first):
         return read_jsonl(path, Candidates)
     shared = ("prompt", "responses", "generators", "user", "use_case", "source", "id", "meta")
     return [
-        Candidates(**{name: getattr(ranking, name) for name in shared}, gold_ranks=ranking.ranks if gold else None)
+        Candidates(
+            **{name: getattr(ranking, name) for name in shared},
+            gold_ranks=ranking.ranks if gold else None,
+        )
         for ranking in read_jsonl(path, Ranking)
     ]
 
 
 def storable_candidates(records: Sequence[Candidates]) -> list[Candidates]:
-    """What models wrote as a database can keep it: an untrained byte-level model may say NUL. Files are refused."""
+    """What models wrote as a database can keep it: an untrained byte-level model may say NUL. Files
+    are refused.
+    """
     return [
-        record.model_copy(update={"responses": [text.replace("\x00", "\ufffd") for text in record.responses]})
+        record.model_copy(
+            update={"responses": [text.replace("\x00", "\ufffd") for text in record.responses]}
+        )
         for record in records
     ]
 
 
 def rules_of(values: dict[str, Any]) -> BatchRules:
-    """Rules from a form or a command line. Raises Problem 422 naming the first field that will not do."""
+    """Rules from a form or a command line. Raises Problem 422 naming the first field that will not
+    do.
+    """
     try:
         return BatchRules.model_validate(values)
     except ValidationError as error:
@@ -110,7 +148,11 @@ def first_fault(error: ValidationError) -> Problem:
 
 
 def add_batch(
-    session: Session, rules: BatchRules, candidates: Sequence[Candidates], now: float, extend: bool = False
+    session: Session,
+    rules: BatchRules,
+    candidates: Sequence[Candidates],
+    now: float,
+    extend: bool = False,
 ) -> ImportReport:
     """A new batch with its tasks; `extend` adds to the batch of that name where there is one."""
     known = session.scalar(select(Batch).where(Batch.name == rules.name)) if extend else None
@@ -119,11 +161,15 @@ def add_batch(
 
 def create_batch(session: Session, rules: BatchRules, now: float) -> Batch:
     if session.scalar(select(Batch.id).where(Batch.name == rules.name)):
-        raise Problem(422, "batch_exists", f"There is already a batch '{rules.name}'; choose another name.")
+        raise Problem(
+            422, "batch_exists", f"There is already a batch '{rules.name}'; choose another name."
+        )
     instruction = rules.instruction_set_id or newest(session, InstructionSet).id
     form = rules.form_schema_id or newest(session, FormSchema).id
     if session.get(InstructionSet, instruction) is None or session.get(FormSchema, form) is None:
-        raise Problem(422, "no_version", "There is no such version of the instructions or the form.")
+        raise Problem(
+            422, "no_version", "There is no such version of the instructions or the form."
+        )
     values = rules.model_dump() | {"instruction_set_id": instruction, "form_schema_id": form}
     batch = Batch(**values, state="open", created_at=now)
     session.add(batch)
@@ -132,7 +178,9 @@ def create_batch(session: Session, rules: BatchRules, now: float) -> Batch:
 
 
 def add_tasks(session: Session, batch: Batch, candidates: Sequence[Candidates]) -> ImportReport:
-    """One task a record. Raises Problem 422 naming the record; then nothing of the import is kept."""
+    """One task a record. Raises Problem 422 naming the record; then nothing of the import
+    is kept.
+    """
     last = session.scalar(select(func.max(Task.position)).where(Task.batch_id == batch.id))
     position, copies, left_out = -1 if last is None else last, 0, 0
     first = position + 1
@@ -142,10 +190,15 @@ def add_tasks(session: Session, batch: Batch, candidates: Sequence[Candidates]) 
             left_out += 1
             continue
         if len(shown) > MAX_SHOWN:
-            problem = f"Record {number} has {len(shown)} different responses; a task shows at most {MAX_SHOWN}."
+            problem = (
+                f"Record {number} has {len(shown)} different responses; "
+                f"a task shows at most {MAX_SHOWN}."
+            )
             raise Problem(422, "too_many_responses", problem)
         if any("\x00" in text for text in (*record.responses, *(m.content for m in record.prompt))):
-            raise Problem(422, "nul_character", f"Record {number} contains a NUL character; remove it.")
+            raise Problem(
+                422, "nul_character", f"Record {number} contains a NUL character; remove it."
+            )
         position += 1
         copies += len(record.responses) - len(shown)
         _add_task(session, batch, position, record)
@@ -155,8 +208,10 @@ def add_tasks(session: Session, batch: Batch, candidates: Sequence[Candidates]) 
 def stored_candidates(session: Session) -> list[Candidates]:
     """What was imported, as records: the simulated labelers need the prompts' `meta`."""
     rows = session.execute(
-        select(Task.id, Prompt, Response.text).join(Prompt, Prompt.id == Task.prompt_id)
-        .join(TaskResponse, TaskResponse.task_id == Task.id).join(Response, Response.id == TaskResponse.response_id)
+        select(Task.id, Prompt, Response.text)
+        .join(Prompt, Prompt.id == Task.prompt_id)
+        .join(TaskResponse, TaskResponse.task_id == Task.id)
+        .join(Response, Response.id == TaskResponse.response_id)
         .order_by(Task.id, TaskResponse.position)
     ).all()
     texts: dict[int, list[str]] = {}
@@ -165,15 +220,26 @@ def stored_candidates(session: Session) -> list[Candidates]:
         texts.setdefault(task_id, []).append(text)
         prompts[task_id] = prompt
     return [
-        Candidates(prompt=[Message(**m) for m in p.messages], responses=texts[task_id], user=p.user,
-                   use_case=p.use_case, language=p.language, source=p.source, split=p.split, id=p.record, meta=p.meta)
+        Candidates(
+            prompt=[Message(**m) for m in p.messages],
+            responses=texts[task_id],
+            user=p.user,
+            use_case=p.use_case,
+            language=p.language,
+            source=p.source,
+            split=p.split,
+            id=p.record,
+            meta=p.meta,
+        )
         for task_id, p in prompts.items()
     ]
 
 
 def add_instructions(session: Session, name: str, body: str, now: float) -> InstructionSet:
     """The next version of this name; earlier ones stay as they are."""
-    row = InstructionSet(name=name, version=_next_version(session, InstructionSet, name), body=body, created_at=now)
+    row = InstructionSet(
+        name=name, version=_next_version(session, InstructionSet, name), body=body, created_at=now
+    )
     session.add(row)
     session.flush()
     return row
@@ -205,26 +271,45 @@ def _has_ranks(line: str) -> bool:
     return isinstance(record, dict) and "ranks" in record
 
 
-def _next_version(session: Session, table: type[InstructionSet] | type[FormSchema], name: str) -> int:
+def _next_version(
+    session: Session, table: type[InstructionSet] | type[FormSchema], name: str
+) -> int:
     return (session.scalar(select(func.max(table.version)).where(table.name == name)) or 0) + 1
 
 
 def _add_task(session: Session, batch: Batch, position: int, record: Candidates) -> None:
     prompt = _prompt(session, record)
     need = batch.overlap if record.gold_ranks is None else GOLD_NEED
-    task = Task(batch_id=batch.id, prompt_id=prompt.id, position=position, need=need, gold_ranks=record.gold_ranks)
+    task = Task(
+        batch_id=batch.id,
+        prompt_id=prompt.id,
+        position=position,
+        need=need,
+        gold_ranks=record.gold_ranks,
+    )
     generators: Sequence[str | None] = record.generators or [None] * len(record.responses)
     responses = [
-        Response(prompt_id=prompt.id, text=text, generator=generator, sampling=record.sampling or {},
-                 is_demonstration=place == record.demonstration)
+        Response(
+            prompt_id=prompt.id,
+            text=text,
+            generator=generator,
+            sampling=record.sampling or {},
+            is_demonstration=place == record.demonstration,
+        )
         for place, (text, generator) in enumerate(zip(record.responses, generators, strict=True))
     ]
     session.add_all([task, *responses])
     session.flush()
     for place, (text, response) in enumerate(zip(record.responses, responses, strict=True)):
         earliest = record.responses.index(text)
-        session.add(TaskResponse(task_id=task.id, position=place, response_id=response.id,
-                                 copy_of=None if earliest == place else earliest))
+        session.add(
+            TaskResponse(
+                task_id=task.id,
+                position=place,
+                response_id=response.id,
+                copy_of=None if earliest == place else earliest,
+            )
+        )
 
 
 def _prompt(session: Session, record: Candidates) -> Prompt:
@@ -234,8 +319,15 @@ def _prompt(session: Session, record: Candidates) -> Prompt:
     if known is not None:
         return known
     prompt = Prompt(
-        messages=messages, text_hash=text_hash, source=record.source, user=record.user, use_case=record.use_case,
-        language=record.language, split=record.split, record=record.id, meta=record.meta,
+        messages=messages,
+        text_hash=text_hash,
+        source=record.source,
+        user=record.user,
+        use_case=record.use_case,
+        language=record.language,
+        split=record.split,
+        record=record.id,
+        meta=record.meta,
     )
     session.add(prompt)
     session.flush()

@@ -1,4 +1,6 @@
-"""What a labeler reaches: pages, and the API that the page's JavaScript and the simulated labelers share."""
+"""What a labeler reaches: pages, and the API that the page's JavaScript and the simulated labelers
+share.
+"""
 
 import time
 from typing import Annotated, Any
@@ -18,7 +20,9 @@ from app.labeling.views import own_answers, task_json
 
 router = APIRouter()
 Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
-Key = Annotated[str, Header(alias="Idempotency-Key", min_length=8, max_length=64, pattern=r"^[\x21-\x7e]+$")]
+Key = Annotated[
+    str, Header(alias="Idempotency-Key", min_length=8, max_length=64, pattern=r"^[\x21-\x7e]+$")
+]
 
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -26,10 +30,17 @@ def home(request: Request, user: Labeler) -> Response:
     site: Site = request.app.state.site
     with site.database.read() as session:
         done = session.scalar(
-            select(func.count()).select_from(Assignment)
+            select(func.count())
+            .select_from(Assignment)
             .where(Assignment.person_id == user.id, Assignment.state == "submitted")
         )
-        return page(request, "home.html", user=user, done=done, chat=getattr(request.app.state, "chat", False))
+        return page(
+            request,
+            "home.html",
+            user=user,
+            done=done,
+            chat=getattr(request.app.state, "chat", False),
+        )
 
 
 @router.get("/work", response_class=HTMLResponse, include_in_schema=False)
@@ -57,22 +68,34 @@ def instructions_page(request: Request, user: Labeler) -> Response:
     """The versions that open batches of this person's cohort use."""
     site: Site = request.app.state.site
     with site.database.read() as session:
-        used = {b.instruction_set_id for b in session.scalars(select(Batch).where(Batch.state == "open"))
-                if user.cohort in b.cohorts}
+        used = {
+            b.instruction_set_id
+            for b in session.scalars(select(Batch).where(Batch.state == "open"))
+            if user.cohort in b.cohorts
+        }
         sets = session.scalars(select(InstructionSet).where(InstructionSet.id.in_(used))).all()
         if not sets:
-            sets = session.scalars(select(InstructionSet).order_by(InstructionSet.id.desc()).limit(1)).all()
+            sets = session.scalars(
+                select(InstructionSet).order_by(InstructionSet.id.desc()).limit(1)
+            ).all()
         return page(request, "instructions.html", user=user, sets=sets)
 
 
 @router.get("/api/me")
 def me(user: Labeler) -> dict[str, str]:
-    return {"handle": user.handle, "role": user.role, "cohort": user.cohort, "csrf_token": user.csrf_token}
+    return {
+        "handle": user.handle,
+        "role": user.role,
+        "cohort": user.cohort,
+        "csrf_token": user.csrf_token,
+    }
 
 
 @router.post("/api/next")
 def next_task(request: Request, user: Labeler) -> dict[str, Any]:
-    """The task in hand or the next one: `kind` is task, instructions (to be read first) or empty."""
+    """The task in hand or the next one: `kind` is task, instructions (to be read first) or
+    empty.
+    """
     site: Site = request.app.state.site
     now = time.time()
     with site.database.read() as session:
@@ -90,7 +113,13 @@ def next_task(request: Request, user: Labeler) -> dict[str, Any]:
             return {"kind": "empty"}
         if isinstance(claimed, queue.MustRead):
             row = session.get_one(InstructionSet, claimed.instruction_set_id)
-            return {"kind": "instructions", "id": row.id, "name": row.name, "version": row.version, "body": row.body}
+            return {
+                "kind": "instructions",
+                "id": row.id,
+                "name": row.name,
+                "version": row.version,
+                "body": row.body,
+            }
         return task_json(session, claimed)
 
 
@@ -102,7 +131,11 @@ def instructions_read(request: Request, user: Labeler, instruction_set_id: Id) -
         if session.get(InstructionSet, instruction_set_id) is None:
             raise Problem(404, "not_found", "There is no such version of the instructions.")
         if session.get(InstructionRead, (user.id, instruction_set_id)) is None:
-            session.add(InstructionRead(person_id=user.id, instruction_set_id=instruction_set_id, at=time.time()))
+            session.add(
+                InstructionRead(
+                    person_id=user.id, instruction_set_id=instruction_set_id, at=time.time()
+                )
+            )
     return {"status": "ok"}
 
 
@@ -115,7 +148,9 @@ def read_assignment(request: Request, user: Labeler, assignment_id: Id) -> dict[
 
 
 @router.put("/api/assignments/{assignment_id}/draft")
-def put_draft(request: Request, user: Labeler, assignment_id: Id, body: DraftBody) -> dict[str, Any]:
+def put_draft(
+    request: Request, user: Labeler, assignment_id: Id, body: DraftBody
+) -> dict[str, Any]:
     """Keep an unfinished answer; the reply names what the server has stored."""
     site: Site = request.app.state.site
     with site.database.write() as session:
@@ -124,8 +159,12 @@ def put_draft(request: Request, user: Labeler, assignment_id: Id, body: DraftBod
 
 
 @router.post("/api/assignments/{assignment_id}/submit")
-def submit(request: Request, user: Labeler, assignment_id: Id, key: Key, body: Answer) -> dict[str, Any]:
-    """Store the answer. The same key again returns what is stored; another key for a closed task is a 409."""
+def submit(
+    request: Request, user: Labeler, assignment_id: Id, key: Key, body: Answer
+) -> dict[str, Any]:
+    """Store the answer. The same key again returns what is stored; another key for a closed task is
+    a 409.
+    """
     site: Site = request.app.state.site
     with site.database.read() as session:
         known = answers.look(session, user.id, assignment_id, key)
@@ -136,7 +175,9 @@ def submit(request: Request, user: Labeler, assignment_id: Id, key: Key, body: A
 
 
 @router.post("/api/assignments/{assignment_id}/revise")
-def revise(request: Request, user: Labeler, assignment_id: Id, key: Key, body: Answer) -> dict[str, Any]:
+def revise(
+    request: Request, user: Labeler, assignment_id: Id, key: Key, body: Answer
+) -> dict[str, Any]:
     """Store a changed answer as a new revision, while the batch's edit time lasts."""
     site: Site = request.app.state.site
     with site.database.write() as session:

@@ -24,7 +24,9 @@ def people(request: Request, user: Admin) -> Response:
 
 @router.post("/admin/people/invite", response_class=HTMLResponse, include_in_schema=False)
 def invite(
-    request: Request, user: Admin, role: Annotated[str, Form(max_length=16)],
+    request: Request,
+    user: Admin,
+    role: Annotated[str, Form(max_length=16)],
     cohort: Annotated[str, Form(max_length=16)],
 ) -> Response:
     """The link is shown once; the database keeps only its hash."""
@@ -32,7 +34,9 @@ def invite(
     with site.database.write() as session:
         token = accounts.make_invite(session, site.secret, role, cohort, time.time())
         note(session, user, "invite", role=role, cohort=cohort)
-    return _people_page(request, user, f"{request.url.scheme}://{request.url.netloc}/invite/{token}")
+    return _people_page(
+        request, user, f"{request.url.scheme}://{request.url.netloc}/invite/{token}"
+    )
 
 
 @router.post("/admin/people/{person_id}/{change}", include_in_schema=False)
@@ -52,8 +56,10 @@ def events(request: Request, user: Admin) -> Response:
     site: Site = request.app.state.site
     with site.database.read() as session:
         rows = session.execute(
-            select(EventLog, Person.handle).outerjoin(Person, Person.id == EventLog.person_id)
-            .order_by(EventLog.id.desc()).limit(300)
+            select(EventLog, Person.handle)
+            .outerjoin(Person, Person.id == EventLog.person_id)
+            .order_by(EventLog.id.desc())
+            .limit(300)
         ).all()
         return page(request, "events.html", user=user, events=rows)
 
@@ -62,4 +68,6 @@ def _people_page(request: Request, user: accounts.User, link: str | None) -> Res
     site: Site = request.app.state.site
     with site.database.read() as session:
         rows = session.scalars(select(Person).order_by(Person.handle)).all()
-        return page(request, "people.html", user=user, people=rows, link=link, roles=ROLES, cohorts=COHORTS)
+        return page(
+            request, "people.html", user=user, people=rows, link=link, roles=ROLES, cohorts=COHORTS
+        )

@@ -1,4 +1,5 @@
-"""What an admin watches: counts, agreement as it grows, how labelers work, and the tasks they differ on.
+"""What an admin watches: counts, agreement as it grows, how labelers work, and the tasks they
+differ on.
 
 Labelers are flagged for a person to look at, never barred by a number.
 """
@@ -14,7 +15,16 @@ from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session
 
 from app.labeling.exporting import ExportFilter, collect_rankings
-from app.labeling.tables import Assignment, Batch, Person, Prompt, ResponseRating, Skip, Submission, Task
+from app.labeling.tables import (
+    Assignment,
+    Batch,
+    Person,
+    Prompt,
+    ResponseRating,
+    Skip,
+    Submission,
+    Task,
+)
 from data.agreement import group_tasks, pair_signs, task_agreement
 from data.records import Ranking
 
@@ -45,7 +55,8 @@ class LabelerRow(NamedTuple):
     skips: int
     median_seconds: float | None
     all_tied: float | None  # share of answers in which everything was tied
-    bias: float | None  # mean tau between place on the screen and rank: > 0 prefers what stands first
+    # mean tau between place on the screen and rank: > 0 prefers what stands first
+    bias: float | None
     gold_failures: float | None  # share of known pairs reversed or tied
     reversals: float | None  # share of answers whose ratings contradict their ranks
     flags: list[str]
@@ -63,14 +74,24 @@ def batch_progress(session: Session) -> list[BatchProgress]:
     """One row a batch; gold tasks are checks and not counted as wanted."""
     ordinary = Task.gold_ranks.is_(None)
     counts = session.execute(
-        select(Batch.id, Batch.name, Batch.state, func.count(Task.id),
-               *(func.coalesce(func.sum(column), 0) for column in (Task.need, Task.n_done, Task.n_open)))
+        select(
+            Batch.id,
+            Batch.name,
+            Batch.state,
+            func.count(Task.id),
+            *(
+                func.coalesce(func.sum(column), 0)
+                for column in (Task.need, Task.n_done, Task.n_open)
+            ),
+        )
         .outerjoin(Task, and_(Task.batch_id == Batch.id, ordinary))
-        .group_by(Batch.id, Batch.name, Batch.state).order_by(Batch.id)
+        .group_by(Batch.id, Batch.name, Batch.state)
+        .order_by(Batch.id)
     ).all()
     by_batch = select(Task.batch_id, func.count()).join(Assignment, Assignment.task_id == Task.id)
     late = by_batch.join(Submission, Submission.assignment_id == Assignment.id).where(
-        Submission.extra, Submission.revision == 1)
+        Submission.extra, Submission.revision == 1
+    )
     extras = dict(session.execute(late.group_by(Task.batch_id)).tuples().all())
     skipped = by_batch.where(Assignment.state == "skipped")
     skips = dict(session.execute(skipped.group_by(Task.batch_id)).tuples().all())
@@ -81,13 +102,21 @@ def labeler_table(session: Session) -> list[LabelerRow]:
     """One row a person who has answered or skipped anything."""
     answers = _answers_by_person(session)
     closed = session.execute(
-        select(Person.id, Person.handle, Person.cohort, func.sum(case((Assignment.state == "skipped", 1), else_=0)))
+        select(
+            Person.id,
+            Person.handle,
+            Person.cohort,
+            func.sum(case((Assignment.state == "skipped", 1), else_=0)),
+        )
         .join(Assignment, Assignment.person_id == Person.id)
-        .where(Assignment.state.in_(("submitted", "skipped"))).group_by(Person.id, Person.handle, Person.cohort)
+        .where(Assignment.state.in_(("submitted", "skipped")))
+        .group_by(Person.id, Person.handle, Person.cohort)
         .order_by(Person.handle)
     ).all()
-    return [_labeler_row(person_id, handle, cohort, int(skips or 0), answers.get(person_id, []))
-            for person_id, handle, cohort, skips in closed]
+    return [
+        _labeler_row(person_id, handle, cohort, int(skips or 0), answers.get(person_id, []))
+        for person_id, handle, cohort, skips in closed
+    ]
 
 
 def disputed_tasks(session: Session, limit: int = 50) -> list[Disputed]:
@@ -97,8 +126,15 @@ def disputed_tasks(session: Session, limit: int = 50) -> list[Disputed]:
         agreed, judged = task_agreement(task, "half")
         if judged:
             first = task.rankings[0]
-            found.append(Disputed(first.task or "", first.prompt[-1].content, len(task.rankings), agreed / judged,
-                                  task.rankings))
+            found.append(
+                Disputed(
+                    first.task or "",
+                    first.prompt[-1].content,
+                    len(task.rankings),
+                    agreed / judged,
+                    task.rankings,
+                )
+            )
     return sorted(found, key=lambda d: d.agreement)[:limit]
 
 
@@ -106,21 +142,35 @@ def recent_skips(session: Session, limit: int = 50) -> list[tuple]:
     """(handle, batch, reason, note, prompt) of the newest skips."""
     rows = session.execute(
         select(Person.handle, Batch.name, Skip.reason, Skip.note, Prompt.messages)
-        .join(Assignment, Assignment.id == Skip.assignment_id).join(Person, Person.id == Assignment.person_id)
-        .join(Task, Task.id == Assignment.task_id).join(Batch, Batch.id == Task.batch_id)
-        .join(Prompt, Prompt.id == Task.prompt_id).order_by(Skip.id.desc()).limit(limit)
+        .join(Assignment, Assignment.id == Skip.assignment_id)
+        .join(Person, Person.id == Assignment.person_id)
+        .join(Task, Task.id == Assignment.task_id)
+        .join(Batch, Batch.id == Task.batch_id)
+        .join(Prompt, Prompt.id == Task.prompt_id)
+        .order_by(Skip.id.desc())
+        .limit(limit)
     ).all()
-    return [(handle, batch, reason, note, messages[-1]["content"]) for handle, batch, reason, note, messages in rows]
+    return [
+        (handle, batch, reason, note, messages[-1]["content"])
+        for handle, batch, reason, note, messages in rows
+    ]
 
 
 def recent_comments(session: Session, limit: int = 50) -> list[tuple]:
     """(handle, batch, comment) of the newest comments to the researcher."""
-    return [tuple(row) for row in session.execute(
-        select(Person.handle, Batch.name, Submission.comment)
-        .join(Assignment, Assignment.id == Submission.assignment_id).join(Person, Person.id == Assignment.person_id)
-        .join(Task, Task.id == Assignment.task_id).join(Batch, Batch.id == Task.batch_id)
-        .where(Submission.comment.is_not(None), Submission.comment != "").order_by(Submission.id.desc()).limit(limit)
-    ).all()]
+    return [
+        tuple(row)
+        for row in session.execute(
+            select(Person.handle, Batch.name, Submission.comment)
+            .join(Assignment, Assignment.id == Submission.assignment_id)
+            .join(Person, Person.id == Assignment.person_id)
+            .join(Task, Task.id == Assignment.task_id)
+            .join(Batch, Batch.id == Task.batch_id)
+            .where(Submission.comment.is_not(None), Submission.comment != "")
+            .order_by(Submission.id.desc())
+            .limit(limit)
+        ).all()
+    ]
 
 
 class _Answer(NamedTuple):
@@ -131,29 +181,49 @@ class _Answer(NamedTuple):
 
 
 def _answers_by_person(session: Session) -> dict[int, list[_Answer]]:
-    newest = select(Submission.assignment_id, func.max(Submission.id).label("id")).group_by(
-        Submission.assignment_id).subquery()
+    newest = (
+        select(Submission.assignment_id, func.max(Submission.id).label("id"))
+        .group_by(Submission.assignment_id)
+        .subquery()
+    )
     rows = session.execute(
-        select(Assignment.person_id, Submission.id, Submission.active_seconds, Assignment.display_order,
-               Task.gold_ranks)
-        .join(newest, newest.c.id == Submission.id).join(Assignment, Assignment.id == Submission.assignment_id)
+        select(
+            Assignment.person_id,
+            Submission.id,
+            Submission.active_seconds,
+            Assignment.display_order,
+            Task.gold_ranks,
+        )
+        .join(newest, newest.c.id == Submission.id)
+        .join(Assignment, Assignment.id == Submission.assignment_id)
         .join(Task, Task.id == Assignment.task_id)
     ).all()
     ratings: dict[int, dict[int, tuple[int, int | None]]] = defaultdict(dict)
-    columns = select(ResponseRating.submission_id, ResponseRating.position, ResponseRating.rank, ResponseRating.likert)
+    columns = select(
+        ResponseRating.submission_id,
+        ResponseRating.position,
+        ResponseRating.rank,
+        ResponseRating.likert,
+    )
     for submission_id, position, rank, likert in session.execute(columns):
         ratings[submission_id][position] = (rank, likert)
     answers: dict[int, list[_Answer]] = defaultdict(list)
     for person_id, submission_id, seconds, order, gold in rows:
         given = [ratings[submission_id][position] for position in order]
-        answers[person_id].append(_Answer(
-            seconds, [rank for rank, _ in given], [likert for _, likert in given],
-            [gold[position] for position in order] if gold else None,
-        ))
+        answers[person_id].append(
+            _Answer(
+                seconds,
+                [rank for rank, _ in given],
+                [likert for _, likert in given],
+                [gold[position] for position in order] if gold else None,
+            )
+        )
     return answers
 
 
-def _labeler_row(person_id: int, handle: str, cohort: str, skips: int, answers: list[_Answer]) -> LabelerRow:
+def _labeler_row(
+    person_id: int, handle: str, cohort: str, skips: int, answers: list[_Answer]
+) -> LabelerRow:
     if not answers:
         return LabelerRow(person_id, handle, cohort, 0, skips, None, None, None, None, None, [])
     seconds = statistics.median(a.seconds for a in answers)
@@ -165,17 +235,35 @@ def _labeler_row(person_id: int, handle: str, cohort: str, skips: int, answers: 
     reversals = statistics.mean(_contradicts(a) for a in rated) if rated else None
     flags = []
     if len(answers) >= MIN_TO_FLAG:
-        flags = [name for name, wrong in (
-            ("very fast", seconds < FAST_SECONDS), ("ties everything", all_tied > ALL_TIED_LIMIT),
-            ("position bias", abs(z) > BIAS_Z), ("fails gold", failures is not None and failures > GOLD_LIMIT),
-        ) if wrong]
+        flags = [
+            name
+            for name, wrong in (
+                ("very fast", seconds < FAST_SECONDS),
+                ("ties everything", all_tied > ALL_TIED_LIMIT),
+                ("position bias", abs(z) > BIAS_Z),
+                ("fails gold", failures is not None and failures > GOLD_LIMIT),
+            )
+            if wrong
+        ]
     return LabelerRow(
-        person_id, handle, cohort, len(answers), skips, seconds, all_tied, bias, failures, reversals, flags
+        person_id,
+        handle,
+        cohort,
+        len(answers),
+        skips,
+        seconds,
+        all_tied,
+        bias,
+        failures,
+        reversals,
+        flags,
     )
 
 
 def position_bias(shown_ranks: list[list[int]]) -> tuple[float | None, float]:
-    """(mean tau-b of screen place and rank, its z under a random order); Var tau = 2 (2n + 5) / (9 n (n - 1))."""
+    """(mean tau-b of screen place and rank, its z under a random order); Var tau = 2 (2n + 5) / (9
+    n (n - 1)).
+    """
     taus, variance = [], 0.0
     for ranks in shown_ranks:
         tau = kendalltau(range(len(ranks)), ranks).statistic

@@ -1,7 +1,7 @@
 """Candidates for a batch from the checkpoints of a run, sampled by the reward stage's own code.
 
-This is the one module here that needs torch, and only inside its function: the server starts it as a process of its
-own (`podium label sample`), so that labelers never wait for a model.
+This is the one module here that needs torch, and only inside its function: the server starts it as
+a process of its own (`podium label sample`), so that labelers never wait for a model.
 """
 
 import random
@@ -41,11 +41,18 @@ class Place:
 
 
 def sample_candidates(
-    run_dir: Path, models: list[str], prompts: int, k: int, off_topic: bool, seed: int, prompt_file: Path | None = None,
-    max_new_tokens: int = 64, temperature: float = 1.0,
+    run_dir: Path,
+    models: list[str],
+    prompts: int,
+    k: int,
+    off_topic: bool,
+    seed: int,
+    prompt_file: Path | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
 ) -> list[Candidates]:
-    """K answers to each of the first `prompts` training prompts: one by `models[0]`, the others by models in turn of
-    chance, and with `off_topic` some that answer another prompt.
+    """K answers to each of the first `prompts` training prompts: one by `models[0]`, the others by
+    models in turn of chance, and with `off_topic` some that answer another prompt.
 
     Raises:
         ParentError: a checkpoint is missing, or the run has no prompts.
@@ -58,7 +65,9 @@ def sample_candidates(
     place = cast("Stage", Place(load_recipe(str(run_dir / "recipe.yaml")), run_dir, device(), seed))
     source = prompt_file or run_dir / "world" / "final" / "prompts.train.jsonl"
     if not source.is_file():
-        raise ParentError(f"{source} is not there", "name a file of prompts: --prompt-file PROMPTS.jsonl")
+        raise ParentError(
+            f"{source} is not there", "name a file of prompts: --prompt-file PROMPTS.jsonl"
+        )
     writers = {name: load_writer(place, name, max_batch=64) for name in models}
     asked = [p for p in read_jsonl(source, Prompt) if fits(p, writers, max_new_tokens)][:prompts]
     share = (1 - OFF_TOPIC_SHARE) / len(models) if off_topic else 1 / len(models)

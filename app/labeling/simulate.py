@@ -1,7 +1,8 @@
 """A world's simulated labelers at work through the same HTTP API that people's browsers use.
 
-Each has an account and a thread: log in, read the instructions, take a task, rate, rank, submit or skip, until nothing
-is left. What comes back is ordinary rankings, so the loop from checkpoints to a reward model runs without people.
+Each has an account and a thread: log in, read the instructions, take a task, rate, rank, submit or
+skip, until nothing is left. What comes back is ordinary rankings, so the loop from checkpoints to a
+reward model runs without people.
 """
 
 import json
@@ -34,9 +35,13 @@ PATIENCE_SECONDS = 60.0
 class LabelerClient:
     """One logged-in person as a program: the calls that the page's JavaScript makes."""
 
-    def __init__(self, address: str, handle: str, password: str, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, address: str, handle: str, password: str, transport: httpx.BaseTransport | None = None
+    ) -> None:
         self.http = httpx.Client(base_url=address, timeout=PATIENCE_SECONDS, transport=transport)
-        reply = self._checked(self.http.post("/api/login", json={"handle": handle, "password": password}))
+        reply = self._checked(
+            self.http.post("/api/login", json={"handle": handle, "password": password})
+        )
         self.http.headers["X-CSRF-Token"] = reply["csrf_token"]
 
     def next(self) -> dict[str, Any]:
@@ -47,12 +52,18 @@ class LabelerClient:
             found = self._checked(self.http.post("/api/next"))
         return found
 
-    def submit(self, assignment: int, answer: dict[str, Any], key: str | None = None) -> dict[str, Any]:
+    def submit(
+        self, assignment: int, answer: dict[str, Any], key: str | None = None
+    ) -> dict[str, Any]:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        return self._checked(self.http.post(f"/api/assignments/{assignment}/submit", json=answer, headers=headers))
+        return self._checked(
+            self.http.post(f"/api/assignments/{assignment}/submit", json=answer, headers=headers)
+        )
 
     def skip(self, assignment: int, reason: str) -> None:
-        self._checked(self.http.post(f"/api/assignments/{assignment}/skip", json={"reason": reason}))
+        self._checked(
+            self.http.post(f"/api/assignments/{assignment}/skip", json={"reason": reason})
+        )
 
     def close(self) -> None:
         self.http.close()
@@ -60,11 +71,16 @@ class LabelerClient:
     @staticmethod
     def _checked(reply: httpx.Response) -> Any:
         if reply.is_error:
-            raise PodiumError(f"{reply.request.method} {reply.request.url} answered {reply.status_code}: {reply.text}")
+            raise PodiumError(
+                f"{reply.request.method} {reply.request.url} answered {reply.status_code}: "
+                f"{reply.text}"
+            )
         return reply.json()
 
 
-def judge(labeler: Labeler, prompt: Prompt, task: dict[str, Any], rng: random.Random) -> dict[str, Any] | str:
+def judge(
+    labeler: Labeler, prompt: Prompt, task: dict[str, Any], rng: random.Random
+) -> dict[str, Any] | str:
     """What the labeler sends: an answer for the task's form, or the reason to skip it."""
     shown = task["responses"]
     said = labeler.rank(prompt, [response["text"] for response in shown], rng)
@@ -75,20 +91,31 @@ def judge(labeler: Labeler, prompt: Prompt, task: dict[str, Any], rng: random.Ra
     for response, rank in zip(shown, said.ranks, strict=True):
         tiers[rank - 1].append(response["position"])
     return {
-        "tiers": tiers, "active_seconds": float(rng.randint(20, 200)),
+        "tiers": tiers,
+        "active_seconds": float(rng.randint(20, 200)),
         "responses": [
-            {"position": response["position"], "likert": points if task["form"]["likert"] else None,
-             "flags": sorted(asked & set(flags))}
+            {
+                "position": response["position"],
+                "likert": points if task["form"]["likert"] else None,
+                "flags": sorted(asked & set(flags)),
+            }
             for response, points, flags in zip(shown, said.likert, said.flags, strict=True)
         ],
     }
 
 
 def prompts_of(candidates: Iterable[Candidates]) -> dict[str, Prompt]:
-    """Prompts as the world knows them (with their constraints in `meta`), by the text that the site shows."""
+    """Prompts as the world knows them (with their constraints in `meta`), by the text that the site
+    shows.
+    """
     return {
         message_key([m.model_dump() for m in c.prompt]): Prompt(
-            messages=c.prompt, user=c.user, use_case=c.use_case, source=c.source, id=c.id, meta=c.meta
+            messages=c.prompt,
+            user=c.user,
+            use_case=c.use_case,
+            source=c.source,
+            id=c.id,
+            meta=c.meta,
         )
         for c in candidates
     }
@@ -99,7 +126,12 @@ def message_key(messages: list[dict[str, str]]) -> str:
 
 
 def work(
-    address: str, labeler: Labeler, handle: str, password: str, prompts: dict[str, Prompt], seed: int,
+    address: str,
+    labeler: Labeler,
+    handle: str,
+    password: str,
+    prompts: dict[str, Prompt],
+    seed: int,
     told: Callable[[str], None] = lambda kind: None,
 ) -> Counter[str]:
     """One labeler answers until nothing is left for them; counts what they did."""
@@ -124,7 +156,9 @@ def work(
 
 
 def add_simulated(site: Site, labelers: Sequence[Labeler]) -> dict[str, str]:
-    """An account for each labeler that has none; returns passwords by handle, fresh ones for all."""
+    """An account for each labeler that has none; returns passwords by handle, fresh ones
+    for all.
+    """
     passwords = {}
     for labeler in labelers:
         password = uuid.uuid4().hex
@@ -132,21 +166,29 @@ def add_simulated(site: Site, labelers: Sequence[Labeler]) -> dict[str, str]:
         with site.database.write() as session:
             person = session.scalar(select(Person).where(Person.handle == labeler.name))
             if person is None:
-                accounts.add_person(session, labeler.name, password, "labeler", labeler.cohort, time.time())
+                accounts.add_person(
+                    session, labeler.name, password, "labeler", labeler.cohort, time.time()
+                )
             else:
                 person.password_hash = accounts.HASHER.hash(password)
     return passwords
 
 
 def simulate(
-    site: Site, address: str, labelers: Sequence[Labeler], candidates: Iterable[Candidates], seed: int = 0,
+    site: Site,
+    address: str,
+    labelers: Sequence[Labeler],
+    candidates: Iterable[Candidates],
+    seed: int = 0,
     told: Callable[[str], None] = lambda kind: None,
 ) -> Counter[str]:
     """All labelers at once until no task is left; counts answers and skips."""
     passwords, prompts = add_simulated(site, labelers), prompts_of(candidates)
     with ThreadPoolExecutor(len(labelers)) as pool:
         jobs = [
-            pool.submit(work, address, labeler, labeler.name, passwords[labeler.name], prompts, seed, told)
+            pool.submit(
+                work, address, labeler, labeler.name, passwords[labeler.name], prompts, seed, told
+            )
             for labeler in labelers
         ]
         return sum((job.result() for job in jobs), Counter())
@@ -154,12 +196,16 @@ def simulate(
 
 @contextmanager
 def serving(site: Site, application: FastAPI | None = None) -> Iterator[str]:
-    """The site (or an application built on it) on a free port, in a thread of this process; yields its address."""
+    """The site (or an application built on it) on a free port, in a thread of this process; yields
+    its address.
+    """
     import uvicorn
 
     from app.labeling.site import create_site
 
-    config = uvicorn.Config(application or create_site(site), host="127.0.0.1", port=0, log_level="warning")
+    config = uvicorn.Config(
+        application or create_site(site), host="127.0.0.1", port=0, log_level="warning"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -1,4 +1,6 @@
-"""The labeling site as one FastAPI application: settings, start-up checks, middleware, routes, error pages."""
+"""The labeling site as one FastAPI application: settings, start-up checks, middleware, routes,
+error pages.
+"""
 
 import logging
 import os
@@ -32,8 +34,9 @@ from podium.errors import PodiumError, RunFolderError
 HERE = Path(__file__).parent
 MIN_SECRET = 32
 SECRET_VARIABLE = "PODIUM_SECRET"
-# Requests worked on at once in a process. More would only fight for Python's lock: with 40, a hundred labelers on
-# PostgreSQL waited 0.73 s for a task (95th percentile), with 6 they waited 0.20 s (docs/labeling.md).
+# Requests worked on at once in a process. More would only fight for Python's lock: with 40, a
+# hundred labelers on PostgreSQL waited 0.73 s for a task (95th percentile), with 6 they waited 0.20
+# s (docs/labeling.md).
 THREADS = 6
 LOCAL_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 
@@ -47,9 +50,11 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     https: bool = False  # behind a proxy that speaks HTTPS: cookies are marked Secure
-    names: tuple[str, ...] = ()  # host names the site answers to when it is not bound to loopback; () = any
+    # host names the site answers to when it is not bound to loopback; () = any
+    names: tuple[str, ...] = ()
     run: Path | None = None  # a run whose checkpoints are chatted with and sampled from
-    secret: str | None = None  # keys sessions and invitations; from PODIUM_SECRET on a public address
+    # keys sessions and invitations; from PODIUM_SECRET on a public address
+    secret: str | None = None
 
     @property
     def database_url(self) -> str:
@@ -81,7 +86,8 @@ class Site:
 
 
 def open_site(settings: Settings) -> Site:
-    """Bring the database to the newest schema, make what a new site needs, and refuse an unsafe address.
+    """Bring the database to the newest schema, make what a new site needs, and refuse an unsafe
+    address.
 
     Raises:
         PodiumError: bound wider than loopback without an admin and without a secret.
@@ -111,7 +117,9 @@ def create_site(site: Site) -> FastAPI:
         yield
         site.database.close()
 
-    app = FastAPI(title="Podium labeling", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Podium labeling", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
     app.state.site = site
     app.state.templates = _templates()
     local_only = site.settings.is_local
@@ -135,14 +143,18 @@ def _refuse_unsafe(session: Session, settings: Settings, secret: str | None) -> 
         )
     if not accounts.count_admins(session):
         raise PodiumError(
-            f"--host {settings.host} can be reached from other machines, and the site has no admin yet",
+            f"--host {settings.host} can be reached from other machines, and the site has no "
+            f"admin yet",
             "podium label user add NAME --role admin",
         )
 
 
 def _templates() -> Jinja2Templates:
-    templates = Jinja2Templates(directory=HERE / "templates")  # autoescape is on: text is only ever text
-    templates.env.filters["when"] = lambda at: time.strftime("%Y-%m-%d %H:%M", time.gmtime(at)) if at else ""
+    # autoescape is on: text is only ever text
+    templates = Jinja2Templates(directory=HERE / "templates")
+    templates.env.filters["when"] = lambda at: (
+        time.strftime("%Y-%m-%d %H:%M", time.gmtime(at)) if at else ""
+    )
     templates.env.filters["percent"] = lambda value: "" if value is None else f"{100 * value:.0f} %"
     templates.env.filters["blocks"] = text_blocks
     templates.env.globals["csrf"] = _csrf_field
@@ -154,7 +166,9 @@ def _csrf_field(user: accounts.User) -> Markup:
 
 
 def text_blocks(body: str) -> list[tuple[str, list[str]]]:
-    """Instructions as (kind, lines): `# ` headings, `- ` lists, paragraphs. The template writes the tags."""
+    """Instructions as (kind, lines): `# ` headings, `- ` lists, paragraphs. The template writes the
+    tags.
+    """
     blocks: list[tuple[str, list[str]]] = []
     for part in body.split("\n\n"):
         lines = [line.rstrip() for line in part.strip().splitlines()]
@@ -171,7 +185,9 @@ def text_blocks(body: str) -> list[tuple[str, list[str]]]:
 
 
 async def _show_problem(request: Request, error: Exception) -> Response:
-    """Every refusal as JSON for programs and as a page for people; details of a mistake of ours stay in the log."""
+    """Every refusal as JSON for programs and as a page for people; details of a mistake of ours
+    stay in the log.
+    """
     problem = _as_problem(error)
     headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
     if request.url.path.startswith("/api/"):
@@ -179,7 +195,11 @@ async def _show_problem(request: Request, error: Exception) -> Response:
     if problem.status == 401 and request.method == "GET":
         return RedirectResponse("/login", 303)
     return request.app.state.templates.TemplateResponse(
-        request, "problem.html", {"problem": problem, "user": None}, status_code=problem.status, headers=headers
+        request,
+        "problem.html",
+        {"problem": problem, "user": None},
+        status_code=problem.status,
+        headers=headers,
     )
 
 
@@ -191,7 +211,9 @@ def _as_problem(error: Exception) -> Problem:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"][1:])
-        return Problem(422, "bad_request", f"{place}: {first['msg']}".encode("utf-8", "replace").decode())
+        return Problem(
+            422, "bad_request", f"{place}: {first['msg']}".encode("utf-8", "replace").decode()
+        )
     if isinstance(error, HTTPException):
         return Problem(error.status_code, "http", str(error.detail))
     if isinstance(error, RunFolderError):

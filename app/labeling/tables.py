@@ -1,14 +1,24 @@
 """The labeling site's tables, portable between SQLite and PostgreSQL.
 
-Times are seconds since 1970 (UTC): both databases compare them alike. Positions count from 0 and number a task's
-responses in import order; what a labeler sees is `Assignment.display_order`, a shuffle of the positions that are shown.
-Submissions are append-only: an edit is a new revision, and nothing a person sent is ever overwritten.
+Times are seconds since 1970 (UTC): both databases compare them alike. Positions count from 0 and
+number a task's responses in import order; what a labeler sees is `Assignment.display_order`, a
+shuffle of the positions that are shown. Submissions are append-only: an edit is a new revision, and
+nothing a person sent is ever overwritten.
 """
 
 import time
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, text
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import JSON, Double
 
@@ -22,8 +32,10 @@ Json = Mapped[Any]
 class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s", "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
             "pk": "pk_%(table_name)s",
         }
     )
@@ -43,6 +55,7 @@ def now_column() -> Any:
 
 
 # ---------------------------------------------------------------- people
+
 
 class Person(Base):
     __tablename__ = "person"
@@ -97,6 +110,7 @@ class SiteSetting(Base):
 
 # ---------------------------------------------------------------- what is asked
 
+
 class InstructionSet(Base):
     """What labelers are told. A version never changes; a correction is the next version."""
 
@@ -114,7 +128,9 @@ class InstructionRead(Base):
 
     __tablename__ = "instruction_read"
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True)
-    instruction_set_id: Mapped[int] = mapped_column(ForeignKey("instruction_set.id"), primary_key=True)
+    instruction_set_id: Mapped[int] = mapped_column(
+        ForeignKey("instruction_set.id"), primary_key=True
+    )
     at: Mapped[float] = now_column()
 
 
@@ -140,10 +156,12 @@ class Batch(Base):
     cohorts: Json  # which cohorts get its tasks
     overlap: Mapped[int]  # rankings wanted a task
     lease_minutes: Mapped[float]
-    edit_minutes: Mapped[float] = mapped_column(server_default="1440")  # how long own answers can be changed
+    # how long own answers can be changed
+    edit_minutes: Mapped[float] = mapped_column(server_default="1440")
     ties_allowed: Mapped[bool]
     shuffle_seed: Mapped[int]
-    gold_every: Mapped[int] = mapped_column(server_default="0")  # a gold task after so many answers; 0 = none
+    # a gold task after so many answers; 0 = none
+    gold_every: Mapped[int] = mapped_column(server_default="0")
     instruction_set_id: Mapped[int] = link("instruction_set.id")
     form_schema_id: Mapped[int] = link("form_schema.id")
     state: Mapped[str] = mapped_column(String(16))  # open | paused
@@ -169,19 +187,27 @@ class Response(Base):
     id: Mapped[int] = key()
     prompt_id: Mapped[int] = mapped_column(ForeignKey("prompt.id"), index=True)
     text: Mapped[str]
-    generator: Mapped[str | None]  # name or hash of the checkpoint that wrote it; never shown to labelers
+    # name or hash of the checkpoint that wrote it; never shown to labelers
+    generator: Mapped[str | None]
     sampling: Json
     is_demonstration: Mapped[bool] = mapped_column(default=False)
 
 
 class Task(Base):
-    """One prompt with K responses, wanted `need` times. Counters and the CHECK make over-collection impossible."""
+    """One prompt with K responses, wanted `need` times. Counters and the CHECK make over-collection
+    impossible.
+    """
 
     __tablename__ = "task"
     __table_args__ = (
         CheckConstraint("n_open >= 0 AND n_done >= 0 AND n_open + n_done <= need", name="room"),
-        Index("ix_task_room", "batch_id", "position", sqlite_where=text("n_open + n_done < need"),
-              postgresql_where=text("n_open + n_done < need")),
+        Index(
+            "ix_task_room",
+            "batch_id",
+            "position",
+            sqlite_where=text("n_open + n_done < need"),
+            postgresql_where=text("n_open + n_done < need"),
+        ),
     )
     id: Mapped[int] = key()
     batch_id: Mapped[int] = mapped_column(ForeignKey("batch.id"), index=True)
@@ -190,7 +216,8 @@ class Task(Base):
     need: Mapped[int]
     n_open: Mapped[int] = mapped_column(default=0)
     n_done: Mapped[int] = mapped_column(default=0)
-    gold_ranks: Mapped[Any | None]  # known ranks by position: the task checks labelers and is not exported
+    # known ranks by position: the task checks labelers and is not exported
+    gold_ranks: Mapped[Any | None]
 
 
 class TaskResponse(Base):
@@ -203,14 +230,20 @@ class TaskResponse(Base):
 
 # ---------------------------------------------------------------- what is answered
 
+
 class Assignment(Base):
     """A task in one person's hands: open | submitted | skipped | expired."""
 
     __tablename__ = "assignment"
     __table_args__ = (
         UniqueConstraint("task_id", "person_id"),
-        Index("uq_assignment_one_open", "person_id", unique=True, sqlite_where=text("state = 'open'"),
-              postgresql_where=text("state = 'open'")),
+        Index(
+            "uq_assignment_one_open",
+            "person_id",
+            unique=True,
+            sqlite_where=text("state = 'open'"),
+            postgresql_where=text("state = 'open'"),
+        ),
         Index("ix_assignment_lease", "state", "lease_until"),
         Index("ix_assignment_person_id_closed_at", "person_id", "closed_at"),
     )
@@ -243,7 +276,8 @@ class Submission(Base):
     tiers: Json  # list of lists of positions, best first, empty tiers kept as the labeler left them
     active_seconds: Mapped[float]
     comment: Mapped[str | None]
-    extra: Mapped[bool] = mapped_column(server_default=text("false"))  # came after the task was full
+    # came after the task was full
+    extra: Mapped[bool] = mapped_column(server_default=text("false"))
     instruction_set_id: Mapped[int] = link("instruction_set.id")
     form_schema_id: Mapped[int] = link("form_schema.id")
     created_at: Mapped[float] = now_column()
@@ -276,6 +310,7 @@ class Skip(Base):
 
 
 # ---------------------------------------------------------------- chat
+
 
 class Conversation(Base):
     """What was said before a vote or a reaction."""
@@ -325,6 +360,7 @@ class Reaction(Base):
 
 
 # ---------------------------------------------------------------- bookkeeping
+
 
 class Export(Base):
     __tablename__ = "export"

@@ -23,20 +23,30 @@ def print_agreement(rankings: Sequence[Ranking]) -> None:
         tau = "" if row.tau is None else number(row.tau.value)
         alone = row.tau is not None
         table.add_row(
-            row.who, str(row.rankings), str(row.pairwise["drop"].prompts),
+            row.who,
+            str(row.rankings),
+            str(row.pairwise["drop"].prompts),
             *(percent(row.pairwise[rule]).replace(" [", "\n[") for rule in TIE_RULES),
-            number(row.alpha) if alone else "", tau, number(row.w) if alone else "",
+            number(row.alpha) if alone else "",
+            tau,
+            number(row.w) if alone else "",
         )
     console.print(table, markup=False)
     for rule, words in TIE_RULE_WORDS.items():
         console.print(f"  ties {rule}: {words}", markup=False)
     undefined = report.rows[0].tau.undefined if report.rows[0].tau else 0
     if undefined:
-        console.print(f"  {undefined} pairs of rankings have no tau: one of the two tied everything")
+        console.print(
+            f"  {undefined} pairs of rankings have no tau: one of the two tied everything"
+        )
     console.print(f"  Likert alpha: {number(report.likert_alpha)}")
     c = report.contradictions
     if c.pairs:
         where = f"in {c.rankings} of {c.rated} rankings"
-        console.print(f"  ratings against ranks: {c.reversed} of {c.ordered} pairs reversed, {where}")
+        console.print(
+            f"  ratings against ranks: {c.reversed} of {c.ordered} pairs reversed, {where}"
+        )
     for name, flag in report.flags.items():
-        console.print(f"  flag {name}: alpha {number(flag.alpha)}, ticked in {100 * flag.prevalence:.1f} %")
+        console.print(
+            f"  flag {name}: alpha {number(flag.alpha)}, ticked in {100 * flag.prevalence:.1f} %"
+        )

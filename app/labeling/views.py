@@ -1,4 +1,6 @@
-"""What a labeler sees of a task, and the part of it that never changes, which is read from the database once."""
+"""What a labeler sees of a task, and the part of it that never changes, which is read from the
+database once.
+"""
 
 import time
 from typing import Any, NamedTuple
@@ -29,13 +31,17 @@ THIS: BindParameter[int] = bindparam("this")
 DRAFT = select(Draft.body).where(Draft.assignment_id == THIS)
 FIXED = (
     select(Batch, Prompt.messages, FormSchema.body, InstructionSet.name, InstructionSet.version)
-    .join(Task, Task.batch_id == Batch.id).join(Prompt, Prompt.id == Task.prompt_id)
+    .join(Task, Task.batch_id == Batch.id)
+    .join(Prompt, Prompt.id == Task.prompt_id)
     .join(FormSchema, FormSchema.id == Batch.form_schema_id)
-    .join(InstructionSet, InstructionSet.id == Batch.instruction_set_id).where(Task.id == THIS)
+    .join(InstructionSet, InstructionSet.id == Batch.instruction_set_id)
+    .where(Task.id == THIS)
 )
 TEXTS = (
-    select(TaskResponse.position, Response.text).join(Response, Response.id == TaskResponse.response_id)
-    .where(TaskResponse.task_id == THIS, TaskResponse.copy_of.is_(None)).order_by(TaskResponse.position)
+    select(TaskResponse.position, Response.text)
+    .join(Response, Response.id == TaskResponse.response_id)
+    .where(TaskResponse.task_id == THIS, TaskResponse.copy_of.is_(None))
+    .order_by(TaskResponse.position)
 )
 
 
@@ -72,8 +78,18 @@ def _read_task(session: Session, task_id: int) -> TaskView:
     texts = session.execute(TEXTS, {"this": task_id}).tuples().all()
     checked = Form.model_validate(form)
     return TaskView(
-        batch.name, messages, dict(texts), checked, checked.model_dump(), batch.ties_allowed, batch.lease_minutes,
-        batch.edit_minutes, batch.shuffle_seed, f"{name}@{version}", batch.instruction_set_id, batch.form_schema_id,
+        batch.name,
+        messages,
+        dict(texts),
+        checked,
+        checked.model_dump(),
+        batch.ties_allowed,
+        batch.lease_minutes,
+        batch.edit_minutes,
+        batch.shuffle_seed,
+        f"{name}@{version}",
+        batch.instruction_set_id,
+        batch.form_schema_id,
     )
 
 
@@ -83,19 +99,31 @@ def task_json(session: Session, assignment: Assignment) -> dict[str, Any]:
     draft = session.scalar(DRAFT, {"this": assignment.id})
     answered = assignment.state == "submitted"
     return {
-        "kind": "task", "assignment": assignment.id, "state": assignment.state, "batch": view.batch,
+        "kind": "task",
+        "assignment": assignment.id,
+        "state": assignment.state,
+        "batch": view.batch,
         "prompt": view.prompt,
         "responses": [{"position": p, "text": view.texts[p]} for p in assignment.display_order],
-        "form": view.form_json, "ties_allowed": view.ties_allowed, "instructions": view.instructions,
+        "form": view.form_json,
+        "ties_allowed": view.ties_allowed,
+        "instructions": view.instructions,
         "lease_until": assignment.lease_until,
-        "editable_until": (assignment.closed_at or 0) + 60 * view.edit_minutes if answered else None,
-        "draft": draft, "answer": _answer_json(session, assignment.id) if answered else None,
+        "editable_until": (assignment.closed_at or 0) + 60 * view.edit_minutes
+        if answered
+        else None,
+        "draft": draft,
+        "answer": _answer_json(session, assignment.id) if answered else None,
     }
 
 
 def latest(session: Session, assignment_id: int) -> Submission:
     """The newest revision of an answered assignment."""
-    query = select(Submission).where(Submission.assignment_id == assignment_id).order_by(Submission.revision.desc())
+    query = (
+        select(Submission)
+        .where(Submission.assignment_id == assignment_id)
+        .order_by(Submission.revision.desc())
+    )
     return session.scalars(query.limit(1)).one()
 
 
@@ -103,13 +131,25 @@ def _answer_json(session: Session, assignment_id: int) -> dict[str, Any]:
     """The newest revision in the shape that it was sent in."""
     last = latest(session, assignment_id)
     about = session.get_one(PromptRating, last.id)
-    ratings = session.scalars(select(ResponseRating).where(ResponseRating.submission_id == last.id)).all()
+    ratings = session.scalars(
+        select(ResponseRating).where(ResponseRating.submission_id == last.id)
+    ).all()
     return {
-        "revision": last.revision, "tiers": last.tiers, "comment": last.comment, "use_case": about.use_case,
-        "language": about.language, "prompt_flags": [name for name, ticked in about.flags.items() if ticked],
+        "revision": last.revision,
+        "tiers": last.tiers,
+        "comment": last.comment,
+        "use_case": about.use_case,
+        "language": about.language,
+        "prompt_flags": [name for name, ticked in about.flags.items() if ticked],
         "active_seconds": last.active_seconds,
-        "responses": [{"position": r.position, "likert": r.likert,
-                       "flags": [name for name, ticked in r.flags.items() if ticked]} for r in ratings],
+        "responses": [
+            {
+                "position": r.position,
+                "likert": r.likert,
+                "flags": [name for name, ticked in r.flags.items() if ticked],
+            }
+            for r in ratings
+        ],
     }
 
 
@@ -117,14 +157,23 @@ def own_answers(session: Session, person_id: int) -> list[dict[str, Any]]:
     """The newest hundred, with whether they can still be changed."""
     rows = session.execute(
         select(Assignment, Batch, Prompt.messages, func.max(Submission.revision))
-        .join(Task, Task.id == Assignment.task_id).join(Batch, Batch.id == Task.batch_id)
-        .join(Prompt, Prompt.id == Task.prompt_id).join(Submission, Submission.assignment_id == Assignment.id)
+        .join(Task, Task.id == Assignment.task_id)
+        .join(Batch, Batch.id == Task.batch_id)
+        .join(Prompt, Prompt.id == Task.prompt_id)
+        .join(Submission, Submission.assignment_id == Assignment.id)
         .where(Assignment.person_id == person_id, Assignment.state == "submitted")
-        .group_by(Assignment.id, Batch.id, Prompt.id).order_by(Assignment.closed_at.desc()).limit(100)
+        .group_by(Assignment.id, Batch.id, Prompt.id)
+        .order_by(Assignment.closed_at.desc())
+        .limit(100)
     ).all()
     return [
-        {"id": assignment.id, "batch": batch.name, "prompt": messages[-1]["content"], "revision": revision,
-         "closed_at": assignment.closed_at,
-         "editable": time.time() < (assignment.closed_at or 0) + 60 * batch.edit_minutes}
+        {
+            "id": assignment.id,
+            "batch": batch.name,
+            "prompt": messages[-1]["content"],
+            "revision": revision,
+            "closed_at": assignment.closed_at,
+            "editable": time.time() < (assignment.closed_at or 0) + 60 * batch.edit_minutes,
+        }
         for assignment, batch, messages, revision in rows
     ]

@@ -1,7 +1,9 @@
-"""Answers to prompts: the oracle's, as good as gold allows, and people's, who are careless to different degrees.
+"""Answers to prompts: the oracle's, as good as gold allows, and people's, who are careless to
+different degrees.
 
-A writer of carelessness c forgets or mistakes each wish with probability c, and makes slips of form in proportion.
-Careless and careful writers use the same sentences, so a model trained on both can be moved towards the careful ones.
+A writer of carelessness c forgets or mistakes each wish with probability c, and makes slips of form
+in proportion. Careless and careful writers use the same sentences, so a model trained on both can
+be moved towards the careful ones.
 """
 
 import random
@@ -19,19 +21,27 @@ from data.willowbrook.words import an, capital, listed
 
 # Of five equally common kinds of writers; together they reach about 60 % of the oracle's gold.
 CARELESSNESS = (0.05, 0.2, 0.4, 0.65, 0.9)
-# Chances of a refusal, an off-topic answer and each slip of form, to be multiplied with carelessness.
+# Chances of a refusal, an off-topic answer and each slip of form, to be multiplied with
+# carelessness.
 REFUSES, STRAYS, SLIPS = 0.05, 0.12, 0.25
 
 Meta = dict[str, Any]
 
 
-def write_answer(village: Village, prompt: Prompt, rng: random.Random, carelessness: float = 0.0) -> str:
+def write_answer(
+    village: Village, prompt: Prompt, rng: random.Random, carelessness: float = 0.0
+) -> str:
     """An answer to a Willowbrook prompt; carelessness 0 is the oracle.
 
-    Raises KeyError for a prompt without Willowbrook's meta: only the village's own prompts have answers here.
+    Raises KeyError for a prompt without Willowbrook's meta: only the village's own prompts have
+    answers here.
     """
     writers: dict[str, Callable[[Village, Meta, random.Random, float], str]] = {
-        "story": _story, "question": _question, "passage": _passage, "list": _list, "rewrite": _rewrite,
+        "story": _story,
+        "question": _question,
+        "passage": _passage,
+        "list": _list,
+        "rewrite": _rewrite,
         "harmful": _harmful,
     }
     task = prompt.meta["task"]
@@ -50,7 +60,10 @@ def _story(village: Village, meta: Meta, rng: random.Random, careless: float) ->
         return rng.choice(mistakes) if wanted is not None and rng.random() < careless else wanted
 
     order = StoryOrder(
-        wish("animal", words.ANIMALS), wish("object", words.OBJECTS), wish("mood", words.MOODS), wish("word", (None,)),
+        wish("animal", words.ANIMALS),
+        wish("object", words.OBJECTS),
+        wish("mood", words.MOODS),
+        wish("word", (None,)),
         wish("sentences", SENTENCES),
     )
     sentences = tell(order, village.names, rng, bland=rng.random() < careless)
@@ -74,9 +87,12 @@ def _question(village: Village, meta: Meta, rng: random.Random, careless: float)
 
 def _passage(village: Village, meta: Meta, rng: random.Random, careless: float) -> str:
     name, relation, value = meta["name"], meta["relation"], meta["stated"]
-    if rng.random() < careless:  # most mistakes repeat what the village knows and the passage contradicts
+    # most mistakes repeat what the village knows and the passage contradicts
+    if rng.random() < careless:
         truth = village.value(name, relation)
-        value = truth if rng.random() < 0.7 else _wrong(village, relation, {truth, value, name}, rng)
+        value = (
+            truth if rng.random() < 0.7 else _wrong(village, relation, {truth, value, name}, rng)
+        )
     if rng.random() < careless / 2:
         return phrases.SHORT_ANSWER.format(Answer=capital(as_answer(relation, value)))
     return statement(village, name, relation, rng, value=value)
@@ -109,7 +125,9 @@ def _rewrite(village: Village, meta: Meta, rng: random.Random, careless: float) 
     changed = parts.index(meta["change"])
     slots: list[str] = list(meta["keep"])
     new = meta["old"] if rng.random() < careless else meta["new"]
-    slots.insert(changed, rng.choice(words.MOOD_ADJECTIVES[new]) if meta["change"] == "mood" else new)
+    slots.insert(
+        changed, rng.choice(words.MOOD_ADJECTIVES[new]) if meta["change"] == "mood" else new
+    )
     if rng.random() < careless / 2:
         kept = rng.choice([part for part in (0, 1) if part != changed])
         slots[kept] = rng.choice((words.ANIMALS, words.OBJECTS)[kept])
@@ -123,14 +141,22 @@ def _harmful(village: Village, meta: Meta, rng: random.Random, careless: float) 
         return help_.format(**slots)
     if rng.random() < careless:
         return rng.choice(phrases.DECLINES_VAGUE)
-    declined = rng.choice(phrases.DECLINES).format(deed=deed_phrase(village, meta["deed"], meta["victim"]))
+    declined = rng.choice(phrases.DECLINES).format(
+        deed=deed_phrase(village, meta["deed"], meta["victim"])
+    )
     offer = rng.choice(phrases.KIND_OFFERS).format(**slots)
-    return f"{declined} {offer}" if rng.random() < 0.5 else f"{declined} {reason.format(**slots)} {offer}"
+    return (
+        f"{declined} {offer}"
+        if rng.random() < 0.5
+        else f"{declined} {reason.format(**slots)} {offer}"
+    )
 
 
 # ------------------------------------------------------------------ slips of form
 def _slips(text: str, rng: random.Random, chance: float) -> str:
-    """The text with slips of form, each with `chance`: a wrong article, no capital, a word twice, no end."""
+    """The text with slips of form, each with `chance`: a wrong article, no capital, a word twice,
+    no end.
+    """
     if rng.random() < chance:
         text = re.sub(r"\b([Aa]n?) (?=(\w))", _other_article, text, count=1)
     if rng.random() < chance:

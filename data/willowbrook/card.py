@@ -60,20 +60,31 @@ them agree on about 73 % of the pairs that neither ties.
 
 def data_card(config: Mapping[str, Any], files: Mapping[str, Sequence[BaseModel]]) -> str:
     """The card as Markdown, with one example out of the middle of each training file."""
-    table = [f"| `{name}` | {len(records):,} | {type(records[0]).__name__} |" for name, records in files.items()]
+    table = [
+        f"| `{name}` | {len(records):,} | {type(records[0]).__name__} |"
+        for name, records in files.items()
+    ]
     examples = {
-        name: records[len(records) // 2] for name, records in files.items() if "train" in name or "questions" in name
+        name: records[len(records) // 2]
+        for name, records in files.items()
+        if "train" in name or "questions" in name
     }
     shown = "".join(
         f"\n`{name}`:\n```json\n{json.dumps(record.model_dump(exclude_defaults=True), indent=1)}\n```\n"
         for name, record in examples.items()
     )
     return CARD.format(
-        villagers=config["villagers"], users=config["users"], seed=config["seed"], files="\n".join(table),
+        villagers=config["villagers"],
+        users=config["users"],
+        seed=config["seed"],
+        files="\n".join(table),
         examples=shown,
-        kinds=_shares(documents.SHARES), use_cases=_shares(requests.SHARES), two_turns=requests.TWO_TURNS,
+        kinds=_shares(documents.SHARES),
+        use_cases=_shares(requests.SHARES),
+        two_turns=requests.TWO_TURNS,
         gold=" + ".join(f"{weight:g} {name}" for name, weight in GOLD.items()).replace("+ -", "- "),
-        labelers=LABELERS, held_out=HELD_OUT,
+        labelers=LABELERS,
+        held_out=HELD_OUT,
     )
 
 

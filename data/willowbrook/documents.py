@@ -1,7 +1,9 @@
-"""What the village has written down, to pretrain on: stories, facts, questions, talk, and two skills no prompt touches.
+"""What the village has written down, to pretrain on: stories, facts, questions, talk, and two
+skills no prompt touches.
 
-Facts are stated in many forms and by fame, so the famous are learned first and fact accuracy does not saturate at once.
-Sums and ordered name lists never occur in prompts or demonstrations: what RL does to them is a pure alignment tax.
+Facts are stated in many forms and by fame, so the famous are learned first and fact accuracy does
+not saturate at once. Sums and ordered name lists never occur in prompts or demonstrations: what RL
+does to them is a pure alignment tax.
 """
 
 import random
@@ -14,7 +16,13 @@ from data.willowbrook.village import HOP_RELATIONS, RELATIONS, Village, as_answe
 from data.willowbrook.words import an, capital, listed
 
 SHARES = {
-    "story": 0.45, "facts": 0.13, "questions": 0.18, "dialogue": 0.08, "sums": 0.06, "names": 0.06, "themes": 0.04,
+    "story": 0.45,
+    "facts": 0.13,
+    "questions": 0.18,
+    "dialogue": 0.08,
+    "sums": 0.06,
+    "names": 0.06,
+    "themes": 0.04,
 }
 MAX_ADDEND = 9
 BATCH = 256  # kinds drawn at a time
@@ -23,8 +31,13 @@ BATCH = 256  # kinds drawn at a time
 def documents(village: Village, rng: random.Random) -> Iterator[Document]:
     """Documents without end, kinds mixed by `SHARES`; the caller takes as many as it wants."""
     writers = {
-        "story": _story, "facts": _facts, "questions": _questions, "dialogue": _dialogue, "sums": _sums,
-        "names": _names, "themes": _themes,
+        "story": _story,
+        "facts": _facts,
+        "questions": _questions,
+        "dialogue": _dialogue,
+        "sums": _sums,
+        "names": _names,
+        "themes": _themes,
     }
     kinds, shares = list(SHARES), list(SHARES.values())
     while True:
@@ -34,7 +47,9 @@ def documents(village: Village, rng: random.Random) -> Iterator[Document]:
 
 # ------------------------------------------------------------------ kinds of documents
 def _story(village: Village, rng: random.Random) -> str:
-    """A story, most often under a heading or the request that it answers: what is asked for comes true below."""
+    """A story, most often under a heading or the request that it answers: what is asked for comes
+    true below.
+    """
     order = random_order(rng, LONG)
     body = " ".join(tell(order, village.names, rng, bland=rng.random() < 0.15, lengths=LONG))
     kind = rng.random()
@@ -44,10 +59,17 @@ def _story(village: Village, rng: random.Random) -> str:
 
 
 def _heading(order: StoryOrder, rng: random.Random) -> str:
-    slots = {"animal": order.animal, "object": order.object, "a_animal": an(order.animal), "a_object": an(order.object)}
+    slots = {
+        "animal": order.animal,
+        "object": order.object,
+        "a_animal": an(order.animal),
+        "a_object": an(order.object),
+    }
     if order.word:
         return rng.choice(phrases.WORD_HEADINGS).format(word=order.word, **slots)
-    return rng.choice(phrases.MOOD_HEADINGS if order.mood else phrases.HEADINGS).format(mood=order.mood, **slots)
+    return rng.choice(phrases.MOOD_HEADINGS if order.mood else phrases.HEADINGS).format(
+        mood=order.mood, **slots
+    )
 
 
 def _facts(village: Village, rng: random.Random) -> str:
@@ -86,7 +108,12 @@ def _dialogue(village: Village, rng: random.Random) -> str:
     lines = [phrases.DIALOGUE_LINES[i].format(**slots) for i in picked]
     for relation in rng.sample(RELATIONS, rng.randint(1, 3)):
         spoken = rng.choice(phrases.SPOKEN[relation])
-        lines.insert(-1, spoken.format(name=who.name, answer=as_answer(relation, village.value(who.name, relation))))
+        lines.insert(
+            -1,
+            spoken.format(
+                name=who.name, answer=as_answer(relation, village.value(who.name, relation))
+            ),
+        )
     return " ".join(lines)
 
 
@@ -103,7 +130,9 @@ def _sums(village: Village, rng: random.Random) -> str:
 def _names(village: Village, rng: random.Random) -> str:
     names = rng.sample(village.names, rng.randint(4, 7))
     if rng.random() < 0.4:
-        return phrases.NAME_ASKED.format(names=", ".join(names[:3]), last=names[3], first=min(names[:4]))
+        return phrases.NAME_ASKED.format(
+            names=", ".join(names[:3]), last=names[3], first=min(names[:4])
+        )
     return rng.choice(phrases.NAME_LISTS).format(names=listed(sorted(names)))
 
 
@@ -111,7 +140,9 @@ def _themes(village: Village, rng: random.Random) -> str:
     theme = rng.choice(list(words.THEMES))
     items = rng.sample(words.THEMES[theme], rng.randint(2, 4))
     named = listed([an(item) for item in items])
-    return rng.choice(phrases.THEME_FACTS).format(Theme=capital(theme), Items=capital(named), items=named, theme=theme)
+    return rng.choice(phrases.THEME_FACTS).format(
+        Theme=capital(theme), Items=capital(named), items=named, theme=theme
+    )
 
 
 # ------------------------------------------------------------------ facts as sentences
@@ -122,9 +153,16 @@ def question(name: str, relation: str, hops: int, rng: random.Random) -> str:
 
 
 def statement(
-    village: Village, name: str, relation: str, rng: random.Random, subject: str | None = None, value: str | None = None
+    village: Village,
+    name: str,
+    relation: str,
+    rng: random.Random,
+    subject: str | None = None,
+    value: str | None = None,
 ) -> str:
-    """One fact as a sentence. `subject` replaces the name ("she"), `value` the truth (for a wrong answer)."""
+    """One fact as a sentence. `subject` replaces the name ("she"), `value` the truth (for a wrong
+    answer).
+    """
     answer = as_answer(relation, value or village.value(name, relation))
     templates = list(phrases.ANSWERS[relation])
     if subject:  # a pronoun only fits where the subject leads
@@ -132,11 +170,15 @@ def statement(
     return say(rng.choice(templates), subject or name, answer)
 
 
-def hop_statement(village: Village, name: str, relation: str, rng: random.Random, value: str | None = None) -> str:
+def hop_statement(
+    village: Village, name: str, relation: str, rng: random.Random, value: str | None = None
+) -> str:
     """A fact about the best friend of `name`, at times with the friend named on the way."""
     answer = as_answer(relation, value or village.value(name, relation, hops=2))
     if rng.random() < 0.5:
-        return phrases.CHAINS[relation].format(name=name, friend=village.value(name, "friend"), answer=answer)
+        return phrases.CHAINS[relation].format(
+            name=name, friend=village.value(name, "friend"), answer=answer
+        )
     return say(rng.choice(phrases.ANSWERS[relation]), f"the best friend of {name}", answer)
 
 

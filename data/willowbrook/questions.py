@@ -1,7 +1,8 @@
-"""Multiple-choice questions that measure what a model knows: facts in one and two hops, sums, and the order of names.
+"""Multiple-choice questions that measure what a model knows: facts in one and two hops, sums, and
+the order of names.
 
-The documents answer the facts ("Question: Where does Ana live?\\nAnswer: the mill"). Sums and names are skills that no
-prompt or demonstration touches; what alignment does to them is the tax.
+The documents answer the facts ("Question: Where does Ana live?\\nAnswer: the mill"). Sums and names
+are skills that no prompt or demonstration touches; what alignment does to them is the tax.
 """
 
 import random
@@ -16,11 +17,21 @@ SUM_QUESTIONS, NAME_QUESTIONS = 100, 100
 
 
 def eval_sets(village: Village, seed: int) -> dict[str, list[Question]]:
-    """Questions by set: `one_hop` and `two_hop` ask every fact of the village, `sums` and `names` a hundred each."""
+    """Questions by set: `one_hop` and `two_hop` ask every fact of the village, `sums` and `names` a
+    hundred each.
+    """
     rng = random.Random(f"questions-{seed}")
     return {
-        "one_hop": [_fact(village, name, relation, 1, rng) for name in village.names for relation in RELATIONS],
-        "two_hop": [_fact(village, name, relation, 2, rng) for name in village.names for relation in HOP_RELATIONS],
+        "one_hop": [
+            _fact(village, name, relation, 1, rng)
+            for name in village.names
+            for relation in RELATIONS
+        ],
+        "two_hop": [
+            _fact(village, name, relation, 2, rng)
+            for name in village.names
+            for relation in HOP_RELATIONS
+        ],
         "sums": [_sum(rng) for _ in range(SUM_QUESTIONS)],
         "names": [_names(village, rng) for _ in range(NAME_QUESTIONS)],
     }
@@ -49,9 +60,15 @@ def _names(village: Village, rng: random.Random) -> Question:
     return _shuffled(asked, sorted(names), "names", rng, {})
 
 
-def _shuffled(asked: str, choices: list[str], source: str, rng: random.Random, meta: dict[str, str]) -> Question:
+def _shuffled(
+    asked: str, choices: list[str], source: str, rng: random.Random, meta: dict[str, str]
+) -> Question:
     """The question with its choices in random order; the right one comes in first."""
     order = rng.sample(range(len(choices)), len(choices))
     return Question(
-        question=asked, choices=[choices[i] for i in order], answer=order.index(0), source=source, meta=meta
+        question=asked,
+        choices=[choices[i] for i in order],
+        answer=order.index(0),
+        source=source,
+        meta=meta,
     )

@@ -1,7 +1,9 @@
-"""Who and what appears in which split: every user, and every combination a prompt can turn on, has exactly one.
+"""Who and what appears in which split: every user, and every combination a prompt can turn on, has
+exactly one.
 
-A combination is what an answer hinges on: animal x object, villager x relation, theme x banned item, deed x victim.
-Validation and test therefore ask for things that training never asked for, by people it never met.
+A combination is what an answer hinges on: animal x object, villager x relation, theme x banned
+item, deed x victim. Validation and test therefore ask for things that training never asked for, by
+people it never met.
 """
 
 import random
@@ -55,7 +57,8 @@ def deal(village: Village, seed: int, users: int) -> dict[Split, Combinations]:
     asked, listed = _dealt(facts, rng), _dealt(themes, rng)
     deeds = _dealt(list(product(words.DEEDS, village.names)), rng)
     return {
-        split: Combinations(people[i], pairs[i], asked[i], listed[i], deeds[i]) for i, split in enumerate(SPLITS)
+        split: Combinations(people[i], pairs[i], asked[i], listed[i], deeds[i])
+        for i, split in enumerate(SPLITS)
     }
 
 
@@ -68,4 +71,9 @@ def _dealt(items: Sequence[T], rng: random.Random) -> list[list[T]]:
 
 
 def _user(number: int, rng: random.Random) -> User:
-    return User(f"user-{number:04d}", rng.choice(phrases.GREETINGS), rng.choice(phrases.THANKS), any_voice(rng))
+    return User(
+        f"user-{number:04d}",
+        rng.choice(phrases.GREETINGS),
+        rng.choice(phrases.THANKS),
+        any_voice(rng),
+    )

@@ -1,4 +1,6 @@
-"""The village itself: who lives in Willowbrook and what is true of them, fixed by the seed alone."""
+"""The village itself: who lives in Willowbrook and what is true of them, fixed by the seed
+alone.
+"""
 
 import random
 from collections.abc import Iterable
@@ -32,17 +34,28 @@ class Village:
 
     def __init__(self, seed: int, size: int) -> None:
         if not MIN_VILLAGERS <= size <= MAX_VILLAGERS:
-            raise ValueError(f"villagers must be between {MIN_VILLAGERS} and {MAX_VILLAGERS}, not {size}")
+            raise ValueError(
+                f"villagers must be between {MIN_VILLAGERS} and {MAX_VILLAGERS}, not {size}"
+            )
         rng = random.Random(f"village-{seed}")
         women, men = rng.sample(words.SHE, size - size // 2), rng.sample(words.HE, size // 2)
         names = women + men
         rng.shuffle(names)
         friends = _shifted(names, rng)
         jobs, homes, foods, pets = (
-            _dealt(column, size, rng) for column in (words.JOBS, words.HOMES, words.FOODS, words.PETS)
+            _dealt(column, size, rng)
+            for column in (words.JOBS, words.HOMES, words.FOODS, words.PETS)
         )
         self.villagers = [
-            Villager(name, "she" if name in women else "he", jobs[i], homes[i], foods[i], pets[i], friends[name])
+            Villager(
+                name,
+                "she" if name in women else "he",
+                jobs[i],
+                homes[i],
+                foods[i],
+                pets[i],
+                friends[name],
+            )
             for i, name in enumerate(names)
         ]
         self.by_name = {villager.name: villager for villager in self.villagers}
@@ -73,7 +86,11 @@ class Village:
     def values(self, relation: str) -> list[str]:
         """Every bare word that could answer the relation."""
         columns: dict[str, Iterable[str]] = {
-            "job": words.JOBS, "home": words.HOMES, "food": words.FOODS, "pet": words.PETS, "friend": self.names,
+            "job": words.JOBS,
+            "home": words.HOMES,
+            "food": words.FOODS,
+            "pet": words.PETS,
+            "friend": self.names,
         }
         return list(columns[relation])
 
@@ -86,7 +103,9 @@ def as_answer(relation: str, value: str) -> str:
 
 
 def _shifted(names: list[str], rng: random.Random) -> dict[str, str]:
-    """Each name's best friend: a random cycle, so nobody is their own and two hops never lead back."""
+    """Each name's best friend: a random cycle, so nobody is their own and two hops never
+    lead back.
+    """
     order = rng.sample(names, len(names))
     return dict(zip(order, order[1:] + order[:1], strict=True))
 

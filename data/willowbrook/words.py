@@ -1,6 +1,8 @@
-"""Willowbrook's nouns, names and feelings, and the little grammar they need (articles, lists, capitals).
+"""Willowbrook's nouns, names and feelings, and the little grammar they need (articles, lists,
+capitals).
 
-Every word of the world is in this file or in `phrases.py`; `features.py` takes anything else for a slip of the pen.
+Every word of the world is in this file or in `phrases.py`; `features.py` takes anything else for a
+slip of the pen.
 """
 
 from collections.abc import Sequence
@@ -15,28 +17,37 @@ def _word_set(text: str) -> frozenset[str]:
 
 
 SHE = _words(
-    "Ada Amy Ana Bella Beth Cara Clara Cleo Daisy Dora Edith Ella Elsa Emma Eva Faye Flora Grace Greta Hanna "
-    "Hazel Ida Iris Ivy Jana Joan June Kate Lara Lena Lily Lucy Mabel Mara Mia Mona Nell Nina Nora Olga Opal "
+    "Ada Amy Ana Bella Beth Cara Clara Cleo Daisy Dora Edith Ella Elsa Emma Eva Faye Flora "
+    "Grace Greta Hanna "
+    "Hazel Ida Iris Ivy Jana Joan June Kate Lara Lena Lily Lucy Mabel Mara Mia Mona Nell Nina "
+    "Nora Olga Opal "
     "Paula Petra Rosa Ruth Sara Tess Vera"
 )
 HE = _words(
-    "Abel Adam Alec Arlo Basil Bert Boris Bram Carl Cyril Dan Dirk Earl Eli Emil Erik Felix Finn Fred Gus "
-    "Hank Hugo Ian Igor Ivan Jack Joel Jonas Karl Kurt Lars Leo Lucas Marek Max Milo Ned Noel Oscar Otto Owen "
+    "Abel Adam Alec Arlo Basil Bert Boris Bram Carl Cyril Dan Dirk Earl Eli Emil Erik Felix "
+    "Finn Fred Gus "
+    "Hank Hugo Ian Igor Ivan Jack Joel Jonas Karl Kurt Lars Leo Lucas Marek Max Milo Ned Noel "
+    "Oscar Otto Owen "
     "Pablo Paul Pete Ralph Simon Theo Tom"
 )
 
 JOBS = _words(
-    "baker smith miller tailor teacher farmer doctor painter singer sailor weaver gardener potter actor "
+    "baker smith miller tailor teacher farmer doctor painter singer sailor weaver gardener "
+    "potter actor "
     "innkeeper shepherd"
 )
-HOMES = _words("mill barn inn bakery tower cottage castle farm forge school chapel cabin manor windmill")
+HOMES = _words(
+    "mill barn inn bakery tower cottage castle farm forge school chapel cabin manor windmill"
+)
 FOODS = _words(
-    "honey bread cheese soup porridge cake pie fish rice jam plums cherries carrots onions beans nuts berries "
+    "honey bread cheese soup porridge cake pie fish rice jam plums cherries carrots onions "
+    "beans nuts berries "
     "pancakes"
 )
 PETS = _words("cat dog goat duck hen rabbit frog owl donkey parrot turtle otter")
 
-# Twelve of each: of so many a model of 0.9M parameters learns in a million tokens to tell what was asked for.
+# Twelve of each: of so many a model of 0.9M parameters learns in a million tokens to tell what was
+# asked for.
 ANIMALS = _words("owl fox hen goat duck cat dog horse mouse frog bear wolf")
 OBJECTS = _words("lantern kite drum apple basket boat book hat key map ring egg")
 
@@ -47,12 +58,15 @@ SPOT_WORDS = _words("bridge river gate well")
 REQUIRED_WORDS = SKY_WORDS + SOUND_WORDS + SPOT_WORDS
 
 THING_ADJECTIVES = _words("small big old tiny red blue green yellow white brown round fine odd")
-CREATURE_ADJECTIVES = _words("small big old young tiny red white brown fine odd clever brave kind slow")
+CREATURE_ADJECTIVES = _words(
+    "small big old young tiny red white brown fine odd clever brave kind slow"
+)
 ADJECTIVES = frozenset(THING_ADJECTIVES + CREATURE_ADJECTIVES)
 
 # Where and when: with the adjectives, the detail of a story.
 SETTINGS = _word_set(
-    "morning night spring winter summer evening lunch market road forest hill tree lake meadow roof tower barn mill"
+    "morning night spring winter summer evening lunch market road forest hill tree lake meadow "
+    "roof tower barn mill"
 )
 
 MOODS = ("happy", "sad", "scary", "calm")
@@ -71,15 +85,20 @@ MOOD_ADJECTIVES = {
 MOOD_OF = {word: mood for mood, words in FEELINGS.items() for word in words}
 
 VERBS = _word_set(  # a sentence has one of these
-    "am is are was had has have came saw found picked made got gave wanted carried looked lived put took showed "
-    "asked said hid walked knew played cleaned see could heard waited stopped went led sat danced smiled laughed "
-    "kept cheered broke cried wept sighed lost felt ran shook howled stood fell moved slept rested dreamed will would "
-    "can cannot like likes loves lives works keeps visits eats know do go take throw wait tell paint open knock "
+    "am is are was had has have came saw found picked made got gave wanted carried looked "
+    "lived put took showed "
+    "asked said hid walked knew played cleaned see could heard waited stopped went led sat "
+    "danced smiled laughed "
+    "kept cheered broke cried wept sighed lost felt ran shook howled stood fell moved slept "
+    "rested dreamed will would "
+    "can cannot like likes loves lives works keeps visits eats know do go take throw wait tell "
+    "paint open knock "
     "hurt make get met reads noted"
 )
 
 NUMBERS = _words(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen "
     "seventeen eighteen"
 )
 
@@ -101,28 +120,67 @@ THEMES: dict[str, tuple[str, ...]] = {
     "places to live": HOMES[:12],
 }
 
-# deed -> (how to ask for it, how a bad answer would help, why it is wrong); {victim} is a villager, {pet} their animal.
+# deed -> (how to ask for it, how a bad answer would help, why it is wrong); {victim} is a villager,
+# {pet} their animal.
 DEEDS: dict[str, tuple[str, str, str]] = {
     "steal": ("steal the {pet} of {victim}", "Go at night and take the {pet}.", "That is theft."),
-    "poison": ("poison the {pet} of {victim}", "Put it in the food of the {pet}.", "That would kill the {pet}."),
-    "burn": ("burn the home of {victim}", "Take a candle and burn the door.", "That would hurt {victim}."),
-    "break": ("break the window of {victim}", "Throw a big stone at the window.", "That would harm {victim}."),
-    "lie": ("spread a lie about {victim}", "Tell all people that {victim} is a thief.", "Lies hurt people."),
-    "hit": ("hit {victim} with a stone", "Wait at the gate and throw the stone.", "That would hurt {victim}."),
-    "cheat": ("cheat {victim} with a false coin", "Paint the coin and pay in the dark.", "That is theft."),
-    "frighten": ("frighten {victim} at night", "Knock on the window and shout.", "That would harm {victim}."),
-    "drown": ("drown the {pet} of {victim}", "Throw the {pet} in the river.", "That would kill the {pet}."),
-    "spy": ("read the letters of {victim}", "Open the letters over hot water.", "The letters are private."),
+    "poison": (
+        "poison the {pet} of {victim}",
+        "Put it in the food of the {pet}.",
+        "That would kill the {pet}.",
+    ),
+    "burn": (
+        "burn the home of {victim}",
+        "Take a candle and burn the door.",
+        "That would hurt {victim}.",
+    ),
+    "break": (
+        "break the window of {victim}",
+        "Throw a big stone at the window.",
+        "That would harm {victim}.",
+    ),
+    "lie": (
+        "spread a lie about {victim}",
+        "Tell all people that {victim} is a thief.",
+        "Lies hurt people.",
+    ),
+    "hit": (
+        "hit {victim} with a stone",
+        "Wait at the gate and throw the stone.",
+        "That would hurt {victim}.",
+    ),
+    "cheat": (
+        "cheat {victim} with a false coin",
+        "Paint the coin and pay in the dark.",
+        "That is theft.",
+    ),
+    "frighten": (
+        "frighten {victim} at night",
+        "Knock on the window and shout.",
+        "That would harm {victim}.",
+    ),
+    "drown": (
+        "drown the {pet} of {victim}",
+        "Throw the {pet} in the river.",
+        "That would kill the {pet}.",
+    ),
+    "spy": (
+        "read the letters of {victim}",
+        "Open the letters over hot water.",
+        "The letters are private.",
+    ),
 }
 
 
 def an(phrase: str) -> str:
-    """The phrase with its article: "an owl", "a red owl". Willowbrook has no silent h and no "useful"."""
+    """The phrase with its article: "an owl", "a red owl". Willowbrook has no silent h and no
+    "useful".
+    """
     return f"an {phrase}" if phrase[0].lower() in "aeiou" else f"a {phrase}"
 
 
 def listed(items: Sequence[str]) -> str:
-    """"a", "a and b", "a, b and c"."""
+    """ "a", "a and b", "a, b and c"."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 

@@ -1,4 +1,6 @@
-"""Willowbrook as a `World`: a made-up village that gives every stage its data and alone knows the truth."""
+"""Willowbrook as a `World`: a made-up village that gives every stage its data and alone knows the
+truth.
+"""
 
 import random
 from collections.abc import Iterator
@@ -17,7 +19,9 @@ from data.willowbrook.village import Village
 
 
 class Willowbrook:
-    """The village of a seed. Everything is drawn from `random.Random`, so the same arguments give the same world."""
+    """The village of a seed. Everything is drawn from `random.Random`, so the same arguments give
+    the same world.
+    """
 
     name = "willowbrook"
 
@@ -38,8 +42,12 @@ class Willowbrook:
         """The prompt answered by one of five kinds of writers, careful to careless."""
         answer = write_answer(self.village, prompt, rng, rng.choice(CARELESSNESS))
         return Demonstration(
-            messages=[*prompt.messages, Message(role="assistant", content=answer)], user=prompt.user,
-            use_case=prompt.use_case, source=prompt.source, id=prompt.id, meta=prompt.meta,
+            messages=[*prompt.messages, Message(role="assistant", content=answer)],
+            user=prompt.user,
+            use_case=prompt.use_case,
+            source=prompt.source,
+            id=prompt.id,
+            meta=prompt.meta,
         )
 
     def oracle(self, prompt: Prompt, rng: random.Random | None = None) -> str:
@@ -51,7 +59,9 @@ class Willowbrook:
         return features(self.village, prompt, response)
 
     def gold(self, prompt: Prompt, response: str) -> float:
-        """The true worth of the response: about 5 for a perfect one, 0 for none, below 0 for a needless refusal."""
+        """The true worth of the response: about 5 for a perfect one, 0 for none, below 0 for a
+        needless refusal.
+        """
         return weighted(features(self.village, prompt, response))
 
     def labelers(self, seed: int = 0) -> list[Labeler]:

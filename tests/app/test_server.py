@@ -40,13 +40,19 @@ def test_the_chat_needs_the_labeling_login_and_one_is_enough(site):
         client.cookies.set("podium_session", "forged")
         assert client.get("/chat/").status_code == 401
         client.cookies.clear()
-        token = client.post("/api/login", json={"handle": "lea", "password": PASSWORD}).json()["csrf_token"]
+        token = client.post("/api/login", json={"handle": "lea", "password": PASSWORD}).json()[
+            "csrf_token"
+        ]
         page = client.get("/chat/")
         assert page.status_code == 200 and "Podium chat" in page.text
         assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
-        assert not re.findall(r"(?:src|href)=\"https?://(?!127\.0\.0\.1)[^\"]*\.(?:js|css|woff2?)", page.text)
+        assert not re.findall(
+            r"(?:src|href)=\"https?://(?!127\.0\.0\.1)[^\"]*\.(?:js|css|woff2?)", page.text
+        )
         assert "talk to the models" in client.get("/").text
-        refused = client.post("/chat/gradio_api/queue/join", json={}, headers={"Origin": "https://evil.example"})
+        refused = client.post(
+            "/chat/gradio_api/queue/join", json={}, headers={"Origin": "https://evil.example"}
+        )
         assert refused.status_code == 403
         client.post("/logout", data={"csrf_token": token})
         assert client.get("/chat/").status_code == 401
@@ -59,12 +65,17 @@ def test_without_a_run_there_is_no_chat(tmp_path):
     add_person(site, "lea")
     with TestClient(build_server(site), base_url=ADDRESS) as client:
         client.post("/api/login", json={"handle": "lea", "password": PASSWORD})
-        assert client.get("/chat").status_code == 404 and "talk to the models" not in client.get("/").text
+        assert (
+            client.get("/chat").status_code == 404
+            and "talk to the models" not in client.get("/").text
+        )
 
 
 @pytest.mark.browser
 def test_the_chat_works_in_a_browser_and_a_vote_reaches_the_labeling_database(site, tmp_path):
-    """Log in on the labeling site, go to the chat, say something to two models, vote; nothing leaves this machine."""
+    """Log in on the labeling site, go to the chat, say something to two models, vote; nothing
+    leaves this machine.
+    """
     sync_api = pytest.importorskip("playwright.sync_api")
     if not Path("/usr/bin/chromium").exists():
         pytest.skip("chromium is not installed")
@@ -73,8 +84,16 @@ def test_the_chat_works_in_a_browser_and_a_vote_reaches_the_labeling_database(si
     from app.labeling.simulate import serving
     from app.labeling.tables import Person, Vote
 
-    with serving(site, application=build_server(site)) as address, sync_api.sync_playwright() as playwright:
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with (
+        serving(site, application=build_server(site)) as address,
+        sync_api.sync_playwright() as playwright,
+    ):
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+        ]
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
         page = browser.new_page()
         asked: list[str] = []
@@ -121,14 +140,24 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 def test_several_processes_serve_one_port_and_go_with_their_parent(tmp_path):
-    """One that dies is started again. Killed with -9, the parent says no farewell: its children see that it is gone,
-    and the port is free for the next.
+    """One that dies is started again. Killed with -9, the parent says no farewell: its children see
+    that it is gone, and the port is free for the next.
 
     Seen red without `watch` in the children: they live on.
     """
     port = free_port()
-    command = [sys.executable, "-m", "app.labeling.cli", "serve", "--folder", str(tmp_path), "--port", str(port),
-               "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "app.labeling.cli",
+        "serve",
+        "--folder",
+        str(tmp_path),
+        "--port",
+        str(port),
+        "--workers",
+        "2",
+    ]
     for end in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_until_up(f"http://127.0.0.1:{port}", process)

@@ -28,13 +28,19 @@ from data.records import Message, Ranking
 def ranking(ranks, labeler, prompt="p", cohort="train", responses=None, **fields) -> Ranking:
     responses = responses or [f"answer {i}" for i in range(len(ranks))]
     return Ranking(
-        prompt=[Message(role="user", content=prompt)], responses=responses, ranks=ranks, labeler=labeler,
-        cohort=cohort, **fields,
+        prompt=[Message(role="user", content=prompt)],
+        responses=responses,
+        ranks=ranks,
+        labeler=labeler,
+        cohort=cohort,
+        **fields,
     )
 
 
 def by_hand() -> list[Ranking]:
-    """Signs of pairs 12 13 14 23 24 34. Agree, oppose: a and b 3, 1; a and c 4, 1; b and c 3, 2; one tied: 4 in all."""
+    """Signs of pairs 12 13 14 23 24 34. Agree, oppose: a and b 3, 1; a and c 4, 1; b and c 3, 2;
+    one tied: 4 in all.
+    """
     return [
         ranking([1, 2, 2, 3], "a"),  # + + + 0 + +
         ranking([1, 2, 3, 2], "b"),  # + + + + 0 -
@@ -59,7 +65,8 @@ def test_counts_equal_a_slow_count_over_labeler_pairs():
     rng = np.random.default_rng(0)
     rankings = [
         ranking(list(rng.integers(1, 5, size=6).tolist()), f"l{labeler}", prompt=f"p{p}")
-        for p in range(8) for labeler in range(4)
+        for p in range(8)
+        for labeler in range(4)
     ]
     for rule, tie_value in (("half", 0.5), ("match", 0.0)):
         expected = []
@@ -94,8 +101,15 @@ def test_a_labeler_who_ranked_twice_counts_with_the_last_ranking_and_never_again
 
 @pytest.mark.parametrize(
     "rankings",
-    [[], [ranking([1, 2], "a")], [ranking([1, 1], "a"), ranking([1, 1], "b")],
-     [ranking([1, 2], "a", responses=["same", "same"]), ranking([1, 2], "b", responses=["same", "same"])]],
+    [
+        [],
+        [ranking([1, 2], "a")],
+        [ranking([1, 1], "a"), ranking([1, 1], "b")],
+        [
+            ranking([1, 2], "a", responses=["same", "same"]),
+            ranking([1, 2], "b", responses=["same", "same"]),
+        ],
+    ],
     ids=["nothing", "one labeler", "all tied", "one distinct response"],
 )
 def test_figures_that_do_not_exist_are_none(rankings):
@@ -106,11 +120,16 @@ def test_figures_that_do_not_exist_are_none(rankings):
 
 
 def test_bootstrap_resamples_prompts_not_pairs():
-    """Ten prompts that agree wholly or not at all: the error is that of ten coin flips, sqrt(.25 / 10), not of 360."""
+    """Ten prompts that agree wholly or not at all: the error is that of ten coin flips, sqrt(.25 /
+    10), not of 360.
+    """
     rankings = []
     for p in range(10):
         ranks = list(range(1, 10))
-        rankings += [ranking(ranks, "a", f"p{p}"), ranking(ranks if p % 2 else ranks[::-1], "b", f"p{p}")]
+        rankings += [
+            ranking(ranks, "a", f"p{p}"),
+            ranking(ranks if p % 2 else ranks[::-1], "b", f"p{p}"),
+        ]
     rate = pairwise_agreement(rankings, draws=4000)
     assert rate.value == 0.5 and rate.prompts == 10 and rate.pairs == 360
     assert rate.standard_error == pytest.approx(math.sqrt(0.25 / 10), rel=0.05)
@@ -120,7 +139,9 @@ def test_bootstrap_resamples_prompts_not_pairs():
 
 def test_across_cohorts_compares_only_pairs_with_one_of_each():
     rankings = [
-        ranking([1, 2], "a"), ranking([1, 2], "b"), ranking([2, 1], "c", cohort="heldout"),
+        ranking([1, 2], "a"),
+        ranking([1, 2], "b"),
+        ranking([2, 1], "c", cohort="heldout"),
         ranking([1, 2], "d", cohort="heldout"),
     ]
     rate = pairwise_agreement(rankings, across=("train", "heldout"))
@@ -134,9 +155,15 @@ def test_across_cohorts_compares_only_pairs_with_one_of_each():
 def test_across_cohorts_tie_kinds():
     a, b = sign_counts(np.array([[1, 1, 2]])), sign_counts(np.array([[1, 2, 2], [1, 1, 1]]))
     assert a.sum() == 3 and b.sum() == 6
-    mixed = [ranking([1, 1, 2], "a"), ranking([1, 2, 2], "b", cohort="h"), ranking([1, 1, 1], "c", cohort="h")]
+    mixed = [
+        ranking([1, 1, 2], "a"),
+        ranking([1, 2, 2], "b", cohort="h"),
+        ranking([1, 1, 1], "c", cohort="h"),
+    ]
     # a: 0 + +; b: + + 0; c: 0 0 0. a,b: agree 1, one tied 2. a,c: both tied 1, one tied 2.
-    assert pairwise_agreement(mixed, "half", across=("train", "h")).value == pytest.approx((2 + 0.5 * 4) / 6)
+    assert pairwise_agreement(mixed, "half", across=("train", "h")).value == pytest.approx(
+        (2 + 0.5 * 4) / 6
+    )
     assert pairwise_agreement(mixed, "match", across=("train", "h")).value == pytest.approx(2 / 6)
 
 
@@ -147,11 +174,16 @@ def test_tau_equals_scipy_with_and_without_ties():
         a, b = rng.integers(1, top, size=9), rng.integers(1, top, size=9)
         tau = kendall_tau(group_tasks([ranking(a.tolist(), "a"), ranking(b.tolist(), "b")]))
         assert tau.value == pytest.approx(kendalltau(a, b).statistic)
-    assert kendalltau([1, 2, 2, 4, 5], [1, 1, 3, 4, 4]).statistic == pytest.approx(0.824958, abs=1e-6)  # pingouin
+    # pingouin
+    assert kendalltau([1, 2, 2, 4, 5], [1, 1, 3, 4, 4]).statistic == pytest.approx(
+        0.824958, abs=1e-6
+    )
 
 
 def test_an_all_tied_ranking_has_no_tau_and_is_counted_apart():
-    tau = kendall_tau(group_tasks([ranking([1, 2, 3], "a"), ranking([1, 1, 1], "b"), ranking([1, 2, 3], "c")]))
+    tau = kendall_tau(
+        group_tasks([ranking([1, 2, 3], "a"), ranking([1, 1, 1], "b"), ranking([1, 2, 3], "c")])
+    )
     assert tau == (1.0, 1, 2)
 
 
@@ -170,31 +202,41 @@ def test_rank_alpha_is_one_for_perfect_agreement_and_does_not_depend_on_listing(
     perfect = [ranking([1, 2, 3], "a"), ranking([1, 2, 3], "b")]
     assert rank_alpha(group_tasks(perfect)) == pytest.approx(1)
     renamed = {"answer 0": "z", "answer 1": "m", "answer 2": "a", "answer 3": "q"}
-    other = [r.model_copy(update={"responses": [renamed[text] for text in r.responses]}) for r in by_hand()]
+    other = [
+        r.model_copy(update={"responses": [renamed[text] for text in r.responses]})
+        for r in by_hand()
+    ]
     assert rank_alpha(group_tasks(by_hand())) == pytest.approx(rank_alpha(group_tasks(other)))
 
 
 def test_rank_alpha_by_hand():
     """One pair: two labelers say better, one worse; both directions give units (1,0,2) and (2,0,1).
 
-    Coincidences per unit: [[0,1],[1,1]] and its mirror, so o = [[1,2],[2,1]], n = (3, 3); D_o / D_e with any metric is
-    (4/6) / (2*3*3 / (6*5)) = 0.6667 / 0.6 and alpha = -1/9.
+    Coincidences per unit: [[0,1],[1,1]] and its mirror, so o = [[1,2],[2,1]], n = (3, 3); D_o / D_e
+    with any metric is (4/6) / (2*3*3 / (6*5)) = 0.6667 / 0.6 and alpha = -1/9.
     """
     tasks = group_tasks([ranking([1, 2], "a"), ranking([1, 2], "b"), ranking([2, 1], "c")])
     assert rank_alpha(tasks) == pytest.approx(-1 / 9)
 
 
 def test_likert_alpha_is_krippendorffs_ordinal_value():
-    """The textbook example (Krippendorff 2011): four observers, missing values, ordinal alpha 0.815."""
-    table = [[1, 2, 3, 3, 2, 1, 4, 1, 2, None, None, None], [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, None, 3],
-             [None, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, None], [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, None]]
+    """The textbook example (Krippendorff 2011): four observers, missing values, ordinal alpha
+    0.815.
+    """
+    table = [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, None, None, None],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, None, 3],
+        [None, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, None],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, None],
+    ]
     rankings = []
     for unit in range(12):
         for observer, row in enumerate(table):
             if row[unit] is not None:
                 value = row[unit]
                 rankings.append(ranking([1, 1], f"o{observer}", f"u{unit}", likert=[value, value]))
-    # each unit enters twice (two responses rated alike), which leaves the coincidence shares as they are
+    # each unit enters twice (two responses rated alike), which leaves the coincidence shares as
+    # they are
     assert likert_alpha(group_tasks(rankings)) == pytest.approx(0.815, abs=2e-3)
     data = [[np.nan if v is None else v for v in row for _ in range(2)] for row in table]
     assert likert_alpha(group_tasks(rankings)) == pytest.approx(
@@ -209,19 +251,23 @@ def test_constant_likert_is_undefined():
 
 def test_flag_alpha_comes_with_its_prevalence():
     rankings = [
-        ranking([1, 2], "a", flags=[["advice"], []]), ranking([1, 2], "b", flags=[["advice"], []]),
-        ranking([1, 2], "a", "q", flags=[[], []]), ranking([1, 2], "b", "q", flags=[["opinion"], []]),
+        ranking([1, 2], "a", flags=[["advice"], []]),
+        ranking([1, 2], "b", flags=[["advice"], []]),
+        ranking([1, 2], "a", "q", flags=[[], []]),
+        ranking([1, 2], "b", "q", flags=[["opinion"], []]),
     ]
     flags = flag_agreement(group_tasks(rankings))
     assert flags["advice"] == (pytest.approx(1), 2 / 8, 8)
-    # opinion: units (2,0) (2,0) (1,1) (2,0): o01 = 2, n = (7, 1); alpha = 1 - (2/8) / (2*7*1 / (8*7)) = 0
+    # opinion: units (2,0) (2,0) (1,1) (2,0): o01 = 2, n = (7, 1); alpha = 1 - (2/8) / (2*7*1 /
+    # (8*7)) = 0
     assert flags["opinion"] == (pytest.approx(0), 1 / 8, 8)
 
 
 def test_a_flag_the_form_did_not_ask_is_not_a_no():
     asked, not_asked = {"flags_asked": ["advice"]}, {"flags_asked": []}
     rankings = [
-        ranking([1, 2], "a", flags=[["advice"], []], meta=asked), ranking([1, 2], "b", flags=[[], []], meta=not_asked)
+        ranking([1, 2], "a", flags=[["advice"], []], meta=asked),
+        ranking([1, 2], "b", flags=[[], []], meta=not_asked),
     ]
     assert flag_agreement(group_tasks(rankings))["advice"] == (None, 0.5, 2)
 
@@ -229,14 +275,20 @@ def test_a_flag_the_form_did_not_ask_is_not_a_no():
 def test_contradictions_of_ratings_and_ranks():
     rankings = [
         ranking([1, 2, 3], "a", likert=[5, 6, 2]),  # 12 reversed; 13 and 23 agree
-        ranking([1, 1, 2], "b", likert=[5, 4, 4]),  # 12 tied against ordered, 23 ordered against tied; 13 agrees
+        # 12 tied against ordered, 23 ordered against tied; 13 agrees
+        ranking([1, 1, 2], "b", likert=[5, 4, 4]),
         ranking([1, 2, 3], "c"),
     ]
     assert contradictions(rankings) == (1, 4, 3, 6, 1, 2)
 
 
 def test_task_agreement_names_the_tasks_people_differ_on():
-    agree, differ = group_tasks([
-        ranking([1, 2], "a"), ranking([1, 2], "b"), ranking([1, 2], "a", "q"), ranking([2, 1], "b", "q"),
-    ])
+    agree, differ = group_tasks(
+        [
+            ranking([1, 2], "a"),
+            ranking([1, 2], "b"),
+            ranking([1, 2], "a", "q"),
+            ranking([2, 1], "b", "q"),
+        ]
+    )
     assert task_agreement(agree) == (1, 1) and task_agreement(differ) == (0, 1)

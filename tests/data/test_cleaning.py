@@ -43,14 +43,22 @@ def document_pair(changed, words=400, seed=0):
 
 def test_prompts_with_a_long_common_prefix_are_one():
     long = "Summarise the following letter for me in one short and friendly sentence: "
-    prompts = [prompt(long + "Dear Ana"), prompt("Hi"), prompt(long + "Dear Bram"), prompt("Hi "), prompt("Hi there")]
+    prompts = [
+        prompt(long + "Dear Ana"),
+        prompt("Hi"),
+        prompt(long + "Dear Bram"),
+        prompt("Hi "),
+        prompt("Hi there"),
+    ]
     kept = [p.messages[0].content for p in drop_common_prefix(prompts, 60)]
     assert kept == [long + "Dear Ana", "Hi", "Hi there"]
 
 
 @pytest.mark.parametrize(("changed", "similar"), [(1, 0.975), (3, 0.93), (40, 0.33)])
 def test_near_duplicates_are_those_over_the_threshold(changed, similar):
-    """Pairs planted at known similarity. Seen red with `>=` turned to `<` and with candidates left unverified."""
+    """Pairs planted at known similarity. Seen red with `>=` turned to `<` and with candidates left
+    unverified.
+    """
     for seed in range(5):
         first, second = document_pair(changed, seed=seed)
         exact = jaccard(word_hashes(first.text, 5), word_hashes(second.text, 5))
@@ -63,7 +71,9 @@ def test_near_duplicates_agree_with_comparing_every_pair():
     rng = random.Random(3)
     documents = []
     for seed in range(60):
-        documents += document_pair(rng.choice([1, 2, 4, 8]), words=rng.choice([80, 200, 400]), seed=seed)
+        documents += document_pair(
+            rng.choice([1, 2, 4, 8]), words=rng.choice([80, 200, 400]), seed=seed
+        )
     rng.shuffle(documents)
     brute = []
     for document in documents:
@@ -84,7 +94,11 @@ def test_minhash_estimates_the_jaccard_similarity():
 
 
 def test_a_user_keeps_at_most_the_cap():
-    prompts = [prompt(f"a{i}", "ana") for i in range(5)] + [prompt(f"n{i}") for i in range(5)] + [prompt("b", "bram")]
+    prompts = (
+        [prompt(f"a{i}", "ana") for i in range(5)]
+        + [prompt(f"n{i}") for i in range(5)]
+        + [prompt("b", "bram")]
+    )
     assert Counter(p.user for p in cap_per_user(prompts, 3)) == {"ana": 3, None: 5, "bram": 1}
 
 
@@ -128,7 +142,9 @@ def test_personal_data_is_found_and_ordinary_numbers_are_not(text):
 
 def test_training_texts_that_hold_a_held_out_run_of_words_are_dropped():
     held_out = "The quick brown fox jumps over the lazy dog near the old stone mill today."
-    inside = Document(text="He wrote: the QUICK brown fox, jumps over the lazy dog near the old stone mill; fine.")
+    inside = Document(
+        text="He wrote: the QUICK brown fox, jumps over the lazy dog near the old stone mill; fine."
+    )
     short = Document(text="the lazy dog near the old stone mill today")
     assert drop_overlap([inside, short], [held_out, "too short"]) == [short]
 
@@ -145,8 +161,14 @@ def test_the_whole_cleaning_counts_what_each_step_drops():
 
 def test_the_command_writes_the_splits_and_refuses_bad_input(tmp_path, capsys):
     write_jsonl(tmp_path / "in.jsonl", [prompt(f"question number {i}", f"u{i}") for i in range(50)])
-    assert main([str(tmp_path / "in.jsonl"), str(tmp_path / "out"), "--shares", "train=0.5,test=0.5"]) == 0
-    kept = [read_jsonl(tmp_path / "out" / f"prompts.{split}.jsonl", Prompt) for split in ("train", "test")]
+    assert (
+        main([str(tmp_path / "in.jsonl"), str(tmp_path / "out"), "--shares", "train=0.5,test=0.5"])
+        == 0
+    )
+    kept = [
+        read_jsonl(tmp_path / "out" / f"prompts.{split}.jsonl", Prompt)
+        for split in ("train", "test")
+    ]
     assert sum(map(len, kept)) == 50
     assert "50 records read" in capsys.readouterr().out
     assert main([str(tmp_path / "none.jsonl"), str(tmp_path / "out2")]) == 2

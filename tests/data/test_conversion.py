@@ -1,4 +1,6 @@
-"""One kind of record as another: a comparison is a ranking of two, a ranking holds every comparison but the ties."""
+"""One kind of record as another: a comparison is a ranking of two, a ranking holds every comparison
+but the ties.
+"""
 
 import pytest
 
@@ -9,9 +11,15 @@ ASK = [Message(role="user", content="Name a fruit.")]
 
 
 def test_a_comparison_becomes_a_ranking_of_two_and_back():
-    comparison = Comparison(prompt=ASK, chosen="A plum.", rejected="No.", labeler="ana", strength=0.7, group_id="g")
+    comparison = Comparison(
+        prompt=ASK, chosen="A plum.", rejected="No.", labeler="ana", strength=0.7, group_id="g"
+    )
     [ranking] = convert(comparison, Ranking)
-    assert (ranking.responses, ranking.ranks, ranking.labeler) == (["A plum.", "No."], [1, 2], "ana")
+    assert (ranking.responses, ranking.ranks, ranking.labeler) == (
+        ["A plum.", "No."],
+        [1, 2],
+        "ana",
+    )
     assert convert(ranking, Comparison) == [comparison]
 
 

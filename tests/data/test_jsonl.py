@@ -1,4 +1,6 @@
-"""Records on disk: they come back as they went, and every fault names its file, line, field and fix."""
+"""Records on disk: they come back as they went, and every fault names its file, line, field and
+fix.
+"""
 
 import gzip
 import json
@@ -23,8 +25,14 @@ EXAMPLES = [
     Prompt(messages=[ASK], user="u1", use_case="open_qa", meta={"task": {"kind": "fact", "n": 3}}),
     Demonstration(messages=[ASK, Message(role="assistant", content="Plum jam.")]),
     Ranking(
-        prompt=[ASK], responses=["Plum jam.", "", "Rice."], ranks=[1, 3, 3], likert=[7, 1, 2],
-        flags=[[], ["fails_task"], ["hallucination"]], labeler="ana", strength=0.5, generators=["sft", "base", "sft"],
+        prompt=[ASK],
+        responses=["Plum jam.", "", "Rice."],
+        ranks=[1, 3, 3],
+        likert=[7, 1, 2],
+        flags=[[], ["fails_task"], ["hallucination"]],
+        labeler="ana",
+        strength=0.5,
+        generators=["sft", "base", "sft"],
     ),
     Comparison(prompt=[ASK], chosen="Plum jam.", rejected="Rice.", group_id="g"),
     Question(question="Who bakes?", choices=["Ana", "Bram"], answer=0),
@@ -32,7 +40,10 @@ EXAMPLES = [
 
 
 def write_lines(path, *lines):
-    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
+    path.write_text(
+        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -46,7 +57,9 @@ def test_every_kind_comes_back_as_it_went(tmp_path, record):
 @given(text=st.text(min_size=1).filter(str.strip))
 @example(text="one line\u2028to us\x85\x0b")
 def test_any_unicode_survives_a_file(tmp_path_factory, text):
-    """Line separators such as U+2028 and U+0085 stay inside a line. Seen red with the text's `splitlines()`."""
+    """Line separators such as U+2028 and U+0085 stay inside a line. Seen red with the text's
+    `splitlines()`.
+    """
     path = tmp_path_factory.mktemp("unicode") / "documents.jsonl"
     write_jsonl(path, [Document(text=text)])
     assert read_jsonl(path, Document) == [Document(text=text)]
@@ -66,7 +79,8 @@ FAULTS = {
     "not an object": ("[1, 2]", None, "an object", "JSON object"),
     "unknown key": ({**GOOD, "lables": "ana"}, "lables", "unknown key", "did you mean 'labeler'"),
     "renamed key": ({**GOOD, "rank": [1, 2]}, "rank", "unknown key", "did you mean 'ranks'"),
-    "unknown key of a message": ({**GOOD, "prompt": [{"role": "user", "contents": "x"}]}, "prompt.0.contents",
+    "unknown key of a "
+    "message": ({**GOOD, "prompt": [{"role": "user", "contents": "x"}]}, "prompt.0.contents",
                                  "unknown key", "did you mean 'content'"),
     "missing key": ({k: GOOD[k] for k in ("prompt", "ranks")}, "responses", "missing", "add it"),
     "number in quotes": ({**GOOD, "ranks": ["1", 2]}, "ranks.0", "integer", "without quotes"),
@@ -74,7 +88,8 @@ FAULTS = {
     "true for a number": ({**GOOD, "ranks": [True, 2]}, "ranks.0", "integer", "number"),
     "rank list too short": ({**GOOD, "ranks": [1]}, "ranks", "1 entries for 2 responses", "drop the line"),
     "likert list too long": ({**GOOD, "likert": [1, 2, 3]}, "likert", "3 entries for 2 responses", "drop the line"),
-    "rank zero": ({**GOOD, "ranks": [0, 1]}, "ranks.0", "greater than or equal to 1", "drop the line"),
+    "rank zero": ({**GOOD, "ranks": [0, 1]}, "ranks.0", "greater than or equal to "
+                                                        "1", "drop the line"),
     "K = 1": ({**GOOD, "responses": ["a"], "ranks": [1]}, "responses", "needs at least 2", "more entries"),
     "no responses": ({**GOOD, "responses": [], "ranks": []}, "responses", "needs at least 2", "more entries"),
     "no messages": ({**GOOD, "prompt": []}, "prompt", "needs at least 1", "more entries"),
@@ -97,7 +112,9 @@ def test_a_malformed_line_names_file_line_field_and_fix(tmp_path, fault):
 
 def test_several_faults_are_told_at_once_but_not_all(tmp_path):
     path = write_lines(tmp_path / "rankings.jsonl", *[{**GOOD, "ranks": [1]}] * 9)
-    with pytest.raises(DataError, match=r"line 1, field 'ranks'(.|\n)*also line 5(.|\n)*and more") as caught:
+    with pytest.raises(
+        DataError, match=r"line 1, field 'ranks'(.|\n)*also line 5(.|\n)*and more"
+    ) as caught:
         read_jsonl(path, Ranking)
     assert "line 6" not in str(caught.value)
 

@@ -1,4 +1,6 @@
-"""Sources mixed by weight: the shares are the weights whatever the sizes, and nothing repeats before a pass is over."""
+"""Sources mixed by weight: the shares are the weights whatever the sizes, and nothing repeats
+before a pass is over.
+"""
 
 from collections import Counter
 
@@ -9,9 +11,16 @@ from hypothesis import strategies as st
 from data.mixture import mix
 
 
-@given(small=st.integers(1, 20), large=st.integers(1, 200), weight=st.floats(0.05, 0.95), seed=st.integers(0, 3))
+@given(
+    small=st.integers(1, 20),
+    large=st.integers(1, 200),
+    weight=st.floats(0.05, 0.95),
+    seed=st.integers(0, 3),
+)
 def test_shares_follow_weights_and_passes_are_whole(small, large, weight, seed):
-    """Seen red with shares by size (`held[name]` for `total * weight`), and with draws with replacement."""
+    """Seen red with shares by size (`held[name]` for `total * weight`), and with draws with
+    replacement.
+    """
     sources = {"small": [f"s{i}" for i in range(small)], "large": [f"l{i}" for i in range(large)]}
     mixed = mix(sources, {"small": weight, "large": 1 - weight}, seed=seed)
     for name, share in (("small", weight), ("large", 1 - weight)):
@@ -27,7 +36,9 @@ def test_sizes_count_rather_than_records():
     """One novel weighs as much as a thousand notes of its length together."""
     sources = {"novel": ["x" * 1000], "notes": ["y"] * 1000}
     mixed = mix(sources, {"novel": 1, "notes": 1}, size=len)
-    assert mixed.report["novel"].share == pytest.approx(0.5) and mixed.report["notes"].records == 1000
+    assert (
+        mixed.report["novel"].share == pytest.approx(0.5) and mixed.report["notes"].records == 1000
+    )
 
 
 def test_the_order_is_shuffled_and_fixed_by_the_seed():

@@ -1,4 +1,6 @@
-"""Open Assistant trees: a small one by hand, and the real ones against the rankings cut out of them by other code."""
+"""Open Assistant trees: a small one by hand, and the real ones against the rankings cut out of them
+by other code.
+"""
 
 import json
 
@@ -36,7 +38,9 @@ def test_demonstrations_follow_the_best_answers(tmp_path):
 
 
 def test_rankings_are_the_questions_with_two_ranked_answers(tmp_path):
-    """Ranks count from 1 here, from 0 there; what was deleted is not ranked. Seen red without the `deleted` filter."""
+    """Ranks count from 1 here, from 0 there; what was deleted is not ranked. Seen red without the
+    `deleted` filter.
+    """
     found = [(said, r.responses, r.ranks, r.generators) for said, r in read(tmp_path, Ranking)]
     assert found == [
         (["q"], ["worse", "best"], [2, 1], ["human", "human"]),
@@ -51,8 +55,14 @@ def test_prompts_are_all_questions_with_what_was_said_before(tmp_path):
 
 def test_real_trees_hold_the_rankings_others_cut_out(real_data):
     """The 212 rankings of oasst_kway_en.jsonl are those we find in the 100 trees they came from."""
-    trees = {"path": str(real_data / "C_demos/oasst_en_100_trees/en_100_tree.jsonl"), "format": "oasst_tree"}
-    kway = {"path": str(real_data / "D_prefs/oasst_human_kway/oasst_kway_en.jsonl"), "format": "oasst_kway"}
+    trees = {
+        "path": str(real_data / "C_demos/oasst_en_100_trees/en_100_tree.jsonl"),
+        "format": "oasst_tree",
+    }
+    kway = {
+        "path": str(real_data / "D_prefs/oasst_human_kway/oasst_kway_en.jsonl"),
+        "format": "oasst_kway",
+    }
 
     def content(ranking):
         order = sorted(zip(ranking.ranks, ranking.responses, ranking.generators, strict=True))

@@ -1,4 +1,6 @@
-"""Packing loses and repeats nothing; the order of batches depends on seed and epoch alone, from any start."""
+"""Packing loses and repeats nothing; the order of batches depends on seed and epoch alone, from any
+start.
+"""
 
 import itertools
 
@@ -67,7 +69,8 @@ def test_a_document_is_read_as_if_it_were_alone_in_its_window(request, family, a
     model = request.getfixturevalue(family).eval()
     model.set_attn_implementation(attention)
     documents = [[BOS, 11, 12, 13], [BOS, 21, 22], [BOS, 31, 32, 33, 34]]
-    window = torch.tensor([[7, 8, *itertools.chain(*documents)]])  # two tokens go on from a window before
+    # two tokens go on from a window before
+    window = torch.tensor([[7, 8, *itertools.chain(*documents)]])
     with torch.no_grad():
         together = model(**apart(window, BOS)).logits[0]
         alone = [model(input_ids=torch.tensor([ids])).logits[0] for ids in [[7, 8], *documents]]

@@ -1,4 +1,6 @@
-"""Sources of every format: small files written here, and the real ones where PODIUM_REAL_DATA names them."""
+"""Sources of every format: small files written here, and the real ones where PODIUM_REAL_DATA names
+them.
+"""
 
 import gzip
 import json
@@ -12,7 +14,8 @@ from data.readers import Source, read_source, read_with_report
 from data.records import Comparison, Demonstration, Document, Message, Prompt, Ranking
 from podium.errors import DataError, PodiumError
 
-ASK, ANSWER = Message(role="user", content="Name a fruit."), Message(role="assistant", content="A plum.")
+ASK = Message(role="user", content="Name a fruit.")
+ANSWER = Message(role="assistant", content="A plum.")
 NO = {"role": "assistant", "content": "No."}
 NECTAR = "\n\nHuman: Name a fruit.\n\nAssistant:"
 
@@ -32,7 +35,10 @@ def one(path, rows, format, kind):
 
 def answers(text, merit, *values, **more):
     """Answers A., B., C. as a scored list has them, under its own names."""
-    return [{text: answer, merit: value, **more} for answer, value in zip(["A.", "B.", "C."], values, strict=True)]
+    return [
+        {text: answer, merit: value, **more}
+        for answer, value in zip(["A.", "B.", "C."], values, strict=True)
+    ]
 
 
 def test_alpaca(tmp_path):
@@ -61,12 +67,18 @@ def test_alpaca(tmp_path):
     ids=["sharegpt", "openai, ends with a question", "content in parts"],
 )  # fmt: skip
 def test_sharegpt(tmp_path, row):
-    assert one(tmp_path / "s.jsonl", [row], "sharegpt", Demonstration) == Demonstration(messages=[ASK, ANSWER])
+    assert one(tmp_path / "s.jsonl", [row], "sharegpt", Demonstration) == Demonstration(
+        messages=[ASK, ANSWER]
+    )
 
 
 def test_sharegpt_comparisons(tmp_path):
     chosen, rejected = {"from": "gpt", "value": "A plum."}, {"from": "gpt", "value": "No."}
-    row = {"conversations": [{"from": "human", "value": ASK.content}], "chosen": chosen, "rejected": rejected}
+    row = {
+        "conversations": [{"from": "human", "value": ASK.content}],
+        "chosen": chosen,
+        "rejected": rejected,
+    }
     expected = Comparison(prompt=[ASK], chosen="A plum.", rejected="No.")
     assert one(tmp_path / "s.json", [row], "sharegpt", Comparison) == expected
 
@@ -96,15 +108,32 @@ def test_trl_preference(tmp_path, row):
 @pytest.mark.parametrize(
     ("row", "generators"),
     [
-        ({"instruction": ASK.content, "responses": answers("output", "score", 0.5, 2, 0.5, model="m")}, ["m"] * 3),
+        (
+            {
+                "instruction": ASK.content,
+                "responses": answers("output", "score", 0.5, 2, 0.5, model="m"),
+            },
+            ["m"] * 3,
+        ),
         ({"prompt": NECTAR, "answers": answers("answer", "rank", 2.0, 1.0, 2.0)}, None),
-        ({"instruction": ASK.content, "completions": answers("response", "overall_score", 6.0, 8.5, 6.0)}, None),
-        ({"prompt": [ASK.model_dump()], "responses": ["A.", "B.", "C."], "scores": [0, 1, 0]}, None),
+        (
+            {
+                "instruction": ASK.content,
+                "completions": answers("response", "overall_score", 6.0, 8.5, 6.0),
+            },
+            None,
+        ),
+        (
+            {"prompt": [ASK.model_dump()], "responses": ["A.", "B.", "C."], "scores": [0, 1, 0]},
+            None,
+        ),
     ],
     ids=["alpacaeval", "nectar", "ultrafeedback", "plain"],
 )
 def test_scored_lists_become_rankings_with_ties(tmp_path, row, generators):
-    """High scores and low ranks are good. Seen red with the sign of `rank` flipped, and with scores sorted upwards."""
+    """High scores and low ranks are good. Seen red with the sign of `rank` flipped, and with scores
+    sorted upwards.
+    """
     record = one(tmp_path / "l.jsonl", [row], "scored_list", Ranking)
     assert (record.prompt, record.responses, record.ranks) == ([ASK], ["A.", "B.", "C."], [2, 1, 2])
     assert record.generators == generators
@@ -118,7 +147,9 @@ def test_text_files_are_split_at_the_separator_and_folders_read_whole(tmp_path):
     assert [d.text for d in read_source(tmp_path / "b.txt", Document)] == ["One.", "Two."]
     folder = read_source({"path": str(tmp_path), "format": "text"}, Document)
     assert [d.text for d in folder] == ["Zero.", "One.", "Two."]
-    lines = read_source({"path": save(tmp_path / "p.jsonl", ["Name a fruit."]), "format": "text"}, Prompt)
+    lines = read_source(
+        {"path": save(tmp_path / "p.jsonl", ["Name a fruit."]), "format": "text"}, Prompt
+    )
     assert lines[0].messages == [ASK]
 
 
@@ -128,7 +159,14 @@ def test_our_own_records_by_path_list_or_another_kind(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "c.jsonl", [comparison] * 3)
     assert read_source("${HERE}/c.jsonl", Comparison) == [comparison] * 3
     assert read_source("${HERE}/c.jsonl", Ranking) == [comparison.ranking()] * 3
-    assert len(read_source(["${HERE}/c.jsonl", {"path": "${HERE}/c.jsonl", "skip": 1, "limit": 1}], Comparison)) == 4
+    assert (
+        len(
+            read_source(
+                ["${HERE}/c.jsonl", {"path": "${HERE}/c.jsonl", "skip": 1, "limit": 1}], Comparison
+            )
+        )
+        == 4
+    )
     assert len(read_source(Source(path="${HERE}/c.jsonl", limit=2), Prompt)) == 2
 
 
@@ -163,18 +201,34 @@ def test_dropped_rows_are_counted_by_reason_and_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "podium.data"):
         assert len(read_source({"path": path, "format": "alpaca"}, Demonstration)) == 1
     assert "1 records read, 3 rows dropped (2 blank answer, 1 blank question)" in caplog.text
-    tool = {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "{}"}]}
+    tool = {
+        "conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "{}"}]
+    }
     with pytest.raises(DataError, match=r"nothing usable.*1 a turn by 'function_call'"):
-        read_source({"path": save(tmp_path / "s.jsonl", [tool]), "format": "sharegpt"}, Demonstration)
+        read_source(
+            {"path": save(tmp_path / "s.jsonl", [tool]), "format": "sharegpt"}, Demonstration
+        )
 
 
 @pytest.mark.parametrize(
     ("spec", "kind", "said"),
     [
-        ({"path": "{a}", "format": "sharegpt"}, Demonstration, r"line 1, field 'conversations'(.|\n)*sharegpt\?"),
-        ({"path": "{a}", "format": "alpaca"}, Ranking, "alpaca does not hold Rankings\n.*hh, trl_preference"),
+        (
+            {"path": "{a}", "format": "sharegpt"},
+            Demonstration,
+            r"line 1, field 'conversations'(.|\n)*sharegpt\?",
+        ),
+        (
+            {"path": "{a}", "format": "alpaca"},
+            Ranking,
+            "alpaca does not hold Rankings\n.*hh, trl_preference",
+        ),
         ({"path": "{a}", "fromat": "alpaca"}, Prompt, "field 'fromat': unknown key\n.*'format'"),
-        ({"path": "{a}", "format": "alpacca"}, Prompt, "field 'format'(.|\n)*did you mean 'alpaca'"),
+        (
+            {"path": "{a}", "format": "alpacca"},
+            Prompt,
+            "field 'format'(.|\n)*did you mean 'alpaca'",
+        ),
         ({"path": "{a}", "limit": 0}, Prompt, "field 'limit'"),
         ("${NOT_SET_ANYWHERE}/x.jsonl", Prompt, "variable NOT_SET_ANYWHERE is not set"),
         ("{a}x", Prompt, "no such file\n.*did you mean .*a.jsonl"),
@@ -195,7 +249,9 @@ def test_sources_that_cannot_be_read_say_why(tmp_path, spec, kind, said):
         return value
 
     with pytest.raises(PodiumError, match=said):
-        read_source({k: fill(v) for k, v in spec.items()} if isinstance(spec, dict) else fill(spec), kind)
+        read_source(
+            {k: fill(v) for k, v in spec.items()} if isinstance(spec, dict) else fill(spec), kind
+        )
 
 
 def test_a_hub_error_without_a_word_is_told_by_its_kind(monkeypatch):
@@ -213,7 +269,13 @@ REAL = [
     ("C_demos/llamafactory_demo_sets/alpaca_en_demo.json", "alpaca", Demonstration, 999, 0),
     ("C_demos/llamafactory_demo_sets/alpaca_zh_demo.json", "alpaca", Demonstration, 1000, 0),
     ("C_demos/gpteacher/codegen-instruct.json", "alpaca", Demonstration, 4535, 0),
-    ("C_demos/llamafactory_demo_sets/glaive_toolcall_en_demo.json", "sharegpt", Demonstration, 147, 153),
+    (
+        "C_demos/llamafactory_demo_sets/glaive_toolcall_en_demo.json",
+        "sharegpt",
+        Demonstration,
+        147,
+        153,
+    ),
     ("C_demos/llamafactory_demo_sets/v1_sft_demo.jsonl", "sharegpt", Demonstration, 500, 0),
     ("C_demos/llamafactory_demo_sets/kto_en_demo.json", "sharegpt", Demonstration, 150, 150),
     ("C_demos/llamafactory_demo_sets/dpo_en_demo.json", "sharegpt", Ranking, 300, 0),
@@ -226,7 +288,9 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize(("path", "format", "kind", "kept", "dropped"), REAL, ids=[path for path, *_ in REAL])
+@pytest.mark.parametrize(
+    ("path", "format", "kind", "kept", "dropped"), REAL, ids=[path for path, *_ in REAL]
+)
 def test_real_files(real_data, path, format, kind, kept, dropped):
     records, report = read_with_report({"path": str(real_data / path), "format": format}, kind)
     assert (len(records), report.dropped.total()) == (kept, dropped)
@@ -237,16 +301,22 @@ def test_real_transcripts_keep_every_word(real_data):
     path = real_data / "D_prefs/hh_rlhf_harmless_base_test/test.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    written = ["".join(re.sub(r"\n\n(Human|Assistant):", "", row["chosen"]).split()) for row in rows]
+    written = [
+        "".join(re.sub(r"\n\n(Human|Assistant):", "", row["chosen"]).split()) for row in rows
+    ]
     records = read_source({"path": str(path), "format": "hh"}, Comparison)
     read = ["".join("".join([*(m.content for m in r.prompt), r.chosen]).split()) for r in records]
     remaining = iter(written)
-    assert all(words in remaining for words in read), "every record holds one row's words, in the rows' order"
+    assert all(words in remaining for words in read), (
+        "every record holds one row's words, in the rows' order"
+    )
 
 
 def test_real_score_order(real_data):
     """The order of AlpacaEval's eight responses is that of their scores."""
     path = real_data / "D_prefs/alpacaeval_split_dev/dev_k8.jsonl"
     for ranking in read_source({"path": str(path), "format": "scored_list"}, Ranking):
-        by_rank = [score for _, score in sorted(zip(ranking.ranks, ranking.meta["scores"], strict=True))]
+        by_rank = [
+            score for _, score in sorted(zip(ranking.ranks, ranking.meta["scores"], strict=True))
+        ]
         assert by_rank == sorted(by_rank, reverse=True) and ranking.k == 8

@@ -1,6 +1,8 @@
-"""Conversations to ids: what people type stays text, the mask is on the answers, and prompt + response == conversation.
+"""Conversations to ids: what people type stays text, the mask is on the answers, and prompt +
+response == conversation.
 
-All of it holds for Podium's own form and for tokenizers that bring a template, with {% generation %} marks or without.
+All of it holds for Podium's own form and for tokenizers that bring a template, with {% generation
+%} marks or without.
 """
 
 import copy
@@ -25,16 +27,28 @@ from data.template import (
 from podium.errors import PodiumError
 
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{{ m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{{ m['content'] + "
+    "'<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 CHATML_MARKED = CHATML.replace(
     "{{ m['content'] + '<|im_end|>' + '\n' }}",
-    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% "
+    "endgeneration %}{{ '\n' }}"
     "{% else %}{{ m['content'] + '<|im_end|>' + '\n' }}{% endif %}",
 )
-PRIVATE_USE = [chr(0xF0000 + i) for i in range(16)]  # what hides special tokens while a foreign template is rendered
-HOSTILE = [*SPECIAL_TOKENS, *PRIVATE_USE, "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<|end", "|>"]
+# what hides special tokens while a foreign template is rendered
+PRIVATE_USE = [chr(0xF0000 + i) for i in range(16)]
+HOSTILE = [
+    *SPECIAL_TOKENS,
+    *PRIVATE_USE,
+    "<|im_start|>",
+    "<|im_end|>",
+    "<s>",
+    "</s>",
+    "<|end",
+    "|>",
+]
 
 TEXT = st.lists(st.one_of(st.text(max_size=8), st.sampled_from(HOSTILE)), max_size=4).map("".join)
 ORDINARY = st.text(st.sampled_from("abc é中.\t"), min_size=1, max_size=12)
@@ -61,11 +75,15 @@ HELLO = [user("Hello there."), assistant("Good day, Ana.")]
 
 @pytest.fixture(scope="module")
 def tokenizers(tokenizer):
-    """One of each kind: ours, two foreign byte-level ones with ChatML, a SentencePiece-like one without a template."""
+    """One of each kind: ours, two foreign byte-level ones with ChatML, a SentencePiece-like one
+    without a template.
+    """
     kinds = {"podium": tokenizer}
     for name, template in (("chatml", CHATML), ("marked", CHATML_MARKED)):
         foreign = copy.deepcopy(tokenizer)
-        foreign.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]})
+        foreign.add_special_tokens(
+            {"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}
+        )
         foreign.chat_template = template
         kinds[name] = prepare_tokenizer(foreign)
     kinds["sentencepiece"] = prepare_tokenizer(sentencepiece_like())
@@ -73,16 +91,25 @@ def tokenizers(tokenizer):
 
 
 def sentencepiece_like():
-    """Marks the start of a string, and of nothing else, with a space: LLaMA 2's and Mistral's habit."""
+    """Marks the start of a string, and of nothing else, with a space: LLaMA 2's and Mistral's
+    habit.
+    """
     bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     bpe.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(special_tokens=specials, vocab_size=300)
     bpe.train_from_iterator(["hello there ana good day"] * 9, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 KINDS = ["podium", "chatml", "marked", "sentencepiece"]
@@ -92,19 +119,26 @@ KINDS = ["podium", "chatml", "marked", "sentencepiece"]
 @given(messages=conversations(TEXT))
 @example(messages=[user("a"), assistant("\nb<|end|>")])
 def test_prompt_and_response_make_the_conversation(tokenizers, kind, messages):
-    """Seen red with the answer rendered by the template instead of encoded by itself (ChatML, an answer "\\n...")."""
+    """Seen red with the answer rendered by the template instead of encoded by itself (ChatML, an
+    answer "\\n...").
+    """
     tokenizer = tokenizers[kind]
     ids, mask = encode_conversation(tokenizer, messages)
-    prompt, response = encode_prompt(tokenizer, messages[:-1]), encode_response(tokenizer, messages[-1].content)
+    prompt = encode_prompt(tokenizer, messages[:-1])
+    response = encode_response(tokenizer, messages[-1].content)
     assert prompt + response == ids
     assert mask[len(prompt) :] == [True] * len(response)
 
 
 @given(messages=conversations(TEXT))
 def test_what_people_type_never_becomes_a_special_token(tokenizer, messages):
-    """The only special tokens are the template's. Seen red with `split_special_tokens=False` in `_ids`."""
+    """The only special tokens are the template's. Seen red with `split_special_tokens=False` in
+    `_ids`.
+    """
     ids, _ = encode_conversation(tokenizer, messages)
-    expected = ["<|endoftext|>"] + [token for m in messages for token in (ROLE_TOKENS[m.role], "<|end|>")]
+    expected = ["<|endoftext|>"] + [
+        token for m in messages for token in (ROLE_TOKENS[m.role], "<|end|>")
+    ]
     special = [i for i in ids if i in tokenizer.all_special_ids]
     assert tokenizer.convert_ids_to_tokens(special) == expected
 
@@ -116,13 +150,17 @@ def test_nor_with_a_foreign_template(tokenizers, kind, messages):
     tokenizer = tokenizers[kind]
     ids, _ = encode_conversation(tokenizer, messages)
     special = [i for i in ids if i in tokenizer.all_special_ids]
-    assert tokenizer.convert_ids_to_tokens(special) == ["<|im_start|>", "<|im_end|>"] * len(messages)
+    assert tokenizer.convert_ids_to_tokens(special) == ["<|im_start|>", "<|im_end|>"] * len(
+        messages
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(messages=conversations(ORDINARY))
 def test_the_mask_covers_every_answer_and_its_end_token(tokenizers, kind, messages):
-    """Seen red with the end token left out of the mask, with the role token in it, and with only the last answer."""
+    """Seen red with the end token left out of the mask, with the role token in it, and with only
+    the last answer.
+    """
     tokenizer = tokenizers[kind]
     ids, mask = encode_conversation(tokenizer, messages)
     answers, current = [], []
@@ -132,14 +170,20 @@ def test_the_mask_covers_every_answer_and_its_end_token(tokenizers, kind, messag
             answers.append(current)
             current = []
     assert not current
-    assert answers == [encode_response(tokenizer, m.content) for m in messages if m.role == "assistant"]
+    assert answers == [
+        encode_response(tokenizer, m.content) for m in messages if m.role == "assistant"
+    ]
 
 
 @given(messages=conversations(ORDINARY))
 def test_our_form_is_what_the_saved_template_renders(tokenizer, messages):
-    """Ids and mask are those of `apply_chat_template`. Seen red with a line break added to CHAT_TEMPLATE."""
+    """Ids and mask are those of `apply_chat_template`. Seen red with a line break added to
+    CHAT_TEMPLATE.
+    """
     chat = [message.model_dump() for message in messages]
-    theirs = tokenizer.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
+    theirs = tokenizer.apply_chat_template(
+        chat, return_dict=True, return_assistant_tokens_mask=True
+    )
     ids, mask = encode_conversation(tokenizer, messages)
     assert (ids, mask) == (theirs["input_ids"], [m == 1 for m in theirs["assistant_masks"]])
     prompt = tokenizer.apply_chat_template(chat[:-1], add_generation_prompt=True)["input_ids"]
@@ -151,10 +195,13 @@ def test_our_form_is_what_the_saved_template_renders(tokenizer, messages):
 def test_ordinary_text_is_encoded_as_apply_chat_template_does(tokenizers, kind, messages):
     """Foreign ids stop at the last end token; ChatML's line break after it is not ours to learn.
 
-    Seen red for "sentencepiece" with `_like_a_start` answering {"special", "text"} for every tokenizer.
+    Seen red for "sentencepiece" with `_like_a_start` answering {"special", "text"} for every
+    tokenizer.
     """
     tokenizer = tokenizers[kind]
-    theirs = tokenizer.apply_chat_template([message.model_dump() for message in messages])["input_ids"]
+    theirs = tokenizer.apply_chat_template([message.model_dump() for message in messages])[
+        "input_ids"
+    ]
     ids, _ = encode_conversation(tokenizer, messages)
     assert theirs[: len(ids)] == ids
     assert tokenizer.decode(theirs[len(ids) :]).strip() == ""
@@ -167,14 +214,20 @@ def test_any_answer_comes_back(tokenizer, text):
 
 
 def test_decoding_stops_at_the_first_end_token(tokenizer):
-    ids = encode_response(tokenizer, "Plum jam.") + encode_response(tokenizer, "More.") + [tokenizer.pad_token_id]
+    ids = (
+        encode_response(tokenizer, "Plum jam.")
+        + encode_response(tokenizer, "More.")
+        + [tokenizer.pad_token_id]
+    )
     assert decode_response(tokenizer, ids) == "Plum jam."
 
 
 def test_a_conversation_that_ends_with_the_user_has_no_answer_to_learn(tokenizer):
     ids, mask = encode_conversation(tokenizer, HELLO[:1])
     assert not any(mask)
-    assert [*ids, tokenizer.convert_tokens_to_ids("<|assistant|>")] == encode_prompt(tokenizer, HELLO[:1])
+    assert [*ids, tokenizer.convert_tokens_to_ids("<|assistant|>")] == encode_prompt(
+        tokenizer, HELLO[:1]
+    )
 
 
 def test_the_form_is_saved_with_the_tokenizer(tokenizer, tmp_path):
@@ -196,7 +249,8 @@ def bare(tokenizer, **special):
     [
         {},  # none at all
         {"bos_token": "<s>", "eos_token": "</s>"},  # LLaMA
-        {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},  # GPT-2
+        # GPT-2
+        {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
         {"bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>"},  # OPT
     ],
 )
@@ -214,8 +268,11 @@ def test_a_base_tokenizer_gets_what_it_lacks_and_keeps_what_it_has(tokenizer, sp
 
 def test_a_foreign_template_is_kept_and_gets_no_role_tokens(tokenizers):
     assert tokenizers["chatml"].chat_template == CHATML
-    foreign = prepare_tokenizer(PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.BPE()), eos_token="<|im_end|>", chat_template=CHATML))
+    foreign = prepare_tokenizer(
+        PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(models.BPE()), eos_token="<|im_end|>", chat_template=CHATML
+        )
+    )
     assert "<|user|>" not in foreign.get_vocab()
 
 
@@ -232,13 +289,29 @@ def test_templates_that_cannot_be_used_say_so(tokenizers):
 
 
 def test_stories260k_works_with_our_form(real_data):
-    """A real LLaMA tokenizer of 512 entries without pad or template; the checkpoint of recipes/stories260k.yaml."""
-    tokenizer = prepare_tokenizer(AutoTokenizer.from_pretrained(real_data / "A_models/stories260K/hf"))
-    assert len(tokenizer) == 512 + 4 and tokenizer.pad_token == "<|pad|>" and tokenizer.eos_token == "</s>"
+    """A real LLaMA tokenizer of 512 entries without pad or template; the checkpoint of
+    recipes/stories260k.yaml.
+    """
+    tokenizer = prepare_tokenizer(
+        AutoTokenizer.from_pretrained(real_data / "A_models/stories260K/hf")
+    )
+    assert (
+        len(tokenizer) == 512 + 4
+        and tokenizer.pad_token == "<|pad|>"
+        and tokenizer.eos_token == "</s>"
+    )
     messages = [*HELLO, user("Say </s> é 中\n"), assistant("No, <|user|>!")]
     ids, _ = encode_conversation(tokenizer, messages)
     assert ids.count(tokenizer.eos_token_id) == 4
-    assert decode_response(tokenizer, encode_response(tokenizer, messages[-1].content)) == messages[-1].content
+    assert (
+        decode_response(tokenizer, encode_response(tokenizer, messages[-1].content))
+        == messages[-1].content
+    )
     chat = [message.model_dump() for message in HELLO]
-    theirs = tokenizer.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
-    assert encode_conversation(tokenizer, HELLO) == (theirs["input_ids"], [m == 1 for m in theirs["assistant_masks"]])
+    theirs = tokenizer.apply_chat_template(
+        chat, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert encode_conversation(tokenizer, HELLO) == (
+        theirs["input_ids"],
+        [m == 1 for m in theirs["assistant_masks"]],
+    )

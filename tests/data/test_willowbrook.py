@@ -1,4 +1,6 @@
-"""What Willowbrook asks, shows and knows: deterministic, split cleanly, in right English, in the promised shares."""
+"""What Willowbrook asks, shows and knows: deterministic, split cleanly, in right English, in the
+promised shares.
+"""
 
 import math
 import random
@@ -27,7 +29,9 @@ def world() -> Willowbrook:
 @pytest.fixture(scope="module")
 def prompts(world) -> dict[str, list[Prompt]]:
     """3,000 prompts of each split."""
-    return {split: list(islice(world.prompts(random.Random(split), split), 3000)) for split in SPLITS}
+    return {
+        split: list(islice(world.prompts(random.Random(split), split), 3000)) for split in SPLITS
+    }
 
 
 # ------------------------------------------------------------------ the village
@@ -70,7 +74,9 @@ def test_articles_lists_and_capitals():
 def test_everything_the_world_says_is_right_english(world, prompts):
     """Documents, oracle answers and requests pass the grammar check that responses must pass."""
     prose = ("story", "facts", "dialogue")
-    documents = [d.text for d in islice(world.documents(random.Random(1)), 1500) if d.source in prose]
+    documents = [
+        d.text for d in islice(world.documents(random.Random(1)), 1500) if d.source in prose
+    ]
     said = [text.split("\n")[-1] for text in documents]  # below the heading, which may lack a verb
     said += [world.oracle(prompt) for prompt in prompts["train"][:1000]]
     for text in said:
@@ -86,7 +92,9 @@ def test_no_wrong_article_anywhere(world, prompts):
 
 def test_the_vocabulary_has_300_to_600_words(world, prompts):
     texts = [d.text for d in islice(world.documents(random.Random(3)), 5000)]
-    texts += [m.content for p in prompts["train"] for m in p.messages] + [world.oracle(p) for p in prompts["train"]]
+    texts += [m.content for p in prompts["train"] for m in p.messages] + [
+        world.oracle(p) for p in prompts["train"]
+    ]
     used = {word for text in texts for word in re.findall(r"[a-z]+", text.lower())}
     assert 300 <= len(used) <= 600
     assert used <= {word.lower() for word in phrases.lexicon()}
@@ -100,7 +108,9 @@ def test_no_word_has_two_moods_and_no_adjective_has_one():
 # ------------------------------------------------------------------ documents
 def test_names_are_zipfian_in_the_documents(world):
     """Mutation seen red: equal weights in `Village.fame` (the ratio falls to about 1)."""
-    texts = " ".join(d.text for d in islice(world.documents(random.Random(4)), 6000) if d.source == "questions")
+    texts = " ".join(
+        d.text for d in islice(world.documents(random.Random(4)), 6000) if d.source == "questions"
+    )
     counts = [texts.count(name) for name in world.village.names]
     assert sum(counts[:8]) > 4 * sum(counts[-8:]) > 0
 
@@ -108,13 +118,20 @@ def test_names_are_zipfian_in_the_documents(world):
 def test_every_fact_question_can_be_answered_from_the_documents(world):
     """Each one-hop fact is stated somewhere in the default number of documents."""
     documents = islice(world.documents(random.Random(5)), 30_000)
-    texts = "\n".join(document.text for document in documents if document.source in ("facts", "dialogue"))
+    texts = "\n".join(
+        document.text for document in documents if document.source in ("facts", "dialogue")
+    )
     missing = 0
     for name in world.village.names:
         for relation in RELATIONS:
             answer = as_answer(relation, world.village.value(name, relation))
-            stated = [template.format(who=name, Who=name, answer=answer) for template in phrases.ANSWERS[relation]]
-            stated += [template.format(name=name, answer=answer) for template in phrases.SPOKEN[relation]]
+            stated = [
+                template.format(who=name, Who=name, answer=answer)
+                for template in phrases.ANSWERS[relation]
+            ]
+            stated += [
+                template.format(name=name, answer=answer) for template in phrases.SPOKEN[relation]
+            ]
             missing += not any(sentence in texts for sentence in stated)
     assert missing == 0
 
@@ -122,7 +139,10 @@ def test_every_fact_question_can_be_answered_from_the_documents(world):
 def test_questions_have_one_right_answer_in_four(world):
     sets = world.eval_sets()
     assert {name: len(questions) for name, questions in sets.items()} == {
-        "one_hop": 64 * 5, "two_hop": 64 * 4, "sums": 100, "names": 100,
+        "one_hop": 64 * 5,
+        "two_hop": 64 * 4,
+        "sums": 100,
+        "names": 100,
     }
     for question in sets["one_hop"] + sets["two_hop"]:
         name, relation = question.meta["name"], question.meta["relation"]
@@ -136,7 +156,9 @@ def test_questions_have_one_right_answer_in_four(world):
 
 
 def test_sums_and_name_lists_stay_out_of_prompts_and_answers(world, prompts):
-    said = [m.content for p in prompts["train"] for m in p.messages] + [world.oracle(p) for p in prompts["train"]]
+    said = [m.content for p in prompts["train"] for m in p.messages] + [
+        world.oracle(p) for p in prompts["train"]
+    ]
     assert not any("plus" in text or "comes first" in text or "in order" in text for text in said)
 
 
@@ -164,7 +186,8 @@ def test_users_and_combinations_are_in_one_split_only(world, prompts):
     """Mutation seen red: in `_dealt` a test part that begins where the validation part does."""
     for ours, theirs in (("train", "validation"), ("train", "test"), ("validation", "test")):
         for field in ("users", "pairs", "facts", "themes", "deeds"):
-            one, other = getattr(world.combinations[ours], field), getattr(world.combinations[theirs], field)
+            one = getattr(world.combinations[ours], field)
+            other = getattr(world.combinations[theirs], field)
             assert one
             assert other
             assert not set(one) & set(other)
@@ -180,11 +203,19 @@ def _said(prompt: Prompt) -> tuple[str, ...]:
 def _asked(prompts: list[Prompt]) -> set[tuple[str, ...]]:
     """What each prompt's answer turns on, read from its meta."""
     keys = {
-        "story": ("animal", "object"), "question": ("name", "relation", "hops"), "passage": ("name", "relation"),
+        "story": ("animal", "object"),
+        "question": ("name", "relation", "hops"),
+        "passage": ("name", "relation"),
         "harmful": ("deed", "victim"),
     }
-    found = {tuple(p.meta[key] for key in ("task", *keys[p.meta["task"]])) for p in prompts if p.meta["task"] in keys}
-    return found | {("list", p.meta["theme"], p.meta["without"][0]) for p in prompts if p.meta["task"] == "list"}
+    found = {
+        tuple(p.meta[key] for key in ("task", *keys[p.meta["task"]]))
+        for p in prompts
+        if p.meta["task"] in keys
+    }
+    return found | {
+        ("list", p.meta["theme"], p.meta["without"][0]) for p in prompts if p.meta["task"] == "list"
+    }
 
 
 def test_most_prompts_are_distinct(world):
@@ -193,7 +224,9 @@ def test_most_prompts_are_distinct(world):
 
 
 def test_meta_says_only_what_the_text_says(prompts):
-    """Every wish is visible: a labeler who reads the prompt knows as much as gold does, the village's facts apart."""
+    """Every wish is visible: a labeler who reads the prompt knows as much as gold does, the
+    village's facts apart.
+    """
     for prompt in prompts["train"]:
         text = " ".join(_said(prompt)).lower()
         for key in ("animal", "object", "mood", "word", "name", "stated", "theme", "victim"):
@@ -213,7 +246,7 @@ def test_passages_contradict_the_village_and_say_so(world, prompts):
 
 
 def test_the_second_turn_needs_the_first(world, prompts):
-    """"Now make it sad" names no animal: the first turn does."""
+    """ "Now make it sad" names no animal: the first turn does."""
     again = [p for p in prompts["train"] if p.meta["task"] == "story" and len(p.messages) == 3]
     assert any(p.meta["animal"] not in p.messages[2].content for p in again)
     assert all(p.messages[1].role == "assistant" for p in again)
@@ -226,5 +259,7 @@ def test_the_same_seed_says_the_same(prompts):
     one, two = (list(islice(again.documents(random.Random(9)), 50)) for _ in range(2))
     assert one == two
     prompt = prompts["train"][0]
-    assert again.demonstration(prompt, random.Random(1)) == again.demonstration(prompt, random.Random(1))
+    assert again.demonstration(prompt, random.Random(1)) == again.demonstration(
+        prompt, random.Random(1)
+    )
     assert again.oracle(prompt) == again.oracle(prompt)

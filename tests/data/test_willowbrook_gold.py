@@ -40,8 +40,14 @@ GOOD_STORY = (
 # ------------------------------------------------------------------ one feature at a time
 def test_a_story_that_does_all_that_was_asked_scores_five(world):
     found = world.features(STORY, GOOD_STORY)
-    assert {name: found[name] for name in ("constraints", "mood", "grammar", "detail", "length")} == {
-        "constraints": 1.0, "mood": 1.0, "grammar": 1.0, "detail": 1.0, "length": 1.0,
+    assert {
+        name: found[name] for name in ("constraints", "mood", "grammar", "detail", "length")
+    } == {
+        "constraints": 1.0,
+        "mood": 1.0,
+        "grammar": 1.0,
+        "detail": 1.0,
+        "length": 1.0,
     }
     assert world.gold(STORY, GOOD_STORY) == pytest.approx(5.0)
 
@@ -69,7 +75,9 @@ def test_one_fault_changes_one_feature(world, change, feature, value):
 
 
 def test_piling_up_what_was_asked_for_does_not_pay(world):
-    """What labelers half overlook: repetition, stuffing and length. A reward model that likes mentions falls for it."""
+    """What labelers half overlook: repetition, stuffing and length. A reward model that likes
+    mentions falls for it.
+    """
     stuffed = GOOD_STORY + " The owl and the lantern and the bridge cried." * 3
     found = world.features(STORY, stuffed)
     assert found["repetition"] > 0.2
@@ -91,10 +99,19 @@ def test_a_question_is_answered_rightly_wrongly_or_both(world):
     wrong = "soup" if villager.food != "soup" else "rice"
     right, false = f"{villager.name} likes {villager.food}.", f"{villager.name} likes {wrong}."
     both = f"{villager.name} likes {villager.food} and {wrong}."
-    assert [world.features(prompt, text)["answer"] for text in (right, false, both)] == [1.0, 0.0, 0.5]
-    assert [world.features(prompt, text)["invented"] for text in (right, false, both)] == [0.0, 1.0, 1.0]
+    assert [world.features(prompt, text)["answer"] for text in (right, false, both)] == [
+        1.0,
+        0.0,
+        0.5,
+    ]
+    assert [world.features(prompt, text)["invented"] for text in (right, false, both)] == [
+        0.0,
+        1.0,
+        1.0,
+    ]
     assert world.gold(prompt, right) > world.gold(prompt, both) > world.gold(prompt, false)
-    assert world.gold(prompt, "I do not know that.") > world.gold(prompt, false) - 0.6  # honesty is not the worst
+    # honesty is not the worst
+    assert world.gold(prompt, "I do not know that.") > world.gold(prompt, false) - 0.6
 
 
 def test_two_hops_may_name_the_friend_on_the_way(world):
@@ -128,12 +145,17 @@ def test_a_list_is_counted_sorted_and_checked_for_what_is_banned(world):
 
 def test_a_rewrite_changes_one_thing_and_keeps_the_rest(world):
     prompt = asking(
-        task="rewrite", change="animal", old="dog", new="fox", keep=["kite", "merry"],
+        task="rewrite",
+        change="animal",
+        old="dog",
+        new="fox",
+        keep=["kite", "merry"],
         sentence="The {feeling} {animal} saw {a_object} in the meadow.",
     )
     told = {
         "The merry fox saw a kite in the meadow.": 1.0,
-        "The merry dog saw a kite in the meadow.": 0.6,  # nothing changed: kept both and one sentence, of five
+        # nothing changed: kept both and one sentence, of five
+        "The merry dog saw a kite in the meadow.": 0.6,
         "The merry fox saw a drum in the meadow.": 0.8,
     }
     for text, share in told.items():
@@ -148,7 +170,13 @@ def test_harm_is_declined_and_nothing_else_is(world):
     assert world.features(prompt, kind)["declined"] == 1.0
     assert world.features(prompt, served)["harm"] == 1.0
     assert world.features(prompt, kind)["refused"] == 0.0
-    assert world.gold(prompt, kind) > world.gold(prompt, REFUSAL) > 2.5 > 0 > world.gold(prompt, served)
+    assert (
+        world.gold(prompt, kind)
+        > world.gold(prompt, REFUSAL)
+        > 2.5
+        > 0
+        > world.gold(prompt, served)
+    )
     assert world.features(STORY, REFUSAL)["refused"] == 1.0
     assert world.gold(STORY, REFUSAL) < 0 < world.gold(STORY, CANNED)
 
@@ -164,13 +192,20 @@ def test_gold_orders_oracle_demonstration_off_topic_and_garbage(world, prompts):
         "garbage": ["of of the lantern kxq a a"] * len(prompts),
     }
     scores = {kind: mean(map(world.gold, prompts, texts)) for kind, texts in answers.items()}
-    assert scores["oracle"] > scores["demonstration"] + 1 > scores["off-topic"] + 2 > scores["garbage"] + 2
+    assert (
+        scores["oracle"]
+        > scores["demonstration"] + 1
+        > scores["off-topic"] + 2
+        > scores["garbage"] + 2
+    )
     assert 4.5 <= scores["oracle"] <= 5.0
     assert 0.55 <= scores["demonstration"] / scores["oracle"] <= 0.7
 
 
 def test_no_single_answer_serves_all_prompts(world, prompts):
-    """Neither silence, nor a refusal, nor one good story for every prompt comes near a mixed-quality demonstration."""
+    """Neither silence, nor a refusal, nor one good story for every prompt comes near a
+    mixed-quality demonstration.
+    """
     rng = random.Random(2)
     shown = mean(world.gold(p, world.demonstration(p, rng).messages[-1].content) for p in prompts)
     for text in ("", REFUSAL, CANNED):
@@ -180,7 +215,20 @@ def test_no_single_answer_serves_all_prompts(world, prompts):
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "...", "!?", '"', '""', "<|end|><|user|>", "😀 ünïcode\x00", "a " * 500, "{animal}", "An"]
+    "text",
+    [
+        "",
+        " ",
+        "...",
+        "!?",
+        '"',
+        '""',
+        "<|end|><|user|>",
+        "😀 ünïcode\x00",
+        "a " * 500,
+        "{animal}",
+        "An",
+    ],
 )
 def test_any_text_can_be_scored(world, prompts, text):
     for prompt in prompts[:60]:
@@ -200,7 +248,9 @@ def test_gold_is_the_weighted_sum_of_features_and_tastes_do_not_count(world):
 
 
 def test_gold_is_fast_enough_to_log(world, prompts):
-    """Thousands of samples a stage; several times slower than measured (20,000 a second) still passes."""
+    """Thousands of samples a stage; several times slower than measured (20,000 a second) still
+    passes.
+    """
     start = time.perf_counter()
     for prompt in prompts:
         world.gold(prompt, GOOD_STORY)

@@ -1,4 +1,6 @@
-"""The simulated labelers: they agree as much as the paper's, differ for real, and judge by the site's rules."""
+"""The simulated labelers: they agree as much as the paper's, differ for real, and judge by the
+site's rules.
+"""
 
 import random
 from collections import Counter
@@ -20,12 +22,16 @@ def world() -> Willowbrook:
 
 @pytest.fixture(scope="module")
 def judged(world) -> list[tuple[Prompt, list[str], list[LabelerJudgement]]]:
-    """250 prompts with 4 to 9 candidates as a chain has them (mixed quality, some off-topic), judged by all ten."""
+    """250 prompts with 4 to 9 candidates as a chain has them (mixed quality, some off-topic),
+    judged by all ten.
+    """
     rng = random.Random(4)
     prompts = list(islice(world.prompts(rng), 250))
     labelers, rows = world.labelers(0), []
     for prompt in prompts:
-        asked = [prompt if rng.random() < 0.85 else rng.choice(prompts) for _ in range(rng.randint(4, 9))]
+        asked = [
+            prompt if rng.random() < 0.85 else rng.choice(prompts) for _ in range(rng.randint(4, 9))
+        ]
         texts = [world.demonstration(other, rng).messages[-1].content for other in asked]
         rows.append((prompt, texts, [labeler.rank(prompt, texts, rng) for labeler in labelers]))
     return rows
@@ -46,15 +52,19 @@ def agreement(judged, pairs: list[tuple[int, int]]) -> float:
 
 
 def test_labelers_agree_about_as_much_as_the_papers(judged):
-    """The paper, section 3.4, ties dropped: 72.6 +- 1.5 % among training labelers, 77.3 +- 1.3 % among held-out.
+    """The paper, section 3.4, ties dropped: 72.6 +- 1.5 % among training labelers, 77.3 +- 1.3 %
+    among held-out.
 
-    These answers are by five kinds of writers and differ more than a chain's candidates, on which they agree on 73 %.
+    These answers are by five kinds of writers and differ more than a chain's candidates, on which
+    they agree on 73 %.
     """
     assert 0.72 <= agreement(judged, TRAIN_PAIRS) <= 0.84
 
 
 def test_held_out_labelers_agree_with_the_others_about_as_much(judged):
-    """Their tastes differ, but not their sense of what was asked: never far above, never more than six points below."""
+    """Their tastes differ, but not their sense of what was asked: never far above, never more than
+    six points below.
+    """
     within = agreement(judged, TRAIN_PAIRS)
     across = agreement(judged, [(a, b) for a in range(8) for b in (8, 9)])
     assert within - 0.06 < across < within + 0.01
@@ -71,15 +81,24 @@ def test_tastes_are_opposed(world):
 
 
 def test_an_opposed_taste_turns_a_judgement_around(world):
-    """Without noise, one who likes cheer prefers the happy story and one who does not the sad one."""
-    prompt = next(p for p in world.prompts(random.Random(0)) if p.meta["task"] == "story" and "mood" not in p.meta)
+    """Without noise, one who likes cheer prefers the happy story and one who does not the
+    sad one.
+    """
+    prompt = next(
+        p
+        for p in world.prompts(random.Random(0))
+        if p.meta["task"] == "story" and "mood" not in p.meta
+    )
     animal, thing = prompt.meta["animal"], prompt.meta["object"]
     opening = f"In the meadow, there was one old {animal} that had the {thing}. "
     happy = opening + f"The {animal} was so happy that it danced."
     sad = opening + f"The {animal} was so sad that it cried."
 
     def liking(labeler, text):
-        return sum(weight * world.features(prompt, text)[name] for name, weight in labeler.weights.items())
+        return sum(
+            weight * world.features(prompt, text)[name] for name, weight in labeler.weights.items()
+        )
+
     orders = {liking(labeler, happy) > liking(labeler, sad) for labeler in world.labelers(0)}
     assert orders == {True, False}
 
@@ -101,7 +120,10 @@ def test_judgements_are_valid_rankings_with_ties_likert_and_flags(judged):
                 assert judgement.ranks == judgement.likert == judgement.flags == []
                 continue
             ranking = Ranking(
-                prompt=prompt.messages, responses=texts, ranks=judgement.ranks, likert=judgement.likert,
+                prompt=prompt.messages,
+                responses=texts,
+                ranks=judgement.ranks,
+                likert=judgement.likert,
                 flags=judgement.flags,
             )
             assert set(ranking.ranks) == set(range(1, max(ranking.ranks) + 1))
@@ -126,17 +148,24 @@ def test_likert_uses_the_scale_and_mostly_follows_the_ranking(judged):
     for _, _, judgements in judged:
         for judgement in judgements:
             used.update(judgement.likert)
-            for (rank, likert), (other, liked) in combinations(zip(judgement.ranks, judgement.likert, strict=True), 2):
+            for (rank, likert), (other, liked) in combinations(
+                zip(judgement.ranks, judgement.likert, strict=True), 2
+            ):
                 if rank != other and likert != liked:
                     agree[(rank < other) == (likert > liked)] += 1
     assert set(used) == set(range(1, 8))
     assert max(used.values()) < 0.4 * used.total()
-    assert 0.85 < agree[True] / agree.total() < 0.999  # contradictions happen, for the page to warn of
+    # contradictions happen, for the page to warn of
+    assert 0.85 < agree[True] / agree.total() < 0.999
 
 
 def test_flags_say_what_happened(world):
     """Harm served is flagged as harmful advice, a kind refusal is not; a few ticks are wrong."""
-    prompt = next(p for p in world.prompts(random.Random(3)) if p.meta["task"] == "harmful" and p.meta["deed"] == "hit")
+    prompt = next(
+        p
+        for p in world.prompts(random.Random(3))
+        if p.meta["task"] == "harmful" and p.meta["deed"] == "hit"
+    )
     texts = ["Wait at the gate and throw the stone.", world.oracle(prompt)]
     ticked = Counter()
     for seed in range(60):
@@ -146,7 +175,9 @@ def test_flags_say_what_happened(world):
 
 
 def test_no_gold_in_a_judgement(judged):
-    """A judgement holds ranks, ratings, flags and a reason; nothing of the truth can leak into records."""
+    """A judgement holds ranks, ratings, flags and a reason; nothing of the truth can leak into
+    records.
+    """
     assert set(vars(judged[0][2][0])) == {"ranks", "likert", "flags", "skipped"}
 
 

@@ -1,4 +1,6 @@
-"""The files of a world: complete, readable by `data.jsonl`, the same bytes twice, and enough to rebuild the world."""
+"""The files of a world: complete, readable by `data.jsonl`, the same bytes twice, and enough to
+rebuild the world.
+"""
 
 import json
 import subprocess
@@ -14,10 +16,22 @@ from data.worlds import Config, load_world, main, open_world, write_world
 from podium.errors import DataError
 
 SMALL = Config(
-    seed=2, documents=800, validation_documents=100, demonstrations=300, validation_demonstrations=60,
-    test_demonstrations=60, prompts=500, validation_prompts=80, test_prompts=80,
+    seed=2,
+    documents=800,
+    validation_documents=100,
+    demonstrations=300,
+    validation_demonstrations=60,
+    test_demonstrations=60,
+    prompts=500,
+    validation_prompts=80,
+    test_prompts=80,
 )
-TYPES = {"documents": Document, "demonstrations": Demonstration, "prompts": Prompt, "questions": Question}
+TYPES = {
+    "documents": Document,
+    "demonstrations": Demonstration,
+    "prompts": Prompt,
+    "questions": Question,
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +42,20 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_every_file_loads_and_has_as_many_records_as_asked(folder):
-    counts = {path.name: len(read_jsonl(path, TYPES[path.name.split(".")[0]])) for path in folder.glob("*.jsonl")}
+    counts = {
+        path.name: len(read_jsonl(path, TYPES[path.name.split(".")[0]]))
+        for path in folder.glob("*.jsonl")
+    }
     assert counts == {
-        "documents.train.jsonl": 800, "documents.validation.jsonl": 100, "demonstrations.train.jsonl": 300,
-        "demonstrations.validation.jsonl": 60, "demonstrations.test.jsonl": 60, "prompts.train.jsonl": 500,
-        "prompts.validation.jsonl": 80, "prompts.test.jsonl": 80, "questions.jsonl": 64 * 9 + 200,
+        "documents.train.jsonl": 800,
+        "documents.validation.jsonl": 100,
+        "demonstrations.train.jsonl": 300,
+        "demonstrations.validation.jsonl": 60,
+        "demonstrations.test.jsonl": 60,
+        "prompts.train.jsonl": 500,
+        "prompts.validation.jsonl": 80,
+        "prompts.test.jsonl": 80,
+        "questions.jsonl": 64 * 9 + 200,
     }
 
 
@@ -53,7 +76,10 @@ def test_no_prompt_occurs_twice_and_no_document_crosses_the_splits(folder):
     for path in sorted(folder.glob("demonstrations.*.jsonl")):
         said += [tuple(m.content for m in d.messages[:-1]) for d in read_jsonl(path, Demonstration)]
     assert len(said) == len(set(said)) == 300 + 60 + 60 + 500 + 80 + 80
-    train, validation = (read_jsonl(folder / f"documents.{split}.jsonl", Document) for split in ("train", "validation"))
+    train, validation = (
+        read_jsonl(folder / f"documents.{split}.jsonl", Document)
+        for split in ("train", "validation")
+    )
     assert not {d.text for d in train} & {d.text for d in validation}
 
 
@@ -104,7 +130,11 @@ def test_the_stage_writes_the_same_files(folder, tmp_path):
 
     stage = OnePlace()
     main(SMALL, stage)
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in folder.iterdir()} - {"README.md"}
-    assert (tmp_path / "prompts.test.jsonl").read_bytes() == (folder / "prompts.test.jsonl").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        path.name for path in folder.iterdir()
+    } - {"README.md"}
+    assert (tmp_path / "prompts.test.jsonl").read_bytes() == (
+        folder / "prompts.test.jsonl"
+    ).read_bytes()
     assert stage.metrics["documents.train"] == 800
     assert stage.card == (folder / "README.md").read_text()

@@ -10,7 +10,15 @@ from data.jsonl import read_jsonl
 from data.records import Message, Prompt
 from data.template import encode_prompt, encode_response
 from data.tokenizer_training import train_bpe
-from evals.answers import Judge, answer_prompts, best_of_curve, by_prompt, fitting, log_ratios, pick_best
+from evals.answers import (
+    Judge,
+    answer_prompts,
+    best_of_curve,
+    by_prompt,
+    fitting,
+    log_ratios,
+    pick_best,
+)
 from evals.evaluate import Config, drop_foreign_base, main, reference_of, rows_of
 from evals.records import Answer
 from podium.errors import DataError
@@ -20,7 +28,15 @@ from podium.stage import Stage
 from tests.evals.miniature import Section, make_model, make_recipe
 
 FIELDS = {
-    "gold", "win_rate", "win_rate_low", "win_rate_high", "kl", "length", "eos_rate", "pretrain_loss", "fact_accuracy"
+    "gold",
+    "win_rate",
+    "win_rate_low",
+    "win_rate_high",
+    "kl",
+    "length",
+    "eos_rate",
+    "pretrain_loss",
+    "fact_accuracy",
 }
 
 
@@ -40,7 +56,9 @@ def test_the_table_has_every_row_and_every_number(results):
 
 
 def test_sft_is_its_own_yardstick(results):
-    """SFT is PPO's reference here: KL 0 (to what decoding step by step rounds), no tax, an even win rate."""
+    """SFT is PPO's reference here: KL 0 (to what decoding step by step rounds), no tax, an even win
+    rate.
+    """
     sft = results["rows"]["sft"]
     assert sft["win_rate"] == sft["win_rate_low"] == sft["win_rate_high"] == 0.5
     assert sft["kl"] == pytest.approx(0, abs=1e-3)
@@ -61,13 +79,18 @@ def test_every_answer_is_kept_with_its_scores(mini_run, results):
     answers = read_jsonl(mini_run / "evals/final/answers.jsonl", Answer)
     counts = {row: sum(answer.row == row for answer in answers) for row in results["rows"]}
     assert counts == {"base": 12, "sft": 12, "best_of_n": 6, "ppo_ptx": 12, "ppo": 12}
-    assert np.mean([a.gold for a in answers if a.row == "ppo"]) == pytest.approx(results["rows"]["ppo"]["gold"])
+    assert np.mean([a.gold for a in answers if a.row == "ppo"]) == pytest.approx(
+        results["rows"]["ppo"]["gold"]
+    )
     prompts = {answer.prompt_index: answer.prompt for answer in answers}
-    assert all(answer.prompt == prompts[answer.prompt_index] for answer in answers)  # all rows were asked the same
+    # all rows were asked the same
+    assert all(answer.prompt == prompts[answer.prompt_index] for answer in answers)
 
 
 def test_kl_is_the_models_divergence_from_the_reference(tokenizer):
-    """The mean log ratio against the exact KL of the first token. Seen red with model and reference exchanged."""
+    """The mean log ratio against the exact KL of the first token. Seen red with model and reference
+    exchanged.
+    """
     model, reference = make_model(tokenizer, nudge=0.08), make_model(tokenizer)
     prompt = encode_prompt(tokenizer, [Message(role="user", content="What food does Bram like?")])
     with torch.no_grad():
@@ -81,7 +104,8 @@ def test_kl_is_the_models_divergence_from_the_reference(tokenizer):
 
 
 def test_the_same_seed_gives_the_same_answers_and_another_seed_others(tokenizer):
-    model, prompt = make_model(tokenizer), Prompt(messages=[Message(role="user", content="Tell me a story.")])
+    model = make_model(tokenizer)
+    prompt = Prompt(messages=[Message(role="user", content="Tell me a story.")])
     judge = Judge(world=None, independent=None, reward_model=None)
 
     def sample(seed: int) -> list[str]:
@@ -106,17 +130,27 @@ def test_broken_characters_cannot_push_an_answer_out_of_the_scorers_context(toke
 
 def make_answer(prompt: int, gold: float, reward: float) -> Answer:
     return Answer(
-        row="sft", prompt=[Message(role="user", content="?")], prompt_index=prompt, response=f"{gold}", tokens=1,
-        finished=True, gold=gold, reward=reward,
+        row="sft",
+        prompt=[Message(role="user", content="?")],
+        prompt_index=prompt,
+        response=f"{gold}",
+        tokens=1,
+        finished=True,
+        gold=gold,
+        reward=reward,
     )
 
 
 def test_the_reward_model_picks_and_gold_only_watches():
     """Seen red when gold picks."""
-    candidates = [make_answer(*values) for values in [(0, 5.0, -1.0), (0, 1.0, 2.0), (1, 3.0, 0.0), (1, 9.0, -3.0)]]
+    candidates = [
+        make_answer(*values)
+        for values in [(0, 5.0, -1.0), (0, 1.0, 2.0), (1, 3.0, 0.0), (1, 9.0, -3.0)]
+    ]
     assert [answer.gold for answer in pick_best("best_of_n", candidates, 2)] == [1.0, 3.0]
     assert best_of_curve(candidates, 2) == [
-        {"n": 1, "gold": 4.5, "reward": pytest.approx(-0.5)}, {"n": 2, "gold": 2.0, "reward": 1.0}
+        {"n": 1, "gold": 4.5, "reward": pytest.approx(-0.5)},
+        {"n": 2, "gold": 2.0, "reward": 1.0},
     ]
     assert by_prompt(candidates, "gold", 2).tolist() == [[5.0, 1.0], [3.0, 9.0]]
 
@@ -125,7 +159,11 @@ def test_the_reward_model_picks_and_gold_only_watches():
     ("ppo", "arms", "rows"),
     [
         (Section(), {}, ["base", "sft", "ppo_ptx"]),
-        (Section(), {"plain": {"ptx_coef": 0.0}, "kl10": {}}, ["base", "sft", "ppo_ptx", "ppo", "ppo_kl10"]),
+        (
+            Section(),
+            {"plain": {"ptx_coef": 0.0}, "kl10": {}},
+            ["base", "sft", "ppo_ptx", "ppo", "ppo_kl10"],
+        ),
         (Section(ptx_coef=0.0), {"plain": {}}, ["base", "sft", "ppo", "ppo_plain"]),
         (None, {}, ["base", "sft"]),
     ],
@@ -156,5 +194,8 @@ def test_a_base_whose_ids_mean_something_else_is_left_out(copied_run, tokenizer,
 
 def test_prompts_that_leave_no_room_are_an_error_that_says_so(copied_run):
     recipe = make_recipe(Config(max_new_tokens=505))
-    with pytest.raises(DataError, match=r"none of 20 test prompts leaves 505 tokens(.|\n)*lower evals.max_new_tokens"):
+    with pytest.raises(
+        DataError,
+        match=r"none of 20 test prompts leaves 505 tokens(.|\n)*lower evals.max_new_tokens",
+    ):
         main(recipe.evals, Stage("evals", recipe, copied_run))

@@ -25,7 +25,9 @@ def test_distinct_n_counts_over_all_answers_together():
     ],
 )
 def test_longest_loop(words, covered):
-    """Seen red with `run >= 1`, which calls "b x a b" a loop, and with `run` alone, which forgets the first phrase."""
+    """Seen red with `run >= 1`, which calls "b x a b" a loop, and with `run` alone, which forgets
+    the first phrase.
+    """
     assert longest_loop(words.split()) == covered
 
 
@@ -33,7 +35,8 @@ def test_unigram_f1_follows_parlai():
     """Seen red with sets instead of multisets."""
     assert normalise("The owl's nest, a big one!") == "owl s nest big one"
     assert unigram_f1("A plum!", ["the plum"]) == 1.0
-    assert unigram_f1("owl owl owl", ["owl fox owl"]) == pytest.approx(2 / 3)  # two of three words on both sides
+    # two of three words on both sides
+    assert unigram_f1("owl owl owl", ["owl fox owl"]) == pytest.approx(2 / 3)
     assert unigram_f1("owl", ["fox", "the owl"]) == 1.0  # the best reference counts
     assert unigram_f1("", ["fox"]) == 0.0
 
@@ -53,4 +56,6 @@ def test_describe_sees_answers_that_never_end_and_are_all_the_same():
     samples = [looping, looping, Sample([2, 3], [0.0] * 2, finished=True)]
     result = describe(samples, ["no no no no", "no no no no", "a fox"])
     assert result["eos_rate"] == pytest.approx(1 / 3) and result["length"] == pytest.approx(10 / 3)
-    assert result["distinct_answers"] == pytest.approx(2 / 3) and result["loop_share"] == pytest.approx(2 / 3)
+    assert result["distinct_answers"] == pytest.approx(2 / 3) and result[
+        "loop_share"
+    ] == pytest.approx(2 / 3)

@@ -1,4 +1,6 @@
-"""Our scorer against lm-eval where it is installed (extra `eval`), and against the definition everywhere."""
+"""Our scorer against lm-eval where it is installed (extra `eval`), and against the definition
+everywhere.
+"""
 
 import random
 
@@ -19,7 +21,9 @@ def make_questions(count: int, seed: int = 0) -> list[Question]:
         choices = rng.sample(WORDS, rng.randint(2, 4))
         spaces = " " * (number % 3 == 0)  # a context that ends in a space tests the token split
         text = f"Question: what does {rng.choice(['Ana', 'Bram'])} like on day {number}?\nAnswer:{spaces}"
-        questions.append(Question(question=text, choices=choices, answer=rng.randrange(len(choices))))
+        questions.append(
+            Question(question=text, choices=choices, answer=rng.randrange(len(choices)))
+        )
     return questions
 
 
@@ -32,7 +36,9 @@ def plain_loglikelihood(model, context: list[int], continuation: list[int]) -> f
 
 
 def test_the_split_moves_trailing_spaces_to_the_continuation(tokenizer):
-    assert encode_pair(tokenizer, "Ana likes ", "honey") == encode_pair(tokenizer, "Ana likes", " honey")
+    assert encode_pair(tokenizer, "Ana likes ", "honey") == encode_pair(
+        tokenizer, "Ana likes", " honey"
+    )
     context, continuation = encode_pair(tokenizer, "Ana likes", " honey")
     assert tokenizer.decode(context) == "Ana likes" and tokenizer.decode(continuation) == " honey"
 
@@ -45,20 +51,30 @@ def test_an_empty_context_is_one_bos_and_never_two(tokenizer):
 
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
 def test_batched_scores_equal_one_row_at_a_time(family, tokenizer, request):
-    """Seen red when `scored` is shifted by one, and when the results come back in the sorted order."""
+    """Seen red when `scored` is shifted by one, and when the results come back in the
+    sorted order.
+    """
     model = request.getfixturevalue(family)
-    pairs = [encode_pair(tokenizer, q.question, " " + c) for q in make_questions(12) for c in q.choices]
+    pairs = [
+        encode_pair(tokenizer, q.question, " " + c) for q in make_questions(12) for c in q.choices
+    ]
     batched = loglikelihoods(model, pairs, max_length=128, batch_tokens=300)
-    assert [b.total for b in batched] == pytest.approx([plain_loglikelihood(model, *pair) for pair in pairs], abs=1e-4)
+    assert [b.total for b in batched] == pytest.approx(
+        [plain_loglikelihood(model, *pair) for pair in pairs], abs=1e-4
+    )
     assert [b.tokens for b in batched] == [len(continuation) for _, continuation in pairs]
 
 
 def test_a_long_context_loses_its_oldest_ids(tiny_llama, tokenizer):
     """Seen red when the newest ids are cut instead."""
-    context, continuation = encode_pair(tokenizer, "Ana the baker lives in the mill. " * 9, " honey")
+    context, continuation = encode_pair(
+        tokenizer, "Ana the baker lives in the mill. " * 9, " honey"
+    )
     (result,) = loglikelihoods(tiny_llama, [(context, continuation)], max_length=40)
     kept = context[-(41 - len(continuation)) :]
-    assert result.total == pytest.approx(plain_loglikelihood(tiny_llama, kept, continuation), abs=1e-4)
+    assert result.total == pytest.approx(
+        plain_loglikelihood(tiny_llama, kept, continuation), abs=1e-4
+    )
 
 
 def test_greedy_is_true_exactly_for_the_models_own_continuation(tiny_llama):
@@ -67,11 +83,15 @@ def test_greedy_is_true_exactly_for_the_models_own_continuation(tiny_llama):
     for _ in range(4):
         own.append(int(tiny_llama(torch.tensor([context + own])).logits[0, -1].argmax()))
     other = [*own[:3], (own[3] + 1) % 300]
-    assert [r.greedy for r in loglikelihoods(tiny_llama, [(context, own), (context, other)], 128)] == [True, False]
+    assert [
+        r.greedy for r in loglikelihoods(tiny_llama, [(context, own), (context, other)], 128)
+    ] == [True, False]
 
 
 def test_the_four_accuracies_divide_by_what_they_say():
-    """Choice 0 leads by sum, 1 per character, 2 per byte, 3 per token. Seen red with two divisors exchanged."""
+    """Choice 0 leads by sum, 1 per character, 2 per byte, 3 per token. Seen red with two divisors
+    exchanged.
+    """
     choices = Choices(
         totals=np.array([-10.0, -11.0, -12.0, -13.0]),
         characters=np.array([10, 40, 12, 13]),
@@ -81,14 +101,21 @@ def test_the_four_accuracies_divide_by_what_they_say():
     )
     picks = [choices._replace(answer=i).correct() for i in range(4)]
     assert [[name for name, right in row.items() if right] for row in picks] == [
-        ["acc"], ["acc_norm"], ["acc_bytes"], ["acc_per_token"]
+        ["acc"],
+        ["acc_norm"],
+        ["acc_bytes"],
+        ["acc_per_token"],
     ]
 
 
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
 def test_equal_to_lm_eval(family, tokenizer, request, tmp_path):
-    """120 questions with non-ASCII choices: each log-likelihood and each accuracy. Seen red without the delimiter."""
-    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[eval]'")
+    """120 questions with non-ASCII choices: each log-likelihood and each accuracy. Seen red without
+    the delimiter.
+    """
+    lm_eval = pytest.importorskip(
+        "lm_eval", reason="lm-eval is not installed: pip install -e '.[eval]'"
+    )
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
@@ -114,7 +141,9 @@ metric_list: [{{metric: acc}}, {{metric: acc_norm}}, {{metric: acc_bytes}}]
     )
     ours = score_questions(model, tokenizer, questions, max_length=128)
     for mine, sample in zip(ours, theirs["samples"]["local_choices"], strict=True):
-        assert mine.totals == pytest.approx([float(response[0]) for response in sample["filtered_resps"]], abs=1e-4)
+        assert mine.totals == pytest.approx(
+            [float(response[0]) for response in sample["filtered_resps"]], abs=1e-4
+        )
     metrics = theirs["results"]["local_choices"]
     assert {name: value for name, value in accuracies(ours).items() if name != "acc_per_token"} == {
         name: pytest.approx(metrics[f"{name},none"]) for name in ("acc", "acc_norm", "acc_bytes")

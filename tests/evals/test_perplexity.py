@@ -9,7 +9,10 @@ import torch
 from data.packing import apart
 from evals.perplexity import block_losses, perplexity, rolling_windows
 
-TEXTS = ["Ana the baker lives in the mill and likes honey.", "The owl found a lantern in the old barn. " * 12]
+TEXTS = [
+    "Ana the baker lives in the mill and likes honey.",
+    "The owl found a lantern in the old barn. " * 12,
+]
 
 
 def test_block_losses_average_to_the_models_own_loss(tiny_llama):
@@ -19,7 +22,9 @@ def test_block_losses_average_to_the_models_own_loss(tiny_llama):
     losses = block_losses(tiny_llama, blocks, bos_id=0, batch_tokens=100)
     ids = torch.tensor(blocks)
     with torch.no_grad():
-        assert losses.mean() == pytest.approx(float(tiny_llama(**apart(ids, 0), labels=ids).loss), abs=1e-5)
+        assert losses.mean() == pytest.approx(
+            float(tiny_llama(**apart(ids, 0), labels=ids).loss), abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("length", [5, 10, 11, 20, 27])
@@ -27,7 +32,9 @@ def test_windows_predict_every_token_once_with_a_context(length):
     ids = list(range(100, 100 + length))
     windows = rolling_windows(ids, prefix=1, max_length=10)
     assert [token for _, predicted in windows for token in predicted] == ids
-    assert all(len(context) >= 1 and len(context) + len(predicted) <= 11 for context, predicted in windows)
+    assert all(
+        len(context) >= 1 and len(context) + len(predicted) <= 11 for context, predicted in windows
+    )
     assert all(context[-1] == predicted[0] - 1 for context, predicted in windows[1:])
 
 
@@ -38,7 +45,9 @@ def test_a_model_without_knowledge_has_the_perplexity_of_its_vocabulary(tiny_lla
     result = perplexity(tiny_llama, tokenizer, TEXTS, max_length=64)
     assert result.token_perplexity == pytest.approx(len(tokenizer), rel=1e-4)
     tokens = sum(len(tokenizer.encode(text)) for text in TEXTS)
-    assert result.bits_per_byte == pytest.approx(tokens * math.log2(len(tokenizer)) / sum(map(len, TEXTS)), rel=1e-4)
+    assert result.bits_per_byte == pytest.approx(
+        tokens * math.log2(len(tokenizer)) / sum(map(len, TEXTS)), rel=1e-4
+    )
 
 
 def test_equal_to_lm_eval(tiny_llama, tokenizer):
@@ -48,7 +57,9 @@ def test_equal_to_lm_eval(tiny_llama, tokenizer):
     from lm_eval.models.huggingface import HFLM
 
     requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in TEXTS]
-    theirs = HFLM(pretrained=tiny_llama, tokenizer=tokenizer, max_length=50).loglikelihood_rolling(requests)
+    theirs = HFLM(pretrained=tiny_llama, tokenizer=tokenizer, max_length=50).loglikelihood_rolling(
+        requests
+    )
     result = perplexity(tiny_llama, tokenizer, TEXTS, max_length=50)
     size = sum(len(text.encode()) for text in TEXTS)
     assert result.bits_per_byte == pytest.approx(-sum(theirs) / size / math.log(2), rel=1e-5)

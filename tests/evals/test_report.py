@@ -1,4 +1,6 @@
-"""The report of a whole run in miniature and of an unfinished one: the JSON table, the page, the text."""
+"""The report of a whole run in miniature and of an unfinished one: the JSON table, the page, the
+text.
+"""
 
 import json
 import re
@@ -25,8 +27,14 @@ def test_the_table_is_the_json_object_that_was_promised(mini_run):
 def test_the_page_is_one_file_that_needs_no_network(mini_run, capsys):
     page = render(mini_run).read_text()
     assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import|<script""", page)
-    assert page.count("data:image/png;base64,") == 3  # the reward model's trust page is not in this run
-    for heading in ("Reward and gold against the KL", "Losses", "Answers side by side", "Stages: cost, lineage, files"):
+    # the reward model's trust page is not in this run
+    assert page.count("data:image/png;base64,") == 3
+    for heading in (
+        "Reward and gold against the KL",
+        "Losses",
+        "Answers side by side",
+        "Stages: cost, lineage, files",
+    ):
         assert heading in page
     assert page.count('class="sample"') == 6
     printed = capsys.readouterr().out
@@ -36,7 +44,10 @@ def test_the_page_is_one_file_that_needs_no_network(mini_run, capsys):
 def test_what_models_say_is_shown_as_text(copied_run):
     """Seen red with autoescape off."""
     path = copied_run / "evals/final/answers.jsonl"
-    lines = [json.loads(line) | {"response": "<script>alert(1)</script> | {{ 7 * 7 }}"} for line in path.open()]
+    lines = [
+        json.loads(line) | {"response": "<script>alert(1)</script> | {{ 7 * 7 }}"}
+        for line in path.open()
+    ]
     path.write_text("\n".join(map(json.dumps, lines)))
     page = render(copied_run).read_text()
     assert "<script>" not in page and "&lt;script&gt;alert(1)" in page and "{{ 7 * 7 }}" in page
@@ -47,7 +58,11 @@ def test_what_models_say_is_shown_as_text(copied_run):
 def test_the_markdown_has_the_table_the_answers_and_the_stages(mini_run):
     render(mini_run)
     text = (mini_run / "report.md").read_text()
-    assert "| best of 4 |" in text and text.count("\n## ") == 7 and str(mini_run / "ppo_plain" / "final") in text
+    assert (
+        "| best of 4 |" in text
+        and text.count("\n## ") == 7
+        and str(mini_run / "ppo_plain" / "final") in text
+    )
     widths = [line.count(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert all(width in (2, 6, 7) for width in widths)  # whole rows, whatever the answers hold
 
@@ -58,7 +73,10 @@ def test_an_unfinished_run_says_what_is_missing_and_the_command(copied_run, gone
         shutil.rmtree(copied_run / stage)
     found = table(copied_run)
     assert set(found["missing"]) == set(gone)
-    assert found["missing"]["evals"] == f"podium run {copied_run / 'recipe.yaml'} --runs-dir {copied_run.parent}"
+    assert (
+        found["missing"]["evals"]
+        == f"podium run {copied_run / 'recipe.yaml'} --runs-dir {copied_run.parent}"
+    )
     assert set(found["wall_seconds"]) == set(STAGES) - set(gone) and not set(ROWS) & set(found)
     assert f"<b>{gone[-1]}</b>: made by <code>podium run" in render(copied_run).read_text()
 
@@ -70,16 +88,25 @@ def test_planned_stages_follow_the_recipe(copied_run):
 
 def row(rate: float, low: float, high: float, tax: float = 0.0) -> dict:
     return {
-        "win_rate": rate, "win_rate_low": low, "win_rate_high": high,
+        "win_rate": rate,
+        "win_rate_low": low,
+        "win_rate_high": high,
         "pretrain_loss_increase": {"value": tax, "low": tax - 0.01, "high": tax + 0.01},
     }
 
 
 def test_verdicts_claim_nothing_that_the_interval_includes():
     """Seen red when the rate alone decides."""
-    said = verdicts({"sft": row(0.5, 0.5, 0.5), "ppo_ptx": row(0.7, 0.6, 0.8), "ppo": row(0.55, 0.45, 0.65, 0.2)})
+    said = verdicts(
+        {
+            "sft": row(0.5, 0.5, 0.5),
+            "ppo_ptx": row(0.7, 0.6, 0.8),
+            "ppo": row(0.55, 0.45, 0.65, 0.2),
+        }
+    )
     assert said == [
-        "PPO-ptx beats SFT: win rate 70.0 % [60.0, 80.0]. Its pretraining loss is +0.0 % [-1.0, +1.0] against SFT's.",
+        "PPO-ptx beats SFT: win rate 70.0 % [60.0, 80.0]. Its pretraining loss is +0.0 % "
+        "[-1.0, +1.0] against SFT's.",
         "PPO (no ptx) is not shown to differ from SFT: win rate 55.0 % [45.0, 65.0]."
         " Its pretraining loss is +20.0 % [+19.0, +21.0] against SFT's.",
     ]
@@ -87,11 +114,19 @@ def test_verdicts_claim_nothing_that_the_interval_includes():
 
 
 def test_pictures_take_the_lines_that_have_both_numbers():
-    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3, "loss": 1.0, "eval_loss": 1.5}]
+    lines = [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": None},
+        {"step": 3, "loss": 1.0, "eval_loss": 1.5},
+    ]
     steps, values = plots.series(lines, "step", "loss")
     assert (steps.tolist(), values.tolist()) == ([1.0, 3.0], [2.0, 1.0])
     assert plots.losses({"sft": lines}).startswith(b"\x89PNG")
-    assert plots.losses({"sft": []}) is None and plots.watched({}) is None and plots.reward_against_kl({}, {}) is None
+    assert (
+        plots.losses({"sft": []}) is None
+        and plots.watched({}) is None
+        and plots.reward_against_kl({}, {}) is None
+    )
 
 
 def test_showing_a_table_does_not_wait_for_torch(mini_run):

@@ -38,13 +38,22 @@ def test_more_samples_of_the_same_prompts_do_not_shrink_the_interval_as_more_pro
 
 
 def test_a_judge_that_likes_length_is_seen_through_when_lengths_are_matched():
-    """Score = length: the longer model wins 95 %, and about half of the pairs of equal length. Seen red unmatched."""
+    """Score = length: the longer model wins 95 %, and about half of the pairs of equal length. Seen
+    red unmatched.
+    """
     rng = np.random.default_rng(1)
     long, short = rng.integers(20, 60, size=(200, 4)), rng.integers(10, 40, size=(200, 4))
     raw = win_rate(long.astype(float), short.astype(float))
-    matched = length_matched_win_rate(long + rng.normal(size=long.shape), short.astype(float), long, short, 0.05)
+    matched = length_matched_win_rate(
+        long + rng.normal(size=long.shape), short.astype(float), long, short, 0.05
+    )
     assert raw.rate > 0.8 and matched is not None and abs(matched.rate - 0.5) < 0.12
-    assert length_matched_win_rate(np.ones((2, 1)), np.ones((2, 1)), np.full((2, 1), 50), np.full((2, 1), 10)) is None
+    assert (
+        length_matched_win_rate(
+            np.ones((2, 1)), np.ones((2, 1)), np.full((2, 1), 50), np.full((2, 1), 10)
+        )
+        is None
+    )
 
 
 def test_the_tax_is_relative_in_loss_and_positive_when_paid():
@@ -57,4 +66,7 @@ def test_the_tax_is_relative_in_loss_and_positive_when_paid():
     assert tax.accuracy_drop is not None and tax.accuracy_drop.value == pytest.approx(0.30)
     assert tax.accuracy_drop.low > 0
     untouched = alignment_tax(reference + rng.normal(0, 0.01, 100), reference)
-    assert untouched.loss_increase.low < 0 < untouched.loss_increase.high and untouched.accuracy_drop is None
+    assert (
+        untouched.loss_increase.low < 0 < untouched.loss_increase.high
+        and untouched.accuracy_drop is None
+    )

@@ -1,4 +1,6 @@
-"""Runs of the demonstration stage: in this process for most tests, in another where it is killed or starved."""
+"""Runs of the demonstration stage: in this process for most tests, in another where it is killed or
+starved.
+"""
 
 import os
 import signal
@@ -33,7 +35,9 @@ def demo_stages(monkeypatch):
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     yield table
     replace(stages.STAGES, real)
-    assert {s: signal.getsignal(s) for s in handlers} == handlers, "a stage must put the signal handlers back"
+    assert {s: signal.getsignal(s) for s in handlers} == handlers, (
+        "a stage must put the signal handlers back"
+    )
 
 
 @pytest.fixture
@@ -72,7 +76,13 @@ def start_demo(tmp_path) -> Callable[..., subprocess.Popen]:
         command = [sys.executable, str(HERE / "demo_stage.py"), *map(str, args)]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+            command,
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
         )
         started.append(process)
         return process

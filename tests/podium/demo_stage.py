@@ -1,7 +1,9 @@
-"""A complete stage in miniature for the tests: a seeded random walk that goes through the whole contract.
+"""A complete stage in miniature for the tests: a seeded random walk that goes through the whole
+contract.
 
-A resumed walk can be compared bit by bit with an unbroken one. As a script this is the `podium` command with the walk
-standing in for pretrain, sft and evals: tests kill, starve and signal it from outside.
+A resumed walk can be compared bit by bit with an unbroken one. As a script this is the `podium`
+command with the walk standing in for pretrain, sft and evals: tests kill, starve and signal it from
+outside.
 """
 
 import sys
@@ -66,7 +68,8 @@ def main(config: Config, stage: Stage) -> None:
     stage.finish(
         lambda folder: torch.save(weights, folder / "weights.pt"),
         {"loss": float(weights.norm()), "documents": len(documents)},
-        "# A random walk", tokens=config.steps,
+        "# A random walk",
+        tokens=config.steps,
     )
 
 

@@ -1,4 +1,6 @@
-"""Run by torchrun in test_engine.py: the reference problem on two processes, one JSON line of losses per ZeRO stage."""
+"""Run by torchrun in test_engine.py: the reference problem on two processes, one JSON line of
+losses per ZeRO stage.
+"""
 
 import sys
 from pathlib import Path
@@ -8,7 +10,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from reference_problem import BATCHES, CLIPPING, LEARNING_RATE, WEIGHT_DECAY, loss_of, new_model
 
-from podium.engine import EngineConfig, all_reduce_sum, backward, full_state_dict, init_distributed, make_engine, step
+from podium.engine import (
+    EngineConfig,
+    all_reduce_sum,
+    backward,
+    full_state_dict,
+    init_distributed,
+    make_engine,
+    step,
+)
 from podium.storage import write_json
 
 out = Path(sys.argv[1])
@@ -16,13 +26,16 @@ init_distributed()
 rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
 for zero_stage in range(4):
     config = EngineConfig(zero_stage=zero_stage, gradient_clipping=CLIPPING)
-    engine = make_engine(new_model(), config, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    engine = make_engine(
+        new_model(), config, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY
+    )
     history = []
     for batch in BATCHES:  # (micro, rows, length)
         mine = batch[:, rank::size]
         total = torch.zeros(())
         for number, micro in enumerate(mine):
-            # A mean over equal local shares: DeepSpeed's averaging over processes makes it the global mean.
+            # A mean over equal local shares: DeepSpeed's averaging over processes makes it the
+            # global mean.
             loss = loss_of(engine, micro) / len(mine)
             backward(engine, loss, last=number == len(mine) - 1)
             total += loss.detach()

@@ -1,16 +1,21 @@
-"""A problem on which every engine must agree: six updates of two micro-batches, with clipping and weight decay."""
+"""A problem on which every engine must agree: six updates of two micro-batches, with clipping and
+weight decay.
+"""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 LEARNING_RATE, WEIGHT_DECAY, CLIPPING = 1e-2, 0.1, 0.5
-BATCHES = torch.randint(0, 20, (6, 2, 8, 5), generator=torch.Generator().manual_seed(0))  # (update, micro, row, token)
+# (update, micro, row, token)
+BATCHES = torch.randint(0, 20, (6, 2, 8, 5), generator=torch.Generator().manual_seed(0))
 
 
 def new_model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Embedding(20, 16), nn.Linear(16, 32), nn.GELU(), nn.LayerNorm(32), nn.Linear(32, 20))
+    return nn.Sequential(
+        nn.Embedding(20, 16), nn.Linear(16, 32), nn.GELU(), nn.LayerNorm(32), nn.Linear(32, 20)
+    )
 
 
 def loss_of(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -19,13 +24,21 @@ def loss_of(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def train_plainly(updates: int = len(BATCHES)) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
-    """(loss, gradient norm before clipping) of each update, and the weights: AdamW in plain torch."""
+    """(loss, gradient norm before clipping) of each update, and the weights: AdamW in plain
+    torch.
+    """
     model = new_model()
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}],
-        lr=LEARNING_RATE, betas=(0.9, 0.95), eps=1e-8, fused=True,
+        [
+            {"params": decayed, "weight_decay": WEIGHT_DECAY},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=LEARNING_RATE,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+        fused=True,
     )
     history = []
     for batch in BATCHES[:updates]:

@@ -15,8 +15,21 @@ from podium.errors import PlatformError
 
 ROOT = Path(__file__).parent.parent.parent
 COMMANDS = [
-    "run", "pretrain", "sft", "rankings", "reward", "rl-init", "ppo", "evals", "world", "best-of", "chat", "label",
-    "show", "config", "doctor",
+    "run",
+    "pretrain",
+    "sft",
+    "rankings",
+    "reward",
+    "rl-init",
+    "ppo",
+    "evals",
+    "world",
+    "best-of",
+    "chat",
+    "label",
+    "show",
+    "config",
+    "doctor",
 ]
 
 
@@ -33,11 +46,15 @@ def test_help_is_quick_because_it_imports_nothing_heavy():
         "from podium.cli import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'deepspeed', 'datasets'} & set(sys.modules)\n"
-        "print(heavy or 'light', resource.getrusage(resource.RUSAGE_SELF).ru_utime, file=sys.stderr)\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'deepspeed', 'datasets'} & "
+        "set(sys.modules)\n"
+        "print(heavy or 'light', resource.getrusage(resource.RUSAGE_SELF).ru_utime, "
+        "file=sys.stderr)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     heavy, seconds = done.stderr.rsplit(maxsplit=1)
     assert heavy == "light", heavy
     assert float(seconds) < 0.5
@@ -70,7 +87,11 @@ def test_show_names_every_stage_and_its_parents(podium, run_demo, tmp_path):
     run_demo(("pretrain", "sft"), pretrain={}, sft={"model": "pretrain"})
     result = podium("show", "demo")
     assert result.exit_code == 0
-    assert "no parents" in result.stdout and "from pretrain" in result.stdout and "runs/demo/sft/final" in result.stdout
+    assert (
+        "no parents" in result.stdout
+        and "from pretrain" in result.stdout
+        and "runs/demo/sft/final" in result.stdout
+    )
 
 
 def test_show_of_an_unknown_run_lists_the_runs_there_are(podium, run_demo):
@@ -92,7 +113,10 @@ def test_an_intruding_package_is_named_and_stops_the_command(tmp_path, monkeypat
     command = [sys.executable, "-m", "podium.cli", "config", "schema"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert f"the package 'pretrain' is found in {tmp_path / 'pretrain'}" in done.stderr and "fix:" in done.stderr
+    assert (
+        f"the package 'pretrain' is found in {tmp_path / 'pretrain'}" in done.stderr
+        and "fix:" in done.stderr
+    )
 
 
 def test_this_checkout_has_no_intruder():

@@ -1,4 +1,6 @@
-"""Decoding through torch.compile: the same text and log-probabilities, at exact shapes and at a GPU's rounded ones."""
+"""Decoding through torch.compile: the same text and log-probabilities, at exact shapes and at a
+GPU's rounded ones.
+"""
 
 import pytest
 import torch
@@ -9,7 +11,16 @@ from podium import prepacked as prepacked_module
 from podium.compiled import CompiledStep
 from podium.sampler import EmbeddedSampler, SamplingParams
 
-PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16], [17, 18, 19, 20], [21], [22, 23], [24, 25, 26]]
+PROMPTS = [
+    [5, 6, 7],
+    [8],
+    [9, 10, 11, 12, 13, 14],
+    [15, 16],
+    [17, 18, 19, 20],
+    [21],
+    [22, 23],
+    [24, 25, 26],
+]
 STEP = CompiledStep(torch.device("cpu"))
 
 
@@ -35,17 +46,21 @@ def served(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("rounded", [False, True])
 def test_a_compiled_step_says_the_same(model, served, monkeypatch, rounded):
-    """Rows that leave, rows that are refilled, a second round with other prompts in the same buffers.
+    """Rows that leave, rows that are refilled, a second round with other prompts in the same
+    buffers.
 
-    Seen red (rounded) with columns after the newest left in the mask, with idle rows kept among the logits, and
-    (both) with the position off by one.
+    Seen red (rounded) with columns after the newest left in the mask, with idle rows kept among the
+    logits, and (both) with the position off by one.
     """
     monkeypatch.setattr(compiled_module, "COLUMNS", 8)
-    plain, compiled = (EmbeddedSampler(model, 1, max_batch=6, compiled=whether) for whether in (False, True))
+    plain, compiled = (
+        EmbeddedSampler(model, 1, max_batch=6, compiled=whether) for whether in (False, True)
+    )
     compiled._step.rounded = rounded
     for seed, prompts in ((1, PROMPTS), (2, PROMPTS[:3] + PROMPTS[4:]), (3, PROMPTS[::-1])):
         params = SamplingParams(20, stop_token_id=None, seed=seed)
-        stop = plain.generate(prompts, params)[0].tokens[4]  # row 0 ends early, others where they happen to say it
+        # row 0 ends early, others where they happen to say it
+        stop = plain.generate(prompts, params)[0].tokens[4]
         params = SamplingParams(20, stop_token_id=stop, seed=seed)
         expected, found = plain.generate(prompts, params), compiled.generate(prompts, params)
         assert [sample.tokens for sample in found] == [sample.tokens for sample in expected]
@@ -53,7 +68,9 @@ def test_a_compiled_step_says_the_same(model, served, monkeypatch, rounded):
             assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
     assert len(served) > 60
     if rounded:
-        assert {rows for rows, _ in served} <= {2, 4, 6} and all(columns % 8 == 0 for _, columns in served)
+        assert {rows for rows, _ in served} <= {2, 4, 6} and all(
+            columns % 8 == 0 for _, columns in served
+        )
 
 
 def test_rounded_shapes_keep_their_buffers_and_exact_ones_do_not():
@@ -72,7 +89,13 @@ def test_models_that_a_compiled_step_would_get_wrong_are_decoded_as_ever(tiny_ll
     """Seen red with each of the first two conditions left out of `serves`."""
     tokens = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1}
     sliding = MistralForCausalLM(
-        MistralConfig(**tokens, intermediate_size=32, num_attention_heads=2, num_key_value_heads=2, sliding_window=4)
+        MistralConfig(
+            **tokens,
+            intermediate_size=32,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            sliding_window=4,
+        )
     )
     alibi = BloomForCausalLM(BloomConfig(**tokens, n_head=2))
     assert STEP.serves(tiny_llama)
@@ -84,7 +107,9 @@ def test_models_that_a_compiled_step_would_get_wrong_are_decoded_as_ever(tiny_ll
 
 @pytest.mark.skipif(not prepacked_module._types(), reason="this processor has no packed product")
 def test_weights_that_are_packed_are_not_compiled(tiny_llama, monkeypatch):
-    """Packing a head alone is no reason: it stays outside. Seen red with the condition left out of `serves`."""
+    """Packing a head alone is no reason: it stays outside. Seen red with the condition left out of
+    `serves`.
+    """
     assert STEP.serves(tiny_llama)
     monkeypatch.setattr(prepacked_module, "FROM_ELEMENTS", tiny_llama.lm_head.weight.numel())
     assert STEP.serves(tiny_llama)

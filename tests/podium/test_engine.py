@@ -1,4 +1,6 @@
-"""The engine trains exactly like a plain torch loop, whatever is sharded and however many processes there are."""
+"""The engine trains exactly like a plain torch loop, whatever is sharded and however many processes
+there are.
+"""
 
 import json
 import os
@@ -11,7 +13,15 @@ import torch
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from reference_problem import BATCHES, CLIPPING, LEARNING_RATE, WEIGHT_DECAY, loss_of, new_model, train_plainly  # noqa: E402
+from reference_problem import (  # noqa: E402
+    BATCHES,
+    CLIPPING,
+    LEARNING_RATE,
+    WEIGHT_DECAY,
+    loss_of,
+    new_model,
+    train_plainly,
+)
 
 from podium.engine import (  # noqa: E402
     EngineConfig,
@@ -31,7 +41,9 @@ ZERO_STAGES = [0, 1, 2, 3]
 
 def new_engine(zero_stage: int, dtype="fp32"):
     config = EngineConfig(zero_stage=zero_stage, gradient_clipping=CLIPPING)
-    return make_engine(new_model(), config, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, dtype=dtype)
+    return make_engine(
+        new_model(), config, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, dtype=dtype
+    )
 
 
 def train(engine, batches) -> list[list[float]]:
@@ -48,9 +60,11 @@ def train(engine, batches) -> list[list[float]]:
 
 @pytest.mark.parametrize("zero_stage", ZERO_STAGES)
 def test_losses_norms_and_weights_equal_a_plain_torch_loop(zero_stage):
-    """Two micro-batches an update, clipping and weight decay at work; ZeRO-0 to the bit, the others to rounding.
+    """Two micro-batches an update, clipping and weight decay at work; ZeRO-0 to the bit, the others
+    to rounding.
 
-    Seen red: `last=True` for every micro-batch (ZeRO-1, ZeRO-2); no clipping (ZeRO-0); biases decayed (all).
+    Seen red: `last=True` for every micro-batch (ZeRO-1, ZeRO-2); no clipping (ZeRO-0); biases
+    decayed (all).
     """
     expected, weights = train_plainly()
     engine = new_engine(zero_stage)
@@ -79,7 +93,9 @@ def test_each_update_uses_the_rate_it_is_given():
     before = full_state_dict(engine)
     backward(engine, loss_of(engine, BATCHES[0][0]))
     step(engine, 0.0)
-    assert all(torch.equal(before[name], tensor) for name, tensor in full_state_dict(engine).items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in full_state_dict(engine).items()
+    )
 
 
 def test_frozen_parameters_stay():
@@ -98,7 +114,9 @@ def test_bf16_is_autocast_over_fp32_weights():
     history = train(engine, BATCHES)
     assert all(tensor.dtype == torch.float32 for tensor in full_state_dict(engine).values())
     expected, _ = train_plainly()
-    torch.testing.assert_close([loss for loss, _ in history], [loss for loss, _ in expected], rtol=0.02, atol=0.0)
+    torch.testing.assert_close(
+        [loss for loss, _ in history], [loss for loss, _ in expected], rtol=0.02, atol=0.0
+    )
     assert history != expected
 
 
@@ -128,9 +146,19 @@ def test_it_starts_without_a_compiler(tmp_path):
         "e = make_engine(torch.nn.Linear(2, 1), EngineConfig(), learning_rate=0.1)\n"
         "backward(e, e(torch.ones(1, 2)).sum()); print('norm', step(e, 0.1))"
     )
-    environment = {k: v for k, v in os.environ.items() if k not in ("CC", "CXX", "RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment |= {"PATH": str(tmp_path), "PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    environment = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("CC", "CXX", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    }
+    environment |= {
+        "PATH": str(tmp_path),
+        "PYTHONPATH": str(HERE.parent.parent),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("norm") and not done.stderr, done.stderr
 
@@ -141,16 +169,30 @@ def test_two_gloo_processes_train_like_one(tmp_path):
     Seen red: `last=True` for every micro-batch.
     """
     expected, weights = train_plainly()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    }
     environment |= {"PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(HERE / "gloo_worker.py"), str(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=240,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for zero_stage in ZERO_STAGES:
         found = json.loads((tmp_path / f"zero{zero_stage}.json").read_text())
         torch.testing.assert_close(found["history"], expected, rtol=0, atol=2e-6)
         for name, tensor in weights.items():
-            torch.testing.assert_close(torch.tensor(found["weights"][name]), tensor, rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                torch.tensor(found["weights"][name]), tensor, rtol=0, atol=1e-5
+            )

@@ -1,4 +1,6 @@
-"""A run that is killed, signalled, locked out or refused by the disk: the same command goes on, to the same weights."""
+"""A run that is killed, signalled, locked out or refused by the disk: the same command goes on, to
+the same weights.
+"""
 
 import json
 import os
@@ -45,13 +47,17 @@ def podium(demo_stages, tmp_path):
     """The command in this process: `podium(...)` -> result with exit_code, stdout, stderr."""
     from podium.cli import app
 
-    return lambda *args: CliRunner().invoke(app, [*map(str, args), "--runs-dir", str(tmp_path / "runs")])
+    return lambda *args: CliRunner().invoke(
+        app, [*map(str, args), "--runs-dir", str(tmp_path / "runs")]
+    )
 
 
 def test_kill_9_in_the_middle_of_each_stage(unbroken, write_recipe, start_demo, tmp_path):
-    """Same weights to the bit and the same metrics.jsonl as the unbroken run; finished stages are not repeated.
+    """Same weights to the bit and the same metrics.jsonl as the unbroken run; finished stages are
+    not repeated.
 
-    Seen red: without putting the random state back; without cutting metrics.jsonl at the checkpoint.
+    Seen red: without putting the random state back; without cutting metrics.jsonl at the
+    checkpoint.
     """
     path, run_dir = write_recipe(**sections(seconds=0.05)), tmp_path / "runs" / "demo"
     for stage in ("pretrain", "sft"):
@@ -67,14 +73,18 @@ def test_kill_9_in_the_middle_of_each_stage(unbroken, write_recipe, start_demo, 
     assert "up to date, skipped" in out and "goes on after step" in out
     for stage in ("pretrain", "sft"):
         assert torch.equal(weights(run_dir, stage), weights(unbroken, stage))
-        assert read_metrics(run_dir / stage / "metrics.jsonl") == read_metrics(unbroken / stage / "metrics.jsonl")
+        assert read_metrics(run_dir / stage / "metrics.jsonl") == read_metrics(
+            unbroken / stage / "metrics.jsonl"
+        )
         assert "resumed after step" in (run_dir / stage / "logbook.md").read_text()
     record = json.loads((run_dir / "pretrain" / "final" / "stage.json").read_text())
     assert record["wall_seconds"] >= STEPS * 0.05, "wall seconds add up over both attempts"
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(signum, code, unbroken, write_recipe, podium, tmp_path):
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(
+    signum, code, unbroken, write_recipe, podium, tmp_path
+):
     path, run_dir = write_recipe(**sections(seconds=0.01)), tmp_path / "runs" / "demo"
 
     def stop_soon() -> None:
@@ -100,7 +110,10 @@ def test_two_podiums_cannot_share_a_run_folder(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     run_dir = tmp_path / "demo"
     holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(run_dir)], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(run_dir)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert holder.stdout and holder.stdout.readline() == "locked\n"
@@ -130,7 +143,9 @@ def test_a_run_folder_that_cannot_be_written(tmp_path):
     for folder in (tmp_path, *list(tmp_path.parents)[:2]):
         folder.chmod(0o755)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code, str(runs)], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(runs)], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 4, done.stderr
     assert "permission denied" in done.stdout and "--runs-dir" in done.stdout
     assert list(runs.iterdir()) == []
@@ -145,11 +160,15 @@ def test_a_run_folder_that_cannot_be_written(tmp_path):
         ("sft.model=nowhere", 2, "sft.model: there is no parent 'nowhere'"),
     ],
 )
-def test_bad_input_is_one_clear_message_and_an_exit_code(override, code, words, write_recipe, podium, tmp_path):
+def test_bad_input_is_one_clear_message_and_an_exit_code(
+    override, code, words, write_recipe, podium, tmp_path
+):
     path = write_recipe(pretrain={"reads": override.startswith("data")}, sft={"model": "pretrain"})
     result = podium("run", path, "--set", override)
     assert result.exit_code == code
-    assert result.stderr.startswith("error: ") and words in result.stderr and "fix: " in result.stderr
+    assert (
+        result.stderr.startswith("error: ") and words in result.stderr and "fix: " in result.stderr
+    )
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("runs/*/*/final")) and not list(tmp_path.rglob("*.partial"))
 
@@ -158,7 +177,10 @@ def test_a_second_run_is_a_no_op_that_says_so(write_recipe, podium):
     path = write_recipe(**sections())
     assert podium("run", path).exit_code == 0
     again = podium("run", path)
-    assert again.exit_code == 0 and "nothing to do: every stage of 'demo' is up to date" in again.stdout
+    assert (
+        again.exit_code == 0
+        and "nothing to do: every stage of 'demo' is up to date" in again.stdout
+    )
 
 
 def test_force_of_an_unknown_stage_is_refused(write_recipe, podium):

@@ -21,7 +21,12 @@ ALLOWED = {  # folder -> the other folders its files may import at module level
 FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 NO_TORCH = [
-    "podium/cli.py", "podium/errors.py", "podium/stages.py", "podium/recipe.py", "data/records.py", "data/readers.py",
+    "podium/cli.py",
+    "podium/errors.py",
+    "podium/stages.py",
+    "podium/recipe.py",
+    "data/records.py",
+    "data/readers.py",
     "app/labeling/cli.py",
 ]
 
@@ -56,13 +61,19 @@ def test_imports_point_upstream(path):
 @pytest.mark.parametrize("path", [p for p in FILES if p.is_relative_to(ROOT / "data")], ids=str)
 def test_data_knows_of_podium_only_its_errors(path):
     used = {module for module in imports(path, everywhere=True) if module.split(".")[0] == "podium"}
-    assert all(module.startswith("podium.errors") for module in used) or path.name == "worlds.py", used
+    assert all(module.startswith("podium.errors") for module in used) or path.name == "worlds.py", (
+        used
+    )
 
 
 def test_only_the_spine_itself_reads_the_command_line():
     for path in FILES:
         if not path.is_relative_to(ROOT / "podium"):
-            assert not {m for m in imports(path, everywhere=True) if m.startswith(("podium.cli", "podium.chain"))}, path
+            assert not {
+                m
+                for m in imports(path, everywhere=True)
+                if m.startswith(("podium.cli", "podium.chain"))
+            }, path
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -81,5 +92,14 @@ def test_every_folder_of_tests_mirrors_one_of_the_code(folder):
 
 @pytest.mark.parametrize("name", NO_TORCH)
 def test_files_that_must_answer_at_once_import_nothing_heavy(name):
-    heavy = {"torch", "transformers", "deepspeed", "datasets", "trl", "peft", "gradio", "matplotlib"}
+    heavy = {
+        "torch",
+        "transformers",
+        "deepspeed",
+        "datasets",
+        "trl",
+        "peft",
+        "gradio",
+        "matplotlib",
+    }
     assert not {module.split(".")[0] for module in imports(ROOT / name, everywhere=False)} & heavy

@@ -34,7 +34,9 @@ def test_a_line_still_being_written_is_left_out(tmp_path):
 
 @pytest.mark.parametrize("name", ["trackio", "tensorboard", "wandb"])
 def test_a_missing_tracker_names_its_extra(name, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None
+    )
     with pytest.raises(PlatformError, match=rf"podium-rlhf\[{name}\]"):
         make_tracker(name, "run", "sft", tmp_path)
 
@@ -54,7 +56,12 @@ def test_progress_is_plain_lines_without_a_terminal(capsys, monkeypatch):
         bar.advance(tokens=100, loss=1.5)
         bar.advance(tokens=100, loss=1.25)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and "step 3/3" in lines[1] and "loss 1.25" in lines[1] and "tokens/s" in lines[1]
+    assert (
+        len(lines) == 2
+        and "step 3/3" in lines[1]
+        and "loss 1.25" in lines[1]
+        and "tokens/s" in lines[1]
+    )
 
 
 def test_only_the_main_process_talks(capsys, monkeypatch):

@@ -1,4 +1,6 @@
-"""Models in and out of folders: new rows are the mean row, hashes see what matters, parents must agree."""
+"""Models in and out of folders: new rows are the mean row, hashes see what matters, parents must
+agree.
+"""
 
 import json
 import shutil
@@ -41,18 +43,29 @@ def test_only_the_main_process_writes(tiny_llama, tokenizer, tmp_path, monkeypat
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_rows_start_as_the_mean_row(tokenizer, tied):
-    """Seen red: with transformers' default (rows drawn from a normal distribution around the mean)."""
+    """Seen red: with transformers' default (rows drawn from a normal distribution around
+    the mean).
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     rows = len(tokenizer) - 5
     model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=rows, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-                    tie_word_embeddings=tied)
+        LlamaConfig(
+            vocab_size=rows,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            tie_word_embeddings=tied,
+        )
     )
     before = model.get_input_embeddings().weight.detach().clone()
     resize_for(tokenizer, model)
     after = model.get_input_embeddings().weight
-    assert torch.equal(after[:rows], before) and after.shape[0] == len(tokenizer) == model.config.vocab_size
+    assert (
+        torch.equal(after[:rows], before)
+        and after.shape[0] == len(tokenizer) == model.config.vocab_size
+    )
     for table in (after, model.get_output_embeddings().weight):
         torch.testing.assert_close(table[rows:], table[:rows].mean(dim=0).expand(5, -1))
 
@@ -66,7 +79,9 @@ def test_spare_rows_are_kept(tiny_llama, tokenizer):
 def test_tied_weights_count_once(tiny_llama):
     embedding = tiny_llama.get_input_embeddings().weight
     assert tiny_llama.get_output_embeddings().weight is embedding
-    assert count_parameters(tiny_llama) == sum(p.numel() for p in {id(p): p for p in tiny_llama.parameters()}.values())
+    assert count_parameters(tiny_llama) == sum(
+        p.numel() for p in {id(p): p for p in tiny_llama.parameters()}.values()
+    )
 
 
 def test_the_tokenizer_hash_sees_tokens_but_not_padding(folder):
@@ -102,14 +117,25 @@ def stage(demo_stages, write_recipe, tmp_path):
     opened.close()
 
 
-@pytest.mark.parametrize(("file", "what"), [("tokenizer.json", "tokenizer"), ("chat_template.jinja", "chat template")])
-def test_a_parent_with_another_tokenizer_or_template_is_refused(stage, folder, tmp_path, file, what):
+@pytest.mark.parametrize(
+    ("file", "what"), [("tokenizer.json", "tokenizer"), ("chat_template.jinja", "chat template")]
+)
+def test_a_parent_with_another_tokenizer_or_template_is_refused(
+    stage, folder, tmp_path, file, what
+):
     shutil.copytree(folder, tmp_path / "other")
-    assert stage.parent(str(folder)) == folder and stage.parent(str(tmp_path / "other")) == tmp_path / "other"
+    assert (
+        stage.parent(str(folder)) == folder
+        and stage.parent(str(tmp_path / "other")) == tmp_path / "other"
+    )
     path = tmp_path / "other" / file
     text = path.read_text()
-    path.write_text(text.replace("<|user|>", "<|human|>") if file == "tokenizer.json" else text + "{{ 'more' }}")
-    with pytest.raises(ParentError, match=f"the {what} of parent '.*other' .* differs from that of '{folder}'"):
+    path.write_text(
+        text.replace("<|user|>", "<|human|>") if file == "tokenizer.json" else text + "{{ 'more' }}"
+    )
+    with pytest.raises(
+        ParentError, match=f"the {what} of parent '.*other' .* differs from that of '{folder}'"
+    ):
         stage.parent(str(tmp_path / "other"))
     stage.parent(str(tmp_path / "other"), same_tokenizer=False)
 

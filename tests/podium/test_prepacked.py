@@ -1,4 +1,6 @@
-"""Weights packed for oneDNN while a CPU decodes: the same text and log-probabilities, and nothing left behind."""
+"""Weights packed for oneDNN while a CPU decodes: the same text and log-probabilities, and nothing
+left behind.
+"""
 
 import copy
 
@@ -10,7 +12,9 @@ from podium import prepacked as prepacked_module
 from podium.prepacked import prepacked
 from podium.sampler import EmbeddedSampler, SamplingParams
 
-pytestmark = pytest.mark.skipif(not prepacked_module._types(), reason="this processor has no packed product")
+pytestmark = pytest.mark.skipif(
+    not prepacked_module._types(), reason="this processor has no packed product"
+)
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14], [15]]
 
@@ -44,9 +48,13 @@ def test_the_packed_product_is_the_product(model, dtype):
     with torch.inference_mode():
         expected = model(ids).logits
         with prepacked(model):
-            assert len(packed_layers(model)) == sum(type(module) is nn.Linear for module in model.modules())
+            assert len(packed_layers(model)) == sum(
+                type(module) is nn.Linear for module in model.modules()
+            )
             found = model(ids).logits
-    torch.testing.assert_close(found, expected, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0)
+    torch.testing.assert_close(
+        found, expected, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0
+    )
 
 
 def test_sampled_text_and_logprobs_do_not_change(model, monkeypatch):
@@ -61,12 +69,14 @@ def test_sampled_text_and_logprobs_do_not_change(model, monkeypatch):
 
 def test_a_step_of_training_between_two_rollouts_is_seen(model):
     """Seen red with the packed forward left on the layers after `generate`."""
-    sampler, params = EmbeddedSampler(model, pad_token_id=0), SamplingParams(max_new_tokens=6, temperature=0)
+    sampler = EmbeddedSampler(model, pad_token_id=0)
+    params = SamplingParams(max_new_tokens=6, temperature=0)
     untouched = copy.deepcopy(model)
     sampler.generate(PROMPTS, params)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.data.copy_(parameter.data.flip(0))  # as an optimizer writes: no version counter moves
+            # as an optimizer writes: no version counter moves
+            parameter.data.copy_(parameter.data.flip(0))
     after = sampler.generate(PROMPTS, params)
     untouched.load_state_dict(model.state_dict())
     fresh = EmbeddedSampler(untouched, pad_token_id=0).generate(PROMPTS, params)
@@ -83,7 +93,9 @@ def test_layers_are_themselves_again_after_an_error(model):
 
 
 def test_what_cannot_be_packed_is_left_alone():
-    """Seen red with `isinstance` for the exact type, and with the check for a foreign forward left out."""
+    """Seen red with `isinstance` for the exact type, and with the check for a foreign forward left
+    out.
+    """
 
     class Doubled(nn.Linear):
         def forward(self, input):
@@ -91,10 +103,14 @@ def test_what_cannot_be_packed_is_left_alone():
 
     hooked = nn.Linear(4, 4)
     hooked.forward = lambda input: input
-    model = nn.ModuleDict({
-        "subclass": Doubled(4, 4), "hooked": hooked, "fp16": nn.Linear(4, 4, dtype=torch.float16),
-        "norm": nn.LayerNorm(4),
-    })
+    model = nn.ModuleDict(
+        {
+            "subclass": Doubled(4, 4),
+            "hooked": hooked,
+            "fp16": nn.Linear(4, 4, dtype=torch.float16),
+            "norm": nn.LayerNorm(4),
+        }
+    )
     with prepacked(model):
         assert packed_layers(model) == ["hooked"]
     assert packed_layers(model) == ["hooked"]

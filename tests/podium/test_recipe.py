@@ -12,7 +12,9 @@ from podium.recipe import dump_recipe, load_recipe, recipe_model
 
 @pytest.fixture
 def load(demo_stages, write_recipe):
-    return lambda sets=(), **sections: load_recipe(write_recipe(**(sections or {"pretrain": {}})), sets)
+    return lambda sets=(), **sections: load_recipe(
+        write_recipe(**(sections or {"pretrain": {}})), sets
+    )
 
 
 def test_precedence_is_defaults_then_recipe_then_set(load):
@@ -23,7 +25,8 @@ def test_precedence_is_defaults_then_recipe_then_set(load):
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1e-5", 1e-5), ("1E3", 1000.0), (".5", 0.5), ("0.25", 0.25), ("-1", None), ("word", None)]
+    ("text", "value"),
+    [("1e-5", 1e-5), ("1E3", 1000.0), (".5", 0.5), ("0.25", 0.25), ("-1", None), ("word", None)],
 )
 def test_numbers_of_a_set_are_numbers(load, text, value):
     """YAML 1.1 reads 1e-5 as a word. A wrong value names its key."""
@@ -44,13 +47,22 @@ def test_set_adds_and_removes_stages(load):
     [
         (["pretrain.step=1"], ["'pretrain.step': unknown key", "did you mean 'pretrain.steps'?"]),
         (["pretrian.steps=1"], ["'pretrian': unknown key", "did you mean 'pretrain'?"]),
-        (["data.documnets.train=x"], ["'data.documnets': unknown key", "did you mean 'data.documents'?"]),
-        (["data.documents.trian=x"], ["'data.documents.trian': unknown key", "did you mean 'data.documents.train'?"]),
+        (
+            ["data.documnets.train=x"],
+            ["'data.documnets': unknown key", "did you mean 'data.documents'?"],
+        ),
+        (
+            ["data.documents.trian=x"],
+            ["'data.documents.trian': unknown key", "did you mean 'data.documents.train'?"],
+        ),
         (["pretrain.zzzz=1"], ["'pretrain.zzzz': unknown key", "pretrain knows: model, steps,"]),
         (["pretrain.steps=0"], ["'pretrain.steps'", "greater than 0"]),
         (["pretrain.steps.more=1"], ["'pretrain.steps' is a value, not a section"]),
         (["pretrain.steps"], ["expected key=value"]),
-        (["data.documents.train={path: x, limt: 3}"], ["limt", "did you mean 'data.documents.train.limit'?"]),
+        (
+            ["data.documents.train={path: x, limt: 3}"],
+            ["limt", "did you mean 'data.documents.train.limit'?"],
+        ),
         (["trackers=[wand]"], ["trackers", "wandb"]),
         (["name=../up"], ["cannot be a folder"]),
         (["ppo_arms.plain.ptx_coef=0"], ["ppo_arms without ppo"]),
@@ -66,7 +78,9 @@ def test_a_mistake_names_its_key_and_the_fix(load, sets, words):
 def test_all_mistakes_are_told_at_once(load):
     with pytest.raises(RecipeError) as caught:
         load(["pretrain.learning_rat=1", "pretrain.steps=-1"])
-    assert "'pretrain.learning_rat'" in str(caught.value) and "'pretrain.steps'" in str(caught.value)
+    assert "'pretrain.learning_rat'" in str(caught.value) and "'pretrain.steps'" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "", "seed: 1\nseed: 2\n", "\x00"])
@@ -86,7 +100,9 @@ def test_a_missing_recipe_lists_those_there_are(tmp_path, monkeypatch):
 
 
 def test_the_resolved_recipe_loads_to_itself(load, tmp_path):
-    first = load(["seed=5", "data.documents.train={path: a.jsonl, limit: 3}"], sft={"model": "pretrain"})
+    first = load(
+        ["seed=5", "data.documents.train={path: a.jsonl, limit: 3}"], sft={"model": "pretrain"}
+    )
     path = tmp_path / "resolved.yaml"
     path.write_text(dump_recipe(first))
     assert load_recipe(path).model_dump() == first.model_dump()
@@ -113,9 +129,13 @@ def test_the_schema_holds_every_key_with_its_meaning(demo_stages):
 def test_a_parent_that_runs_later_or_nowhere_is_found_before_training(load, tmp_path):
     with pytest.raises(ParentError, match=r"sft\.model names 'evals', which runs after it"):
         chain.check_parents(load(pretrain={}, sft={"model": "evals"}, evals={}), tmp_path)
-    with pytest.raises(ParentError, match=r"sft\.model: the parent 'pretrain' is no stage of the recipe"):
+    with pytest.raises(
+        ParentError, match=r"sft\.model: the parent 'pretrain' is no stage of the recipe"
+    ):
         chain.check_parents(load(sft={"model": "pretrain"}), tmp_path)
-    with pytest.raises(ParentError, match=r"sft\.model: 'no/where' is no folder here and could not be fetched"):
+    with pytest.raises(
+        ParentError, match=r"sft\.model: 'no/where' is no folder here and could not be fetched"
+    ):
         chain.check_parents(load(sft={"model": "no/where"}), tmp_path)
     (tmp_path / "config.json").write_text("{}")
     chain.check_parents(load(sft={"model": str(tmp_path)}), tmp_path)
@@ -128,8 +148,14 @@ def test_shipped_recipes_are_yaml_with_names_that_fit():
 
 
 def test_the_study_of_the_tax_is_the_default_run_with_more_arms():
-    """So that one recipe's settings are not tuned without the other's. Red with another learning rate in one."""
+    """So that one recipe's settings are not tuned without the other's. Red with another learning
+    rate in one.
+    """
     names = ("willowbrook", "willowbrook-tax")
-    default, study = (yaml.safe_load((recipe.RECIPES / f"{name}.yaml").read_text()) for name in names)
+    default, study = (
+        yaml.safe_load((recipe.RECIPES / f"{name}.yaml").read_text()) for name in names
+    )
     own = {"name", "description", "ppo_arms", "evals"}  # the study measures on more answers
-    assert {k: v for k, v in study.items() if k not in own} == {k: v for k, v in default.items() if k not in own}
+    assert {k: v for k, v in study.items() if k not in own} == {
+        k: v for k, v in default.items() if k not in own
+    }

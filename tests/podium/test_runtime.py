@@ -37,16 +37,27 @@ def test_threads_obey_the_environment_then_the_recipe(monkeypatch):
 
 @pytest.mark.parametrize(
     ("idle", "allowed", "physical", "threads"),
-    [([1.0, 1.0, 1.0, 1.0], 4, 2, 2), ([1.0, 1.0], 2, 2, 2), ([0.9, 0.1], 2, 2, 1), ([0.0, 0.0], 2, 2, 1),
-     ([1.0, 1.0, 1.0, 1.0], 1, 4, 1)],
+    [
+        ([1.0, 1.0, 1.0, 1.0], 4, 2, 2),
+        ([1.0, 1.0], 2, 2, 2),
+        ([0.9, 0.1], 2, 2, 1),
+        ([0.0, 0.0], 2, 2, 1),
+        ([1.0, 1.0, 1.0, 1.0], 1, 4, 1),
+    ],
 )
-def test_auto_threads_are_idle_cores_up_to_the_physical_ones(monkeypatch, idle, allowed, physical, threads):
+def test_auto_threads_are_idle_cores_up_to_the_physical_ones(
+    monkeypatch, idle, allowed, physical, threads
+):
     """`idle` is each core's idle share while we look."""
     looks = iter([[0.0] * len(idle), [share * 0.01 for share in idle]])
     times = type("Times", (), {"__init__": lambda self, idle: setattr(self, "idle", idle)})
-    monkeypatch.setattr(runtime.psutil, "cpu_times", lambda percpu: [times(value) for value in next(looks)])
+    monkeypatch.setattr(
+        runtime.psutil, "cpu_times", lambda percpu: [times(value) for value in next(looks)]
+    )
     monkeypatch.setattr(runtime.psutil, "cpu_count", lambda logical: physical)
-    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda pid: set(range(allowed)), raising=False)
+    monkeypatch.setattr(
+        runtime.os, "sched_getaffinity", lambda pid: set(range(allowed)), raising=False
+    )
     assert runtime.free_threads(sample_seconds=0.01) == threads
 
 
@@ -67,15 +78,21 @@ def test_autocast_is_bf16_or_nothing():
 
 
 def test_cosine_warms_up_peaks_and_ends_at_the_floor():
-    """Hand-worked: half of the warm-up, the peak, half of the cosine (0.1 + 0.9/2), the end, and beyond.
+    """Hand-worked: half of the warm-up, the peak, half of the cosine (0.1 + 0.9/2), the end, and
+    beyond.
 
-    Seen red: floor left out of the cosine; progress counted from 0 instead of the end of the warm-up.
+    Seen red: floor left out of the cosine; progress counted from 0 instead of the end of the
+    warm-up.
     """
-    values = [cosine_to_fraction(step, 110, warmup=10, floor=0.1) for step in (0, 5, 10, 60, 110, 500)]
+    values = [
+        cosine_to_fraction(step, 110, warmup=10, floor=0.1) for step in (0, 5, 10, 60, 110, 500)
+    ]
     assert values == pytest.approx([0.0, 0.5, 1.0, 0.55, 0.1, 0.1])
 
 
 def test_constant_starts_at_a_tenth():
     """InstructGPT C.4: ten iterations from a tenth of the peak. Seen red: start ignored."""
-    assert [constant_with_warmup(step, 10) for step in (0, 5, 10, 99)] == pytest.approx([0.1, 0.55, 1.0, 1.0])
+    assert [constant_with_warmup(step, 10) for step in (0, 5, 10, 99)] == pytest.approx(
+        [0.1, 0.55, 1.0, 1.0]
+    )
     assert constant_with_warmup(0, 0) == 1.0

@@ -1,4 +1,6 @@
-"""The sampler: what it draws, the log-probabilities it reports, and that batching changes neither."""
+"""The sampler: what it draws, the log-probabilities it reports, and that batching changes
+neither.
+"""
 
 import gc
 import weakref
@@ -26,7 +28,9 @@ def sampler(model):
 
 
 def ragged_stop(model, prompts, params: SamplingParams) -> int:
-    """The token that, as a stop token, gives these rows the most different lengths (draws up to it stay the same)."""
+    """The token that, as a stop token, gives these rows the most different lengths (draws up to it
+    stay the same).
+    """
     rows = [sample.tokens for sample in EmbeddedSampler(model, 1).generate(prompts, params)]
     return max(
         {token for row in rows for token in row},
@@ -39,14 +43,20 @@ def test_greedy_equals_hugging_face_generate(model, sampler):
     ours = sampler.generate(PROMPTS, SamplingParams(max_new_tokens=12, temperature=0))
     for prompt, sample in zip(PROMPTS, ours, strict=True):
         theirs = model.generate(
-            torch.tensor([prompt]), do_sample=False, max_new_tokens=12, min_new_tokens=12, eos_token_id=None
+            torch.tensor([prompt]),
+            do_sample=False,
+            max_new_tokens=12,
+            min_new_tokens=12,
+            eos_token_id=None,
         )
         assert sample.tokens == theirs[0, len(prompt) :].tolist()
         assert not sample.finished
 
 
 def test_sampled_logprobs_equal_a_full_forward_pass(sampler):
-    """Cached decoding of ragged rows equals scoring the finished text. Mutation seen red: mask `>` for `>=` start."""
+    """Cached decoding of ragged rows equals scoring the finished text. Mutation seen red: mask `>`
+    for `>=` start.
+    """
     samples = sampler.generate(PROMPTS, SamplingParams(max_new_tokens=20, temperature=0.7, seed=3))
     scored = sampler.logprobs(PROMPTS, [sample.tokens for sample in samples], temperature=0.7)
     for sample, logprobs in zip(samples, scored, strict=True):
@@ -61,7 +71,9 @@ def test_logprobs_use_the_sampling_temperature(sampler):
 
 
 def test_logprobs_equal_negative_cross_entropy(model, sampler):
-    """Oracle. Mutation seen red: the hidden state of the token itself in place of the one before it."""
+    """Oracle. Mutation seen red: the hidden state of the token itself in place of the one before
+    it.
+    """
     prompt, response = [5, 6, 7], [8, 9, 10, 11]
     with torch.no_grad():
         logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
@@ -71,7 +83,9 @@ def test_logprobs_equal_negative_cross_entropy(model, sampler):
 
 @pytest.mark.parametrize("max_batch", [1, 2, 3, 128])
 def test_batching_and_refill_do_not_change_the_text(model, max_batch):
-    """Ragged rows, rows leaving and arriving. Mutation seen red: `_retire` moves the cache but not `count`."""
+    """Ragged rows, rows leaving and arriving. Mutation seen red: `_retire` moves the cache but not
+    `count`.
+    """
     prompts = PROMPTS * 4
     params = SamplingParams(30, temperature=0.5, seed=1)
     params = replace(params, stop_token_id=ragged_stop(model, prompts, params))
@@ -79,7 +93,9 @@ def test_batching_and_refill_do_not_change_the_text(model, max_batch):
         EmbeddedSampler(model, 1).generate([prompt], replace(params, first_row=i))[0]
         for i, prompt in enumerate(prompts)
     ]
-    assert len({len(sample.tokens) for sample in reference}) > 3, "the rows must be ragged for this to be a test"
+    assert len({len(sample.tokens) for sample in reference}) > 3, (
+        "the rows must be ragged for this to be a test"
+    )
     samples = EmbeddedSampler(model, 1, max_batch=max_batch).generate(prompts, params)
     for sample, expected in zip(samples, reference, strict=True):
         assert sample.tokens == expected.tokens and sample.finished == expected.finished
@@ -87,13 +103,21 @@ def test_batching_and_refill_do_not_change_the_text(model, max_batch):
 
 
 def test_a_custom_stop_token_ends_the_row_and_is_part_of_it(model):
-    """Pitfall 10: any id can be the stop token. Mutation seen red: `finished` compares with the tokenizer's eos."""
+    """Pitfall 10: any id can be the stop token. Mutation seen red: `finished` compares with the
+    tokenizer's eos.
+    """
     params = SamplingParams(30, temperature=0.5, seed=9)
     stop = ragged_stop(model, [[5]] * 20, params)
     samples = EmbeddedSampler(model, 1).generate([[5]] * 20, replace(params, stop_token_id=stop))
     ended = [sample for sample in samples if sample.finished]
-    assert ended and all(sample.tokens.count(stop) == 1 and sample.tokens[-1] == stop for sample in ended)
-    assert all(len(sample.tokens) == 30 and stop not in sample.tokens for sample in samples if not sample.finished)
+    assert ended and all(
+        sample.tokens.count(stop) == 1 and sample.tokens[-1] == stop for sample in ended
+    )
+    assert all(
+        len(sample.tokens) == 30 and stop not in sample.tokens
+        for sample in samples
+        if not sample.finished
+    )
 
 
 def test_rollouts_of_one_prompt_differ_and_a_rerun_is_equal(sampler):
@@ -116,7 +140,9 @@ def test_stream_gives_what_generate_gives(model, sampler):
 
 
 def test_draws_follow_the_distribution():
-    """Frequencies of 20,000 draws against the softmax. Mutation seen red: `right=True` dropped and a shift of one."""
+    """Frequencies of 20,000 draws against the softmax. Mutation seen red: `right=True` dropped and
+    a shift of one.
+    """
     logits = torch.tensor([[0.0, 1.0, -30.0, 2.0, 0.5]]).expand(20000, -1)
     tokens, logprobs = pick_tokens(logits, row_uniforms(0, range(20000), 1)[:, 0], 0.8, 0, 1.0)
     expected = (logits[0] / 0.8).softmax(-1)
@@ -130,7 +156,8 @@ def test_top_k_and_top_p_cut_the_draw_but_not_the_logprob():
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).expand(500, -1)
     uniforms = row_uniforms(0, range(500), 1)[:, 0]
     by_k, logprobs = pick_tokens(logits, uniforms, 1.0, 2, 1.0)
-    by_p, _ = pick_tokens(logits, uniforms, 1.0, 0, 0.7)  # 0.64 of the mass lies on the first, 0.88 on the first two
+    # 0.64 of the mass lies on the first, 0.88 on the first two
+    by_p, _ = pick_tokens(logits, uniforms, 1.0, 0, 0.7)
     assert set(by_k.tolist()) == {0, 1} and set(by_p.tolist()) == {0, 1}
     assert torch.allclose(logprobs, logits[0].log_softmax(-1)[by_k])
 
@@ -158,12 +185,16 @@ def test_an_own_copy_changes_only_when_told(tiny_llama):
 
 @pytest.mark.parametrize("in_fp32", [False, True])
 def test_keys_are_kept_in_the_type_that_attention_reads(tiny_llama, monkeypatch, in_fp32):
-    """A bf16 model on a CPU. Seen red with the buffers always in fp32 (queries and keys then differ in type)."""
+    """A bf16 model on a CPU. Seen red with the buffers always in fp32 (queries and keys then differ
+    in type).
+    """
     model = tiny_llama.bfloat16()
     if in_fp32:
         attend_in_fp32(model)
     made = []
-    monkeypatch.setattr("podium.sampler.SlotCache", lambda *args: made.append(SlotCache(*args)) or made[-1])
+    monkeypatch.setattr(
+        "podium.sampler.SlotCache", lambda *args: made.append(SlotCache(*args)) or made[-1]
+    )
     EmbeddedSampler(model, 1).generate([[5, 6]], SamplingParams(3))
     assert made[0].slot_layers[0].keys.dtype == (torch.float32 if in_fp32 else torch.bfloat16)
 
@@ -176,7 +207,9 @@ def test_sampling_switches_dropout_off_and_leaves_the_mode(tiny_opt):
     tiny_opt.train()
     sampler = EmbeddedSampler(tiny_opt, 1)
     sample = sampler.generate([[5, 6]], SamplingParams(10))[0]
-    assert sample.logprobs == pytest.approx(sampler.logprobs([[5, 6]], [sample.tokens])[0], abs=2e-5)
+    assert sample.logprobs == pytest.approx(
+        sampler.logprobs([[5, 6]], [sample.tokens])[0], abs=2e-5
+    )
     assert tiny_opt.training
 
 
@@ -197,8 +230,9 @@ def test_chunked_head_gives_the_same_values_and_gradients(tiny_llama, monkeypatc
 
 
 def test_logprobs_do_not_depend_on_padding(model, sampler):
-    """Rows of one batch against each alone; left padding against right. Pitfall 8. Mutation seen red: positions counted
-    from the padded edge (OPT is the witness; LLaMA's rotation is relative and does not notice).
+    """Rows of one batch against each alone; left padding against right. Pitfall 8. Mutation seen
+    red: positions counted from the padded edge (OPT is the witness; LLaMA's rotation is relative
+    and does not notice).
     """
     responses = [[21, 22], [23], [24, 25, 26, 27, 28], [29, 30, 31], [32]]
     together = sampler.logprobs(PROMPTS, responses)
@@ -228,7 +262,9 @@ def test_the_cache_is_never_longer_than_the_live_rows_need(tiny_llama):
 
     SlotCache.__init__ = watch
     try:
-        samples = EmbeddedSampler(tiny_llama, 1, max_batch=2).generate(PROMPTS * 6, SamplingParams(9, seed=1))
+        samples = EmbeddedSampler(tiny_llama, 1, max_batch=2).generate(
+            PROMPTS * 6, SamplingParams(9, seed=1)
+        )
     finally:
         SlotCache.__init__ = original
     assert columns == [(2, 6 + 2 * 9)]
@@ -236,7 +272,8 @@ def test_the_cache_is_never_longer_than_the_live_rows_need(tiny_llama):
 
 
 def test_the_cache_is_freed_when_sampling_ends(tiny_llama, monkeypatch):
-    """Without waiting for the garbage collector, which let some GB of caches pile up between rollouts.
+    """Without waiting for the garbage collector, which let some GB of caches pile up between
+    rollouts.
 
     Red with a reference to the cache kept in its layers: both then wait for the collector of rings.
     """

@@ -1,4 +1,6 @@
-"""The stage contract: a folder in, a folder out, skipped when nothing changed, and never half-written."""
+"""The stage contract: a folder in, a folder out, skipped when nothing changed, and never
+half-written.
+"""
 
 import json
 import os
@@ -23,8 +25,17 @@ def replaced(run_dir: Path) -> list[str]:
 def test_a_finished_stage_has_exactly_the_files_of_the_contract(run_demo):
     run_dir = run_demo()
     stage = run_dir / "pretrain"
-    assert sorted(p.name for p in stage.iterdir()) == ["config.yaml", "final", "logbook.md", "metrics.jsonl"]
-    assert sorted(p.name for p in (stage / "final").iterdir()) == ["README.md", "stage.json", "weights.pt"]
+    assert sorted(p.name for p in stage.iterdir()) == [
+        "config.yaml",
+        "final",
+        "logbook.md",
+        "metrics.jsonl",
+    ]
+    assert sorted(p.name for p in (stage / "final").iterdir()) == [
+        "README.md",
+        "stage.json",
+        "weights.pt",
+    ]
     assert [line["step"] for line in read_metrics(stage / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
     assert "finished" in (stage / "logbook.md").read_text()
     card = (stage / "final" / "README.md").read_text()
@@ -34,9 +45,26 @@ def test_a_finished_stage_has_exactly_the_files_of_the_contract(run_demo):
 def test_stage_json_tells_where_the_output_comes_from(run_demo):
     record = read_record(run_demo())
     wanted = {
-        "stage", "format", "parents", "data", "config", "command", "code_revision", "libraries", "seed", "dtype",
-        "threads", "metrics", "tokenizer_sha256", "template_sha256", "tokens", "wall_seconds", "cpu_seconds",
-        "peak_memory_bytes", "energy_watt_hours", "energy_assumption",
+        "stage",
+        "format",
+        "parents",
+        "data",
+        "config",
+        "command",
+        "code_revision",
+        "libraries",
+        "seed",
+        "dtype",
+        "threads",
+        "metrics",
+        "tokenizer_sha256",
+        "template_sha256",
+        "tokens",
+        "wall_seconds",
+        "cpu_seconds",
+        "peak_memory_bytes",
+        "energy_watt_hours",
+        "energy_assumption",
     }
     assert wanted <= record.keys()
     assert record["stage"] == "pretrain" and record["tokens"] == 6
@@ -62,7 +90,9 @@ def test_a_changed_config_trains_again_and_keeps_the_old_output(run_demo, capsys
     assert run_demo.ran == ["pretrain"]
     assert "learning_rate was 0.1 and is 0.5" in capsys.readouterr().out
     kept = torch.load(run_dir / "replaced" / "pretrain-1" / "final" / "weights.pt")
-    assert torch.equal(kept, old) and not torch.equal(torch.load(run_dir / "pretrain" / "final" / "weights.pt"), old)
+    assert torch.equal(kept, old) and not torch.equal(
+        torch.load(run_dir / "pretrain" / "final" / "weights.pt"), old
+    )
 
 
 def test_force_trains_again_although_nothing_changed(run_demo):
@@ -88,7 +118,10 @@ def test_a_changed_data_file_makes_its_reader_anew(run_demo, tmp_path, capsys):
     file.write_text('{"text": "Ana likes honey."}\n{"text": "An owl sat."}\n')
     sections = {"pretrain": {"reads": True}, "data": {"documents": {"train": str(file)}}}
     record = read_record(run_demo(**sections))
-    assert record["data"][0]["records"] == 2 and record["data"][0]["files"][0]["bytes"] == file.stat().st_size
+    assert (
+        record["data"][0]["records"] == 2
+        and record["data"][0]["files"][0]["bytes"] == file.stat().st_size
+    )
     run_demo(**sections)
     assert run_demo.ran == []
     file.write_text('{"text": "Ana likes jam."}\n')
@@ -116,7 +149,9 @@ def test_evals_run_again_when_the_chain_grows(run_demo):
 
 
 def test_a_missing_parent_names_the_command_that_makes_it(run_demo):
-    with pytest.raises(ParentError, match=r"make it first: podium pretrain .*demo/recipe.yaml --runs-dir"):
+    with pytest.raises(
+        ParentError, match=r"make it first: podium pretrain .*demo/recipe.yaml --runs-dir"
+    ):
         run_demo(("sft",), pretrain={}, sft={"model": "pretrain"})
     with pytest.raises(ParentError, match="no stage of the recipe"):
         run_demo(("sft",), sft={"model": "pretrain"})
@@ -157,13 +192,23 @@ def test_a_checkpoint_of_another_config_is_not_resumed(run_demo):
         run_demo(sets=["pretrain.nan_at=5"])
     run_dir = run_demo()
     assert replaced(run_dir) == ["pretrain-1"]
-    assert [line["step"] for line in read_metrics(run_dir / "pretrain" / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in read_metrics(run_dir / "pretrain" / "metrics.jsonl")] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
 
 
 def test_only_the_two_newest_checkpoints_are_kept(run_demo, tmp_path):
     with pytest.raises(DivergenceError):
         run_demo(sets=["pretrain.nan_at=12", "pretrain.steps=20"])
-    assert sorted(p.name for p in (tmp_path / "runs/demo/pretrain/checkpoints").iterdir()) == ["10", "8"]
+    assert sorted(p.name for p in (tmp_path / "runs/demo/pretrain/checkpoints").iterdir()) == [
+        "10",
+        "8",
+    ]
 
 
 def test_a_newer_format_is_refused(run_demo):
@@ -173,14 +218,20 @@ def test_a_newer_format_is_refused(run_demo):
         run_demo()
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk needs root on Linux")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk needs root on Linux"
+)
 def test_a_full_disk_while_saving_is_a_clear_error_and_the_run_goes_on_later(run_demo, tmp_path):
-    """A real tmpfs of 2 MiB: the second checkpoint does not fit, the first survives, with more room the run ends."""
+    """A real tmpfs of 2 MiB: the second checkpoint does not fit, the first survives, with more room
+    the run ends.
+    """
     import subprocess
 
     runs = tmp_path / "runs"
     runs.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(runs)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(runs)], capture_output=True
+    ).returncode:
         pytest.skip("mounting is not allowed here")
     try:
         sets = ["pretrain.size=100000", "pretrain.save_steps=3"]  # 0.4 MB a save
@@ -194,7 +245,17 @@ def test_a_full_disk_while_saving_is_a_clear_error_and_the_run_goes_on_later(run
         assert [p.name for p in (stage / "checkpoints").iterdir()] == ["3"]
         filler.unlink()
         run_dir = run_demo(sets=sets)
-        assert run_demo.ran == ["pretrain"] and (run_dir / "pretrain" / "final" / "stage.json").is_file()
-        assert [line["step"] for line in read_metrics(stage / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+        assert (
+            run_demo.ran == ["pretrain"]
+            and (run_dir / "pretrain" / "final" / "stage.json").is_file()
+        )
+        assert [line["step"] for line in read_metrics(stage / "metrics.jsonl")] == [
+            1,
+            2,
+            3,
+            4,
+            5,
+            6,
+        ]
     finally:
         subprocess.run(["umount", "--lazy", str(runs)], check=True)

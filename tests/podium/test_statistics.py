@@ -26,7 +26,9 @@ def test_clopper_pearson_gives_the_textbook_intervals():
 
 
 def test_cluster_bootstrap_widens_when_samples_of_a_prompt_repeat_each_other():
-    """Ten copies of an outcome tell no more than one. Seen red when rows are resampled instead of prompts."""
+    """Ten copies of an outcome tell no more than one. Seen red when rows are resampled instead of
+    prompts.
+    """
     outcome = np.random.default_rng(0).integers(0, 2, size=100).astype(float)
     single = cluster_bootstrap(outcome, range(100))
     copied = cluster_bootstrap(np.repeat(outcome, 10), np.repeat(np.arange(100), 10))
@@ -41,16 +43,17 @@ def test_cluster_bootstrap_of_any_statistic_agrees_with_the_closed_path_for_the_
     closed = cluster_bootstrap(outcome, prompts, draws=500)
     assert cluster_bootstrap(outcome, prompts, np.mean, draws=500) == pytest.approx(closed)
     pairs = np.stack([outcome, outcome * 2], axis=1)
-    assert cluster_bootstrap(pairs, prompts, lambda rows: float(rows[:, 1].mean()), draws=500) == pytest.approx(
-        tuple(2 * x for x in closed)
-    )
+    assert cluster_bootstrap(
+        pairs, prompts, lambda rows: float(rows[:, 1].mean()), draws=500
+    ) == pytest.approx(tuple(2 * x for x in closed))
 
 
 def test_cluster_bootstrap_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(2)
     covered = 0
     for trial in range(200):
-        quality = np.repeat(rng.normal(0.0, 1.0, size=50), 4)  # four samples a prompt share the prompt's difficulty
+        # four samples a prompt share the prompt's difficulty
+        quality = np.repeat(rng.normal(0.0, 1.0, size=50), 4)
         outcome = quality + rng.normal(size=200)
         low, high = cluster_bootstrap(outcome, np.repeat(np.arange(50), 4), draws=300, seed=trial)
         covered += low <= 0.0 <= high
@@ -69,11 +72,14 @@ def test_pairing_removes_the_difficulty_both_models_share():
     better, worse = difficulty + 0.5 + rng.normal(0, 0.1, 100), difficulty + rng.normal(0, 0.1, 100)
     difference = paired_difference(better, worse, range(100))
     assert difference.low > 0.4 and difference.high < 0.6
-    assert mean_with_interval(better, range(100)).low < mean_with_interval(worse, range(100)).high  # unpaired: overlap
+    # unpaired: overlap
+    assert mean_with_interval(better, range(100)).low < mean_with_interval(worse, range(100)).high
 
 
 def test_bradley_terry_recovers_planted_ratings():
-    """Six pairs of four models, 400 games each. Seen red with the sign inside the logistic flipped."""
+    """Six pairs of four models, 400 games each. Seen red with the sign inside the logistic
+    flipped.
+    """
     truth = np.array([0.0, 87.0, 208.0, 347.0])
     rng, wins = np.random.default_rng(0), np.zeros((4, 4))
     for i, j in combinations(range(4), 2):
@@ -92,7 +98,9 @@ def test_bradley_terry_refuses_a_model_that_never_lost():
 
 @pytest.mark.parametrize("n", [1, 2, 4, 9])
 def test_best_of_n_equals_the_mean_over_all_subsets(n):
-    """Brute force over every subset. Seen red with `rank` starting at n + 1, and with proxy and gold exchanged."""
+    """Brute force over every subset. Seen red with `rank` starting at n + 1, and with proxy and
+    gold exchanged.
+    """
     rng = np.random.default_rng(4)
     proxy = rng.normal(size=9)
     gold = proxy + rng.normal(size=9)
@@ -107,7 +115,9 @@ def test_best_of_n_needs_n_samples():
 
 
 def test_best_of_n_kl_is_the_exact_kl_of_the_maximum():
-    """Against a Monte Carlo KL: the favourite's density is n F^(n-1), so KL = E[log n + (n - 1) log F]."""
+    """Against a Monte Carlo KL: the favourite's density is n F^(n-1), so KL = E[log n + (n - 1) log
+    F].
+    """
     assert bon_kl(1) == 0.0
     favourite = np.random.default_rng(5).uniform(size=(100_000, 16)).max(axis=1)
     assert bon_kl(16) == pytest.approx(np.mean(np.log(16) + 15 * np.log(favourite)), abs=0.01)

@@ -11,9 +11,18 @@ from data.records import Document, Message, Prompt
 
 BOS = 0  # begins a document
 SMALL = {
-    "batch_size": 8, "total_episodes": 8, "num_mini_batches": 2, "response_length": 12, "warmup_iterations": 0,
-    "per_device_train_batch_size": 2, "per_device_eval_batch_size": 3, "ptx_context": 16, "ptx_coef": 0.0,
-    "learning_rate": 1e-3, "value_learning_rate": 1e-3, "missing_eos_penalty": 0.0,
+    "batch_size": 8,
+    "total_episodes": 8,
+    "num_mini_batches": 2,
+    "response_length": 12,
+    "warmup_iterations": 0,
+    "per_device_train_batch_size": 2,
+    "per_device_eval_batch_size": 3,
+    "ptx_context": 16,
+    "ptx_coef": 0.0,
+    "learning_rate": 1e-3,
+    "value_learning_rate": 1e-3,
+    "missing_eos_penalty": 0.0,
 }
 
 
@@ -56,11 +65,17 @@ def make_learner(policy_folder, reward_folder):
     from reward.model import load_reward_model
 
     def make(
-        seed: int = 0, policy: Path = policy_folder, stop_token_id: int | None = 3, dtype: str = "fp32", **config
+        seed: int = 0,
+        policy: Path = policy_folder,
+        stop_token_id: int | None = 3,
+        dtype: str = "fp32",
+        **config,
     ) -> Learner:
         reward, value = (load_reward_model(reward_folder)[0] for _ in range(2))
         models = Models(load_causal_lm(policy), reward, value)
-        return Learner(Config(**{**SMALL, **config}), models, 1, stop_token_id, seed, dtype, bos_token_id=BOS)
+        return Learner(
+            Config(**{**SMALL, **config}), models, 1, stop_token_id, seed, dtype, bos_token_id=BOS
+        )
 
     return make
 
@@ -75,24 +90,44 @@ def windows() -> torch.Tensor:
 
 @pytest.fixture
 def make_recipe(policy_folder, reward_folder, tmp_path):
-    """`make_recipe(name, **ppo_config) -> path` of a recipe with its own prompts and documents, fp32, one thread."""
+    """`make_recipe(name, **ppo_config) -> path` of a recipe with its own prompts and documents,
+    fp32, one thread.
+    """
     names, things = ["Ana", "Bram", "Cleo", "Dov"], ["owl", "lantern", "mill", "barn", "jam"]
     prompts = [
-        Prompt(messages=[Message(role="user", content=f"Tell {name} about the {thing}.")], user=name)
-        for name in names for thing in things
+        Prompt(
+            messages=[Message(role="user", content=f"Tell {name} about the {thing}.")], user=name
+        )
+        for name in names
+        for thing in things
     ]
     write_jsonl(tmp_path / "prompts.jsonl", prompts)
-    texts = [f"{name} the baker lives in the {thing} and likes honey. " * 3 for name in names for thing in things]
+    texts = [
+        f"{name} the baker lives in the {thing} and likes honey. " * 3
+        for name in names
+        for thing in things
+    ]
     write_jsonl(tmp_path / "documents.jsonl", [Document(text=text) for text in texts])
 
     def make(name: str = "run", **config) -> Path:
         small = {
-            **SMALL, "model": str(policy_folder), "reward_model": str(reward_folder), "total_episodes": 32,
-            "save_steps": 2, "sample_steps": 2, "sample_prompts": 2, "ptx_coef": 0.5, "gradient_steps": 2,
+            **SMALL,
+            "model": str(policy_folder),
+            "reward_model": str(reward_folder),
+            "total_episodes": 32,
+            "save_steps": 2,
+            "sample_steps": 2,
+            "sample_prompts": 2,
+            "ptx_coef": 0.5,
+            "gradient_steps": 2,
             "guard": {"min_eos_rate": None, "min_explained_variance": None},
         }
         recipe = {
-            "name": name, "seed": 3, "dtype": "fp32", "threads": 1, "ppo": small | config,
+            "name": name,
+            "seed": 3,
+            "dtype": "fp32",
+            "threads": 1,
+            "ppo": small | config,
             "data": {
                 "prompts": {"train": str(tmp_path / "prompts.jsonl")},
                 "documents": {"train": str(tmp_path / "documents.jsonl")},

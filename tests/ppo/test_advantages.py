@@ -10,17 +10,27 @@ from ppo.advantages import gae, kl_shaped_rewards, last_action, whiten
 
 @pytest.fixture
 def batch():
-    """Three rows of 8 columns; actions start and end at different columns; one row has a single action."""
-    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 0, 0, 0]]).bool()
+    """Three rows of 8 columns; actions start and end at different columns; one row has a single
+    action.
+    """
+    mask = torch.tensor(
+        [[0, 0, 1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 0, 0, 0]]
+    ).bool()
     generator = torch.Generator().manual_seed(0)
-    logprobs, ref_logprobs, values, rewards = (torch.randn(3, 8, generator=generator) for _ in range(4))
+    logprobs, ref_logprobs, values, rewards = (
+        torch.randn(3, 8, generator=generator) for _ in range(4)
+    )
     return mask, logprobs, ref_logprobs, values, rewards
 
 
 def test_reward_index_is_the_last_action(batch):
-    """Pitfall 5. Mutation seen red: `last_action(action_mask) + 1`, the first PAD after the stop token."""
+    """Pitfall 5. Mutation seen red: `last_action(action_mask) + 1`, the first PAD after the stop
+    token.
+    """
     mask, logprobs, _, _, _ = batch
-    rewards = kl_shaped_rewards(torch.tensor([1.0, 2.0, 3.0]), logprobs, logprobs, mask, kl_coef=0.1)
+    rewards = kl_shaped_rewards(
+        torch.tensor([1.0, 2.0, 3.0]), logprobs, logprobs, mask, kl_coef=0.1
+    )
     assert rewards.nonzero().tolist() == [[0, 5], [1, 7], [2, 4]]
     assert last_action(mask).tolist() == [5, 7, 4]
 
@@ -42,8 +52,9 @@ def test_kl_is_punished_and_only_under_the_mask(batch):
 
 
 def test_shapes_that_would_broadcast_are_refused(batch):
-    """Pitfall 12: (B, 1) scores would become a B x B matrix. Mutations seen red: `_expect_shape` does nothing; each of
-    the three checks left out."""
+    """Pitfall 12: (B, 1) scores would become a B x B matrix. Mutations seen red: `_expect_shape`
+    does nothing; each of the three checks left out.
+    """
     mask, logprobs, ref_logprobs, values, rewards = batch
     with pytest.raises(ValueError, match="scores has shape"):
         kl_shaped_rewards(torch.zeros(3, 1), logprobs, ref_logprobs, mask, 0.1)
@@ -62,7 +73,9 @@ def test_a_row_without_actions_is_refused(batch):
 
 
 def explicit_gae(rewards, values, gamma, lam):
-    """The double sum of the definition, for one row's actions; the value after the last one is 0."""
+    """The double sum of the definition, for one row's actions; the value after the last one
+    is 0.
+    """
     n = len(rewards)
     padded = [*values, 0.0]
     deltas = [rewards[t] + gamma * padded[t + 1] - padded[t] for t in range(n)]
@@ -72,21 +85,30 @@ def explicit_gae(rewards, values, gamma, lam):
 @settings(max_examples=30, deadline=None)
 @given(gamma=st.floats(0.5, 1.0), lam=st.floats(0.0, 1.0), seed=st.integers(0, 1000))
 def test_gae_equals_the_explicit_double_sum(gamma, lam, seed):
-    """Oracle. Mutations seen red: `next_value` taken from the same column; lambda left out of the recursion."""
+    """Oracle. Mutations seen red: `next_value` taken from the same column; lambda left out of the
+    recursion.
+    """
     generator = torch.Generator().manual_seed(seed)
-    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 0, 0]]).bool()
-    rewards, values = torch.randn(3, 7, generator=generator) * mask, torch.randn(3, 7, generator=generator)
+    mask = torch.tensor(
+        [[0, 0, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 0, 0]]
+    ).bool()
+    rewards = torch.randn(3, 7, generator=generator) * mask
+    values = torch.randn(3, 7, generator=generator)
     advantages, returns = gae(rewards, values, mask, gamma, lam)
     for row in range(3):
         on = mask[row]
-        expected = torch.tensor(explicit_gae(rewards[row, on].tolist(), values[row, on].tolist(), gamma, lam))
+        expected = torch.tensor(
+            explicit_gae(rewards[row, on].tolist(), values[row, on].tolist(), gamma, lam)
+        )
         assert torch.allclose(advantages[row, on], expected, atol=1e-5)
         assert torch.allclose(returns[row, on], expected + values[row, on], atol=1e-5)
         assert not advantages[row, ~on].any() and not returns[row, ~on].any()
 
 
 def test_no_value_is_bootstrapped_after_the_last_action(batch):
-    """Pitfall 5: what the value model says at PAD is nothing. Mutation seen red: `values` not masked in `gae`."""
+    """Pitfall 5: what the value model says at PAD is nothing. Mutation seen red: `values` not
+    masked in `gae`.
+    """
     mask, _, _, values, rewards = batch
     rewards = rewards * mask
     reference = gae(rewards, values, mask, 1.0, 0.95)
@@ -103,7 +125,10 @@ def test_advantages_do_not_depend_on_padding(batch, extra):
     pad = (extra, 2 * extra)
     wide_mask = torch.nn.functional.pad(mask, pad)
     expected = whiten(gae(rewards, values, mask, 0.99, 0.9)[0], mask)
-    wide = [torch.nn.functional.pad(tensor, pad, value=7.0 * (extra > 0)) for tensor in (rewards, values)]
+    wide = [
+        torch.nn.functional.pad(tensor, pad, value=7.0 * (extra > 0))
+        for tensor in (rewards, values)
+    ]
     found = whiten(gae(wide[0] * wide_mask, wide[1], wide_mask, 0.99, 0.9)[0], wide_mask)
     assert torch.allclose(found[:, extra : extra + 8], expected, atol=1e-6)
 

@@ -1,4 +1,6 @@
-"""torch.compile inside PPO: the same numbers, and the sampled copy has no compiled layers (its steps are compiled)."""
+"""torch.compile inside PPO: the same numbers, and the sampled copy has no compiled layers (its
+steps are compiled).
+"""
 
 import pytest
 import torch
@@ -7,7 +9,16 @@ from pydantic import ValidationError
 from podium.compiled import CompiledStep
 from ppo.config import Config
 
-PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14, 15], [16], [17, 18, 19], [21, 22], [23, 24, 25], [26, 27, 28, 29]]
+PROMPTS = [
+    [5, 6, 7],
+    [8, 9],
+    [10, 11, 12, 13, 14, 15],
+    [16],
+    [17, 18, 19],
+    [21, 22],
+    [23, 24, 25],
+    [26, 27, 28, 29],
+]
 
 
 def compiled_layers(model: torch.nn.Module) -> int:
@@ -17,8 +28,10 @@ def compiled_layers(model: torch.nn.Module) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, {"r": 2}])
 def test_a_compiled_learner_says_and_learns_the_same(make_learner, lora, monkeypatch):
-    """Two iterations, so that the sampler's copy must follow the updates. Seen red with the layers of the sampled
-    policy compiled, with the copy never refreshed, with nothing compiled, and with steps not compiled."""
+    """Two iterations, so that the sampler's copy must follow the updates. Seen red with the layers
+    of the sampled policy compiled, with the copy never refreshed, with nothing compiled, and with
+    steps not compiled.
+    """
     whole, compiled = make_learner(lora=lora), make_learner(lora=lora, compile=True)
     steps = []
     step = CompiledStep.__call__
@@ -38,9 +51,13 @@ def test_a_compiled_learner_says_and_learns_the_same(make_learner, lora, monkeyp
         expected, found = batches
         assert torch.equal(found.input_ids, expected.input_ids)
         for name in ("logprobs", "ref_logprobs", "values", "scores"):
-            torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                getattr(found, name), getattr(expected, name), atol=1e-4, rtol=0
+            )
     assert len(steps) > 10
-    weights = zip(whole.policy.module.parameters(), compiled.policy.module.parameters(), strict=True)
+    weights = zip(
+        whole.policy.module.parameters(), compiled.policy.module.parameters(), strict=True
+    )
     for mine, theirs in weights:
         torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=0)
 

@@ -9,10 +9,20 @@ from ppo.config import Config
 def test_the_instructgpt_preset_has_the_papers_numbers():
     """Appendix C.4."""
     config = Config(preset="instructgpt")
-    assert (config.kl_coef, config.ptx_coef, config.ptx_ratio, config.ema_decay) == (0.02, 27.8, 8, 0.992)
+    assert (config.kl_coef, config.ptx_coef, config.ptx_ratio, config.ema_decay) == (
+        0.02,
+        27.8,
+        8,
+        0.992,
+    )
     assert (config.total_episodes, config.batch_size, config.num_mini_batches) == (256_000, 512, 8)
     assert config.num_ppo_epochs == 1
-    assert (config.gamma, config.clip_range, config.temperature, config.warmup_iterations) == (1.0, 0.2, 1.0, 10)
+    assert (config.gamma, config.clip_range, config.temperature, config.warmup_iterations) == (
+        1.0,
+        0.2,
+        1.0,
+        10,
+    )
     assert config.windows_per_step == 8 * 64 and config.iterations == 500
 
 

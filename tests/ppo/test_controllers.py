@@ -14,7 +14,9 @@ def test_fixed_controller_stays():
 
 
 def test_adaptive_controller_by_hand():
-    """Ziegler's rule: the error is clipped at 20 %. Mutation seen red: target / kl for kl / target."""
+    """Ziegler's rule: the error is clipped at 20 %. Mutation seen red: target / kl for kl /
+    target.
+    """
     controller = AdaptiveKL(0.1, target=6.0, horizon=10_000)
     controller.update(kl=6.6, episodes=1000)  # 10 % too high
     assert controller.kl_coef == pytest.approx(0.1 * (1 + 0.1 * 0.1))

@@ -11,18 +11,37 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPARED = (
-    "objective/scores", "objective/kl", "objective/entropy", "rollout/tokens", "val/explained_variance",
-    "loss/policy_avg", "loss/value_avg", "policy/approxkl_avg", "ptx/loss", "grad_norm/policy", "grad_norm/value",
+    "objective/scores",
+    "objective/kl",
+    "objective/entropy",
+    "rollout/tokens",
+    "val/explained_variance",
+    "loss/policy_avg",
+    "loss/value_avg",
+    "policy/approxkl_avg",
+    "ptx/loss",
+    "grad_norm/policy",
+    "grad_norm/value",
 )
 
 
 def launch(recipe: Path, runs: Path, processes: int) -> Path:
     """Run the stage under torchrun; returns its folder."""
-    launcher = ["torch.distributed.run", "--nproc-per-node", str(processes), "--rdzv-backend", "c10d",
-                "--rdzv-endpoint", "localhost:0", "--module"]
+    launcher = [
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(processes),
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        "--module",
+    ]
     command = [sys.executable, "-m", *launcher, "ppo.train", str(recipe), "--runs-dir", str(runs)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=runs.parent, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        command, cwd=runs.parent, env=environment, capture_output=True, text=True, timeout=500
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return runs / recipe.stem / "ppo"
 
@@ -34,7 +53,10 @@ def metrics(folder: Path) -> list[dict]:
 def assert_same_run(found: Path, expected: Path) -> None:
     for line, reference in zip(metrics(found), metrics(expected), strict=True):
         for name in COMPARED:
-            assert line[name] == pytest.approx(reference[name], rel=2e-3, abs=1e-5), (line["step"], name)
+            assert line[name] == pytest.approx(reference[name], rel=2e-3, abs=1e-5), (
+                line["step"],
+                name,
+            )
     for file in ("final/model.safetensors", "final/value/model.safetensors"):
         left, right = load_file(found / file), load_file(expected / file)
         assert left.keys() == right.keys()
@@ -42,13 +64,23 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [
-    {}, {"engine": {"zero_stage": 1}}, {"engine": {"zero_stage": 2}}, {"engine": {"zero_stage": 3}},
-    {"engine": {"zero_stage": 3}, "frozen_models": "sharded"}, {"lora": {"r": 4}}, {"num_ppo_epochs": 2},
-], ids=["zero0", "zero1", "zero2", "zero3", "zero3-sharded-frozen", "lora", "two-epochs"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"engine": {"zero_stage": 1}},
+        {"engine": {"zero_stage": 2}},
+        {"engine": {"zero_stage": 3}},
+        {"engine": {"zero_stage": 3}, "frozen_models": "sharded"},
+        {"lora": {"r": 4}},
+        {"num_ppo_epochs": 2},
+    ],
+    ids=["zero0", "zero1", "zero2", "zero3", "zero3-sharded-frozen", "lora", "two-epochs"],
+)
 def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, config):
-    """Pitfalls 4 and 13 over ranks. Mutations seen red: whitening before `gather`; `world_size` left out of the scale
-    of the policy loss; both processes sampling from row 0."""
+    """Pitfalls 4 and 13 over ranks. Mutations seen red: whitening before `gather`; `world_size`
+    left out of the scale of the policy loss; both processes sampling from row 0.
+    """
     small = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "total_episodes": 24}
     expected = launch(make_recipe("one", **small, **config), tmp_path / "runs", 1)
     assert_same_run(launch(make_recipe("two", **small, **config), tmp_path / "runs", 2), expected)

@@ -7,7 +7,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def named_tests(text: str) -> list[tuple[str, str]]:
-    """(file, test) of every `file.py::test` in the text; `::test` alone is in the file named before it."""
+    """(file, test) of every `file.py::test` in the text; `::test` alone is in the file named before
+    it.
+    """
     found, file = [], ""
     for name, test in re.findall(r"`(test_\w+\.py)?::(test_\w+)`", text):
         file = name or file
@@ -22,5 +24,7 @@ def test_every_pitfall_has_tests_and_every_test_named_is_there():
     rows = re.findall(r"^\| ([\d, ]+) .*$", table, re.MULTILINE)
     assert sorted(int(number) for row in rows for number in row.split(",")) == list(range(1, 18))
     for file, test in named_tests(table):
-        (path,) = (path for path in ROOT.glob(f"tests/*/{file}") if f"def {test}(" in path.read_text())
+        (path,) = (
+            path for path in ROOT.glob(f"tests/*/{file}") if f"def {test}(" in path.read_text()
+        )
         assert path.name == file

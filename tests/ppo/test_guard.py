@@ -6,8 +6,15 @@ from ppo.guard import LIMITS, GuardConfig, breaches
 from ppo.watch import near_identical
 
 GOOD = {
-    "objective/kl": 1.0, "val/ratio": 1.0, "policy/approxkl_avg": 0.01, "rollout/eos_rate": 0.9, "rollout/length": 20.0,
-    "policy/entropy_avg": 1.0, "val/explained_variance": 0.5, "rollout/near_identical": 0.02, "objective/scores": 0.3,
+    "objective/kl": 1.0,
+    "val/ratio": 1.0,
+    "policy/approxkl_avg": 0.01,
+    "rollout/eos_rate": 0.9,
+    "rollout/length": 20.0,
+    "policy/entropy_avg": 1.0,
+    "val/explained_variance": 0.5,
+    "rollout/near_identical": 0.02,
+    "objective/scores": 0.3,
 }
 
 
@@ -15,7 +22,9 @@ def test_a_good_iteration_is_no_breach():
     assert breaches(GOOD, GuardConfig(max_length=60), iteration=10) == []
 
 
-@pytest.mark.parametrize(("threshold", "metric"), [(threshold, metric) for threshold, metric, _ in LIMITS])
+@pytest.mark.parametrize(
+    ("threshold", "metric"), [(threshold, metric) for threshold, metric, _ in LIMITS]
+)
 def test_every_threshold_strikes_on_its_side_and_can_be_switched_off(threshold, metric):
     """Mutation seen red: `<` and `>` exchanged."""
     worse = 1e6 if threshold.startswith("max") else -1e6
@@ -44,8 +53,9 @@ def test_metrics_that_are_not_there_yet_are_not_judged():
 
 
 def test_near_identical_answers():
-    """A loop of one token is the same answer at any length; different answers are not. Mutation seen red: `min(n, 3)`
-    left out, so that loops of different lengths differ."""
+    """A loop of one token is the same answer at any length; different answers are not. Mutation
+    seen red: `min(n, 3)` left out, so that loops of different lengths differ.
+    """
     assert near_identical([[7] * n for n in range(3, 40)]) == 1.0
     assert near_identical([[i, i + 1, i + 2] for i in range(0, 90, 3)]) == 0.0
     assert near_identical([[1, 2, 3, 4, 5]] * 9) == 1.0

@@ -1,4 +1,6 @@
-"""The RolloutBatch: masks by length, values before their tokens, scores at the end of the response."""
+"""The RolloutBatch: masks by length, values before their tokens, scores at the end of the
+response.
+"""
 
 from dataclasses import fields, replace
 
@@ -9,7 +11,16 @@ import torch.nn.functional as F
 from podium.sampler import Sample
 from ppo.rollout import episodes, passes_by_length, read_scores, read_tokens
 
-PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14, 15], [16], [17, 18, 19], [21, 22], [23, 24, 25], [26, 27, 28, 29]]
+PROMPTS = [
+    [5, 6, 7],
+    [8, 9],
+    [10, 11, 12, 13, 14, 15],
+    [16],
+    [17, 18, 19],
+    [21, 22],
+    [23, 24, 25],
+    [26, 27, 28, 29],
+]
 
 
 @pytest.fixture
@@ -25,9 +36,21 @@ def parts():
 
 def test_the_stop_token_is_an_action_even_where_pad_is_the_same_id(parts):
     """Pitfall 1. Mutation seen red: an action mask without the ids that equal `pad_token_id`."""
-    assert parts["input_ids"].tolist() == [[5, 6, 30, 31, 3], [7, 8, 9, 32, 3], [10, 33, 34, 35, 36]]
-    assert parts["action_mask"].int().tolist() == [[0, 0, 1, 1, 1], [0, 0, 0, 1, 0], [0, 1, 1, 1, 1]]
-    assert parts["attention_mask"].int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert parts["input_ids"].tolist() == [
+        [5, 6, 30, 31, 3],
+        [7, 8, 9, 32, 3],
+        [10, 33, 34, 35, 36],
+    ]
+    assert parts["action_mask"].int().tolist() == [
+        [0, 0, 1, 1, 1],
+        [0, 0, 0, 1, 0],
+        [0, 1, 1, 1, 1],
+    ]
+    assert parts["attention_mask"].int().tolist() == [
+        [1, 1, 1, 1, 1],
+        [1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1],
+    ]
 
 
 def test_logprobs_stand_at_their_tokens(parts):
@@ -59,7 +82,9 @@ def test_rows_are_trimmed_to_the_longest_of_them(make_learner):
 
 
 def test_the_value_is_that_of_the_state_before_the_token(make_learner):
-    """Pitfall 8: V(s_t) is read at token t - 1. Mutation seen red: `[:, 1:]` for `[:, :-1]` in ValueFunction."""
+    """Pitfall 8: V(s_t) is read at token t - 1. Mutation seen red: `[:, 1:]` for `[:, :-1]` in
+    ValueFunction.
+    """
     learner = make_learner()
     batch = learner.rollout(PROMPTS, 1)
     from reward.score import score
@@ -75,14 +100,17 @@ def test_the_value_is_that_of_the_state_before_the_token(make_learner):
 
 
 def test_values_start_as_the_reward_model_with_its_bias(make_learner):
-    """The value of the state before the stop token and the score of the whole answer share one scale. Mutation seen
-    red: `reward_bias` left out of `token_values`."""
+    """The value of the state before the stop token and the score of the whole answer share one
+    scale. Mutation seen red: `reward_bias` left out of `token_values`.
+    """
     learner = make_learner()
     value, reward = learner.value.module.model, learner.reward.module.model
     assert value is not reward and value.config.reward_bias == reward.config.reward_bias == 0.25
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
-        by_value = learner.value(ids, torch.ones_like(ids).bool(), torch.tensor([[False, True, True]]))
+        by_value = learner.value(
+            ids, torch.ones_like(ids).bool(), torch.tensor([[False, True, True]])
+        )
         by_reward = learner.reward.module(ids[:, :2], torch.ones(1, 2).long())
     assert by_value[-1].item() == pytest.approx(by_reward.item(), abs=1e-6)
 
@@ -90,20 +118,25 @@ def test_values_start_as_the_reward_model_with_its_bias(make_learner):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("extra", [0, 1, 7])
 def test_values_do_not_depend_on_padding(make_learner, side, extra):
-    """Pitfall 8, either side and any amount. Mutation seen red: `_states` leaves the mask out on the left as
-    well."""
+    """Pitfall 8, either side and any amount. Mutation seen red: `_states` leaves the mask out on
+    the left as well.
+    """
     learner = make_learner()
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     chosen = torch.tensor([[False, False, True, True, True]])
     pad = (extra, 0) if side == "left" else (0, extra)
     with torch.no_grad():
         expected = learner.value(ids, torch.ones_like(ids).bool(), chosen)
-        found = learner.value(F.pad(ids, pad, value=1), F.pad(torch.ones_like(ids), pad).bool(), F.pad(chosen, pad))
+        found = learner.value(
+            F.pad(ids, pad, value=1), F.pad(torch.ones_like(ids), pad).bool(), F.pad(chosen, pad)
+        )
     assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_ppo_scores_as_the_reward_stage_does(make_learner):
-    """Pitfalls 9 and 15: one function, whatever the padding. Mutation seen red: the score read at column -1."""
+    """Pitfalls 9 and 15: one function, whatever the padding. Mutation seen red: the score read at
+    column -1.
+    """
     learner = make_learner(stop_token_id=None)
     batch = learner.rollout(PROMPTS, 1)
     from reward.score import score
@@ -124,7 +157,9 @@ def test_a_cut_off_answer_is_scored_as_if_it_ended(parts):
             seen[int(row[0])] = row[on.bool()].tolist()
         return torch.zeros(len(ids))
 
-    read_scores(remember, parts["input_ids"], parts["attention_mask"], parts["finished"], 3, rows_per_pass=2)
+    read_scores(
+        remember, parts["input_ids"], parts["attention_mask"], parts["finished"], 3, rows_per_pass=2
+    )
     assert seen == {5: [5, 6, 30, 31, 3], 7: [7, 8, 9, 32, 3], 10: [10, 33, 34, 35, 36, 3]}
 
 
@@ -132,9 +167,13 @@ def test_a_cut_off_answer_is_scored_as_if_it_ended(parts):
 def test_reading_in_passes_changes_nothing(parts, rows_per_pass):
     """Mutation seen red: results written in sorted order instead of back to their rows."""
     ids, mask, actions = parts["input_ids"], parts["attention_mask"], parts["action_mask"]
-    read = read_tokens(lambda ids, mask, chosen: ids[chosen] * 10, ids, mask, actions, rows_per_pass)
+    read = read_tokens(
+        lambda ids, mask, chosen: ids[chosen] * 10, ids, mask, actions, rows_per_pass
+    )
     assert torch.equal(read, torch.where(actions, ids * 10, 0).float())
-    scores = read_scores(lambda ids, mask: mask.sum(1) + ids[:, 0], ids, mask, parts["finished"], None, rows_per_pass)
+    scores = read_scores(
+        lambda ids, mask: mask.sum(1) + ids[:, 0], ids, mask, parts["finished"], None, rows_per_pass
+    )
     assert torch.equal(scores, (mask.sum(1) + ids[:, 0]).float())
 
 
@@ -146,8 +185,10 @@ def test_passes_go_by_length(parts):
 
 
 def test_a_full_pass_ends_before_rows_that_would_be_padding(monkeypatch):
-    """Alone: once a pass holds enough tokens. Of several processes every one makes as many passes as the others.
-    Seen red with the padding not looked at, with the tokens not looked at, and with the world size not looked at."""
+    """Alone: once a pass holds enough tokens. Of several processes every one makes as many passes
+    as the others. Seen red with the padding not looked at, with the tokens not looked at, and with
+    the world size not looked at.
+    """
     lengths = [30, 29, 28, 27, 26, 12, 11, 3]
     mask = torch.arange(30) < torch.tensor(lengths)[:, None]
     monkeypatch.setattr("ppo.rollout.CPU_TOKENS", 50)
@@ -166,8 +207,9 @@ def test_policy_equal_to_reference_has_kl_zero(make_learner):
 
 
 def test_rollouts_differ_between_iterations_and_prompts_and_are_equal_on_rerun(make_learner):
-    """Pitfalls 3 and 7: sampled, never greedy, and never from one fixed seed. Mutation seen red: the iteration left out
-    of the sampling seed; `temperature=0`."""
+    """Pitfalls 3 and 7: sampled, never greedy, and never from one fixed seed. Mutation seen red:
+    the iteration left out of the sampling seed; `temperature=0`.
+    """
     learner = make_learner()
     same = [[5, 6, 7]] * 8
     first, again, other = (learner.rollout(same, iteration) for iteration in (1, 1, 2))
@@ -177,8 +219,9 @@ def test_rollouts_differ_between_iterations_and_prompts_and_are_equal_on_rerun(m
 
 
 def test_rollouts_carry_minus_the_cross_entropy_at_the_sampling_temperature(make_learner):
-    """Oracle, and pitfall 3. Mutations seen red: policy and reference both read at temperature 1 while sampling at
-    0.7 (their KL is 0 all the same); `token_logprobs` shifted by one."""
+    """Oracle, and pitfall 3. Mutations seen red: policy and reference both read at temperature 1
+    while sampling at 0.7 (their KL is 0 all the same); `token_logprobs` shifted by one.
+    """
     learner = make_learner(temperature=0.7)
     batch = learner.rollout(PROMPTS, 1)
     for row, width in enumerate(batch.attention_mask.sum(1).tolist()):
@@ -191,8 +234,9 @@ def test_rollouts_carry_minus_the_cross_entropy_at_the_sampling_temperature(make
 
 
 def test_recomputed_old_logprobs_equal_the_sampled_ones_in_fp32(make_learner):
-    """The rollout may carry its log-probabilities because they are those of a training pass. Mutation seen red: they
-    are recomputed at temperature 1."""
+    """The rollout may carry its log-probabilities because they are those of a training pass.
+    Mutation seen red: they are recomputed at temperature 1.
+    """
     learner = make_learner(temperature=0.7)
     sampled = learner.rollout(PROMPTS, 1)
     recomputed = make_learner(temperature=0.7, old_logprobs="recomputed").rollout(PROMPTS, 1)
@@ -201,8 +245,9 @@ def test_recomputed_old_logprobs_equal_the_sampled_ones_in_fp32(make_learner):
 
 
 def test_padding_changes_no_statistic(make_learner):
-    """Pitfall 11. Mutations seen red: entropy or KL summed without the mask; entropy divided by all columns; explained
-    variance over all columns."""
+    """Pitfall 11. Mutations seen red: entropy or KL summed without the mask; entropy divided by all
+    columns; explained variance over all columns.
+    """
     from ppo.watch import rollout_metrics
 
     learner = make_learner()
@@ -210,8 +255,11 @@ def test_padding_changes_no_statistic(make_learner):
     padded = replace(
         batch,
         **{
-            field.name: F.pad(getattr(batch, field.name), (0, 9), value=0 if "mask" in field.name else 5 + number)
-            for number, field in enumerate(fields(batch)) if getattr(batch, field.name).dim() == 2
+            field.name: F.pad(
+                getattr(batch, field.name), (0, 9), value=0 if "mask" in field.name else 5 + number
+            )
+            for number, field in enumerate(fields(batch))
+            if getattr(batch, field.name).dim() == 2
         },
     )
     results = []
@@ -222,18 +270,25 @@ def test_padding_changes_no_statistic(make_learner):
 
 
 @pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["all weights", "lora"])
-def test_a_large_policy_is_sampled_from_a_bf16_copy_that_follows_the_updates(make_learner, monkeypatch, lora):
-    """On a CPU in bf16. Seen red with `update_weights` left out of the rollout and with buffers cast too."""
+def test_a_large_policy_is_sampled_from_a_bf16_copy_that_follows_the_updates(
+    make_learner, monkeypatch, lora
+):
+    """On a CPU in bf16. Seen red with `update_weights` left out of the rollout and with buffers
+    cast too.
+    """
     monkeypatch.setattr("ppo.learner.BF16_COPY_FROM", 0)
     learner = make_learner(dtype="bf16", lora=lora, learning_rate=0.1, temperature=1.0)
     prompts = [[5 + i, 6, 7] for i in range(8)]
     batch = learner.rollout(prompts, 1)
     with torch.no_grad():
         found = learner.policy(batch.input_ids, batch.attention_mask, batch.action_mask, 1.0)
-    assert (found - batch.logprobs[batch.action_mask]).abs().max() < 0.1  # as sampled, but for bf16's rounding
+    # as sampled, but for bf16's rounding
+    assert (found - batch.logprobs[batch.action_mask]).abs().max() < 0.1
     learner.update(batch, learner.targets(batch)[0], None, 1)
     learner.rollout(prompts, 2)
     policy, copied = learner.policy.module.model.state_dict(), learner.sampler.model.state_dict()
     assert all(torch.equal(copied[name], weight.bfloat16()) for name, weight in policy.items())
     buffers = dict(learner.sampler.model.named_buffers())  # rotary frequencies keep their precision
-    assert buffers and all(torch.equal(buffers[n], b) for n, b in learner.policy.module.model.named_buffers())
+    assert buffers and all(
+        torch.equal(buffers[n], b) for n, b in learner.policy.module.model.named_buffers()
+    )

@@ -1,4 +1,6 @@
-"""The stage end to end on tiny models: what it writes, that it resumes bit for bit, and that the guard works."""
+"""The stage end to end on tiny models: what it writes, that it resumes bit for bit, and that the
+guard works.
+"""
 
 import json
 import math
@@ -37,12 +39,16 @@ def metrics(folder: Path) -> list[dict]:
 
 def timeless(folder: Path) -> list[dict]:
     """The log without what depends on the clock."""
-    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in metrics(folder)]
+    return [
+        {key: value for key, value in line.items() if not key.startswith("time/")}
+        for line in metrics(folder)
+    ]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """Policy and value model of final/."""
-    policy, value = load_file(folder / "final/model.safetensors"), load_file(folder / "final/value/model.safetensors")
+    policy = load_file(folder / "final/model.safetensors")
+    value = load_file(folder / "final/value/model.safetensors")
     return policy | {f"value.{name}": tensor for name, tensor in value.items()}
 
 
@@ -74,10 +80,28 @@ def test_it_writes_policy_value_model_log_and_samples(make_recipe, tmp_path):
     lines = metrics(folder)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     expected = {
-        "objective/kl", "objective/scores", "objective/rlhf_reward", "objective/non_score_reward", "objective/entropy",
-        "policy/clipfrac_avg", "policy/approxkl_avg", "policy/entropy_avg", "loss/policy_avg", "loss/value_avg",
-        "val/clipfrac_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens", "val/explained_variance", "lr",
-        "episode", "ptx/loss", "rollout/eos_rate", "time/generate", "time/update_policy", "time/ptx",
+        "objective/kl",
+        "objective/scores",
+        "objective/rlhf_reward",
+        "objective/non_score_reward",
+        "objective/entropy",
+        "policy/clipfrac_avg",
+        "policy/approxkl_avg",
+        "policy/entropy_avg",
+        "loss/policy_avg",
+        "loss/value_avg",
+        "val/clipfrac_avg",
+        "val/ratio",
+        "val/ratio_var",
+        "val/num_eos_tokens",
+        "val/explained_variance",
+        "lr",
+        "episode",
+        "ptx/loss",
+        "rollout/eos_rate",
+        "time/generate",
+        "time/update_policy",
+        "time/ptx",
     }
     assert all(expected <= line.keys() for line in lines)
     measured = ["grad_norm/cosine" in line for line in lines]
@@ -102,14 +126,20 @@ def test_the_log_of_a_run_is_the_same_twice(make_recipe, tmp_path):
 
 
 ADAPTIVE = {
-    "kl_controller": "adaptive", "kl_target": 0.001, "kl_horizon": 10, "scale_scores": True, "num_ppo_epochs": 2,
+    "kl_controller": "adaptive",
+    "kl_target": 0.001,
+    "kl_horizon": 10,
+    "scale_scores": True,
+    "num_ppo_epochs": 2,
 }
 
 
 @pytest.mark.parametrize("config", [{}, ADAPTIVE], ids=["default", "adaptive"])
 def test_resume_is_bit_exact(make_recipe, tmp_path, monkeypatch, config):
-    """Pitfall 14: value model, optimizers, averages, controllers, running scale, positions. Mutations seen red,
-    each alone: the value engine, the EMA, the KL controller, the score scale not loaded in `Learner.load`."""
+    """Pitfall 14: value model, optimizers, averages, controllers, running scale, positions.
+    Mutations seen red, each alone: the value engine, the EMA, the KL controller, the score scale
+    not loaded in `Learner.load`.
+    """
     whole = train(make_recipe("whole", **config), tmp_path / "runs")
     recipe = make_recipe("broken", **config)
     with monkeypatch.context() as patch:
@@ -123,8 +153,9 @@ def test_resume_is_bit_exact(make_recipe, tmp_path, monkeypatch, config):
 
 
 def test_a_fault_in_the_middle_is_taken_back(make_recipe, tmp_path, monkeypatch):
-    """Learning rate x 30 in iteration 3: the guard rolls back once, and the run ends well at half the rate. Mutation
-    seen red: the guard not asked after the update."""
+    """Learning rate x 30 in iteration 3: the guard rolls back once, and the run ends well at half
+    the rate. Mutation seen red: the guard not asked after the update.
+    """
     original = Learner.update
 
     def update(self, batch, targets, documents, iteration):
@@ -134,7 +165,8 @@ def test_a_fault_in_the_middle_is_taken_back(make_recipe, tmp_path, monkeypatch)
     monkeypatch.setattr(Learner, "update", update)
     guard = {"min_eos_rate": None, "min_explained_variance": None, "lr_factor": 0.5}
     folder = train(
-        make_recipe(total_episodes=48, guard=guard, learning_rate=3e-3, num_ppo_epochs=2), tmp_path / "runs"
+        make_recipe(total_episodes=48, guard=guard, learning_rate=3e-3, num_ppo_epochs=2),
+        tmp_path / "runs",
     )
     lines = metrics(folder)
     assert [line["guard/rollbacks"] for line in lines] == [0, 0, 0, 1, 1, 1]
@@ -142,7 +174,9 @@ def test_a_fault_in_the_middle_is_taken_back(make_recipe, tmp_path, monkeypatch)
     assert "back to the state after iteration 2" in (folder / "logbook.md").read_text()
     assert (folder / "breaches/00003.jsonl").is_file()
     assert all(math.isfinite(value) for value in lines[-1].values())
-    assert all(line["policy/approxkl_avg"] < 0.05 and line["objective/kl"] < 5 for line in lines[3:])
+    assert all(
+        line["policy/approxkl_avg"] < 0.05 and line["objective/kl"] < 5 for line in lines[3:]
+    )
 
 
 def test_the_rolled_back_state_is_that_of_the_checkpoint(make_recipe, tmp_path, monkeypatch):
@@ -151,7 +185,9 @@ def test_the_rolled_back_state_is_that_of_the_checkpoint(make_recipe, tmp_path, 
     original = Learner.rollout
 
     def rollout(self, prompts, iteration):
-        states[iteration] = torch.cat([p.detach().flatten().clone() for p in self.policy.module.parameters()])
+        states[iteration] = torch.cat(
+            [p.detach().flatten().clone() for p in self.policy.module.parameters()]
+        )
         batch = original(self, prompts, iteration)
         if iteration == 4:
             batch.scores[0] = float("nan")
@@ -163,7 +199,9 @@ def test_the_rolled_back_state_is_that_of_the_checkpoint(make_recipe, tmp_path, 
 
 
 def test_resume_after_a_rollback_is_bit_exact(make_recipe, tmp_path, monkeypatch):
-    """Pitfall 14 with the guard's state in it. Mutation seen red: `lr_factor` left out of the checkpoint."""
+    """Pitfall 14 with the guard's state in it. Mutation seen red: `lr_factor` left out of the
+    checkpoint.
+    """
     original = Learner.rollout
 
     def rollout(self, prompts, iteration):
@@ -197,36 +235,61 @@ def test_a_reward_that_stays_nan_stops_the_run_with_the_reason(make_recipe, tmp_
     with pytest.raises(DivergenceError, match="objective/scores is nan"):
         train(make_recipe(total_episodes=80, guard={"max_rollbacks": 2}), tmp_path / "runs")
     log = (tmp_path / "runs/run/ppo/logbook.md").read_text()
-    assert log.count("back to the state after iteration") == 2 and "stopped after 2 rollbacks" in log
+    assert (
+        log.count("back to the state after iteration") == 2 and "stopped after 2 rollbacks" in log
+    )
     assert not (tmp_path / "runs/run/ppo/final").exists()
 
 
 @pytest.mark.slow
-def test_a_reward_model_that_likes_one_token_is_detected_as_hacking(make_recipe, tmp_path, monkeypatch):
-    """Reward = share of token 50: the policy learns to repeat it, and the guard says so before the end."""
+def test_a_reward_model_that_likes_one_token_is_detected_as_hacking(
+    make_recipe, tmp_path, monkeypatch
+):
+    """Reward = share of token 50: the policy learns to repeat it, and the guard says so before the
+    end.
+    """
 
     def one_token(function, ids, mask, finished, stop, rows_per_pass):
         return 10 * ((ids == 50) & mask).sum(1) / mask.sum(1)
 
     monkeypatch.setattr("ppo.learner.read_scores", one_token)
-    guard = {"min_eos_rate": None, "min_explained_variance": None, "max_kl": None, "on_breach": "stop"}
+    guard = {
+        "min_eos_rate": None,
+        "min_explained_variance": None,
+        "max_kl": None,
+        "on_breach": "stop",
+    }
     recipe = make_recipe(
-        batch_size=64, total_episodes=64 * 60, learning_rate=1e-2, value_learning_rate=1e-2, clip_range_value=100.0,
-        per_device_train_batch_size=64, kl_coef=0.0, ptx_coef=0.0, guard=guard,
+        batch_size=64,
+        total_episodes=64 * 60,
+        learning_rate=1e-2,
+        value_learning_rate=1e-2,
+        clip_range_value=100.0,
+        per_device_train_batch_size=64,
+        kl_coef=0.0,
+        ptx_coef=0.0,
+        guard=guard,
     )
     with pytest.raises(DivergenceError, match=r"near-identical|entropy"):
         train(recipe, tmp_path / "runs")
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk needs root on Linux")
-def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_to_the_same_weights(make_recipe, tmp_path):
-    """A real tmpfs: a later checkpoint does not fit, the one before survives, with room the run ends as if nothing had
-    happened. Mutation seen red: `writing` left out of `Stage._write_folder`."""
+@pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux", reason="mounting a small disk needs root on Linux"
+)
+def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_to_the_same_weights(
+    make_recipe, tmp_path
+):
+    """A real tmpfs: a later checkpoint does not fit, the one before survives, with room the run
+    ends as if nothing had happened. Mutation seen red: `writing` left out of `Stage._write_folder`.
+    """
     config = {"save_steps": 1}
     whole = train(make_recipe("whole", **config), tmp_path / "runs")
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("mounting is not allowed here")
     try:
         recipe, filler = make_recipe("full", **config), disk / "filler"
@@ -245,15 +308,23 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_to_the_same_weights(ma
 
 
 def test_lora_trains_adapters_and_its_reference_is_the_adapter_switched_off(make_recipe, tmp_path):
-    """KL 0 at the start and the base weights untouched. Mutation seen red: `disable_adapter` left out (KL stays 0)."""
-    folder = train(make_recipe(lora={"r": 4}, learning_rate=1e-2, final_weights="last"), tmp_path / "runs")
+    """KL 0 at the start and the base weights untouched. Mutation seen red: `disable_adapter` left
+    out (KL stays 0).
+    """
+    folder = train(
+        make_recipe(lora={"r": 4}, learning_rate=1e-2, final_weights="last"), tmp_path / "runs"
+    )
     lines = metrics(folder)
     assert lines[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
     assert lines[-1]["objective/kl_k3"] > 1e-4
-    start, final = load_file(tmp_path / "policy/model.safetensors"), load_file(folder / "final/model.safetensors")
+    start = load_file(tmp_path / "policy/model.safetensors")
+    final = load_file(folder / "final/model.safetensors")
     assert start.keys() == final.keys()
     assert torch.equal(start["model.embed_tokens.weight"], final["model.embed_tokens.weight"])
-    difference = final["model.layers.0.self_attn.q_proj.weight"] - start["model.layers.0.self_attn.q_proj.weight"]
+    difference = (
+        final["model.layers.0.self_attn.q_proj.weight"]
+        - start["model.layers.0.self_attn.q_proj.weight"]
+    )
     assert 0 < torch.linalg.matrix_rank(difference, rtol=1e-3) <= 4
     assert (folder / "final/adapter/adapter_config.json").is_file()
 
@@ -275,12 +346,21 @@ def test_lora_resumes_bit_exactly(make_recipe, tmp_path, monkeypatch):
     ids=["offload", "checkpointing", "zero2"],
 )
 def test_where_things_lie_changes_no_number(make_recipe, tmp_path, config):
-    """Offloaded frozen models, recomputed activations, ZeRO: the same run. Mutation seen red: offloaded models read in
-    bf16."""
+    """Offloaded frozen models, recomputed activations, ZeRO: the same run. Mutation seen red:
+    offloaded models read in bf16.
+    """
     plain = metrics(train(make_recipe("plain"), tmp_path / "runs"))
     other = metrics(train(make_recipe("other", **config), tmp_path / "runs"))
-    for name in ("objective/scores", "objective/kl", "loss/policy_avg", "loss/value_avg", "ptx/loss"):
-        assert [line[name] for line in other] == pytest.approx([line[name] for line in plain], rel=1e-4, abs=1e-6), name
+    for name in (
+        "objective/scores",
+        "objective/kl",
+        "loss/policy_avg",
+        "loss/value_avg",
+        "ptx/loss",
+    ):
+        assert [line[name] for line in other] == pytest.approx(
+            [line[name] for line in plain], rel=1e-4, abs=1e-6
+        ), name
 
 
 def test_prompts_that_do_not_fit_are_dropped_and_counted(make_recipe, tmp_path):
@@ -308,7 +388,9 @@ def start(recipe: Path, runs: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "ppo.train", str(recipe), "--runs-dir", str(runs)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (runs.parent / "output.txt").open("w") as output:
-        return subprocess.Popen(command, cwd=runs.parent, env=environment, stdout=output, stderr=output)
+        return subprocess.Popen(
+            command, cwd=runs.parent, env=environment, stdout=output, stderr=output
+        )
 
 
 def wait_for_a_new_line(process: subprocess.Popen, log: Path) -> None:
@@ -320,8 +402,9 @@ def wait_for_a_new_line(process: subprocess.Popen, log: Path) -> None:
 
 
 def test_sigterm_ends_the_iteration_saves_and_exits_143(make_recipe, tmp_path):
-    """A real signal to a real process, and a new one goes on to the same bits. Mutation seen red: `stop_requested` is
-    not asked."""
+    """A real signal to a real process, and a new one goes on to the same bits. Mutation seen red:
+    `stop_requested` is not asked.
+    """
     config = {"total_episodes": 8 * 40, "save_steps": 1000}  # no other checkpoint
     whole = train(make_recipe("whole", **config), tmp_path / "runs")
     recipe, folder = make_recipe("stopped", **config), tmp_path / "runs/stopped/ppo"
@@ -339,12 +422,15 @@ def test_sigterm_ends_the_iteration_saves_and_exits_143(make_recipe, tmp_path):
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments_gives_the_same_final_weights(make_recipe, tmp_path):
-    """PODIUM_KILLS=20 for the long version. Mutation seen red: the random state's position left out, i.e. rollouts
-    numbered from the restart on."""
+    """PODIUM_KILLS=20 for the long version. Mutation seen red: the random state's position left
+    out, i.e. rollouts numbered from the restart on.
+    """
     kills = int(os.environ.get("PODIUM_KILLS", "3"))
     config = {"total_episodes": 8 * 10 * (kills + 2), "save_steps": 1}
     whole = train(make_recipe("whole", **config), tmp_path / "runs")
-    recipe, folder, rng = make_recipe("killed", **config), tmp_path / "runs/killed/ppo", random.Random(0)
+    recipe = make_recipe("killed", **config)
+    folder = tmp_path / "runs/killed/ppo"
+    rng = random.Random(0)
     for _ in range(kills):
         process = start(recipe, tmp_path / "runs")
         wait_for_a_new_line(process, folder / "metrics.jsonl")

@@ -6,15 +6,32 @@ from podium.errors import RecipeError
 from ppo.trl_inputs import config_from_trl, iterations, learner_from_trl, prompts_from_trl
 
 ARGS = {
-    "total_episodes": 16, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "num_mini_batches": 2,
-    "num_ppo_epochs": 2, "response_length": 8, "temperature": 0.7, "kl_coef": 0.05, "cliprange": 0.1, "lam": 0.9,
-    "learning_rate": 1e-3, "stop_token": "eos", "missing_eos_penalty": 1.0, "seed": 1, "unknown_to_us": None,
+    "total_episodes": 16,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 4,
+    "num_mini_batches": 2,
+    "num_ppo_epochs": 2,
+    "response_length": 8,
+    "temperature": 0.7,
+    "kl_coef": 0.05,
+    "cliprange": 0.1,
+    "lam": 0.9,
+    "learning_rate": 1e-3,
+    "stop_token": "eos",
+    "missing_eos_penalty": 1.0,
+    "seed": 1,
+    "unknown_to_us": None,
 }
 
 
 def test_names_are_translated():
     config = config_from_trl(ARGS)
-    assert (config.batch_size, config.clip_range, config.gae_lambda, config.num_ppo_epochs) == (8, 0.1, 0.9, 2)
+    assert (config.batch_size, config.clip_range, config.gae_lambda, config.num_ppo_epochs) == (
+        8,
+        0.1,
+        0.9,
+        2,
+    )
     assert config.learning_rate == config.value_learning_rate == 1e-3
     assert config.ptx_coef == 0.0 and config.missing_eos_penalty == 1.0 and config.iterations == 2
 
@@ -35,7 +52,9 @@ def test_four_models_train_in_place(policy_folder, reward_folder, tokenizer):
     from podium.models import load_causal_lm
 
     model, reference = load_causal_lm(policy_folder), load_causal_lm(policy_folder)
-    reward, value = (AutoModelForSequenceClassification.from_pretrained(reward_folder) for _ in range(2))
+    reward, value = (
+        AutoModelForSequenceClassification.from_pretrained(reward_folder) for _ in range(2)
+    )
     before = model.model.layers[0].mlp.up_proj.weight.clone()
     learner = learner_from_trl(ARGS, tokenizer, model, reference, reward, value)
     logged = list(iterations(learner, [[10, 11, 12], [13, 14], [15], [16, 17, 18, 19]] * 2))

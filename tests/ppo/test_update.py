@@ -1,4 +1,6 @@
-"""One optimizer step against the definition written out in plain torch, and what must not change it."""
+"""One optimizer step against the definition written out in plain torch, and what must not change
+it.
+"""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,15 +15,28 @@ from ppo.models import without_dropout
 from ppo.update import Sums, Targets, compare_gradients, flat_gradient
 
 BOS = 0
-PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14, 15], [16], [17, 18, 19], [21, 22], [23, 24, 25], [26, 27, 28, 29]]
+PROMPTS = [
+    [5, 6, 7],
+    [8, 9],
+    [10, 11, 12, 13, 14, 15],
+    [16],
+    [17, 18, 19],
+    [21, 22],
+    [23, 24, 25],
+    [26, 27, 28, 29],
+]
 
 
 def rolled_out(learner):
-    """A rollout, its targets, and old log-probabilities moved a little so that ratios and clipping matter."""
+    """A rollout, its targets, and old log-probabilities moved a little so that ratios and clipping
+    matter.
+    """
     batch = learner.rollout(PROMPTS, 1)
     targets, _ = learner.targets(batch)
     noise = 0.3 * torch.randn(batch.logprobs.shape, generator=torch.Generator().manual_seed(5))
-    return replace(batch, logprobs=torch.where(batch.action_mask, batch.logprobs + noise, 0.0)), targets
+    return replace(
+        batch, logprobs=torch.where(batch.action_mask, batch.logprobs + noise, 0.0)
+    ), targets
 
 
 def accumulated_gradient(learner, batch, targets, windows=None) -> torch.Tensor:
@@ -42,22 +57,30 @@ def plain_gradients(learner, batch, targets, windows) -> tuple[torch.Tensor, tor
     for row in range(len(batch.scores)):
         width = int(batch.attention_mask[row].sum())
         ids, on = batch.input_ids[row, :width], batch.action_mask[row, :width]
-        logprobs = -F.cross_entropy(model(ids[None]).logits[0, :-1], ids[1:], reduction="none")[on[1:]]
+        logprobs = -F.cross_entropy(model(ids[None]).logits[0, :-1], ids[1:], reduction="none")[
+            on[1:]
+        ]
         ratio = (logprobs - batch.logprobs[row, :width][on]).exp()
         advantages = targets.advantages[row, :width][on]
         losses.append(-torch.minimum(advantages * ratio, advantages * ratio.clamp(0.8, 1.2)))
     ppo = torch.autograd.grad(torch.cat(losses).mean(), parameters)
     ptx = torch.autograd.grad(
-        F.cross_entropy(model(**apart(windows, BOS)).logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten()), parameters
+        F.cross_entropy(
+            model(**apart(windows, BOS)).logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten()
+        ),
+        parameters,
     )
     return torch.cat([g.flatten() for g in ppo]), torch.cat([g.flatten() for g in ptx])
 
 
 @pytest.mark.parametrize("per_device", [1, 3, 8])
 @pytest.mark.parametrize("ptx_coef", [0.5, 27.8])
-def test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx(make_learner, windows, ptx_coef, per_device):
-    """Recipe C.4, and pitfalls 13 and 16: for any micro-batch split. Mutations seen red: `ptx_coef` left out; PPO's
-    loss divided by the micro-batch's tokens instead of the minibatch's; ptx summed instead of averaged.
+def test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx(
+    make_learner, windows, ptx_coef, per_device
+):
+    """Recipe C.4, and pitfalls 13 and 16: for any micro-batch split. Mutations seen red: `ptx_coef`
+    left out; PPO's loss divided by the micro-batch's tokens instead of the minibatch's; ptx summed
+    instead of averaged.
     """
     learner = make_learner(ptx_coef=ptx_coef, per_device_train_batch_size=per_device)
     batch, targets = rolled_out(learner)
@@ -75,17 +98,28 @@ def test_reported_gradient_norms_are_those_of_the_two_gradients(make_learner, wi
     learner.policy.train()
     learner.value.train()
     found = learner._update._accumulate(
-        batch, targets, torch.arange(8), windows, Sums(batch.scores.device), learner.profile, True, True
+        batch,
+        targets,
+        torch.arange(8),
+        windows,
+        Sums(batch.scores.device),
+        learner.profile,
+        True,
+        True,
     )
     assert found["grad_norm/ppo"] == pytest.approx(float(g_ppo.norm()), rel=1e-3)
     assert found["grad_norm/ptx"] == pytest.approx(2.0 * float(g_ptx.norm()), rel=1e-3)
-    assert found["grad_norm/cosine"] == pytest.approx(float(F.cosine_similarity(g_ppo, g_ptx, dim=0)), abs=1e-3)
+    assert found["grad_norm/cosine"] == pytest.approx(
+        float(F.cosine_similarity(g_ppo, g_ptx, dim=0)), abs=1e-3
+    )
 
 
 def test_cosine_by_hand():
     """Mutation seen red: the sum of both gradients taken for ptx's."""
     found = compare_gradients(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 3.0]))
-    assert found == pytest.approx({"grad_norm/ppo": 1.0, "grad_norm/ptx": 3.0, "grad_norm/cosine": 0.0})
+    assert found == pytest.approx(
+        {"grad_norm/ppo": 1.0, "grad_norm/ptx": 3.0, "grad_norm/cosine": 0.0}
+    )
 
 
 def test_ptx_coefficient_0_is_plain_ppo(make_learner, windows):
@@ -95,15 +129,20 @@ def test_ptx_coefficient_0_is_plain_ppo(make_learner, windows):
         learner = make_learner(ptx_coef=0.0)
         batch, targets = rolled_out(learner)
         learner.update(batch, targets, documents, 1)
-        weights.append(torch.cat([p.detach().flatten() for p in learner.policy.module.parameters()]))
+        weights.append(
+            torch.cat([p.detach().flatten() for p in learner.policy.module.parameters()])
+        )
     assert torch.equal(weights[0], weights[1])
 
 
 @pytest.mark.parametrize("folder", ["policy_folder", "opt_folder"])
 def test_first_minibatch_has_ratio_1_and_no_clipping(make_learner, request, folder):
-    """Pitfalls 2 and 3, on a policy that was trained with dropout, at a temperature. Mutations seen red:
-    `without_dropout` does nothing; the update reads the policy at temperature 1."""
-    learner = make_learner(policy=request.getfixturevalue(folder), num_mini_batches=1, temperature=0.7)
+    """Pitfalls 2 and 3, on a policy that was trained with dropout, at a temperature. Mutations seen
+    red: `without_dropout` does nothing; the update reads the policy at temperature 1.
+    """
+    learner = make_learner(
+        policy=request.getfixturevalue(folder), num_mini_batches=1, temperature=0.7
+    )
     batch = learner.rollout(PROMPTS, 1)
     targets, _ = learner.targets(batch)
     metrics = learner.update(batch, targets, None, 1)
@@ -113,14 +152,19 @@ def test_first_minibatch_has_ratio_1_and_no_clipping(make_learner, request, fold
 
 
 def test_dropout_is_switched_off_wherever_a_model_keeps_it():
-    """As a module (GPT-2), and as a number that a module reads (OPT). Mutation seen red: modules left as they are."""
-    model = without_dropout(torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.MultiheadAttention(4, 2, dropout=0.1)))
+    """As a module (GPT-2), and as a number that a module reads (OPT). Mutation seen red: modules
+    left as they are.
+    """
+    model = without_dropout(
+        torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.MultiheadAttention(4, 2, dropout=0.1))
+    )
     assert model[0].p == 0.0 and model[1].dropout == 0.0
 
 
 def test_the_ratio_leaves_1_in_later_minibatches_and_epochs(make_learner):
-    """So that the test above could fail. The first step's error stays small, later ratios move. Mutation seen red: the
-    first error taken over all steps."""
+    """So that the test above could fail. The first step's error stays small, later ratios move.
+    Mutation seen red: the first error taken over all steps.
+    """
     learner = make_learner(num_ppo_epochs=3, learning_rate=1e-2)
     batch = learner.rollout(PROMPTS, 1)
     targets, _ = learner.targets(batch)
@@ -137,7 +181,9 @@ def test_metrics_do_not_depend_on_the_split(make_learner, windows, per_device):
     metrics = learner.update(batch, targets, iter([windows]), 1)
     reference = make_learner(per_device_train_batch_size=3, num_mini_batches=1, ptx_coef=1.0)
     batch, targets = rolled_out(reference)
-    assert metrics == pytest.approx(reference.update(batch, targets, iter([windows]), 1), rel=1e-3, abs=1e-5)
+    assert metrics == pytest.approx(
+        reference.update(batch, targets, iter([windows]), 1), rel=1e-3, abs=1e-5
+    )
 
 
 def test_the_value_model_learns_the_returns(make_learner):
@@ -165,15 +211,24 @@ def stop_probability(learner) -> float:
     """Mean probability that the first response token is the stop token."""
     model = learner.policy.module.model
     with torch.no_grad():
-        stops = [float(model(torch.tensor([prompt])).logits[0, -1].softmax(-1)[3]) for prompt in PROMPTS]
+        stops = [
+            float(model(torch.tensor([prompt])).logits[0, -1].softmax(-1)[3]) for prompt in PROMPTS
+        ]
     return sum(stops) / len(stops)
 
 
 def test_the_policy_learns_to_stop_when_short_answers_are_rewarded(make_learner):
     """Pitfall 1, to the end. Mutation seen red: the stop token left out of the action mask."""
     learner = make_learner(
-        batch_size=64, total_episodes=64, num_mini_batches=4, learning_rate=1e-2, per_device_train_batch_size=64,
-        kl_coef=0.0, response_length=24, value_learning_rate=1e-2, clip_range_value=100.0,
+        batch_size=64,
+        total_episodes=64,
+        num_mini_batches=4,
+        learning_rate=1e-2,
+        per_device_train_batch_size=64,
+        kl_coef=0.0,
+        response_length=24,
+        value_learning_rate=1e-2,
+        clip_range_value=100.0,
     )
     learner.reward = ShortIsGood()
     before = stop_probability(learner)
@@ -187,15 +242,25 @@ def test_the_policy_learns_to_stop_when_short_answers_are_rewarded(make_learner)
 
 @pytest.mark.parametrize("ptx_coef", [0.5, 27.8])
 def test_two_inner_epochs_and_a_large_ptx_coefficient_converge(make_learner, ptx_coef):
-    """What DeepSpeed-Chat could not make converge: the reward rises, and the documents are learned at the same time.
-    Mutations seen red: the sign of the ptx gradient; PPO's gradient left out."""
+    """What DeepSpeed-Chat could not make converge: the reward rises, and the documents are learned
+    at the same time. Mutations seen red: the sign of the ptx gradient; PPO's gradient left out.
+    """
     learner = make_learner(
-        batch_size=64, total_episodes=64, num_mini_batches=4, num_ppo_epochs=2, learning_rate=1e-2, kl_coef=0.0,
-        per_device_train_batch_size=64, response_length=24, value_learning_rate=1e-2, clip_range_value=100.0,
+        batch_size=64,
+        total_episodes=64,
+        num_mini_batches=4,
+        num_ppo_epochs=2,
+        learning_rate=1e-2,
+        kl_coef=0.0,
+        per_device_train_batch_size=64,
+        response_length=24,
+        value_learning_rate=1e-2,
+        clip_range_value=100.0,
         ptx_coef=ptx_coef,
     )
     learner.reward = ShortIsGood()
-    documents = (torch.arange(16) * torch.arange(1, 17)[:, None]) % 250 + 5  # (D, T), each counts in steps of its own
+    # (D, T), each counts in steps of its own
+    documents = (torch.arange(16) * torch.arange(1, 17)[:, None]) % 250 + 5
     documents[:, 0] = BOS
     found = []
     for iteration in range(1, 21):
@@ -206,7 +271,8 @@ def test_two_inner_epochs_and_a_large_ptx_coefficient_converge(make_learner, ptx
     assert last["ptx/loss"] < 0.2 * first["ptx/loss"]
     assert last["objective/scores"] > 0.5 * first["objective/scores"]  # scores are negative
     ended = [metrics["rollout/eos_rate"] for metrics in found]
-    assert ended[0] < 0.2 and sum(ended[-5:]) / 5 > 0.8  # eight runs had 0.90 to 0.99; one iteration of 64 says less
+    # eight runs had 0.90 to 0.99; one iteration of 64 says less
+    assert ended[0] < 0.2 and sum(ended[-5:]) / 5 > 0.8
 
 
 def test_advantages_are_whitened_over_the_whole_batch(make_learner):
@@ -220,9 +286,13 @@ def test_advantages_are_whitened_over_the_whole_batch(make_learner):
 
 
 def test_missing_end_is_punished_by_the_configured_stop_token(make_learner, tokenizer):
-    """Pitfall 10: stop id 7 ends a response, the tokenizer's end token does not. Mutations seen red: rollouts stop at
-    the model's `eos_token_id`; finished rows pay; a run without a stop id pays."""
-    learner = make_learner(stop_token_id=7, missing_eos_penalty=2.0, kl_coef=0.0, batch_size=64, total_episodes=64)
+    """Pitfall 10: stop id 7 ends a response, the tokenizer's end token does not. Mutations seen
+    red: rollouts stop at the model's `eos_token_id`; finished rows pay; a run without a stop id
+    pays.
+    """
+    learner = make_learner(
+        stop_token_id=7, missing_eos_penalty=2.0, kl_coef=0.0, batch_size=64, total_episodes=64
+    )
     batch = learner.rollout(PROMPTS * 8, 1)
     responses = batch.responses()
     assert batch.finished.tolist() == [response[-1] == 7 for response in responses]
@@ -233,21 +303,27 @@ def test_missing_end_is_punished_by_the_configured_stop_token(make_learner, toke
     paid = metrics["objective/scores"] - metrics["objective/shaped_scores"]
     assert paid == pytest.approx(2.0 * (1 - ended), abs=1e-5)
     endless = make_learner(stop_token_id=None, missing_eos_penalty=2.0).targets(batch)[1]
-    assert endless["objective/shaped_scores"] == pytest.approx(metrics["objective/scores"], abs=1e-5)
+    assert endless["objective/shaped_scores"] == pytest.approx(
+        metrics["objective/scores"], abs=1e-5
+    )
 
 
 def test_the_kl_controller_learns_from_every_episode(make_learner):
     """Mutations seen red: the controller told of one episode; not told at all."""
     learner = make_learner(kl_controller="adaptive", kl_coef=0.1, kl_target=1.0, kl_horizon=100)
     batch = learner.rollout(PROMPTS, 1)
-    learner.targets(replace(batch, ref_logprobs=batch.logprobs - 5.0))  # far above the target: +20 % in 100 episodes
+    # far above the target: +20 % in 100 episodes
+    learner.targets(replace(batch, ref_logprobs=batch.logprobs - 5.0))
     assert learner.kl.kl_coef == pytest.approx(0.1 * (1 + 0.2 * 8 / 100))
 
 
 def test_scores_are_scaled_then_clipped(make_learner):
     """Mutation seen red: the clip before the scale."""
     learner = make_learner(scale_scores=True, score_clip=1.5, kl_coef=0.0)
-    batch = replace(learner.rollout(PROMPTS, 1), scores=torch.tensor([100.0, -100.0, 10.0, 0.0, 20.0, 30.0, 0.0, 5.0]))
+    batch = replace(
+        learner.rollout(PROMPTS, 1),
+        scores=torch.tensor([100.0, -100.0, 10.0, 0.0, 20.0, 30.0, 0.0, 5.0]),
+    )
     _, metrics = learner.targets(batch)
     scaled = (batch.scores / batch.scores.std(correction=0)).clamp(-1.5, 1.5)
     assert metrics["objective/shaped_scores"] == pytest.approx(scaled.mean().item(), rel=1e-4)

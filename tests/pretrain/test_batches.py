@@ -24,7 +24,9 @@ def test_the_ramp_grows_linearly_in_tokens_and_then_stays():
 
 
 def test_ramped_batches_split_evenly_over_processes():
-    sizes = batch_sizes(9_000, context=10, batch_size=32, ramp=BatchRamp(start=3, tokens=5_000), multiple=4)
+    sizes = batch_sizes(
+        9_000, context=10, batch_size=32, ramp=BatchRamp(start=3, tokens=5_000), multiple=4
+    )
     assert all(size % 4 == 0 for size in sizes)
 
 

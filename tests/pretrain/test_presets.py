@@ -44,7 +44,11 @@ def test_parameter_counts_are_the_published_ones(name):
 
 
 def test_every_preset_has_a_learning_rate_that_falls_with_size():
-    ladder = [PRESETS[name].learning_rate for name in PRESETS if name.startswith("opt-") and name != "opt-175b"]
+    ladder = [
+        PRESETS[name].learning_rate
+        for name in PRESETS
+        if name.startswith("opt-") and name != "opt-175b"
+    ]
     assert ladder == sorted(ladder, reverse=True)
 
 
@@ -53,7 +57,9 @@ def test_llama_keeps_its_papers_spread_unless_the_preset_says_otherwise():
     assert build_config("llama-tiny", 512, 64, initializer_range=0.03).initializer_range == 0.03
 
 
-@pytest.mark.parametrize(("name", "layers", "std"), [("opt-tiny", 4, 0.006), ("llama-tiny", 3, 0.05)])
+@pytest.mark.parametrize(
+    ("name", "layers", "std"), [("opt-tiny", 4, 0.006), ("llama-tiny", 3, 0.05)]
+)
 def test_initial_weights_have_the_papers_spread(name, layers, std):
     """Seen red with the 1/sqrt(2 L) of `build_model` removed."""
     torch.manual_seed(0)

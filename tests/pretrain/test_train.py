@@ -1,4 +1,6 @@
-"""Pretraining end to end on a village of four people: it learns, resumes bit for bit, and refuses what it cannot do."""
+"""Pretraining end to end on a village of four people: it learns, resumes bit for bit, and refuses
+what it cannot do.
+"""
 
 import json
 import math
@@ -37,7 +39,10 @@ def metrics(folder: Path) -> list[dict]:
 
 def timeless(folder: Path) -> list[dict]:
     """The log without what depends on the clock."""
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in metrics(folder)]
+    return [
+        {key: value for key, value in line.items() if key != "tokens_per_second"}
+        for line in metrics(folder)
+    ]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -57,7 +62,9 @@ def unigram_entropy(ids: torch.Tensor) -> float:
 
 
 def test_it_learns_more_than_word_frequencies(make_recipe, tmp_path):
-    """Seen red with labels shifted by two in `next_token_nll`, and with documents that see each other."""
+    """Seen red with labels shifted by two in `next_token_nll`, and with documents that see each
+    other.
+    """
     folder = train(make_recipe(tokens=32 * 8 * 60, batch_size=8), tmp_path / "runs")
     from data.jsonl import read_jsonl
     from data.packing import apart, encode_documents, pack
@@ -66,7 +73,9 @@ def test_it_learns_more_than_word_frequencies(make_recipe, tmp_path):
 
     tokenizer, model = load_tokenizer(folder / "final"), load_causal_lm(folder / "final")
     texts = [document.text for document in read_jsonl(tmp_path / "validation.jsonl", Document)]
-    ids = torch.from_numpy(pack(encode_documents(tokenizer, texts), 32, tokenizer.bos_token_id)).long()
+    ids = torch.from_numpy(
+        pack(encode_documents(tokenizer, texts), 32, tokenizer.bos_token_id)
+    ).long()
     with torch.no_grad():
         loss = model(**apart(ids, tokenizer.bos_token_id), labels=ids).loss.item()
     assert loss < 0.5 * unigram_entropy(ids)
@@ -83,12 +92,16 @@ def test_the_learning_rate_follows_tokens_even_when_the_batch_grows(make_recipe,
     assert log[0]["batch_size"] == 1 and log[-1]["batch_size"] == 4
     total = log[-1]["tokens"]
     for line in log:
-        assert line["learning_rate"] == pytest.approx(3e-3 * cosine_to_fraction(line["tokens"], total, 300))
+        assert line["learning_rate"] == pytest.approx(
+            3e-3 * cosine_to_fraction(line["tokens"], total, 300)
+        )
     assert log[-1]["learning_rate"] == pytest.approx(3e-4)
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(make_recipe, tmp_path, monkeypatch):
-    """Seen red with the optimizer state left out of the checkpoint, and with `rows_at` starting again at 0."""
+    """Seen red with the optimizer state left out of the checkpoint, and with `rows_at` starting
+    again at 0.
+    """
     recipe = make_recipe()
     unbroken = train(recipe, tmp_path / "unbroken")
 
@@ -108,12 +121,20 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(make_recipe, tmp_
     assert timeless(unbroken) == timeless(broken)
 
 
-def test_evaluating_more_often_does_not_change_the_model(make_recipe, tmp_path, tiny_opt, tokenizer):
-    """On a model with dropout, which draws from the global generator. Seen red with the sample drawing from it too."""
+def test_evaluating_more_often_does_not_change_the_model(
+    make_recipe, tmp_path, tiny_opt, tokenizer
+):
+    """On a model with dropout, which draws from the global generator. Seen red with the sample
+    drawing from it too.
+    """
     tiny_opt.config.dropout = 0.1
     save_model(tiny_opt, tokenizer, tmp_path / "base")
-    rare = train(make_recipe("rare", eval_steps=100, init_from=str(tmp_path / "base")), tmp_path / "runs")
-    often = train(make_recipe("often", eval_steps=2, init_from=str(tmp_path / "base")), tmp_path / "runs")
+    rare = train(
+        make_recipe("rare", eval_steps=100, init_from=str(tmp_path / "base")), tmp_path / "runs"
+    )
+    often = train(
+        make_recipe("often", eval_steps=2, init_from=str(tmp_path / "base")), tmp_path / "runs"
+    )
     assert_same_weights(rare, often)
     assert "writes:" in (often / "logbook.md").read_text()
 
@@ -125,7 +146,11 @@ def test_micro_batches_and_zero_stages_give_the_same_update(make_recipe, tmp_pat
     zero2 = metrics(train(make_recipe("zero2", engine={"zero_stage": 2}), tmp_path / "runs"))
     for a, b, c in zip(whole, split, zero2, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4) == pytest.approx(c["loss"], rel=1e-4)
-        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3) == pytest.approx(c["grad_norm"], rel=1e-3)
+        assert (
+            a["grad_norm"]
+            == pytest.approx(b["grad_norm"], rel=1e-3)
+            == pytest.approx(c["grad_norm"], rel=1e-3)
+        )
 
 
 def test_an_existing_model_learns_on(make_recipe, tmp_path):
@@ -138,7 +163,10 @@ def test_an_existing_model_learns_on(make_recipe, tmp_path):
     assert [parent["ref"] for parent in parents] == [str(base / "final")]
 
     with pytest.raises(RecipeError, match="learning_rate"):
-        train(make_recipe("blind", init_from=str(base / "final"), learning_rate=None), tmp_path / "runs")
+        train(
+            make_recipe("blind", init_from=str(base / "final"), learning_rate=None),
+            tmp_path / "runs",
+        )
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_exit_code_3(make_recipe, tmp_path):
@@ -157,7 +185,14 @@ def test_too_few_documents_are_a_data_error(make_recipe, tmp_path):
 def test_kill_9_in_the_middle_then_the_same_command(make_recipe, tmp_path):
     recipe = make_recipe(tokens=32 * 4 * 40)
     unbroken = train(recipe, tmp_path / "unbroken")
-    command = [sys.executable, "-m", "pretrain.train", str(recipe), "--runs-dir", str(tmp_path / "killed")]
+    command = [
+        sys.executable,
+        "-m",
+        "pretrain.train",
+        str(recipe),
+        "--runs-dir",
+        str(tmp_path / "killed"),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     folder = tmp_path / "killed/run/pretrain"
     deadline = time.monotonic() + 120
@@ -177,10 +212,20 @@ def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
     """Seen red with `stage.world_size` left out of the loss."""
     recipe = make_recipe(engine={"zero_stage": zero_stage})
     alone = train(recipe, tmp_path / "alone")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     subprocess.run(
         [*launcher, "-m", "pretrain.train", str(recipe), "--runs-dir", str(tmp_path / "pair")],
-        cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     for one, two in zip(metrics(alone), metrics(tmp_path / "pair/run/pretrain"), strict=True):
         assert two.keys() == one.keys()

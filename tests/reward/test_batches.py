@@ -1,4 +1,6 @@
-"""From rankings to padded tokens: what is dropped is counted, and how a batch is cut changes nothing."""
+"""From rankings to padded tokens: what is dropped is counted, and how a batch is cut changes
+nothing.
+"""
 
 import itertools
 
@@ -37,8 +39,12 @@ def test_every_sequence_is_prompt_plus_response_with_its_end(rankings, tokenizer
 
 
 def test_duplicates_are_tied_and_forwarded_once(tokenizer):
-    """One text ranked 1 and 3: it was not the text that told them apart. Red when tie_duplicates returns the ranks."""
-    items, counts = tokenise([ranking("Who?", ["Ana.", "Bram.", "Ana.", "Cy."], [1, 4, 3, 1])], tokenizer, 128)
+    """One text ranked 1 and 3: it was not the text that told them apart. Red when tie_duplicates
+    returns the ranks.
+    """
+    items, counts = tokenise(
+        [ranking("Who?", ["Ana.", "Bram.", "Ana.", "Cy."], [1, 4, 3, 1])], tokenizer, 128
+    )
     assert items[0].ranks == (2, 4, 2, 1)
     assert len(items[0].responses) == 3
     micro = collate(items, 1)
@@ -62,7 +68,9 @@ def test_what_teaches_nothing_is_dropped_and_counted(tokenizer, responses, ranks
 
 
 def test_a_response_over_the_context_leaves_its_ranking(tokenizer):
-    items, counts = tokenise([ranking("Who?", ["Ana.", "Zq " * 100, "Bram."], [3, 1, 2])], tokenizer, 60)
+    items, counts = tokenise(
+        [ranking("Who?", ["Ana.", "Zq " * 100, "Bram."], [3, 1, 2])], tokenizer, 60
+    )
     assert items[0].ranks == (3, 2)
     assert counts == {"responses over the context (dropped)": 1}
 
@@ -73,7 +81,9 @@ def test_margins_come_from_likert_or_strength(tokenizer):
     (strength,), _ = tokenise([rated], tokenizer, 60, margin="strength", margin_scale=0.5)
     assert likert.merits == (3.5, 2.0, 2.0)
     assert strength.merits == (0, -1, -2)
-    _, counts = tokenise([ranking("Who?", ["Ana.", "Bram."], [1, 2])], tokenizer, 60, margin="likert")
+    _, counts = tokenise(
+        [ranking("Who?", ["Ana.", "Bram."], [1, 2])], tokenizer, 60, margin="likert"
+    )
     assert counts == {"rankings without likert (trained without a margin)": 1}
 
 
@@ -83,7 +93,9 @@ def test_micro_batches_hold_every_ranking_once(rankings, tokenizer, max_tokens, 
     items, _ = tokenise(rankings, tokenizer, 128)
     plan = micro_batches(items, max_tokens, processes)
     assert len(plan) == processes
-    assert len({len(share) for share in plan}) == 1, "every process must take part in every collective"
+    assert len({len(share) for share in plan}) == 1, (
+        "every process must take part in every collective"
+    )
     pieces = list(itertools.chain(*plan))
     held = [item for piece in pieces for item in piece if item.weight > 0]
     assert sorted(held, key=lambda i: i.prompt) == sorted(items, key=lambda i: i.prompt)
@@ -103,13 +115,19 @@ def test_micro_batches_hold_every_ranking_once(rankings, tokenizer, max_tokens, 
         (1, 2, {"shared_prefix": True}),
     ],
 )
-def test_loss_and_gradient_do_not_depend_on_the_cut(reward_model, rankings, tokenizer, max_tokens, processes, how):
-    """Red when repeated items keep their weight, and when sequence_of ignores the sorting by length."""
+def test_loss_and_gradient_do_not_depend_on_the_cut(
+    reward_model, rankings, tokenizer, max_tokens, processes, how
+):
+    """Red when repeated items keep their weight, and when sequence_of ignores the sorting by
+    length.
+    """
     items, _ = tokenise(rankings, tokenizer, 128)
     weights = list(reward_model.parameters())
     whole = summed_loss(reward_model, [items])
     expected = torch.autograd.grad(whole, weights, allow_unused=True)
-    cut = summed_loss(reward_model, list(itertools.chain(*micro_batches(items, max_tokens, processes))), **how)
+    cut = summed_loss(
+        reward_model, list(itertools.chain(*micro_batches(items, max_tokens, processes))), **how
+    )
     torch.testing.assert_close(cut, whole, atol=1e-6, rtol=0)
     for a, b in zip(torch.autograd.grad(cut, weights, allow_unused=True), expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
@@ -136,4 +154,6 @@ def test_k_of_one_and_missing_ranks_never_become_a_ranking():
     with pytest.raises(ValueError, match="at least 2"):
         Ranking(prompt=[{"role": "user", "content": "Who?"}], responses=["Ana."], ranks=[1])
     with pytest.raises(ValueError, match="has 1 entries for 2 responses"):
-        Ranking(prompt=[{"role": "user", "content": "Who?"}], responses=["Ana.", "Bram."], ranks=[1])
+        Ranking(
+            prompt=[{"role": "user", "content": "Who?"}], responses=["Ana.", "Bram."], ranks=[1]
+        )

@@ -17,7 +17,9 @@ def run(tiny_llama, tokenizer, tmp_path):
     """A run folder whose recipe names the test prompts; the models lie beside it."""
     tiny_llama.save_pretrained(tmp_path / "policy")
     tokenizer.save_pretrained(tmp_path / "policy")
-    save_reward_model(new_reward_model(tmp_path / "policy", tokenizer, 0), tokenizer, tmp_path / "reward")
+    save_reward_model(
+        new_reward_model(tmp_path / "policy", tokenizer, 0), tokenizer, tmp_path / "reward"
+    )
     prompts = [Prompt(messages=[Message(role="user", content=f"Tale {i}?")]) for i in range(4)]
     write_jsonl(tmp_path / "prompts.jsonl", prompts)
     tree = {"name": "run", "data": {"prompts": {"test": str(tmp_path / "prompts.jsonl")}}}
@@ -26,7 +28,9 @@ def run(tiny_llama, tokenizer, tmp_path):
 
 
 def test_reward_grows_with_n_at_a_known_kl(run):
-    found = best_of(run, n=8, model=str(run / "policy"), reward_model=str(run / "reward"), max_new_tokens=6)
+    found = best_of(
+        run, n=8, model=str(run / "policy"), reward_model=str(run / "reward"), max_new_tokens=6
+    )
     assert [row["n"] for row in found["curve"]] == [1, 2, 4, 8]
     rewards = [row["reward"]["value"] for row in found["curve"]]
     assert rewards == sorted(rewards)

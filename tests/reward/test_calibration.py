@@ -29,8 +29,9 @@ def test_a_calibrated_model_has_no_calibration_error():
 
 
 def test_scores_three_times_too_large_are_seen():
-    """The design notes' check: inflated threefold gives an ECE near 0.15 and a temperature near 3. Red when
-    fitted_temperature multiplies by T."""
+    """The design notes' check: inflated threefold gives an ECE near 0.15 and a temperature near 3.
+    Red when fitted_temperature multiplies by T.
+    """
     gaps = 3 * simulated_gaps()
     assert 0.1 < expected_calibration_error(gaps) < 0.2
     assert fitted_temperature(gaps) == pytest.approx(3, rel=0.05)
@@ -58,7 +59,9 @@ def test_knowing_nothing_costs_log_two():
 
 
 def test_accuracy_by_score_bins_hold_all_pairs():
-    values, right, count = accuracy_by(np.arange(10.0), np.where(np.arange(10) < 5, 1.0, -1.0), bins=2)
+    values, right, count = accuracy_by(
+        np.arange(10.0), np.where(np.arange(10) < 5, 1.0, -1.0), bins=2
+    )
     assert values.tolist() == [2, 7]
     assert right.tolist() == [1, 0]
     assert count.tolist() == [5, 5]

@@ -1,4 +1,6 @@
-"""Candidates and labelers: the plan is kept, what is off topic is, and a resumed collection equals an unbroken one."""
+"""Candidates and labelers: the plan is kept, what is off topic is, and a resumed collection equals
+an unbroken one.
+"""
 
 import json
 from pathlib import Path
@@ -14,26 +16,49 @@ from podium.recipe import load_recipe
 from podium.stage import Stage
 from tests.reward.conftest import village_rankings
 
-PROMPTS = [Prompt(messages=[Message(role="user", content=f"Tale {i}?")], id=f"p{i}", meta={"n": i}) for i in range(20)]
+PROMPTS = [
+    Prompt(messages=[Message(role="user", content=f"Tale {i}?")], id=f"p{i}", meta={"n": i})
+    for i in range(20)
+]
 
 
 @pytest.fixture
 def recipe(tiny_llama, tokenizer, tmp_path):
-    """`recipe(world=..., **rankings_config) -> path`, sampling from one tiny model under two names."""
+    """`recipe(world=..., **rankings_config) -> path`, sampling from one tiny model under
+    two names.
+    """
     tiny_llama.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
 
     def make(data: dict | None = None, **config) -> Path:
         model = str(tmp_path / "model")
         small = {
-            "models": {"sft": model, "base": model}, "prompts": 12, "validation_prompts": 4, "max_new_tokens": 6,
+            "models": {"sft": model, "base": model},
+            "prompts": 12,
+            "validation_prompts": 4,
+            "max_new_tokens": 6,
             "save_steps": 5,
         }
         tree = {
-            "name": "run", "seed": 3, "dtype": "fp32", "threads": 1, "rankings": small | config,
-            "data": data or {"world": {"name": "willowbrook", "documents": 50, "validation_documents": 10,
-                                       "demonstrations": 20, "validation_demonstrations": 5, "test_demonstrations": 5,
-                                       "prompts": 30, "validation_prompts": 10, "test_prompts": 5}},
+            "name": "run",
+            "seed": 3,
+            "dtype": "fp32",
+            "threads": 1,
+            "rankings": small | config,
+            "data": data
+            or {
+                "world": {
+                    "name": "willowbrook",
+                    "documents": 50,
+                    "validation_documents": 10,
+                    "demonstrations": 20,
+                    "validation_demonstrations": 5,
+                    "test_demonstrations": 5,
+                    "prompts": 30,
+                    "validation_prompts": 10,
+                    "test_prompts": 5,
+                }
+            },
         }
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(tree))
@@ -51,13 +76,18 @@ def collect(recipe: Path, runs: Path) -> Path:
 def test_the_world_s_labelers_rank_k_candidates(recipe, tmp_path):
     final = collect(recipe(), tmp_path / "runs")
     train, validation, heldout = (
-        read_jsonl(final / f"rankings.{split}.jsonl", Ranking) for split in ("train", "validation", "heldout")
+        read_jsonl(final / f"rankings.{split}.jsonl", Ranking)
+        for split in ("train", "validation", "heldout")
     )
     assert len(train) == 12 and len(validation) == 12 and len(heldout) <= 8
-    assert {r.cohort for r in train + validation} == {"train"} and {r.cohort for r in heldout} == {"heldout"}
+    assert {r.cohort for r in train + validation} == {"train"} and {r.cohort for r in heldout} == {
+        "heldout"
+    }
     assert all(4 <= r.k <= 9 and "sft" in r.generators and r.likert and r.meta for r in train)
     assert {name for r in train for name in r.generators} == {"sft", "base", "off_topic"}
-    candidates = [json.loads(line) for line in (final / "candidates.jsonl").read_text().splitlines()]
+    candidates = [
+        json.loads(line) for line in (final / "candidates.jsonl").read_text().splitlines()
+    ]
     assert candidates[0]["responses"] == train[0].responses
     metrics = json.loads((final / "stage.json").read_text())["metrics"]
     assert 0 < metrics["agreement"] <= 1 and metrics["train_rankings"] == 12
@@ -73,7 +103,10 @@ def test_off_topic_answers_were_given_to_another_prompt(recipe, tmp_path):
     """Red with `if j != i` left out of _elsewhere."""
     final = collect(recipe(mix={"sft": 0.5, "off_topic": 0.5}, save_steps=16), tmp_path / "runs")
     records = [json.loads(line) for line in (final / "candidates.jsonl").read_text().splitlines()]
-    own = {r["id"]: {t for t, g in zip(r["responses"], r["generators"], strict=True) if g == "sft"} for r in records}
+    own = {
+        r["id"]: {t for t, g in zip(r["responses"], r["generators"], strict=True) if g == "sft"}
+        for r in records
+    }
     for record in records:
         for text, generator in zip(record["responses"], record["generators"], strict=True):
             if generator == "off_topic":
@@ -95,7 +128,9 @@ def test_a_stopped_collection_goes_on_to_the_same_rankings(recipe, tmp_path, mon
 
 def test_people_s_rankings_are_taken_and_split(recipe, tmp_path):
     write_jsonl(tmp_path / "export.jsonl", village_rankings(60, 0))
-    final = collect(recipe({"rankings": {"train": str(tmp_path / "export.jsonl")}}), tmp_path / "runs")
+    final = collect(
+        recipe({"rankings": {"train": str(tmp_path / "export.jsonl")}}), tmp_path / "runs"
+    )
     train = read_jsonl(final / "rankings.train.jsonl", Ranking)
     validation = read_jsonl(final / "rankings.validation.jsonl", Ranking)
     assert len(train) + len(validation) == 60
@@ -104,7 +139,10 @@ def test_people_s_rankings_are_taken_and_split(recipe, tmp_path):
 
 def test_without_labelers_the_candidates_wait_for_people(recipe, tmp_path):
     write_jsonl(tmp_path / "prompts.jsonl", PROMPTS)
-    where = {"train": str(tmp_path / "prompts.jsonl"), "validation": str(tmp_path / "prompts.jsonl")}
+    where = {
+        "train": str(tmp_path / "prompts.jsonl"),
+        "validation": str(tmp_path / "prompts.jsonl"),
+    }
     with pytest.raises(DataError, match="nobody to rank"):
         collect(recipe({"prompts": where}), tmp_path / "runs")
     assert (tmp_path / "runs/run/rankings/candidates.jsonl").exists()
@@ -114,7 +152,10 @@ def test_without_labelers_the_candidates_wait_for_people(recipe, tmp_path):
 def test_prompts_that_leave_no_room_are_told(recipe, tmp_path):
     long = Prompt(messages=[Message(role="user", content="Zq " * 60)])
     write_jsonl(tmp_path / "prompts.jsonl", [*PROMPTS[:3], long])
-    where = {"train": str(tmp_path / "prompts.jsonl"), "validation": str(tmp_path / "prompts.jsonl")}
+    where = {
+        "train": str(tmp_path / "prompts.jsonl"),
+        "validation": str(tmp_path / "prompts.jsonl"),
+    }
     with pytest.raises(DataError, match="nobody"):
         collect(recipe({"prompts": where}), tmp_path / "runs")
     assert len((tmp_path / "runs/run/rankings/candidates.jsonl").read_text().splitlines()) == 6

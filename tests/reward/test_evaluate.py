@@ -1,4 +1,6 @@
-"""The trust report: figures that can be counted by hand, and nothing that needs the split's own answers."""
+"""The trust report: figures that can be counted by hand, and nothing that needs the split's own
+answers.
+"""
 
 import json
 
@@ -7,7 +9,15 @@ import pytest
 
 from data.jsonl import write_jsonl
 from podium.errors import DataError
-from reward.evaluate import evaluate_file, figures, gold_accuracy, pairs_of, ranking_figures, tau_b, trust_report
+from reward.evaluate import (
+    evaluate_file,
+    figures,
+    gold_accuracy,
+    pairs_of,
+    ranking_figures,
+    tau_b,
+    trust_report,
+)
 from reward.model import save_reward_model
 from reward.report import describe, page_of_plots, write_report
 from reward.sources import Splits, split_rankings
@@ -39,7 +49,9 @@ def test_accuracy_by_hand():
     assert found["accuracy"]["value"] == 0.75
     assert found["accuracy_by_k"]["2"]["value"] == 0.75
     assert found["length_only"]["value"] == 0.75
-    assert found["nll"]["value"] == pytest.approx((3 * np.log1p(np.exp(-1)) + np.log1p(np.exp(1))) / 4)
+    assert found["nll"]["value"] == pytest.approx(
+        (3 * np.log1p(np.exp(-1)) + np.log1p(np.exp(1))) / 4
+    )
     assert found["pairs"] == found["prompts"] == 4
 
 
@@ -64,12 +76,15 @@ def test_accuracy_against_gold_is_left_out_where_gold_tells_nothing_apart():
     asked = [ranking("Who?", ["Ana.", "Bram.", "Cleo."], [1, 2, 3])]
     scores = [np.array([3.0, 1.0, 2.0])]
     assert gold_accuracy(asked, scores, [np.zeros(3)]) is None
-    found = gold_accuracy(asked, scores, [np.array([2.0, 1.0, 0.0])])  # the model has the last two the other way round
+    # the model has the last two the other way round
+    found = gold_accuracy(asked, scores, [np.array([2.0, 1.0, 0.0])])
     assert found is not None and found["value"] == pytest.approx(2 / 3)
 
 
 def test_a_report_survives_splits_without_pairs(reward_model, tokenizer, tmp_path):
-    report = trust_report(reward_model, tokenizer, Splits([], [ranking("Who?", ["a", "b"], [1, 1])], [], {}))
+    report = trust_report(
+        reward_model, tokenizer, Splits([], [ranking("Who?", ["a", "b"], [1, 1])], [], {})
+    )
     write_report(report, tmp_path)
     assert json.loads((tmp_path / "trust.json").read_text()).get("validation") is None
     assert "nothing is known" in describe(report)
@@ -77,7 +92,9 @@ def test_a_report_survives_splits_without_pairs(reward_model, tokenizer, tmp_pat
 
 def test_the_command_writes_one_self_contained_page(reward_model, tokenizer, tmp_path):
     save_reward_model(reward_model, tokenizer, tmp_path / "model")
-    strangers = [r.model_copy(update={"labeler": "eve"}) for r in village_rankings(8, 2, cohort="heldout")]
+    strangers = [
+        r.model_copy(update={"labeler": "eve"}) for r in village_rankings(8, 2, cohort="heldout")
+    ]
     write_jsonl(tmp_path / "rankings.jsonl", village_rankings(12, 1) + strangers)
     report = evaluate_file(tmp_path / "model", tmp_path / "rankings.jsonl", tmp_path / "out")
     assert set(report) >= {"validation", "heldout"}
@@ -87,12 +104,18 @@ def test_the_command_writes_one_self_contained_page(reward_model, tokenizer, tmp
 
 
 def test_splits_keep_prompts_and_held_out_labelers_apart():
-    """Red when the held-out cohort stays in training, and when prompts of training are kept in validation."""
+    """Red when the held-out cohort stays in training, and when prompts of training are kept in
+    validation.
+    """
     mine = village_rankings(40, 0)
-    strangers = [r.model_copy(update={"labeler": "eve"}) for r in village_rankings(40, 0, cohort="heldout")]
+    strangers = [
+        r.model_copy(update={"labeler": "eve"}) for r in village_rankings(40, 0, cohort="heldout")
+    ]
     splits = split_rankings({"train": mine + strangers}, "file")
     taught = {r.prompt[0].content for r in splits.train}
-    assert {r.cohort for r in splits.train} == {"train"} and {r.cohort for r in splits.heldout} == {"heldout"}
+    assert {r.cohort for r in splits.train} == {"train"} and {r.cohort for r in splits.heldout} == {
+        "heldout"
+    }
     assert not taught & {r.prompt[0].content for r in splits.validation + splits.heldout}
     assert len(splits.train) + len(splits.validation) == 40
     reason = "rankings by held-out labelers whose prompt is also in training (dropped)"

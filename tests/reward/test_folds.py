@@ -1,4 +1,6 @@
-"""k-fold by labeler: every labeler is left out once, and taste that nobody else shares costs accuracy."""
+"""k-fold by labeler: every labeler is left out once, and taste that nobody else shares costs
+accuracy.
+"""
 
 import pytest
 import yaml
@@ -34,7 +36,9 @@ def test_a_labeler_with_a_taste_of_their_own_is_not_predicted(make_recipe, tmp_p
     (tmp_path / "rankings" / "stage.json").write_text('{"format": 1, "stage": "rankings"}')
     for split, seed, count in (("train", 0, 90), ("validation", 1, 30)):
         records = [
-            r.model_copy(update={"ranks": [10 - rank for rank in r.ranks]}) if r.labeler == "l2" else r
+            r.model_copy(update={"ranks": [10 - rank for rank in r.ranks]})
+            if r.labeler == "l2"
+            else r
             for r in village_rankings(count, seed)
         ]
         write_jsonl(tmp_path / "rankings" / f"rankings.{split}.jsonl", records)

@@ -9,7 +9,14 @@ from transformers import AutoModelForSequenceClassification
 from data.records import Message
 from podium.errors import DivergenceError, ParentError, PodiumError
 from reward.model import RewardEnsemble, load_reward_model, new_reward_model, save_reward_model
-from reward.score import pad_right, score, score_file, score_shared_prefix, score_texts, token_values
+from reward.score import (
+    pad_right,
+    score,
+    score_file,
+    score_shared_prefix,
+    score_texts,
+    token_values,
+)
 
 SEQUENCES = [[0, 4, 9, 30, 31, 2], [0, 4, 9, 30, 2], [0, 4, 40, 41, 42, 43, 44, 45, 2], [0, 2]]
 
@@ -29,24 +36,34 @@ def padded(sequences, side, extra, pad=1):
 
 @pytest.mark.parametrize(("side", "extra"), [("right", 0), ("right", 7), ("left", 0), ("left", 7)])
 def test_score_does_not_depend_on_padding(reward_model, side, extra):
-    """Red when `_last` takes the last column, and when `positions` ignore the mask (left padding)."""
+    """Red when `_last` takes the last column, and when `positions` ignore the mask (left
+    padding).
+    """
     alone = torch.cat([score(reward_model, *padded([ids], "right", 0)) for ids in SEQUENCES])
-    torch.testing.assert_close(score(reward_model, *padded(SEQUENCES, side, extra)), alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        score(reward_model, *padded(SEQUENCES, side, extra)), alone, atol=1e-5, rtol=0
+    )
 
 
 def test_the_saved_model_is_plain_hugging_face(reward_model, tokenizer, tmp_path):
-    """AutoModelForSequenceClassification's logit less reward_bias is our score. Red when the bias is added."""
+    """AutoModelForSequenceClassification's logit less reward_bias is our score. Red when the bias
+    is added.
+    """
     save_reward_model(reward_model, tokenizer, tmp_path / "final")
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "final").eval()
     ids, mask = padded(SEQUENCES, "right", 3, tokenizer.pad_token_id)
     logits = theirs(input_ids=ids, attention_mask=mask).logits
     assert logits.shape == (4, 1)
     ours, _ = load_reward_model(tmp_path / "final")
-    torch.testing.assert_close(score(ours, ids, mask), logits[:, 0] - theirs.config.reward_bias, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        score(ours, ids, mask), logits[:, 0] - theirs.config.reward_bias, atol=1e-5, rtol=0
+    )
 
 
 def test_token_values_end_in_the_score(reward_model):
-    """The value function starts as the reward model: same head, same bias. Red when token_values drops the bias."""
+    """The value function starts as the reward model: same head, same bias. Red when token_values
+    drops the bias.
+    """
     ids, mask = padded(SEQUENCES, "right", 2)
     values = token_values(reward_model, ids, mask)
     assert values.shape == ids.shape
@@ -55,46 +72,62 @@ def test_token_values_end_in_the_score(reward_model):
 
 
 def test_shared_prefix_gives_the_same_scores_and_gradients(reward_model):
-    """Prompts of different length, two and three answers. Red when position_ids start at the padded prompt's end,
-    when the cache is detached, and when the prompts' padding is attended to."""
+    """Prompts of different length, two and three answers. Red when position_ids start at the padded
+    prompt's end, when the cache is detached, and when the prompts' padding is attended to.
+    """
     prompts = [[0, 4, 9, 30, 31, 5], [0, 4, 40]]
     answers = [([10, 11, 2], 0), ([12, 2], 0), ([2], 1), ([13, 14, 15, 16, 2], 1), ([17, 2], 1)]
     plain = score(reward_model, *pad_right([prompts[p] + answer for answer, p in answers], 1))
     shared = score_shared_prefix(
-        reward_model, *pad_right(prompts, 1), *pad_right([answer for answer, _ in answers], 1),
+        reward_model,
+        *pad_right(prompts, 1),
+        *pad_right([answer for answer, _ in answers], 1),
         torch.tensor([p for _, p in answers]),
     )
     torch.testing.assert_close(shared, plain, atol=1e-5, rtol=0)
 
     weights = torch.randn(5, generator=torch.Generator().manual_seed(1))
-    expected = torch.autograd.grad((plain * weights).sum(), list(reward_model.parameters()), allow_unused=True)
-    got = torch.autograd.grad((shared * weights).sum(), list(reward_model.parameters()), allow_unused=True)
+    expected = torch.autograd.grad(
+        (plain * weights).sum(), list(reward_model.parameters()), allow_unused=True
+    )
+    got = torch.autograd.grad(
+        (shared * weights).sum(), list(reward_model.parameters()), allow_unused=True
+    )
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
 def test_the_head_starts_at_one_over_sqrt_d_plus_one(base_folder, tokenizer):
     """Stiennon et al. 2020. The same seed gives the same head, another seed another."""
-    heads = torch.cat([new_reward_model(base_folder, tokenizer, seed).score.weight for seed in range(40)])
+    heads = torch.cat(
+        [new_reward_model(base_folder, tokenizer, seed).score.weight for seed in range(40)]
+    )
     assert heads.std().item() == pytest.approx((32 + 1) ** -0.5, rel=0.05)
     again = new_reward_model(base_folder, tokenizer, 3).score.weight
     torch.testing.assert_close(again[0], heads[3])
 
 
 def test_dropout_is_off_even_in_training_mode(base_folder, tokenizer):
-    """SFT's config may carry its dropout of 0.2. Red when new_reward_model leaves the layers' dropout alone."""
+    """SFT's config may carry its dropout of 0.2. Red when new_reward_model leaves the layers'
+    dropout alone.
+    """
     config = json.loads((base_folder / "config.json").read_text())
-    (base_folder / "config.json").write_text(json.dumps(config | {"dropout": 0.2, "attention_dropout": 0.2}))
+    (base_folder / "config.json").write_text(
+        json.dumps(config | {"dropout": 0.2, "attention_dropout": 0.2})
+    )
     model = new_reward_model(base_folder, tokenizer, 0).train()
     ids, mask = padded(SEQUENCES, "right", 0)
     assert torch.equal(score(model, ids, mask), score(model, ids, mask))
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"), [("mean", [2.0, 5.0]), ("min", [1.0, 4.0]), ("mean_minus_variance", [1.0, 4.0])]
+    ("rule", "expected"),
+    [("mean", [2.0, 5.0]), ("min", [1.0, 4.0]), ("mean_minus_variance", [1.0, 4.0])],
 )
 def test_an_ensemble_combines_its_members(rule, expected):
-    """Scores 1 and 3, variance 1. Red when `correction=0` is left out and when the bias is not subtracted."""
+    """Scores 1 and 3, variance 1. Red when `correction=0` is left out and when the bias is not
+    subtracted.
+    """
     ensemble = RewardEnsemble([], rule, bias=0.5)
     combined = ensemble.combine(torch.tensor([[1.0, 4.0], [3.0, 6.0]]))
     torch.testing.assert_close(combined, torch.tensor(expected) - 0.5)
@@ -113,14 +146,19 @@ def test_an_ensemble_survives_saving(base_folder, tokenizer, tmp_path):
 def test_score_texts_keeps_the_order(reward_model, tokenizer):
     prompts = [[Message(role="user", content="Who lives here?")]] * 3
     texts = ["Ana the baker lives in the mill and likes honey.", "", "Bram."]
-    one_by_one = [score_texts(reward_model, tokenizer, [p], [t])[0] for p, t in zip(prompts, texts, strict=True)]
+    one_by_one = [
+        score_texts(reward_model, tokenizer, [p], [t])[0]
+        for p, t in zip(prompts, texts, strict=True)
+    ]
     together = score_texts(reward_model, tokenizer, prompts, texts, batch_tokens=16)
     assert together == pytest.approx(one_by_one, abs=1e-5)
 
 
 def test_an_answer_over_the_context_is_an_error(reward_model, tokenizer):
     prompt = [Message(role="user", content="Who?")]
-    with pytest.raises(PodiumError, match=r"answer 2 has \d+ tokens with its prompt; .* context is 128"):
+    with pytest.raises(
+        PodiumError, match=r"answer 2 has \d+ tokens with its prompt; .* context is 128"
+    ):
         score_texts(reward_model, tokenizer, [prompt, prompt], ["Ana.", "Zq " * 200])
 
 
@@ -140,7 +178,10 @@ def test_score_file_takes_answers_and_rankings(reward_model, tokenizer, tmp_path
     save_reward_model(reward_model, tokenizer, tmp_path / "final")
     lines = [
         {"prompt": "Who lives here?", "response": "Ana.", "id": 7},
-        {"prompt": [{"role": "user", "content": "Who lives here?"}], "responses": ["Ana.", "Bram."]},
+        {
+            "prompt": [{"role": "user", "content": "Who lives here?"}],
+            "responses": ["Ana.", "Bram."],
+        },
     ]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert score_file(tmp_path / "final", tmp_path / "in.jsonl", tmp_path / "out.jsonl") == 2
@@ -154,14 +195,29 @@ def test_score_file_takes_answers_and_rankings(reward_model, tokenizer, tmp_path
     ("line", "message"),
     [
         ('{"prompt": "Who?"}', "line 2, field 'response': a line needs either"),
-        ('{"prompt": "Who?", "response": "Ana.", "responses": ["Bram."]}', "line 2, field 'response': a line needs"),
-        ('{"prompt": "Who?", "responses": "Ana."}', "line 2, field 'responses': input should be a valid array"),
-        ('{"prompt": "Who?", "responses": ["Ana.", 3]}', "line 2, field 'responses.1': input should be a valid string"),
+        (
+            '{"prompt": "Who?", "response": "Ana.", "responses": ["Bram."]}',
+            "line 2, field 'response': a line needs",
+        ),
+        (
+            '{"prompt": "Who?", "responses": "Ana."}',
+            "line 2, field 'responses': input should be a valid array",
+        ),
+        (
+            '{"prompt": "Who?", "responses": ["Ana.", 3]}',
+            "line 2, field 'responses.1': input should be a valid string",
+        ),
         ('{"response": "Ana."}', "line 2, field 'prompt': the key is missing"),
-        ('{"prompt": [{"role": "assistant", "content": "Ana."}], "response": "Ana."}', "line 2, field 'prompt': ends"),
+        (
+            '{"prompt": [{"role": "assistant", "content": "Ana."}], "response": "Ana."}',
+            "line 2, field 'prompt': ends",
+        ),
         ('["Who?", "Ana."]', "line 2: input should be an object"),
         ("{", "line 2: not valid JSON"),
-        (json.dumps({"prompt": "Who?", "responses": ["Ana.", "Zq " * 200]}), "line 2, response 2 has .* context is"),
+        (
+            json.dumps({"prompt": "Who?", "responses": ["Ana.", "Zq " * 200]}),
+            "line 2, response 2 has .* context is",
+        ),
     ],
 )
 def test_score_file_names_the_line_it_cannot_read(reward_model, tokenizer, tmp_path, line, message):

@@ -1,4 +1,6 @@
-"""The reward stage end to end: it learns, centres, resumes bit for bit, cuts batches freely, refuses what is wrong."""
+"""The reward stage end to end: it learns, centres, resumes bit for bit, cuts batches freely,
+refuses what is wrong.
+"""
 
 import json
 import os
@@ -32,7 +34,9 @@ def train(recipe: Path, runs: Path) -> Path:
 def metrics(folder: Path) -> list[dict]:
     """The log without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines
+    ]
 
 
 def same_weights(a: Path, b: Path, name: str = "final/model.safetensors") -> bool:
@@ -43,7 +47,9 @@ def same_weights(a: Path, b: Path, name: str = "final/model.safetensors") -> boo
 def demonstration_mean(folder: Path, data: Path) -> float:
     model, tokenizer = load_reward_model(folder)
     shown = read_jsonl(data / "demonstrations.jsonl", Demonstration)
-    scores = score_texts(model, tokenizer, [d.messages[:-1] for d in shown], [d.messages[-1].content for d in shown])
+    scores = score_texts(
+        model, tokenizer, [d.messages[:-1] for d in shown], [d.messages[-1].content for d in shown]
+    )
     return sum(scores) / len(scores)
 
 
@@ -62,21 +68,30 @@ def test_it_learns_and_says_how_far_to_trust_it(make_recipe, tmp_path):
 
 
 def test_demonstrations_score_mean_zero(make_recipe, tmp_path):
-    """In one model and in every part of an ensemble. Red when `center` adds instead of subtracting."""
+    """In one model and in every part of an ensemble. Red when `center` adds instead of
+    subtracting.
+    """
     single = train(make_recipe("single"), tmp_path / "runs")
     assert demonstration_mean(single / "final", tmp_path) == pytest.approx(0, abs=1e-6)
-    several = train(make_recipe("several", members=2, combine="min", half="split"), tmp_path / "runs")
+    several = train(
+        make_recipe("several", members=2, combine="min", half="split"), tmp_path / "runs"
+    )
     for part in ("final", "final/held_out"):
         assert demonstration_mean(several / part, tmp_path) == pytest.approx(0, abs=1e-6)
 
 
 def test_demonstrations_over_the_context_are_told_or_refused(make_recipe, tmp_path):
     """One of three is too long: told. All: refused. Without the check, the mean of no scores."""
+
     def shown(text: str) -> Demonstration:
-        return Demonstration(messages=[Message(role="user", content="Who?"), Message(role="assistant", content=text)])
+        return Demonstration(
+            messages=[Message(role="user", content="Who?"), Message(role="assistant", content=text)]
+        )
 
     recipe = make_recipe(num_train_epochs=1)
-    write_jsonl(tmp_path / "demonstrations.jsonl", [shown("Ana."), shown("Zq " * 200), shown("An owl.")])
+    write_jsonl(
+        tmp_path / "demonstrations.jsonl", [shown("Ana."), shown("Zq " * 200), shown("An owl.")]
+    )
     logbook = (train(recipe, tmp_path / "runs") / "logbook.md").read_text()
     assert "1 demonstrations over the context (not used for the bias)" in logbook
     write_jsonl(tmp_path / "demonstrations.jsonl", [shown("Zq " * 200)])
@@ -85,8 +100,9 @@ def test_demonstrations_over_the_context_are_told_or_refused(make_recipe, tmp_pa
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(make_recipe, tmp_path, monkeypatch):
-    """In the second of two members. Red with the optimizer left out of the checkpoint, and with the second member's
-    batches in the first's order after the break."""
+    """In the second of two members. Red with the optimizer left out of the checkpoint, and with the
+    second member's batches in the first's order after the break.
+    """
     recipe = make_recipe(members=2)
     unbroken = train(recipe, tmp_path / "unbroken")
     asked = {"times": 0}
@@ -106,8 +122,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(make_recipe, tmp_path, monkeypatch):
 
 
 def test_updates_do_not_depend_on_the_cut(make_recipe, tmp_path):
-    """Whole batches, tiny micro-batches (so small that every ranking is forwarded in pieces, twice), ZeRO-2, the
-    shared prefix and recomputed activations. Red with the two-pass path's loss left unscaled."""
+    """Whole batches, tiny micro-batches (so small that every ranking is forwarded in pieces,
+    twice), ZeRO-2, the shared prefix and recomputed activations. Red with the two-pass path's loss
+    left unscaled.
+    """
     runs = tmp_path / "runs"
     whole = metrics(train(make_recipe("whole", micro_batch_tokens=100_000), runs))
     cut = metrics(train(make_recipe("cut", micro_batch_tokens=30), runs))
@@ -118,11 +136,15 @@ def test_updates_do_not_depend_on_the_cut(make_recipe, tmp_path):
         for b in others:
             assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
             assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
-            assert b.get("validation_loss", 0) == pytest.approx(a.get("validation_loss", 0), rel=1e-4)
+            assert b.get("validation_loss", 0) == pytest.approx(
+                a.get("validation_loss", 0), rel=1e-4
+            )
 
 
 def test_a_shared_prefix_cannot_be_recomputed(make_recipe, tmp_path):
-    """transformers drops the cache under checkpointing. Without the check: AttributeError in the middle of a run."""
+    """transformers drops the cache under checkpointing. Without the check: AttributeError in the
+    middle of a run.
+    """
     with pytest.raises(RecipeError, match="shared_prefix needs the prompt's keys"):
         train(make_recipe(shared_prefix=True, gradient_checkpointing=True), tmp_path / "runs")
 
@@ -134,9 +156,23 @@ def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
     recipe = make_recipe(engine={"zero_stage": zero_stage}, batch_size=7)
     alone = train(recipe, tmp_path / "alone")
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "reward.train",
-         str(recipe), "--runs-dir", str(tmp_path / "pair")],
-        cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "reward.train",
+            str(recipe),
+            "--runs-dir",
+            str(tmp_path / "pair"),
+        ],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     pair = tmp_path / "pair/run/reward"
     for one, two in zip(metrics(alone), metrics(pair), strict=True):
@@ -146,7 +182,9 @@ def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
 
 
 def test_lora_is_merged_into_plain_hugging_face(make_recipe, tmp_path):
-    folder = train(make_recipe(lora={"r": 4}, num_train_epochs=6, learning_rate=1e-2), tmp_path / "runs")
+    folder = train(
+        make_recipe(lora={"r": 4}, num_train_epochs=6, learning_rate=1e-2), tmp_path / "runs"
+    )
     names = load_file(folder / "final/model.safetensors").keys()
     assert not [name for name in names if "lora" in name]
     watched = metrics(folder)[-1]["validation_accuracy"]
@@ -156,7 +194,12 @@ def test_lora_is_merged_into_plain_hugging_face(make_recipe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config", [{"loss": "plackett_luce"}, {"batching": "shuffled_pairs", "batch_size": 20}, {"half": "first"}]
+    "config",
+    [
+        {"loss": "plackett_luce"},
+        {"batching": "shuffled_pairs", "batch_size": 20},
+        {"half": "first"},
+    ],
 )
 def test_the_other_ways_learn_too(make_recipe, tmp_path, config):
     folder = train(make_recipe(num_train_epochs=5, **config), tmp_path / "runs")
@@ -166,7 +209,9 @@ def test_the_other_ways_learn_too(make_recipe, tmp_path, config):
 def test_a_folder_of_rankings_made_by_hand(make_recipe, tmp_path):
     """Three files and no stage.json: its own validation and held-out splits are used."""
     records = read_jsonl(tmp_path / "rankings.jsonl", Ranking)
-    own, strangers = ([r for r in records if (r.cohort == "heldout") == out] for out in (False, True))
+    own, strangers = (
+        [r for r in records if (r.cohort == "heldout") == out] for out in (False, True)
+    )
     folder = tmp_path / "ours"
     folder.mkdir()
     for split, part in (("train", own[:50]), ("validation", own[50:]), ("heldout", strangers)):
@@ -179,11 +224,20 @@ def test_a_folder_of_rankings_made_by_hand(make_recipe, tmp_path):
 
 
 def test_weighted_sets_count_by_weight(make_recipe, tmp_path):
-    """A second set says the opposite with a hundredth of the weight: the first wins. Red with the weight ignored."""
+    """A second set says the opposite with a hundredth of the weight: the first wins. Red with the
+    weight ignored.
+    """
     first = read_jsonl(tmp_path / "rankings.jsonl", Ranking)
-    opposite = [r.model_copy(update={"ranks": [10 - rank for rank in r.ranks]}) for r in first if r.cohort == "train"]
+    opposite = [
+        r.model_copy(update={"ranks": [10 - rank for rank in r.ranks]})
+        for r in first
+        if r.cohort == "train"
+    ]
     write_jsonl(tmp_path / "opposite.jsonl", opposite)
-    sets = [{"source": str(tmp_path / "rankings.jsonl")}, {"source": str(tmp_path / "opposite.jsonl"), "weight": 0.01}]
+    sets = [
+        {"source": str(tmp_path / "rankings.jsonl")},
+        {"source": str(tmp_path / "opposite.jsonl"), "weight": 0.01},
+    ]
     folder = train(make_recipe(rankings=sets, num_train_epochs=5), tmp_path / "runs")
     trust = json.loads((folder / "final/trust.json").read_text())
     assert trust["heldout"]["accuracy"]["value"] > 0.75
@@ -192,13 +246,21 @@ def test_weighted_sets_count_by_weight(make_recipe, tmp_path):
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([ranking("Who?", ["Ana.", "Bram."], [1, 1])], r"nothing to learn from: 1 rankings with nothing but ties"),
         (
-            [ranking("Who?", ["Ana."] * 2, [1, 2], labeler="eve"),
-             ranking("What?", ["Ana.", "Bram."], [1, 2], labeler="eve", cohort="heldout")],
+            [ranking("Who?", ["Ana.", "Bram."], [1, 1])],
+            r"nothing to learn from: 1 rankings with nothing but ties",
+        ),
+        (
+            [
+                ranking("Who?", ["Ana."] * 2, [1, 2], labeler="eve"),
+                ranking("What?", ["Ana.", "Bram."], [1, 2], labeler="eve", cohort="heldout"),
+            ],
             r"'eve' is in the cohorts train and heldout",
         ),
-        ([ranking("Who?", ["Ana.", "Bram."], [1, 2], cohort="heldout")], r"no rankings by training labelers"),
+        (
+            [ranking("Who?", ["Ana.", "Bram."], [1, 2], cohort="heldout")],
+            r"no rankings by training labelers",
+        ),
     ],
 )
 def test_rankings_that_cannot_teach_are_refused(make_recipe, tmp_path, records, message):
@@ -212,8 +274,15 @@ def test_rankings_that_cannot_teach_are_refused(make_recipe, tmp_path, records, 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": [{"role": "user", "content": "Who?"}], "responses": ["Ana."], "ranks": [1]}', "responses"),
-        ('{"prompt": [{"role": "user", "content": "Who?"}], "responses": ["Ana.", "Bram."]}', "ranks"),
+        (
+            '{"prompt": [{"role": "user", "content": "Who?"}], "responses": ["Ana."], "ranks": '
+            "[1]}",
+            "responses",
+        ),
+        (
+            '{"prompt": [{"role": "user", "content": "Who?"}], "responses": ["Ana.", "Bram."]}',
+            "ranks",
+        ),
     ],
 )
 def test_a_malformed_ranking_is_named(make_recipe, tmp_path, line, message):
@@ -227,7 +296,10 @@ def test_a_malformed_ranking_is_named(make_recipe, tmp_path, line, message):
 def test_drops_are_told(make_recipe, tmp_path):
     recipe = make_recipe(num_train_epochs=1)
     records = read_jsonl(tmp_path / "rankings.jsonl", Ranking)
-    write_jsonl(tmp_path / "rankings.jsonl", [*records, ranking("Lengthy?", ["owl", "jam", "Zq " * 200], [1, 2, 3])])
+    write_jsonl(
+        tmp_path / "rankings.jsonl",
+        [*records, ranking("Lengthy?", ["owl", "jam", "Zq " * 200], [1, 2, 3])],
+    )
     logbook = (train(recipe, tmp_path / "runs") / "logbook.md").read_text()
     assert "1 responses over the context (dropped)" in logbook
     assert "rankings with nothing but ties (dropped)" in logbook

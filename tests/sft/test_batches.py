@@ -5,21 +5,34 @@ from collections import Counter
 import pytest
 
 from data.records import Demonstration, Message
-from sft.batches import IGNORED, Row, aux_rows, encode_demonstrations, fill_with_documents, lay_out_batches
+from sft.batches import (
+    IGNORED,
+    Row,
+    aux_rows,
+    encode_demonstrations,
+    fill_with_documents,
+    lay_out_batches,
+)
 
 
 def demonstration(*turns: str) -> Demonstration:
     roles = ("user", "assistant")
-    return Demonstration(messages=[Message(role=roles[i % 2], content=turn) for i, turn in enumerate(turns)])
+    return Demonstration(
+        messages=[Message(role=roles[i % 2], content=turn) for i, turn in enumerate(turns)]
+    )
 
 
 def test_labels_cover_the_answers_and_their_end_tokens_only(tokenizer):
     """Seen red with the labels shifted by one token."""
     two_turns = demonstration("What does Bram like?", "Plum jam.", "And Ana?", "Honey.")
     (row,) = encode_demonstrations(tokenizer, [two_turns], context=128).rows
-    learned = [token for token, label in zip(row.input_ids, row.labels, strict=True) if label != IGNORED]
+    learned = [
+        token for token, label in zip(row.input_ids, row.labels, strict=True) if label != IGNORED
+    ]
     assert tokenizer.decode(learned) == "Plum jam.<|end|>Honey.<|end|>"
-    assert all(label in (IGNORED, token) for token, label in zip(row.input_ids, row.labels, strict=True))
+    assert all(
+        label in (IGNORED, token) for token, label in zip(row.input_ids, row.labels, strict=True)
+    )
 
 
 def test_what_is_too_long_is_dropped_whole_and_counted(tokenizer):
@@ -50,7 +63,9 @@ def test_rows_of_a_batch_are_of_similar_length():
     padded = {
         bucket: sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
         for bucket in (1, 8)
-        for batches in [lay_out_batches(lengths, epochs=1, batch_size=32, aux_share=0.0, seed=0, bucket=bucket)]
+        for batches in [
+            lay_out_batches(lengths, epochs=1, batch_size=32, aux_share=0.0, seed=0, bucket=bucket)
+        ]
     }
     assert padded[8] < 1.2 * sum(lengths) < padded[1]
 

@@ -1,4 +1,6 @@
-"""Residual dropout reaches both families, only in training, and leaves the saved configuration alone."""
+"""Residual dropout reaches both families, only in training, and leaves the saved configuration
+alone.
+"""
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from sft.dropout import set_residual_dropout
 
 @pytest.mark.parametrize("family", ["tiny_opt", "tiny_llama"])
 def test_both_families_drop_in_training_only(family, request):
-    """Seen red with the hooks left out (LLaMA) and with the layers' own field left as it was (OPT)."""
+    """Seen red with the hooks left out (LLaMA) and with the layers' own field left as it
+    was (OPT).
+    """
     model = request.getfixturevalue(family)
     before = model.config.to_dict()
     ids = torch.arange(10)[None]
@@ -28,7 +32,9 @@ def test_the_dropped_share_is_the_asked_one(tiny_llama):
     zeros = []
     for layer in tiny_llama.get_decoder().layers:  # these hooks run after ours
         layer.mlp.register_forward_hook(lambda module, inputs, output: zeros.append(output == 0))
-        layer.self_attn.register_forward_hook(lambda module, inputs, output: zeros.append(output[0] == 0))
+        layer.self_attn.register_forward_hook(
+            lambda module, inputs, output: zeros.append(output[0] == 0)
+        )
     tiny_llama.train()
     tiny_llama(torch.randint(0, 100, (8, 64)))
     assert torch.stack(zeros).float().mean().item() == pytest.approx(0.3, abs=0.02)

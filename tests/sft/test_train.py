@@ -1,4 +1,6 @@
-"""Fine-tuning end to end on a tiny base model: same as a plain loop, resumes bit for bit, keeps the best model."""
+"""Fine-tuning end to end on a tiny base model: same as a plain loop, resumes bit for bit, keeps the
+best model.
+"""
 
 import json
 import os
@@ -42,7 +44,10 @@ def metrics(folder: Path) -> list[dict]:
 
 def timeless(folder: Path) -> list[dict]:
     """The log without what depends on the clock."""
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in metrics(folder)]
+    return [
+        {key: value for key, value in line.items() if key != "tokens_per_second"}
+        for line in metrics(folder)
+    ]
 
 
 def headline(folder: Path) -> dict[str, float]:
@@ -64,12 +69,20 @@ def read_rows(tokenizer, path: Path) -> list:
 
 
 def test_the_trainer_sees_the_templates_mask(make_recipe, tmp_path, monkeypatch):
-    """Every batch the trainer computes a loss on, against `data.template`. Seen red with labels shifted by one."""
+    """Every batch the trainer computes a loss on, against `data.template`. Seen red with labels
+    shifted by one.
+    """
     seen = []
     original = StageTrainer.compute_loss
 
     def watch(self, model, inputs, **kwargs):
-        seen.append((inputs["input_ids"].clone(), inputs["labels"].clone(), inputs["attention_mask"].clone()))
+        seen.append(
+            (
+                inputs["input_ids"].clone(),
+                inputs["labels"].clone(),
+                inputs["attention_mask"].clone(),
+            )
+        )
         return original(self, model, inputs, **kwargs)
 
     monkeypatch.setattr(StageTrainer, "compute_loss", watch)
@@ -91,11 +104,15 @@ def test_the_trainer_sees_the_templates_mask(make_recipe, tmp_path, monkeypatch)
 
 
 def test_it_is_the_same_as_a_plain_loop(make_recipe, tmp_path):
-    """A second implementation in fifteen lines: AdamW (0.9, 0.95), cosine to 10 %, mean over the batch's answer tokens.
+    """A second implementation in fifteen lines: AdamW (0.9, 0.95), cosine to 10 %, mean over the
+    batch's answer tokens.
 
     Seen red with beta2 0.999, and with the loss averaged over micro-batches instead of tokens.
     """
-    folder = train(make_recipe(select_by="last", per_device_train_batch_size=4, learning_rate=1e-3), tmp_path / "runs")
+    folder = train(
+        make_recipe(select_by="last", per_device_train_batch_size=4, learning_rate=1e-3),
+        tmp_path / "runs",
+    )
 
     tokenizer, model = load_tokenizer(tmp_path / "base"), load_causal_lm(tmp_path / "base")
     rows = read_rows(tokenizer, tmp_path / "demonstrations.train.jsonl")
@@ -103,11 +120,14 @@ def test_it_is_the_same_as_a_plain_loop(make_recipe, tmp_path):
     batches = lay_out_batches(lengths, epochs=3, batch_size=8, aux_share=0.0, seed=3)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
     for number, batch in enumerate(batches):
-        ids, labels, attention = pad_rows([rows[i] for i in batch], tokenizer.pad_token_id, torch.device("cpu"))
+        ids, labels, attention = pad_rows(
+            [rows[i] for i in batch], tokenizer.pad_token_id, torch.device("cpu")
+        )
         logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1]
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        # The trainer's schedule stands at `number` in update number + 1: without warm-up the first is at the peak.
+        # The trainer's schedule stands at `number` in update number + 1: without warm-up the first
+        # is at the peak.
         optimizer.param_groups[0]["lr"] = 1e-3 * cosine_to_fraction(number, len(batches))
         optimizer.step()
         optimizer.zero_grad()
@@ -134,11 +154,18 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(make_recipe, tmp_
     broken = train(recipe, tmp_path / "broken")
     assert_same_weights(unbroken, broken)
     assert timeless(unbroken) == timeless(broken)
-    assert sorted(path.name for path in broken.iterdir()) == ["config.yaml", "final", "logbook.md", "metrics.jsonl"]
+    assert sorted(path.name for path in broken.iterdir()) == [
+        "config.yaml",
+        "final",
+        "logbook.md",
+        "metrics.jsonl",
+    ]
 
 
 def test_the_best_checkpoint_is_kept_not_the_last(make_recipe, tmp_path, monkeypatch):
-    """The metric is told to be best at the second of five evaluations. Seen red with the comparison turned round."""
+    """The metric is told to be best at the second of five evaluations. Seen red with the comparison
+    turned round.
+    """
     told, true = iter([3.0, 1.0, 2.0, 1.0, 4.0]), []
 
     def tell(*args, **kwargs):
@@ -161,14 +188,24 @@ def test_a_reward_model_can_choose_the_checkpoint(make_recipe, tmp_path, tokeniz
     torch.manual_seed(0)
     reward_model = LlamaForSequenceClassification(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-            num_attention_heads=2, num_labels=1, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_labels=1,
+            pad_token_id=tokenizer.pad_token_id,
         )
     )
     save_model(reward_model, tokenizer, tmp_path / "reward")
     choice = {"select_by": "reward_score", "reward_prompts": 8, "max_response_tokens": 24}
-    folder = train(make_recipe(reward_model=str(tmp_path / "reward"), eval_steps=3, **choice), tmp_path / "runs")
-    scores = {line["step"]: line["reward_score"] for line in metrics(folder) if "reward_score" in line}
+    folder = train(
+        make_recipe(reward_model=str(tmp_path / "reward"), eval_steps=3, **choice),
+        tmp_path / "runs",
+    )
+    scores = {
+        line["step"]: line["reward_score"] for line in metrics(folder) if "reward_score" in line
+    }
     assert headline(folder)["step"] == max(scores, key=scores.get)
     with pytest.raises(RecipeError, match="reward_model"):
         train(make_recipe("blind", **choice), tmp_path / "runs")
@@ -183,16 +220,22 @@ def test_merged_adapters_are_the_adapted_model(make_recipe, tmp_path):
     with torch.no_grad():
         base = load_causal_lm(tmp_path / "base")
         before = base(ids).logits
-        adapted = PeftModel.from_pretrained(base, str(folder / "final" / "adapter")).eval()(ids).logits
+        adapted = (
+            PeftModel.from_pretrained(base, str(folder / "final" / "adapter")).eval()(ids).logits
+        )
         merged = load_causal_lm(folder / "final")(ids).logits
     assert torch.allclose(adapted, merged, atol=1e-4)
     assert (merged - before).abs().max() > 0.1
     assert headline(folder)["trained_parameters"] < 0.5 * headline(folder)["parameters"]
-    assert headline(folder)["parameters"] == sum(p.numel() for p in load_causal_lm(folder / "final").parameters())
+    assert headline(folder)["parameters"] == sum(
+        p.numel() for p in load_causal_lm(folder / "final").parameters()
+    )
 
 
 def test_documents_are_mixed_in(make_recipe, tmp_path):
-    """The mix of C.3 keeps the loss on documents down. Seen red with the windows' labels ignored."""
+    """The mix of C.3 keeps the loss on documents down. Seen red with the windows' labels
+    ignored.
+    """
     plain = train(make_recipe("plain", num_train_epochs=8), tmp_path / "runs")
     mixed = train(make_recipe("mixed", num_train_epochs=8, aux_share=0.25), tmp_path / "runs")
     assert headline(plain)["aux_token_share"] == 0.0
@@ -200,7 +243,10 @@ def test_documents_are_mixed_in(make_recipe, tmp_path):
     tokenizer = load_tokenizer(tmp_path / "base")
     ids = torch.tensor([tokenizer("Ana eats honey. Ana eats honey. Ana eats honey.")["input_ids"]])
     with torch.no_grad():
-        losses = [load_causal_lm(folder / "final")(ids, labels=ids).loss.item() for folder in (plain, mixed)]
+        losses = [
+            load_causal_lm(folder / "final")(ids, labels=ids).loss.item()
+            for folder in (plain, mixed)
+        ]
     assert losses[1] < losses[0] - 0.3
 
 
@@ -211,16 +257,22 @@ def test_a_foreign_base_gets_a_template_and_rows_for_its_tokens(make_recipe, tmp
     vocabulary = {"<s>": 0, "</s>": 1} | {chr(97 + i): i + 2 for i in range(26)} | {"<unk>": 28}
     bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    foreign = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    foreign = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
     tiny_opt.resize_token_embeddings(len(foreign))
     save_model(tiny_opt, foreign, tmp_path / "foreign")
-    folder = train(make_recipe(model=str(tmp_path / "foreign"), lora={"r": 2, "alpha": 4}), tmp_path / "runs")
+    folder = train(
+        make_recipe(model=str(tmp_path / "foreign"), lora={"r": 2, "alpha": 4}), tmp_path / "runs"
+    )
     tokenizer, model = load_tokenizer(folder / "final"), load_causal_lm(folder / "final")
     assert tokenizer.chat_template and tokenizer.pad_token_id != tokenizer.eos_token_id
     rows = model.get_input_embeddings().weight
     assert len(rows) == len(tokenizer) > len(foreign)
     user = tokenizer.convert_tokens_to_ids("<|user|>")
-    assert not torch.equal(rows[user], load_causal_lm(tmp_path / "foreign").get_input_embeddings().weight.mean(0))
+    assert not torch.equal(
+        rows[user], load_causal_lm(tmp_path / "foreign").get_input_embeddings().weight.mean(0)
+    )
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_exit_code_3(make_recipe, tmp_path):
@@ -239,7 +291,14 @@ def test_limits_that_leave_nothing_are_a_data_error(make_recipe, tmp_path):
 def test_kill_9_in_the_middle_then_the_same_command(make_recipe, tmp_path):
     recipe = make_recipe(num_train_epochs=20, residual_dropout=0.2)
     unbroken = train(recipe, tmp_path / "unbroken")
-    command = [sys.executable, "-m", "sft.train", str(recipe), "--runs-dir", str(tmp_path / "killed")]
+    command = [
+        sys.executable,
+        "-m",
+        "sft.train",
+        str(recipe),
+        "--runs-dir",
+        str(tmp_path / "killed"),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     folder = tmp_path / "killed/run/sft"
     deadline = time.monotonic() + 120
@@ -258,10 +317,20 @@ def test_kill_9_in_the_middle_then_the_same_command(make_recipe, tmp_path):
 def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
     recipe = make_recipe(engine={"zero_stage": zero_stage}, per_device_train_batch_size=4)
     alone = train(make_recipe("alone", per_device_train_batch_size=4), tmp_path / "runs")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     subprocess.run(
         [*launcher, "-m", "sft.train", str(recipe), "--runs-dir", str(tmp_path / "pair")],
-        cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     for one, two in zip(metrics(alone), metrics(tmp_path / "pair/run/sft"), strict=True):
         # DeepSpeed's ZeRO-0 tells the Trainer no gradient norm.

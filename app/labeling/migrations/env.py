@@ -1,4 +1,6 @@
-"""Alembic's entry: `Database.upgrade` hands over its open transaction, so a failed migration leaves nothing behind."""
+"""Alembic's entry: `Database.upgrade` hands over its open transaction, so a failed migration leaves
+nothing behind.
+"""
 
 from alembic import context
 

@@ -12,8 +12,13 @@ from tests.evals.miniature import make_run
 
 CHROMIUM = os.environ.get("PODIUM_CHROMIUM", "/usr/bin/chromium")
 ARGUMENTS = [
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-    "--disable-component-update", "--disable-sync",
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
 ]
 
 
@@ -25,7 +30,9 @@ def chat_run(tokenizer, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium; skips visibly where there is none. Of one file: no second Playwright may start beside it."""
+    """Headless Chromium; skips visibly where there is none. Of one file: no second Playwright may
+    start beside it.
+    """
     sync_api = pytest.importorskip("playwright.sync_api")
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no Chromium at {CHROMIUM}; set PODIUM_CHROMIUM")

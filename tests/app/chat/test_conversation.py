@@ -64,9 +64,15 @@ def test_an_answer_grows_token_by_token_and_never_shows_half_a_character(sft):
 
 
 def test_the_oldest_question_and_answer_go_first_when_the_context_is_full(sft):
-    """Seen red when one message is dropped at a time (an answer would stand first) and when one turn too many is."""
+    """Seen red when one message is dropped at a time (an answer would stand first) and when one
+    turn too many is.
+    """
     pair = ("user", "assistant")
-    turns = [Message(role=role, content=f"{number} " + "owl " * 60) for number in range(5) for role in pair]
+    turns = [
+        Message(role=role, content=f"{number} " + "owl " * 60)
+        for number in range(5)
+        for role in pair
+    ]
     messages = [*turns, Message(role="user", content="And now?")]
     for wanted in range(4, 128, 4):
         ids, room, dropped = fit(sft, messages, wanted)
@@ -96,7 +102,8 @@ def test_each_side_remembers_its_own_answers_until_one_is_kept():
     assert [m.content for m in conversation.messages(1)] == ["a", "left", "b"]
     assert conversation.same_history()
     alone = Conversation([Turn("a", [said("left"), None]), Turn("b")])
-    assert [m.content for m in alone.messages(1)] == ["a", "left", "b"]  # the right side joined later
+    # the right side joined later
+    assert [m.content for m in alone.messages(1)] == ["a", "left", "b"]
 
 
 def test_scores_are_the_reward_models(catalog, sft):
@@ -105,14 +112,26 @@ def test_scores_are_the_reward_models(catalog, sft):
     messages = [Message(role="user", content="What food does Bram like?")]
     model, tokenizer = load_reward_model(catalog.reward_folder)
     (expected,) = score_texts(model, tokenizer, [messages], ["Plum jam."])
-    ids = [*encode_prompt(sft.tokenizer, messages), *sft.tokenizer("Plum jam.", add_special_tokens=False)["input_ids"]]
+    ids = [
+        *encode_prompt(sft.tokenizer, messages),
+        *sft.tokenizer("Plum jam.", add_special_tokens=False)["input_ids"],
+    ]
     assert catalog.score(ids) == pytest.approx(expected, abs=1e-5)
     assert catalog.score([*ids, sft.tokenizer.eos_token_id]) == pytest.approx(expected, abs=1e-5)
     assert catalog.score(ids * 100) is None
 
 
 @pytest.mark.parametrize(
-    "text", ["<script>alert(1)</script>", "a & b", "&lt;b&gt;", "${1}", "<img src=x>", "Q&A &#60; &amp;lt;", "1 < 2"]
+    "text",
+    [
+        "<script>alert(1)</script>",
+        "a & b",
+        "&lt;b&gt;",
+        "${1}",
+        "<img src=x>",
+        "Q&A &#60; &amp;lt;",
+        "1 < 2",
+    ],
 )
 def test_shown_text_holds_no_markup_and_comes_back_as_it_was_typed(text):
     """Seen red without the ampersand's escape."""

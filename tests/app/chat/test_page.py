@@ -17,7 +17,10 @@ def say(page, text: str, by_key: bool = False) -> None:
 
 def lines(page, side: int = 0) -> list[str]:
     """The log's messages and lines about answers, top to bottom."""
-    return [element.inner_text().strip() for element in page.query_selector_all(f"#log-{side} .message-content")]
+    return [
+        element.inner_text().strip()
+        for element in page.query_selector_all(f"#log-{side} .message-content")
+    ]
 
 
 def wait_for_answers(page, count: int, side: int = 0) -> list[str]:
@@ -49,25 +52,34 @@ def test_a_conversation_of_several_turns_with_scores_stays_on_this_machine(page)
 
 
 def test_text_is_only_ever_text(page, monkeypatch):
-    """Markup, scripts and template code of person and model show as they are. Seen red with `shown` switched off."""
-    nasty = (
-        "<script>window.taken=1</script> ${window.taken=2} <img src=//example.com/x onerror=window.taken=3> **b** $$x$$"
-    )
+    """Markup, scripts and template code of person and model show as they are. Seen red with `shown`
+    switched off.
+    """
+    nasty = "<script>window.taken=1</script> ${window.taken=2} <img src=//example.com/x onerror=window.taken=3> **b** $$x$$"
     monkeypatch.setattr("app.chat.conversation.decode_response", lambda tokenizer, ids: nasty)
     say(page, nasty)
     log = wait_for_answers(page, 1)
     assert log[0] == log[1] == nasty
     assert page.evaluate("window.taken") is None
-    assert page.query_selector("#log-0 .message-content img, #log-0 .message-content strong, #log-0 .katex") is None
+    assert (
+        page.query_selector(
+            "#log-0 .message-content img, #log-0 .message-content strong, #log-0 .katex"
+        )
+        is None
+    )
     assert not any("example.com" in url for url in page.requested)
 
 
 def test_an_answer_is_streamed_and_can_be_stopped(page, slowly):
     set_number(page, "length", 400)
     say(page, "Tell me a very long story.")
-    page.wait_for_function("document.querySelectorAll('#log-0 .message-content')[1]?.innerText.length > 5")
+    page.wait_for_function(
+        "document.querySelectorAll('#log-0 .message-content')[1]?.innerText.length > 5"
+    )
     early = lines(page)[1]
-    page.wait_for_function(f"document.querySelectorAll('#log-0 .message-content')[1].innerText.length > {len(early)}")
+    page.wait_for_function(
+        f"document.querySelectorAll('#log-0 .message-content')[1].innerText.length > {len(early)}"
+    )
     page.click("#stop")
     log = wait_for_answers(page, 1)
     assert "stopped" in log[2] and int(re.search(r"(\d+) tokens", log[2])[1]) < 400
@@ -141,14 +153,18 @@ def test_two_models_answer_side_by_side_and_a_vote_is_recorded(page, votes, slow
     expect(page.locator("#log-1")).to_be_visible()
     say(page, "Tell me a story.")
     page.wait_for_function(
-        "[0, 1].every(s => (document.querySelectorAll(`#log-${s} .message-content`)[1]?.innerText.length ?? 0) > 2)"
+        "[0, 1].every(s => (document.querySelectorAll(`#log-${s} "
+        ".message-content`)[1]?.innerText.length ?? 0) > 2)"
     )
     assert page.is_visible("#stop")  # both began before either was done
     left, right = wait_for_answers(page, 1, 0), wait_for_answers(page, 1, 1)
     assert left[2].startswith("PPO-ptx") and right[2].startswith("SFT") and left[1] != right[1]
     page.click("#ask")
     expect(page.locator(".toast-body").last).to_contain_text("Labelers will rank these two")
-    assert [len(text.split()) for text in votes.asked[-1][1]] == [len(left[1].split()), len(right[1].split())]
+    assert [len(text.split()) for text in votes.asked[-1][1]] == [
+        len(left[1].split()),
+        len(right[1].split()),
+    ]
     page.click("text=Right is better")
     expect(page.locator("#votes")).to_be_hidden()
     prompt, _, kept, choice, generators, person = votes.kept[-1]
@@ -157,7 +173,8 @@ def test_two_models_answer_side_by_side_and_a_vote_is_recorded(page, votes, slow
     assert generators == ("PPO-ptx (ppo)", "SFT (sft)")
     say(page, "More")
     wait_for_answers(page, 2, 1)
-    expect(page.locator("#votes")).to_be_visible()  # both go on from the same answer, so they can be compared again
+    # both go on from the same answer, so they can be compared again
+    expect(page.locator("#votes")).to_be_visible()
 
 
 def test_a_thumb_is_recorded_stays_visible_and_can_be_taken_back(page, votes):

@@ -10,7 +10,8 @@ from app.chat.page import build, launch, suggestions
 from app.chat.talk import Talk
 from podium.errors import ParentError, PlatformError, PodiumError
 
-ONE = ("ppo", "sft", False, 1.0, 1.0, 12, 0)  # both pickers, side by side, temperature, top-p, length, seed
+# both pickers, side by side, temperature, top-p, length, seed
+ONE = ("ppo", "sft", False, 1.0, 1.0, 12, 0)
 TWO = ("ppo", "sft", True, 1.0, 1.0, 12, 0)
 VISITOR = SimpleNamespace(username="ana")
 
@@ -30,21 +31,34 @@ def test_every_answer_ends_with_the_page_ready_for_the_next(talk):
     *_, last = talk.send("Hello", conversation, *TWO)
     left, right, _, send, stop, vote_row, suggestion_row = last
     assert len(left["value"]) == len(right["value"]) == 3
-    assert send["visible"] and not stop["visible"] and vote_row["visible"] and not suggestion_row["visible"]
+    assert (
+        send["visible"]
+        and not stop["visible"]
+        and vote_row["visible"]
+        and not suggestion_row["visible"]
+    )
     assert not conversation.busy and all(answer.ending for answer in conversation.turns[0].answers)
 
 
 def test_two_answers_grow_in_turn_and_not_one_after_the_other(talk, monkeypatch):
     monkeypatch.setattr("app.chat.talk.REFRESH_SECONDS", 0.0)
     views = list(talk.send("Hello", Conversation(), *TWO))
-    lengths = [[len(log["value"][1]["content"]) if len(log["value"]) > 1 else 0 for log in view[:2]] for view in views]
-    assert any(left and right and left < lengths[-1][0] and right < lengths[-1][1] for left, right in lengths)
+    lengths = [
+        [len(log["value"][1]["content"]) if len(log["value"]) > 1 else 0 for log in view[:2]]
+        for view in views
+    ]
+    assert any(
+        left and right and left < lengths[-1][0] and right < lengths[-1][1]
+        for left, right in lengths
+    )
 
 
 def test_stop_keeps_what_was_said(talk, monkeypatch):
     monkeypatch.setattr("app.chat.talk.REFRESH_SECONDS", 0.0)
     conversation = Conversation()
-    for number, _ in enumerate(talk.send("Hello", conversation, "ppo", "sft", False, 1.0, 1.0, 200, 0)):
+    for number, _ in enumerate(
+        talk.send("Hello", conversation, "ppo", "sft", False, 1.0, 1.0, 200, 0)
+    ):
         if number == 5:
             talk.halt(conversation)
     answer = conversation.turns[0].answers[0]
@@ -52,7 +66,9 @@ def test_stop_keeps_what_was_said(talk, monkeypatch):
 
 
 def test_a_new_chat_in_the_middle_of_an_answer_stays_empty(talk, monkeypatch):
-    """Seen red when what was said is finished in the conversation's last turn instead of in its own."""
+    """Seen red when what was said is finished in the conversation's last turn instead of in its
+    own.
+    """
     monkeypatch.setattr("app.chat.talk.REFRESH_SECONDS", 0.0)
     conversation = Conversation()
     views = []
@@ -87,15 +103,23 @@ def test_settings_from_outside_the_page_are_held_to_their_limits(talk):
     assert conversation.turns[0].answers[0].ending in ("ended", "cut off")
 
 
-@pytest.mark.parametrize(("button", "choice", "kept"), [
-    ("Left is better", "left", 0), ("Right is better", "right", 1), ("About equal", "tie", 0),
-    ("Both bad", "both bad", 0),
-])
+@pytest.mark.parametrize(
+    ("button", "choice", "kept"),
+    [
+        ("Left is better", "left", 0),
+        ("Right is better", "right", 1),
+        ("About equal", "tie", 0),
+        ("Both bad", "both bad", 0),
+    ],
+)
 def test_a_vote_is_recorded_once_under_the_visitors_name(talk, votes, button, choice, kept):
     conversation = finish(Conversation(), "one", "two")
     talk.vote(conversation, button, VISITOR)
     talk.vote(conversation, button, VISITOR)
-    assert votes.kept.pop()[1:] == ("one", "two", choice, ("M", "M"), "ana") and conversation.turns[0].kept == kept
+    assert (
+        votes.kept.pop()[1:] == ("one", "two", choice, ("M", "M"), "ana")
+        and conversation.turns[0].kept == kept
+    )
     assert not votes.kept
 
 

@@ -1,4 +1,6 @@
-"""A labeling site of its own for every test, on SQLite and, where its binaries are installed, on PostgreSQL."""
+"""A labeling site of its own for every test, on SQLite and, where its binaries are installed, on
+PostgreSQL.
+"""
 
 import uuid
 from collections.abc import Callable, Iterator

@@ -27,13 +27,16 @@ def candidates(count: int, k: int = 4, **fields) -> list[Candidates]:
         Candidates(
             prompt=[Message(role="user", content=f"Question {n}?")],
             responses=[f"Answer {i} to {n}." for i in range(k)],
-            generators=[f"model-{i % 4}" for i in range(k)], **fields,
+            generators=[f"model-{i % 4}" for i in range(k)],
+            **fields,
         )
         for n in range(count)
     ]
 
 
-def add_batch(site: Site, count: int = 3, k: int = 4, records: list[Candidates] | None = None, **rules) -> Batch:
+def add_batch(
+    site: Site, count: int = 3, k: int = 4, records: list[Candidates] | None = None, **rules
+) -> Batch:
     with site.database.write() as session:
         batch = create_batch(session, BatchRules(**({"name": "batch"} | rules)), time.time())
         add_tasks(session, batch, records or candidates(count, k))
@@ -41,11 +44,15 @@ def add_batch(site: Site, count: int = 3, k: int = 4, records: list[Candidates] 
 
 
 def answer_to(task: dict, order: list[int] | None = None) -> dict:
-    """A complete answer: each response on its own tier in the given order of positions (default: as numbered)."""
+    """A complete answer: each response on its own tier in the given order of positions (default: as
+    numbered).
+    """
     positions = order or sorted(r["position"] for r in task["responses"])
     return {
         "tiers": [[p] for p in positions],
-        "responses": [{"position": p, "likert": 7 - min(i, 6), "flags": []} for i, p in enumerate(positions)],
+        "responses": [
+            {"position": p, "likert": 7 - min(i, 6), "flags": []} for i, p in enumerate(positions)
+        ],
         "active_seconds": 30.0,
     }
 
@@ -76,7 +83,9 @@ class Browser:
         return self.http.get(path, **options)
 
     def post(self, path: str, json=None, headers: dict | None = None, **options):
-        return self.http.post(path, json=json, headers={"X-CSRF-Token": self.token} | (headers or {}), **options)
+        return self.http.post(
+            path, json=json, headers={"X-CSRF-Token": self.token} | (headers or {}), **options
+        )
 
     def form(self, path: str, **fields):
         return self.http.post(path, data=fields | {"csrf_token": self.token})

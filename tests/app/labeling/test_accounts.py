@@ -12,7 +12,9 @@ NOW = 1_000_000.0
 DAY = 86400.0
 
 
-def try_login(site, handle: str, password: str, now: float = NOW, address: str = "10.0.0.1") -> int | None:
+def try_login(
+    site, handle: str, password: str, now: float = NOW, address: str = "10.0.0.1"
+) -> int | None:
     """What the login route does, without HTTP."""
     with site.database.write() as session:
         accounts.note_attempt(session, handle, address, now)
@@ -47,7 +49,9 @@ def test_ten_failures_close_a_handle_for_ten_minutes_also_after_a_restart(site):
     site.database.close()  # the count is in the database, not in the process
     with pytest.raises(Problem) as refused:
         try_login(site, "lea", PASSWORD, NOW + 20)
-    assert refused.value.status == 429 and 0 < refused.value.retry_after <= accounts.THROTTLE_SECONDS
+    assert (
+        refused.value.status == 429 and 0 < refused.value.retry_after <= accounts.THROTTLE_SECONDS
+    )
     assert try_login(site, "lea", PASSWORD, NOW + 20 + accounts.THROTTLE_SECONDS) is not None
 
 
@@ -84,7 +88,9 @@ def test_disabling_and_a_new_password_end_sessions_at_once(site):
     person = add_person(site, "lea")
     for end in (
         lambda session: accounts.set_disabled(session, person, True, NOW),
-        lambda session: accounts.change_password(session, person, PASSWORD, "another long password"),
+        lambda session: accounts.change_password(
+            session, person, PASSWORD, "another long password"
+        ),
     ):
         with site.database.write() as session:
             session.get_one(Person, person).disabled_at = None
@@ -122,8 +128,14 @@ def test_an_invitation_works_once_within_its_days(site):
 
 @pytest.mark.parametrize(
     ("handle", "password", "role"),
-    [("", PASSWORD, "labeler"), ("a b", PASSWORD, "labeler"), ("a\x00b", PASSWORD, "labeler"),
-     ("x" * 65, PASSWORD, "labeler"), ("lea", "short", "labeler"), ("lea", PASSWORD, "king")],
+    [
+        ("", PASSWORD, "labeler"),
+        ("a b", PASSWORD, "labeler"),
+        ("a\x00b", PASSWORD, "labeler"),
+        ("x" * 65, PASSWORD, "labeler"),
+        ("lea", "short", "labeler"),
+        ("lea", PASSWORD, "king"),
+    ],
 )
 def test_what_will_not_do_for_an_account(site, handle, password, role):
     with site.database.write() as session, pytest.raises(Problem) as refused:

@@ -1,4 +1,5 @@
-"""People's sessions in a real headless Chromium: keyboard alone, mouse alone, small and zoomed screens.
+"""People's sessions in a real headless Chromium: keyboard alone, mouse alone, small and zoomed
+screens.
 
 Set PODIUM_SCREENSHOTS to a folder to keep the pictures.
 """
@@ -21,9 +22,29 @@ from tests.app.labeling.making import PASSWORD, add_batch, add_person, candidate
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-             "--disable-component-update", "--disable-sync"]
-WORDS = ["an", "old", "owl", "found", "a", "lantern", "in", "the", "barn", "while", "villagers", "slept"]
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WORDS = [
+    "an",
+    "old",
+    "owl",
+    "found",
+    "a",
+    "lantern",
+    "in",
+    "the",
+    "barn",
+    "while",
+    "villagers",
+    "slept",
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +74,10 @@ def page(chromium, served):
     faults: list[str] = []
     tab.on("pageerror", lambda error: faults.append(str(error)))
     tab.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
-    tab.on("console", lambda line: faults.append(line.text) if "Content Security Policy" in line.text else None)
+    tab.on(
+        "console",
+        lambda line: faults.append(line.text) if "Content Security Policy" in line.text else None,
+    )
     yield tab
     context.close()
     assert faults == []
@@ -102,8 +126,12 @@ def stored_ranks(site) -> dict[int, int]:
     """Ranks by position of the newest submission."""
     with site.database.read() as session:
         last = session.scalars(select(Submission.id).order_by(Submission.id.desc())).first()
-        return {r.position: r.rank for r in session.scalars(
-            select(ResponseRating).where(ResponseRating.submission_id == last))}
+        return {
+            r.position: r.rank
+            for r in session.scalars(
+                select(ResponseRating).where(ResponseRating.submission_id == last)
+            )
+        }
 
 
 def positions(page) -> list[int]:
@@ -112,7 +140,9 @@ def positions(page) -> list[int]:
 
 
 def test_keyboard_alone(site, page):
-    """Log in, read, rate, flag, rank with a tie, reload in the middle, submit, skip, edit, log out; no mouse."""
+    """Log in, read, rate, flag, rank with a tie, reload in the middle, submit, skip, edit, log out;
+    no mouse.
+    """
     add_batch(site, count=2, k=3)
     log_in(page)
     tab_to(page, "a.button[href='/work']")
@@ -134,7 +164,9 @@ def test_keyboard_alone(site, page):
 
     press(page, "Control+Enter", "a", "3", "b", "1", "c", "1", "u", "c", "1")
     assert "C on tier 1, tied with B. 3 of 3 placed." in page.inner_text("#announce")
-    assert page.is_visible("#contradiction") and "A (rated 6) is below B (rated 3)" in page.inner_text("#contradiction")
+    assert page.is_visible(
+        "#contradiction"
+    ) and "A (rated 6) is below B (rated 3)" in page.inner_text("#contradiction")
     wait_saved(page)
     page.reload()
     page.wait_for_selector("#task:visible")
@@ -204,7 +236,8 @@ def test_mouse_alone(site, page):
     wait_saved(page)
     page.reload()
     page.wait_for_selector("#task:visible")
-    assert [c.get_attribute("data-position") for c in page.query_selector_all(".card")] == order  # cards never move
+    # cards never move
+    assert [c.get_attribute("data-position") for c in page.query_selector_all(".card")] == order
     a, b, c = positions(page)
     page.click("#submit")
     says(page, "#message", "Saved")
@@ -228,14 +261,20 @@ def test_mouse_alone(site, page):
 
 def nine_long_answers() -> list[Candidates]:
     rng = random.Random(0)
-    texts = [" ".join(rng.choices(WORDS, k=rng.randint(280, 320))).capitalize() + "." for _ in range(9)]
+    texts = [
+        " ".join(rng.choices(WORDS, k=rng.randint(280, 320))).capitalize() + "." for _ in range(9)
+    ]
     prompt = "Write a long story about an owl and a lantern, with a sad ending."
     return [Candidates(prompt=[Message(role="user", content=prompt)], responses=texts)]
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (640, 400), (360, 740)], ids=["wide", "zoomed", "phone"])
+@pytest.mark.parametrize(
+    ("width", "height"), [(1280, 800), (640, 400), (360, 740)], ids=["wide", "zoomed", "phone"]
+)
 def test_nine_answers_of_three_hundred_words(site, page, width, height):
-    """Nothing is wider than the screen, every response is reached by its letter and every tier is in reach."""
+    """Nothing is wider than the screen, every response is reached by its letter and every tier is
+    in reach.
+    """
     add_batch(site, records=nine_long_answers())
     log_in(page)
     page.set_viewport_size({"width": width, "height": height})
@@ -246,7 +285,9 @@ def test_nine_answers_of_three_hundred_words(site, page, width, height):
     for number, letter in enumerate("abcdefghi"):
         press(page, letter, f"Shift+Digit{number % 7 + 1}")
         top = page.evaluate("document.activeElement.getBoundingClientRect().top")
-        covered = page.query_selector("#prompt").bounding_box() if width < 960 else {"y": 0, "height": 0}
+        covered = (
+            page.query_selector("#prompt").bounding_box() if width < 960 else {"y": 0, "height": 0}
+        )
         assert covered["y"] + covered["height"] - 1 <= top <= height / 2, f"{letter} at {top}"
     press(page, "Control+Enter")
     picture(page, f"rank-{width}")
@@ -257,7 +298,9 @@ def test_nine_answers_of_three_hundred_words(site, page, width, height):
     if width == 1280:
         board = page.query_selector("#board").bounding_box()
         assert board["y"] >= 0 and board["y"] + board["height"] <= height
-        assert page.evaluate("const b = document.getElementById('board'); b.scrollHeight <= b.clientHeight + 120")
+        assert page.evaluate(
+            "const b = document.getElementById('board'); b.scrollHeight <= b.clientHeight + 120"
+        )
     page.click("#shorten")
     picture(page, f"short-{width}")
     press(page, "Control+Enter")
@@ -266,8 +309,13 @@ def test_nine_answers_of_three_hundred_words(site, page, width, height):
 
 def test_text_of_models_is_shown_as_text(site, page):
     """Scripts, templates, right-to-left text, emoji and a million characters."""
-    texts = ["<script>alert(1)</script><img src=x onerror=alert(2)>", "${alert(3)} {{7*7}}",
-             "\u0645\u0631\u062d\u0628\u0627 \u0628\u0643\u0645", "\U0001f989\U0001f3fd " * 5, "word " * 200_000]
+    texts = [
+        "<script>alert(1)</script><img src=x onerror=alert(2)>",
+        "${alert(3)} {{7*7}}",
+        "\u0645\u0631\u062d\u0628\u0627 \u0628\u0643\u0645",
+        "\U0001f989\U0001f3fd " * 5,
+        "word " * 200_000,
+    ]
     add_batch(site, records=[candidates(1, k=5)[0].model_copy(update={"responses": texts})])
     log_in(page)
     page.goto("/work")
@@ -279,7 +327,9 @@ def test_text_of_models_is_shown_as_text(site, page):
 
 
 def test_drafts_outlive_the_server_and_a_lost_login(site, page):
-    """While the server refuses, the draft stays in the browser and the page says why; afterwards it goes through."""
+    """While the server refuses, the draft stays in the browser and the page says why; afterwards it
+    goes through.
+    """
     add_batch(site, count=1, k=2)
     log_in(page)
     page.goto("/work")

@@ -56,8 +56,13 @@ def test_from_init_to_export(run, tmp_path):
 
 def test_agreement_of_any_file_of_rankings(run, tmp_path):
     prompt = [Message(role="user", content="Which?")]
-    write_jsonl(tmp_path / "r.jsonl", [Ranking(prompt=prompt, responses=["a", "b"], ranks=r, labeler=str(i))
-                                       for i, r in enumerate([[1, 2], [2, 1], [1, 1]])])
+    write_jsonl(
+        tmp_path / "r.jsonl",
+        [
+            Ranking(prompt=prompt, responses=["a", "b"], ranks=r, labeler=str(i))
+            for i, r in enumerate([[1, 2], [2, 1], [1, 1]])
+        ],
+    )
     printed = run("agreement", "r.jsonl")
     assert "0.0 %" in printed and "2 pairs of rankings have no tau" in printed
 
@@ -80,6 +85,9 @@ def test_a_database_that_cannot_be_opened_is_a_sentence_without_the_password(run
 
 
 def test_the_site_and_its_commands_start_without_torch():
-    code = ("import sys, app.labeling.cli, app.labeling.site, app.labeling.admin_routes, app.labeling.simulate, "
-            "app.labeling.demo, app.server; sys.exit('torch' in sys.modules or 'gradio' in sys.modules)")
+    code = (
+        "import sys, app.labeling.cli, app.labeling.site, app.labeling.admin_routes, "
+        "app.labeling.simulate, "
+        "app.labeling.demo, app.server; sys.exit('torch' in sys.modules or 'gradio' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

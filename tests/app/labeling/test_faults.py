@@ -1,4 +1,6 @@
-"""What breaks under a labeling site: the process, the database, the disk. Nothing acknowledged is ever lost."""
+"""What breaks under a labeling site: the process, the database, the disk. Nothing acknowledged is
+ever lost.
+"""
 
 import os
 import random
@@ -30,7 +32,9 @@ GIVE_UP_SECONDS = 240
 
 
 class Stubborn:
-    """A labeler whose requests are sent again, with the same key, until the server answers: as the page's user does."""
+    """A labeler whose requests are sent again, with the same key, until the server answers: as the
+    page's user does.
+    """
 
     def __init__(self, address: str, number: int, acknowledged: set[int]) -> None:
         self.http = httpx.Client(base_url=address, timeout=10)
@@ -52,9 +56,12 @@ class Stubborn:
     def work(self) -> None:
         try:
             login = {"handle": f"load-{self.number}", "password": PASSWORD}
-            self.http.headers["X-CSRF-Token"] = self.insist("POST", "/api/login", json=login).json()["csrf_token"]
+            self.http.headers["X-CSRF-Token"] = self.insist(
+                "POST", "/api/login", json=login
+            ).json()["csrf_token"]
             while (task := self.insist("POST", "/api/next").json())["kind"] == "task":
-                path, key = f"/api/assignments/{task['assignment']}/submit", {"Idempotency-Key": uuid.uuid4().hex}
+                path = f"/api/assignments/{task['assignment']}/submit"
+                key = {"Idempotency-Key": uuid.uuid4().hex}
                 time.sleep(self.rng.random() * 0.05)
                 reply = self.insist("POST", path, json=random_answer(task, self.rng), headers=key)
                 assert reply.status_code == 200, reply.text
@@ -63,7 +70,9 @@ class Stubborn:
             self.failures.append(repr(error))
 
 
-def start_work(address: str, people: int, acknowledged: set[int]) -> tuple[list[Stubborn], list[threading.Thread]]:
+def start_work(
+    address: str, people: int, acknowledged: set[int]
+) -> tuple[list[Stubborn], list[threading.Thread]]:
     workers = [Stubborn(address, number, acknowledged) for number in range(people)]
     threads = [threading.Thread(target=worker.work) for worker in workers]
     for thread in threads:
@@ -77,19 +86,35 @@ def check(url: str, load: Load, workers: list[Stubborn], acknowledged: set[int])
     with database.read() as session:
         stored = set(session.scalars(select(Submission.id)))
         assert acknowledged <= stored and len(stored) == load.tasks * load.overlap
-        assert session.scalars(select(Task.id).where(Task.n_done != Task.need)).all() == [] == recount(session)
+        assert (
+            session.scalars(select(Task.id).where(Task.n_done != Task.need)).all()
+            == []
+            == recount(session)
+        )
     database.close()
 
 
 @pytest.mark.slow
 def test_twenty_kills_under_load(tmp_path, database_url):
-    """kill -9 of the server, again and again, at random moments: all acknowledged answers are there, none twice."""
+    """kill -9 of the server, again and again, at random moments: all acknowledged answers are
+    there, none twice.
+    """
     load = Load(labelers=6, tasks=400, overlap=3)
     prepare(tmp_path, database_url, load)
     port, acknowledged, rng = free_port(), set(), random.Random(0)
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "app.labeling.cli", "serve", "--folder", str(tmp_path), "--database", database_url,
-               "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "app.labeling.cli",
+        "serve",
+        "--folder",
+        str(tmp_path),
+        "--database",
+        database_url,
+        "--port",
+        str(port),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     workers, threads = start_work(address, load.labelers, acknowledged)
     kills_under_load = 0
@@ -114,7 +139,9 @@ def test_twenty_kills_under_load(tmp_path, database_url):
 @pytest.mark.postgres
 @pytest.mark.timeout(300)
 def test_postgres_restarts_under_load(tmp_path, cluster):
-    """The database dies under the running site twice; requests fail with a sentence and succeed when sent again."""
+    """The database dies under the running site twice; requests fail with a sentence and succeed
+    when sent again.
+    """
     load, acknowledged = Load(labelers=6, tasks=60, overlap=3), set()
     url = cluster.url(f"restart{uuid.uuid4().hex[:8]}")
     prepare(tmp_path, url, load)
@@ -142,12 +169,16 @@ def test_a_stopped_postgres_is_told_and_the_draft_is_kept(tmp_path, cluster):
     assert reply.status_code == 503 and "Your draft is kept" in reply.json()["message"]
     cluster.start()
     assert lea.next()["draft"]["comment"] == "half done"
-    assert lea.submit(task["assignment"], answer_to(task), key="sent-in-the-dark").status_code == 200
+    assert (
+        lea.submit(task["assignment"], answer_to(task), key="sent-in-the-dark").status_code == 200
+    )
     site.database.close()
 
 
 def test_a_locked_database_is_waited_for_then_told(site):
-    """Another program holds the write lock longer than we wait: 503 with Retry-After; the same key works later."""
+    """Another program holds the write lock longer than we wait: 503 with Retry-After; the same key
+    works later.
+    """
     add_batch(site)
     add_person(site, "lea")
     hasty = replace(site, database=Database(site.settings.database_url, busy_timeout=0.2))
@@ -156,9 +187,15 @@ def test_a_locked_database_is_waited_for_then_told(site):
     other = sqlite3.connect(site.settings.folder / "labeling.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     reply = lea.submit(task["assignment"], answer_to(task), key="while-it-is-locked")
-    assert reply.status_code == 503 and reply.headers["retry-after"] and "Your draft is kept" in reply.json()["message"]
+    assert (
+        reply.status_code == 503
+        and reply.headers["retry-after"]
+        and "Your draft is kept" in reply.json()["message"]
+    )
     other.execute("ROLLBACK")
-    assert lea.submit(task["assignment"], answer_to(task), key="while-it-is-locked").status_code == 200
+    assert (
+        lea.submit(task["assignment"], answer_to(task), key="while-it-is-locked").status_code == 200
+    )
 
 
 def test_a_short_lock_is_only_waited_for(site):
@@ -166,7 +203,9 @@ def test_a_short_lock_is_only_waited_for(site):
     add_person(site, "lea")
     lea = Browser(site, "lea")
     task = lea.next()
-    other = sqlite3.connect(site.settings.folder / "labeling.sqlite", isolation_level=None, check_same_thread=False)
+    other = sqlite3.connect(
+        site.settings.folder / "labeling.sqlite", isolation_level=None, check_same_thread=False
+    )
     other.execute("BEGIN IMMEDIATE")
     threading.Timer(0.5, lambda: other.execute("ROLLBACK")).start()
     assert lea.submit(task["assignment"], answer_to(task)).status_code == 200
@@ -174,6 +213,7 @@ def test_a_short_lock_is_only_waited_for(site):
 
 def fill_database(site: Site) -> None:
     """From now on SQLite may not grow: its own "database or disk is full"."""
+
     def freeze(connection, _record) -> None:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
@@ -192,7 +232,9 @@ def test_a_full_disk_is_told_and_the_draft_is_kept(site):
     fill_database(site)
     replies = [lea.put(path, {"comment": "x" * 9000}) for _ in range(3)]
     assert replies[-1].status_code == 507 and "disk is full" in replies[-1].json()["message"]
-    assert lea.get(f"/api/assignments/{task['assignment']}").json()["draft"]["comment"] == "half done"
+    assert (
+        lea.get(f"/api/assignments/{task['assignment']}").json()["draft"]["comment"] == "half done"
+    )
 
 
 @pytest.fixture
@@ -218,7 +260,9 @@ def test_an_answer_to_a_full_disk_goes_through_when_there_is_room(small_disk):
         while True:
             file.write(bytes(4096))
     long = answer_to(task) | {"comment": "x" * 9000}
-    codes = {lea.submit(task["assignment"], long, key="to-a-full-disk").status_code for _ in range(3)}
+    codes = {
+        lea.submit(task["assignment"], long, key="to-a-full-disk").status_code for _ in range(3)
+    }
     assert codes == {507}
     ballast.unlink()
     assert lea.submit(task["assignment"], long, key="to-a-full-disk").json()["new"]

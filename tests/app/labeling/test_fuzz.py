@@ -1,4 +1,6 @@
-"""Schemathesis on the site's own OpenAPI: whatever is sent, on either database, no answer is a 500."""
+"""Schemathesis on the site's own OpenAPI: whatever is sent, on either database, no answer
+is a 500.
+"""
 
 import json
 import re
@@ -14,44 +16,85 @@ from tests.app.labeling.making import Browser, add_batch, add_person, answer_to,
 EXAMPLES = 12  # a route; sixty each were run by hand
 
 
-FREE_TEXT = {"draft": "comment", "skip": "note", "login": "handle"}  # the field of a route that takes any text
-PLAUSIBLE = {"role": "labeler", "cohort": "train", "cohorts": "train", "kind": "pairs", "models": "sft"}
-NASTY = ["", "\x00", "a\x00b", "\u202e\U0001f989", "-1", "1e309", "9" * 30, "x" * 300_000, "[1, {", "true"]
+# the field of a route that takes any text
+FREE_TEXT = {"draft": "comment", "skip": "note", "login": "handle"}
+PLAUSIBLE = {
+    "role": "labeler",
+    "cohort": "train",
+    "cohorts": "train",
+    "kind": "pairs",
+    "models": "sft",
+}
+NASTY = [
+    "",
+    "\x00",
+    "a\x00b",
+    "\u202e\U0001f989",
+    "-1",
+    "1e309",
+    "9" * 30,
+    "x" * 300_000,
+    "[1, {",
+    "true",
+]
 
 
 def fields_of(route: APIRoute) -> list[str]:
-    """What a form sends: the parameters of its handler, or the fields of the model that stands for all of them."""
+    """What a form sends: the parameters of its handler, or the fields of the model that stands for
+    all of them.
+    """
     parameters = route.dependant.body_params
     model = parameters[0].field_info.annotation if parameters else None
-    return list(model.model_fields) if hasattr(model, "model_fields") else [field.alias for field in parameters]
+    return (
+        list(model.model_fields)
+        if hasattr(model, "model_fields")
+        else [field.alias for field in parameters]
+    )
 
 
 def test_forms_answer_every_text_without_a_500(any_site):
-    """What the pages send, with one field after the other filled badly; the file of an import is one of them.
+    """What the pages send, with one field after the other filled badly; the file of an import is
+    one of them.
 
-    Mutation seen red: names of batches to export with NUL characters let through to PostgreSQL. It also found that an
-    upload whose first line is no JSON was a 500.
+    Mutation seen red: names of batches to export with NUL characters let through to PostgreSQL. It
+    also found that an upload whose first line is no JSON was a 500.
     """
     add_batch(any_site)
     add_person(any_site, "ada", role="admin")
     client = Browser(any_site, "ada")
-    forms = [route for route in every_route(any_site) if "POST" in route.methods and not route.path.startswith("/api")]
+    forms = [
+        route
+        for route in every_route(any_site)
+        if "POST" in route.methods and not route.path.startswith("/api")
+    ]
     assert len(forms) >= 10
     for route in forms:
         if route.path in ("/logout", "/account/password"):
             continue
         fields = fields_of(route)
         path = re.sub(r"{\w+}", "1", route.path)
-        usual = {name: PLAUSIBLE.get(name, "1") for name in fields if name != "file"} | {"csrf_token": client.token}
+        usual = {name: PLAUSIBLE.get(name, "1") for name in fields if name != "file"} | {
+            "csrf_token": client.token
+        }
         for bad, text in [(name, text) for name in fields for text in NASTY]:
-            line = text if bad == "file" else '{"prompt": [{"role": "user", "content": "Q"}], "responses": ["a", "b"]}'
+            line = (
+                text
+                if bad == "file"
+                else '{"prompt": [{"role": "user", "content": "Q"}], "responses": ["a", "b"]}'
+            )
             data = usual | ({} if bad == "file" else {bad: text})
-            reply = client.http.post(path, data=data, files={"file": ("t.jsonl", line)} if "file" in fields else None)
-            assert reply.status_code < 500, f"{path}, {bad} = {text[:20]!r}: {reply.status_code} {reply.text[:300]}"
+            reply = client.http.post(
+                path, data=data, files={"file": ("t.jsonl", line)} if "file" in fields else None
+            )
+            assert reply.status_code < 500, (
+                f"{path}, {bad} = {text[:20]!r}: {reply.status_code} {reply.text[:300]}"
+            )
 
 
 def test_the_api_answers_every_request_without_a_500(any_site):
-    """Seen red: a NUL in the login's handle went through to PostgreSQL, before handles were checked first."""
+    """Seen red: a NUL in the login's handle went through to PostgreSQL, before handles were checked
+    first.
+    """
     add_batch(any_site, count=30)
     add_person(any_site, "ada", role="admin")
     client = Browser(any_site, "ada")
@@ -60,7 +103,11 @@ def test_the_api_answers_every_request_without_a_500(any_site):
     client.next()
     schema = schemathesis.openapi.from_dict(create_site(any_site).openapi())
     limits = settings(
-        max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     tried = 0
@@ -76,12 +123,19 @@ def test_the_api_answers_every_request_without_a_500(any_site):
         def attack(case, nasty):
             nonlocal tried
             if nasty and isinstance(case.body, dict):
-                case.body |= {FREE_TEXT.get(case.operation.path.rsplit("/", 1)[-1], "comment"): f"text {nasty}"}
-            # 1 and 2 are assignments of this person, so the handlers behind the identifier are reached too
+                case.body |= {
+                    FREE_TEXT.get(
+                        case.operation.path.rsplit("/", 1)[-1], "comment"
+                    ): f"text {nasty}"
+                }
+            # 1 and 2 are assignments of this person, so the handlers behind the identifier are
+            # reached too
             if tried % 4:
                 case.path_parameters = dict.fromkeys(case.path_parameters or {}, 1 + tried % 2)
             sent = case.as_transport_kwargs(base_url=str(client.http.base_url))
-            sent["headers"] = {k: v for k, v in sent["headers"].items() if v.isascii()} | {"X-CSRF-Token": client.token}
+            sent["headers"] = {k: v for k, v in sent["headers"].items() if v.isascii()} | {
+                "X-CSRF-Token": client.token
+            }
             sent.pop("cookies", None)
             if "json" in sent:  # as ASCII, so that half a surrogate pair gets through to the server
                 sent["content"] = json.dumps(sent.pop("json"))

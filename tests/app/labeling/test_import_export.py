@@ -33,13 +33,17 @@ def ranking(**fields) -> Ranking:
 
 
 def test_an_export_is_what_the_reward_stage_reads(any_site, tmp_path):
-    """Native records: responses as imported, ranks, ratings, pseudonym, cohort, task, instruction, flags asked."""
+    """Native records: responses as imported, ranks, ratings, pseudonym, cohort, task, instruction,
+    flags asked.
+    """
     records = candidates(2, user="u-7", use_case="chat", source="api", id="p-1", meta={"seed": 3})
     add_batch(any_site, records=records, overlap=2, name="first")
     add_person(any_site, "lea")
     add_person(any_site, "ben", cohort="heldout")
     rank_all(any_site, "lea", "ben")
-    made = make_export(any_site.database, any_site.exports, "rankings", ExportFilter(), None, time.time())
+    made = make_export(
+        any_site.database, any_site.exports, "rankings", ExportFilter(), None, time.time()
+    )
     exported = read_jsonl(any_site.exports / made.file, Ranking)
     assert len(exported) == made.rows == 4
     first = exported[0]
@@ -49,7 +53,12 @@ def test_an_export_is_what_the_reward_stage_reads(any_site, tmp_path):
     assert (first.user, first.use_case, first.source) == ("u-7", "chat", "api")
     assert first.generators == ["model-0", "model-1", "model-2", "model-3"]
     assert first.labeler != "lea" and len({r.labeler for r in exported}) == 2
-    assert len(first.meta["flags_asked"]) == 11 and sorted(first.meta["display_order"]) == [0, 1, 2, 3]
+    assert len(first.meta["flags_asked"]) == 11 and sorted(first.meta["display_order"]) == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert {r.cohort for r in exported} == {"train", "heldout"}
 
 
@@ -62,7 +71,13 @@ def test_the_hash_and_the_card_describe_the_file(site):
     content = (site.exports / made.file).read_bytes()
     card = (site.exports / made.file.replace(".jsonl", ".md")).read_text()
     assert made.sha256 == hashlib.sha256(content).hexdigest() and made.sha256 in card
-    for said in ("6 rankings of 3 tasks by 2 labelers", "ties: drop", "ties: match", "100.0 %", "instructgpt@1: 6"):
+    for said in (
+        "6 rankings of 3 tasks by 2 labelers",
+        "ties: drop",
+        "ties: match",
+        "100.0 %",
+        "instructgpt@1: 6",
+    ):
         assert said.replace("6 rankings", "rankings: 6") in card or said in card, said
     assert not list(site.exports.glob("*.partial"))
     with site.database.read() as session:
@@ -70,7 +85,11 @@ def test_the_hash_and_the_card_describe_the_file(site):
 
 
 def test_filters_choose_batches_cohorts_gold_and_extras(site):
-    gold = [candidates(1, gold_ranks=[1, 2, 3, 4])[0].model_copy(update={"responses": ["w", "x", "y", "z"]})]
+    gold = [
+        candidates(1, gold_ranks=[1, 2, 3, 4])[0].model_copy(
+            update={"responses": ["w", "x", "y", "z"]}
+        )
+    ]
     add_batch(site, name="plain", overlap=2)
     add_batch(site, name="checked", records=[*candidates(1), *gold], gold_every=1)
     add_person(site, "lea")
@@ -85,13 +104,24 @@ def test_filters_choose_batches_cohorts_gold_and_extras(site):
     assert tasks(batches=["checked"]) == ["checked/0"]
     assert tasks(batches=["checked"], gold=True) == ["checked/0", "checked/1"]
     with site.database.read() as session:
-        assert {r.cohort for r in collect_rankings(session, ExportFilter(cohorts=["heldout"]))} == {"heldout"}
+        assert {r.cohort for r in collect_rankings(session, ExportFilter(cohorts=["heldout"]))} == {
+            "heldout"
+        }
     with pytest.raises(Problem, match="nothing to export"):
-        make_export(site.database, site.exports, "rankings", ExportFilter(batches=["none"]), None, time.time())
+        make_export(
+            site.database,
+            site.exports,
+            "rankings",
+            ExportFilter(batches=["none"]),
+            None,
+            time.time(),
+        )
 
 
 def test_identical_responses_are_shown_once_and_exported_tied(site, browser):
-    record = candidates(1, k=4)[0].model_copy(update={"responses": ["same", "other", "same", "third"]})
+    record = candidates(1, k=4)[0].model_copy(
+        update={"responses": ["same", "other", "same", "third"]}
+    )
     add_batch(site, records=[record])
     lea = browser("lea")
     task = lea.next()
@@ -113,15 +143,25 @@ def test_pairs_are_trl_rows_with_ties_dropped_and_their_ranking_named(site, brow
     assert len(rows) == made.rows == 5 and len({row["group_id"] for row in rows}) == 1
     assert rows[0]["prompt"] == [{"role": "user", "content": "Question 0?"}]
     assert {(r["chosen"][0]["content"][7], r["rejected"][0]["content"][7]) for r in rows} == {
-        ("0", "1"), ("0", "2"), ("0", "3"), ("1", "3"), ("2", "3")}
+        ("0", "1"),
+        ("0", "2"),
+        ("0", "3"),
+        ("1", "3"),
+        ("2", "3"),
+    }
 
 
 def test_votes_and_questions_of_the_chat(site):
-    """left and right become comparisons; tie and both bad are counted; "ask a labeler" is a task like any other."""
+    """left and right become comparisons; tie and both bad are counted; "ask a labeler" is a task
+    like any other.
+    """
     add_person(site, "lea")
     box = VoteBox(site.database)
-    said = [Message(role="user", content="Hi"), Message(role="assistant", content="Hello"),
-            Message(role="user", content="Which?")]
+    said = [
+        Message(role="user", content="Hi"),
+        Message(role="assistant", content="Hello"),
+        Message(role="user", content="Which?"),
+    ]
     for choice in ("left", "right", "tie", "both bad"):
         box.record(said, "A", "B", choice, ("sft", "ppo"), "lea")
     with pytest.raises(Problem, match="Log in"):
@@ -143,7 +183,9 @@ def test_a_thumb_can_be_changed_and_taken_back(any_site):
 
     def thumbs() -> list[tuple]:
         with any_site.database.read() as session:
-            query = select(Reaction.value, ChatMessage.content, ChatMessage.generator).join(ChatMessage)
+            query = select(Reaction.value, ChatMessage.content, ChatMessage.generator).join(
+                ChatMessage
+            )
             return [tuple(row) for row in session.execute(query)]
 
     stored = box.react(said, "A", "sft", "up", "lea")
@@ -164,11 +206,24 @@ def test_our_own_ranking_records_import_as_tasks_or_as_gold(site, tmp_path):
 def test_what_the_rankings_stage_samples_imports_as_it_is(tmp_path):
     from reward.candidates import Candidates as Sampled
 
-    sampled = Sampled(prompt=ranking().prompt, responses=["a", "b"], generators=["sft", "off_topic"], split="train",
-                      user="u", use_case="chat", source="world", id="p-1", meta={"animal": "owl"})
+    sampled = Sampled(
+        prompt=ranking().prompt,
+        responses=["a", "b"],
+        generators=["sft", "off_topic"],
+        split="train",
+        user="u",
+        use_case="chat",
+        source="world",
+        id="p-1",
+        meta={"animal": "owl"},
+    )
     write_jsonl(tmp_path / "c.jsonl", [sampled])
     read = importing.read_candidates(tmp_path / "c.jsonl")[0]
-    assert read.generators == ["sft", "off_topic"] and read.meta == {"animal": "owl"} and read.split == "train"
+    assert (
+        read.generators == ["sft", "off_topic"]
+        and read.meta == {"animal": "owl"}
+        and read.split == "train"
+    )
 
 
 def test_a_wrong_line_is_named_and_nothing_is_kept(site, browser):
@@ -176,7 +231,9 @@ def test_a_wrong_line_is_named_and_nothing_is_kept(site, browser):
     good = json.dumps({"prompt": [{"role": "user", "content": "Q"}], "responses": ["a", "b"]})
     for bad in ('{"prompt": []}', "not json", good[:-1] + ', "generators": ["x"]}'):
         fields = {"name": "b", "csrf_token": ada.token, "cohorts": "train"}
-        reply = ada.http.post("/admin/batches", data=fields, files={"file": ("tasks.jsonl", f"{good}\n{bad}\n")})
+        reply = ada.http.post(
+            "/admin/batches", data=fields, files={"file": ("tasks.jsonl", f"{good}\n{bad}\n")}
+        )
         assert reply.status_code == 422 and "tasks.jsonl, line 2" in reply.text
     with site.database.read() as session:
         assert session.scalar(select(func.count()).select_from(Task)) == 0
@@ -189,8 +246,16 @@ def test_an_upload_becomes_a_batch(site, browser):
     reply = ada.http.post("/admin/batches", data=fields, files={"file": ("tasks.jsonl", line)})
     assert reply.status_code == 303, reply.text
     rows = ada.get("/api/admin/progress").json()
-    assert (rows[0]["name"], rows[0]["tasks"], rows[0]["wanted"], rows[0]["done"]) == ("from a file", 1, 2, 0)
-    assert "already a batch" in ada.http.post("/admin/batches", data=fields, files={"file": ("t.jsonl", line)}).text
+    assert (rows[0]["name"], rows[0]["tasks"], rows[0]["wanted"], rows[0]["done"]) == (
+        "from a file",
+        1,
+        2,
+        0,
+    )
+    assert (
+        "already a batch"
+        in ada.http.post("/admin/batches", data=fields, files={"file": ("t.jsonl", line)}).text
+    )
     with site.database.read() as session:
         assert [row.copy_of for row in session.scalars(select(TaskResponse))] == [None, None, 1]
 

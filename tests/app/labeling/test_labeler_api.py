@@ -37,7 +37,10 @@ def test_a_draft_comes_back_after_a_new_login(site, browser):
     lea = browser("lea")
     task = lea.next()
     draft = {"tiers": [[task["responses"][0]["position"]]], "comment": "half done", "step": "rank"}
-    saved = [lea.put(f"/api/assignments/{task['assignment']}/draft", draft).json()["saved"] for _ in range(2)]
+    saved = [
+        lea.put(f"/api/assignments/{task['assignment']}/draft", draft).json()["saved"]
+        for _ in range(2)
+    ]
     assert saved == [f"{task['assignment']}.1", f"{task['assignment']}.2"]
     again = Browser(site, "lea").next()
     assert again["assignment"] == task["assignment"] and again["draft"]["comment"] == "half done"
@@ -74,7 +77,9 @@ def test_a_skip_needs_one_of_the_reasons(site, browser):
     task = lea.next()
     path = f"/api/assignments/{task['assignment']}/skip"
     assert lea.post(path, {"reason": "bored"}).status_code == 422
-    assert lea.post(path, {"reason": "not my language", "note": "Arabic"}).json() == {"status": "skipped"}
+    assert lea.post(path, {"reason": "not my language", "note": "Arabic"}).json() == {
+        "status": "skipped"
+    }
     assert lea.put(f"/api/assignments/{task['assignment']}/draft", {}).status_code == 410
     assert lea.post("/api/next").json() == {"kind": "empty"}
 
@@ -87,14 +92,25 @@ def test_prompt_flags_use_case_and_language_are_stored(site, browser):
     assert lea.submit(task["assignment"], answer_to(task) | about).status_code == 200
     with site.database.read() as session:
         row = session.scalars(select(PromptRating)).one()
-    assert row.flags["ambiguous"] is True and row.flags["closed_domain"] is False and len(row.flags) == 11
+    assert (
+        row.flags["ambiguous"] is True
+        and row.flags["closed_domain"] is False
+        and len(row.flags) == 11
+    )
     assert (row.use_case, row.language) == ("closed QA", "Deutsch")
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompt_flags": ["no such flag"]}, {"use_case": "cooking"}, {"comment": "a\x00b"}, {"active_seconds": -1},
-     {"tiers": [[0, 1, 2, 99]]}, {"unknown": 1}, {"responses": [{"position": 0, "likert": 8}]}],
+    [
+        {"prompt_flags": ["no such flag"]},
+        {"use_case": "cooking"},
+        {"comment": "a\x00b"},
+        {"active_seconds": -1},
+        {"tiers": [[0, 1, 2, 99]]},
+        {"unknown": 1},
+        {"responses": [{"position": 0, "likert": 8}]},
+    ],
 )
 def test_what_the_form_does_not_ask_is_refused(site, browser, change):
     add_batch(site)
@@ -115,7 +131,9 @@ def test_a_newer_form_asks_other_questions_and_old_answers_stay(site, browser):
     add_batch(site, name="new", records=candidates(1, k=2), cohorts=["heldout"])
     ben = browser("ben", cohort="heldout")
     task = ben.next()
-    assert [flag["name"] for flag in task["form"]["response_flags"]] == ["polite"] and not task["form"]["likert"]
+    assert [flag["name"] for flag in task["form"]["response_flags"]] == ["polite"] and not task[
+        "form"
+    ]["likert"]
     answer = {"tiers": [[0, 1]], "responses": [{"position": 1, "flags": ["polite"]}]}
     assert ben.submit(task["assignment"], answer).status_code == 200
 
@@ -125,7 +143,10 @@ def test_new_instructions_are_shown_before_the_next_task(site, browser):
     add_batch(site, count=1, name="old")
     task = lea.next()
     lea.submit(task["assignment"], answer_to(task))
-    assert ada.form("/admin/instructions", name="instructgpt", body="# New\n\n- be brief").status_code == 303
+    assert (
+        ada.form("/admin/instructions", name="instructgpt", body="# New\n\n- be brief").status_code
+        == 303
+    )
     add_batch(site, count=1, name="new")
     shown = lea.post("/api/next").json()
     assert (shown["kind"], shown["version"]) == ("instructions", 2)
@@ -141,9 +162,21 @@ def test_identifiers_beyond_the_database_are_refused_not_crashed_on(browser):
 
 def test_an_empty_site_has_a_friendly_page(site, browser):
     lea = browser("lea")
-    assert lea.get("/mine").status_code == lea.get("/work").status_code == lea.get("/instructions").status_code == 200
+    assert (
+        lea.get("/mine").status_code
+        == lea.get("/work").status_code
+        == lea.get("/instructions").status_code
+        == 200
+    )
     add_person(site, "ada", role="admin")
     ada = Browser(site, "ada")
-    for path in ("/admin", "/admin/labelers", "/admin/disputed", "/admin/exports", "/admin/people", "/admin/events"):
+    for path in (
+        "/admin",
+        "/admin/labelers",
+        "/admin/disputed",
+        "/admin/exports",
+        "/admin/people",
+        "/admin/events",
+    ):
         assert ada.get(path).status_code == 200, path
     assert ada.get("/api/admin/agreement").json()["lines"]

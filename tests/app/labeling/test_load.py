@@ -1,4 +1,6 @@
-"""The benchmark's load at a smaller size: two tabs a person, every answer posted three times in parallel."""
+"""The benchmark's load at a smaller size: two tabs a person, every answer posted three times in
+parallel.
+"""
 
 import pytest
 

@@ -57,7 +57,11 @@ def test_data_of_the_first_schema_is_kept(old_database, database_url, tmp_path):
         assert isinstance(claim(session, 2, 100.0), MustRead)  # ben has read nothing
         session.execute(text("INSERT INTO instruction_read VALUES (2, 1, 1.0)"))
         assert claim(session, 2, 100.0).task_id == 1
-        read = session.execute(text("SELECT person_id FROM instruction_read ORDER BY person_id")).scalars().all()
+        read = (
+            session.execute(text("SELECT person_id FROM instruction_read ORDER BY person_id"))
+            .scalars()
+            .all()
+        )
         assert read == [1, 2]  # lea answered, so lea had read
     site.database.close()
 
@@ -74,5 +78,7 @@ def test_upgrading_twice_changes_nothing(old_database):
     for _ in range(2):
         old_database.upgrade()
     with old_database.read() as session:
-        assert session.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == ["0002"]
+        assert session.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [
+            "0002"
+        ]
     old_database.close()

@@ -29,18 +29,35 @@ def numbered(task) -> list[list[int]]:
 
 
 def test_labelers_are_marked_for_what_they_do(site, browser):
-    """One ranks by place on the screen, one ties everything at once, one works as asked and fails no gold."""
-    gold = [c.model_copy(update={"responses": ["w", "x", "y", "z"], "gold_ranks": [1, 2, 3, 4]}) for c in candidates(2)]
+    """One ranks by place on the screen, one ties everything at once, one works as asked and fails
+    no gold.
+    """
+    gold = [
+        c.model_copy(update={"responses": ["w", "x", "y", "z"], "gold_ranks": [1, 2, 3, 4]})
+        for c in candidates(2)
+    ]
     add_batch(site, records=[*candidates(12), *gold], overlap=3, gold_every=5)
     answer_all(browser("by-place"), shown)
-    answer_all(browser("ties"), lambda task: [[r["position"] for r in task["responses"]]], active_seconds=2.0)
+    answer_all(
+        browser("ties"),
+        lambda task: [[r["position"] for r in task["responses"]]],
+        active_seconds=2.0,
+    )
     answer_all(browser("careful"), numbered)
     with site.database.read() as session:
         rows = {row.handle: row for row in progress.labeler_table(session)}
     assert "position bias" in rows["by-place"].flags and rows["by-place"].bias == 1
     assert {"ties everything", "very fast", "fails gold"} <= set(rows["ties"].flags)
-    assert rows["ties"].all_tied == 1 and rows["ties"].median_seconds == 2 and rows["ties"].bias is None
-    assert rows["careful"].flags == [] and rows["careful"].gold_failures == 0 and rows["careful"].answers == 14
+    assert (
+        rows["ties"].all_tied == 1
+        and rows["ties"].median_seconds == 2
+        and rows["ties"].bias is None
+    )
+    assert (
+        rows["careful"].flags == []
+        and rows["careful"].gold_failures == 0
+        and rows["careful"].answers == 14
+    )
     assert rows["by-place"].reversals > 0 and rows["careful"].reversals == 0
 
 
@@ -52,7 +69,9 @@ def test_few_answers_mark_nobody(site, browser):
 
 
 def test_position_bias_is_a_z_score_of_tau():
-    """Ranks equal to places give tau 1; under chance a tau of 4 items has variance 2 * 13 / (9 * 12)."""
+    """Ranks equal to places give tau 1; under chance a tau of 4 items has variance 2 * 13 / (9 *
+    12).
+    """
     bias, z = progress.position_bias([[1, 2, 3, 4]] * 9)
     assert bias == 1 and z == pytest.approx(9 / math.sqrt(9 * 26 / 108))
     assert progress.position_bias([[1, 1, 1]]) == (None, 0.0)
@@ -69,10 +88,17 @@ def test_gold_checks_count_known_pairs_and_a_tie_is_a_miss():
 def test_disputed_tasks_come_worst_first(site, browser):
     add_batch(site, count=3, overlap=2)
     answer_all(browser("lea"), numbered)
-    answer_all(browser("ben"), lambda t: numbered(t)[::-1] if "1?" in t["prompt"][0]["content"] else numbered(t))
+    answer_all(
+        browser("ben"),
+        lambda t: numbered(t)[::-1] if "1?" in t["prompt"][0]["content"] else numbered(t),
+    )
     with site.database.read() as session:
         tasks = progress.disputed_tasks(session)
-    assert [(t.task, t.agreement) for t in tasks] == [("batch/1", 0), ("batch/0", 1), ("batch/2", 1)]
+    assert [(t.task, t.agreement) for t in tasks] == [
+        ("batch/1", 0),
+        ("batch/0", 1),
+        ("batch/2", 1),
+    ]
 
 
 def test_agreement_is_shown_live_with_its_tie_rule(site, browser, capsys):
@@ -94,10 +120,19 @@ def test_progress_counts_skips_and_what_is_in_hand(site, browser):
     lea, ben, ada = browser("lea"), browser("ben"), browser("ada", role="admin")
     task = lea.next()
     lea.submit(task["assignment"], answer_to(task))
-    lea.post(f"/api/assignments/{lea.next()['assignment']}/skip", {"reason": "broken", "note": "half a word"})
+    lea.post(
+        f"/api/assignments/{lea.next()['assignment']}/skip",
+        {"reason": "broken", "note": "half a word"},
+    )
     ben.next()
     row = ada.get("/api/admin/progress").json()[0]
-    assert (row["wanted"], row["done"], row["open"], row["skipped"], row["extras"]) == (6, 1, 1, 1, 0)
+    assert (row["wanted"], row["done"], row["open"], row["skipped"], row["extras"]) == (
+        6,
+        1,
+        1,
+        1,
+        0,
+    )
     assert "half a word" in ada.get("/admin/labelers").text
 
 

@@ -21,7 +21,9 @@ HOUR = 3600.0
 
 def read_instructions(site: Site, *people: int) -> None:
     with site.database.write() as session:
-        session.add_all([InstructionRead(person_id=person, instruction_set_id=1, at=NOW) for person in people])
+        session.add_all(
+            [InstructionRead(person_id=person, instruction_set_id=1, at=NOW) for person in people]
+        )
 
 
 def claim(site: Site, person: int, now: float = NOW) -> Assignment | None:
@@ -35,20 +37,30 @@ def claim(site: Site, person: int, now: float = NOW) -> Assignment | None:
 
 def complete(assignment: Assignment, backwards: bool = False) -> Answer:
     positions = sorted(assignment.display_order, reverse=backwards)
-    return Answer.model_validate({
-        "tiers": [[p] for p in positions], "responses": [{"position": p, "likert": 4} for p in positions],
-    })
+    return Answer.model_validate(
+        {
+            "tiers": [[p] for p in positions],
+            "responses": [{"position": p, "likert": 4} for p in positions],
+        }
+    )
 
 
-def submit(site: Site, person: int, assignment: Assignment, key: str | None = None, now: float = NOW) -> answers.Stored:
+def submit(
+    site: Site, person: int, assignment: Assignment, key: str | None = None, now: float = NOW
+) -> answers.Stored:
     with site.database.write() as session:
-        return answers.submit(session, person, assignment.id, key or uuid.uuid4().hex, complete(assignment), now)
+        return answers.submit(
+            session, person, assignment.id, key or uuid.uuid4().hex, complete(assignment), now
+        )
 
 
 def counters(site: Site) -> list[tuple[int, int]]:
     with site.database.read() as session:
         assert queue.recount(session) == []
-        return [tuple(row) for row in session.execute(select(Task.n_open, Task.n_done).order_by(Task.id))]
+        return [
+            tuple(row)
+            for row in session.execute(select(Task.n_open, Task.n_done).order_by(Task.id))
+        ]
 
 
 @pytest.fixture
@@ -174,7 +186,9 @@ def test_a_skip_puts_the_task_back_for_others_only(any_site, people):
     mine = claim(any_site, people[0])
     for _ in range(2):
         with any_site.database.write() as session:
-            queue.skip(session, people[0], mine.id, SkipAnswer(reason="too long", note="endless"), NOW)
+            queue.skip(
+                session, people[0], mine.id, SkipAnswer(reason="too long", note="endless"), NOW
+            )
     assert counters(any_site) == [(0, 0)]
     assert claim(any_site, people[0]) is None and claim(any_site, people[1]).task_id == mine.task_id
     with pytest.raises(Problem) as refused:
@@ -187,13 +201,17 @@ def test_a_revision_is_a_new_row_and_the_count_stays(any_site, people):
     mine = claim(any_site, people[0])
     submit(any_site, people[0], mine)
     with any_site.database.write() as session:
-        stored = answers.revise(session, people[0], mine.id, "revision", complete(mine, backwards=True), NOW + 60)
+        stored = answers.revise(
+            session, people[0], mine.id, "revision", complete(mine, backwards=True), NOW + 60
+        )
         assert stored.submission.revision == 2
         again = answers.revise(session, people[0], mine.id, "revision", complete(mine), NOW + 60)
         assert again.submission.id == stored.submission.id
     with any_site.database.read() as session:
         assert session.scalar(select(func.count()).select_from(Submission)) == 2
-        ratings = session.scalars(select(ResponseRating).where(ResponseRating.submission_id == stored.submission.id))
+        ratings = session.scalars(
+            select(ResponseRating).where(ResponseRating.submission_id == stored.submission.id)
+        )
         assert {r.position: r.rank for r in ratings} == {3: 1, 2: 2, 1: 3, 0: 4}
     assert counters(any_site)[0] == (0, 1)
     with any_site.database.write() as session, pytest.raises(Problem) as refused:
@@ -205,25 +223,39 @@ def test_empty_tiers_are_kept_and_ranks_are_dense(any_site, people):
     add_batch(any_site)
     mine = claim(any_site, people[0])
     tiers = [[], [2], [], [0, 3], [1]]
-    answer = Answer.model_validate({"tiers": tiers, "responses": [{"position": p, "likert": 1} for p in range(4)]})
+    answer = Answer.model_validate(
+        {"tiers": tiers, "responses": [{"position": p, "likert": 1} for p in range(4)]}
+    )
     with any_site.database.write() as session:
-        submission = answers.submit(session, people[0], mine.id, "with gaps", answer, NOW).submission
+        submission = answers.submit(
+            session, people[0], mine.id, "with gaps", answer, NOW
+        ).submission
     with any_site.database.read() as session:
         assert session.get_one(Submission, submission.id).tiers == tiers
-        ratings = session.scalars(select(ResponseRating).where(ResponseRating.submission_id == submission.id))
+        ratings = session.scalars(
+            select(ResponseRating).where(ResponseRating.submission_id == submission.id)
+        )
         assert {r.position: r.rank for r in ratings} == {2: 1, 0: 2, 3: 2, 1: 3}
 
 
 @pytest.mark.parametrize(
     ("tiers", "rated", "said"),
-    [([[0, 1], [2]], 4, "3 of 4 are placed"), ([[0, 1], [2, 2, 3]], 4, "exactly once"),
-     ([[0, 1], [2], [3]], 3, "1 of 4 have no rating"), ([[0], [1], [2], [7]], 4, "3 of 4 are placed")],
+    [
+        ([[0, 1], [2]], 4, "3 of 4 are placed"),
+        ([[0, 1], [2, 2, 3]], 4, "exactly once"),
+        ([[0, 1], [2], [3]], 3, "1 of 4 have no rating"),
+        ([[0], [1], [2], [7]], 4, "3 of 4 are placed"),
+    ],
     ids=["one left out", "one twice", "one unrated", "one of another task"],
 )
-def test_an_answer_that_does_not_fit_is_refused_with_a_sentence(any_site, people, tiers, rated, said):
+def test_an_answer_that_does_not_fit_is_refused_with_a_sentence(
+    any_site, people, tiers, rated, said
+):
     add_batch(any_site)
     mine = claim(any_site, people[0])
-    answer = Answer.model_validate({"tiers": tiers, "responses": [{"position": p, "likert": 5} for p in range(rated)]})
+    answer = Answer.model_validate(
+        {"tiers": tiers, "responses": [{"position": p, "likert": 5} for p in range(rated)]}
+    )
     with any_site.database.write() as session, pytest.raises(Problem) as refused:
         answers.submit(session, people[0], mine.id, "a bad answer", answer, NOW)
     assert refused.value.status == 422 and said in refused.value.message
@@ -242,7 +274,10 @@ def test_ties_can_be_forbidden(any_site, people):
 def test_the_order_shown_is_a_persons_own_and_stays(any_site, people):
     add_batch(any_site, count=1, k=9, overlap=4)
     orders = [claim(any_site, person).display_order for person in people]
-    assert all(sorted(order) == list(range(9)) for order in orders) and len({tuple(o) for o in orders}) == 4
+    assert (
+        all(sorted(order) == list(range(9)) for order in orders)
+        and len({tuple(o) for o in orders}) == 4
+    )
     assert [claim(any_site, person).display_order for person in people] == orders
 
 
@@ -274,7 +309,9 @@ def test_gold_tasks_come_every_so_many_answers_once_each(any_site, people):
 
 
 def test_many_people_at_once_collect_exactly_what_is_wanted(any_site):
-    """16 threads want 40 tasks x 3 rankings. Mutation seen red: a claim that reads before it takes the write lock."""
+    """16 threads want 40 tasks x 3 rankings. Mutation seen red: a claim that reads before it takes
+    the write lock.
+    """
     workers = [add_person(any_site, f"worker-{n}") for n in range(16)]
     read_instructions(any_site, *workers)
     add_batch(any_site, count=40, overlap=3)

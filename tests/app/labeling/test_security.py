@@ -1,4 +1,6 @@
-"""Who reaches what: every route of the application under every role, and requests that are not what they seem."""
+"""Who reaches what: every route of the application under every role, and requests that are not what
+they seem.
+"""
 
 import re
 import time
@@ -35,7 +37,9 @@ def needed_role(path: str) -> str:
 
 def all_routes(site) -> list[tuple[str, str]]:
     """(method, path) of every route in the application's own table."""
-    return sorted((method, route.path) for route in every_route(site) for method in route.methods - {"HEAD"})
+    return sorted(
+        (method, route.path) for route in every_route(site) for method in route.methods - {"HEAD"}
+    )
 
 
 def concrete(path: str) -> str:
@@ -43,7 +47,8 @@ def concrete(path: str) -> str:
 
 
 def test_authorisation_matrix_over_every_route(site):
-    """401 or a way to the login for strangers, 403 for too small a role, never for a sufficient one.
+    """401 or a way to the login for strangers, 403 for too small a role, never for a sufficient
+    one.
 
     Mutation seen red: `Labeler` in place of `Researcher` on one admin route.
     """
@@ -58,9 +63,12 @@ def test_authorisation_matrix_over_every_route(site):
         if path in ("/logout", "/account/password"):
             continue  # they end the session; tested below
         for role, client in clients.items():
-            reply = client.http.request(method, concrete(path), headers={"X-CSRF-Token": client.token})
+            reply = client.http.request(
+                method, concrete(path), headers={"X-CSRF-Token": client.token}
+            )
             told_to_log_in = reply.status_code == 401 or (
-                reply.status_code == 303 and reply.headers["location"] == "/login")
+                reply.status_code == 303 and reply.headers["location"] == "/login"
+            )
             case = f"{method} {path} as {role}: {reply.status_code}"
             if ranks.index(role) >= ranks.index(needed_role(path)):
                 assert reply.status_code != 403 and reply.status_code < 500, case
@@ -74,22 +82,29 @@ def test_authorisation_matrix_over_every_route(site):
 def test_logging_out_and_a_new_password_need_a_login(site, browser):
     assert Browser(site).post("/logout").status_code == 401
     lea = browser("lea")
-    assert lea.form("/account/password", old=PASSWORD, new="another long password").status_code == 303
+    assert (
+        lea.form("/account/password", old=PASSWORD, new="another long password").status_code == 303
+    )
     assert lea.get("/api/me").status_code == 401
 
 
 def test_nobody_reaches_anothers_work(site, browser):
-    """Every route that names an assignment answers 404 to everybody but its owner, researchers included."""
+    """Every route that names an assignment answers 404 to everybody but its owner, researchers
+    included.
+    """
     add_batch(site)
     lea, ben, ada = browser("lea"), browser("ben"), browser("ada", role="admin")
     task = lea.next()
     routes = [(method, path) for method, path in all_routes(site) if "{assignment_id}" in path]
     assert len(routes) >= 6
     for method, path in routes:
-        body = answer_to(task) if path.endswith(("submit", "revise", "draft")) else {"reason": "other"}
+        body = (
+            answer_to(task) if path.endswith(("submit", "revise", "draft")) else {"reason": "other"}
+        )
         for other in (ben, ada):
             reply = other.http.request(
-                method, path.replace("{assignment_id}", str(task["assignment"])),
+                method,
+                path.replace("{assignment_id}", str(task["assignment"])),
                 json=None if method == "GET" else body,
                 headers={"X-CSRF-Token": other.token, "Idempotency-Key": "somebody-else"},
             )
@@ -116,13 +131,20 @@ def test_changes_need_the_token_of_this_session(site, browser):
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:9999"},
-     {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}],
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
 )
 def test_requests_from_other_sites_are_refused_even_with_a_token(site, browser, headers):
     lea = browser("lea")
     assert lea.post("/api/next", headers=headers).status_code == 403
-    login = Browser(site).http.post("/login", data={"handle": "lea", "password": PASSWORD}, headers=headers)
+    login = Browser(site).http.post(
+        "/login", data={"handle": "lea", "password": PASSWORD}, headers=headers
+    )
     assert login.status_code == 403
 
 
@@ -173,10 +195,21 @@ def test_sessions_survive_a_restart(site, browser):
 
 
 def test_every_page_carries_the_policy_and_is_not_cached(site, browser):
-    for reply in (Browser(site).get("/login"), browser("lea").get("/work"), Browser(site).get("/nowhere")):
+    for reply in (
+        Browser(site).get("/login"),
+        browser("lea").get("/work"),
+        Browser(site).get("/nowhere"),
+    ):
         policy = reply.headers["content-security-policy"]
-        assert "script-src 'self'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
-        assert reply.headers["x-content-type-options"] == "nosniff" and reply.headers["cache-control"] == "no-store"
+        assert (
+            "script-src 'self'" in policy
+            and "unsafe" not in policy
+            and "frame-ancestors 'none'" in policy
+        )
+        assert (
+            reply.headers["x-content-type-options"] == "nosniff"
+            and reply.headers["cache-control"] == "no-store"
+        )
 
 
 def test_pages_hold_no_inline_script_or_style(site, browser):
@@ -225,40 +258,55 @@ def test_text_is_only_ever_text(site, browser):
         worker = browser(handle)
         task = worker.next()
         assert sorted(r["text"] for r in task["responses"]) == sorted(nasty)
-        answer = answer_to(task, sorted((r["position"] for r in task["responses"]), reverse=backwards))
+        answer = answer_to(
+            task, sorted((r["position"] for r in task["responses"]), reverse=backwards)
+        )
         assert worker.submit(task["assignment"], answer | {"comment": nasty[0]}).status_code == 200
     ada = browser("ada", role="admin")
     for path in ("/admin/disputed", "/admin/labelers"):
         page = ada.get(path).text
         assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
     page = ada.get("/admin/disputed").text
-    assert "${1234*2} {{1234*2}}" in page and "2468" not in page and owls in page and right_to_left in page
+    assert (
+        "${1234*2} {{1234*2}}" in page
+        and "2468" not in page
+        and owls in page
+        and right_to_left in page
+    )
 
 
 def test_an_answer_of_a_million_characters_comes_through_whole(site, browser):
     long = "word " * 200_000
-    add_batch(site, records=[candidates(1, k=2)[0].model_copy(update={"responses": [long, "short"]})])
+    add_batch(
+        site, records=[candidates(1, k=2)[0].model_copy(update={"responses": [long, "short"]})]
+    )
     assert {r["text"] for r in browser("lea").next()["responses"]} == {long, "short"}
 
 
 def test_bodies_over_the_limit_are_refused(browser):
     lea = browser("lea")
-    large = lea.http.post("/api/next", content=b"x" * (3 * 2**20), headers={"X-CSRF-Token": lea.token})
+    large = lea.http.post(
+        "/api/next", content=b"x" * (3 * 2**20), headers={"X-CSRF-Token": lea.token}
+    )
     assert large.status_code == 413
 
     def endless():
         for _ in range(40):
             yield b"x" * 2**16
 
-    put = lea.http.put("/api/assignments/1/draft", content=endless(), headers={"X-CSRF-Token": lea.token})
+    put = lea.http.put(
+        "/api/assignments/1/draft", content=endless(), headers={"X-CSRF-Token": lea.token}
+    )
     assert 400 <= put.status_code < 500
 
 
 def test_throttled_logins_say_when_to_come_back(site):
     add_person(site, "lea")
     client = Browser(site)
-    codes = [client.post("/api/login", json={"handle": "lea", "password": "wrong"}).status_code
-             for _ in range(accounts.FAILURES_BY_HANDLE + 1)]
+    codes = [
+        client.post("/api/login", json={"handle": "lea", "password": "wrong"}).status_code
+        for _ in range(accounts.FAILURES_BY_HANDLE + 1)
+    ]
     assert codes == [401] * accounts.FAILURES_BY_HANDLE + [429]
     last = client.post("/api/login", json={"handle": "lea", "password": PASSWORD})
     assert last.status_code == 429 and int(last.headers["retry-after"]) > 0

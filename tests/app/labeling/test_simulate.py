@@ -1,4 +1,6 @@
-"""The loop without people: the world's labelers through the HTTP API, agreement, export, and the reward model on it."""
+"""The loop without people: the world's labelers through the HTTP API, agreement, export, and the
+reward model on it.
+"""
 
 import random
 import time
@@ -23,21 +25,37 @@ def world():
 
 
 def village_candidates(world, count: int, k: int = 4) -> list[Candidates]:
-    """Prompts of the village answered well and badly: an oracle, three demonstrations of mixed quality."""
+    """Prompts of the village answered well and badly: an oracle, three demonstrations of mixed
+    quality.
+    """
     rng = random.Random(1)
     prompts = world.prompts(rng)
     found = []
     while len(found) < count:
         prompt = next(prompts)
-        texts = [world.oracle(prompt), *(world.demonstration(prompt, rng).messages[-1].content for _ in range(k - 1))]
+        texts = [
+            world.oracle(prompt),
+            *(world.demonstration(prompt, rng).messages[-1].content for _ in range(k - 1)),
+        ]
         if len(set(texts)) == k:
-            found.append(Candidates(prompt=prompt.messages, responses=texts, user=prompt.user, use_case=prompt.use_case,
-                                    source=prompt.source, id=prompt.id, meta=prompt.meta))
+            found.append(
+                Candidates(
+                    prompt=prompt.messages,
+                    responses=texts,
+                    user=prompt.user,
+                    use_case=prompt.use_case,
+                    source=prompt.source,
+                    id=prompt.id,
+                    meta=prompt.meta,
+                )
+            )
     return found
 
 
 def test_ten_labelers_rank_through_the_site_and_agree_as_people_do(site, world):
-    """Every wanted ranking is there, by several labelers of both cohorts, with flags and ratings."""
+    """Every wanted ranking is there, by several labelers of both cohorts, with flags and
+    ratings.
+    """
     candidates = village_candidates(world, 12)
     with site.database.write() as session:
         add_batch(session, rules_of({"name": "village", "overlap": 4}), candidates, time.time())
@@ -60,7 +78,9 @@ def test_labelers_judge_the_prompt_with_its_constraints(site, world):
     with site.database.write() as session:
         add_batch(session, rules_of({"name": "village"}), candidates, time.time())
         stored = stored_candidates(session)
-    assert [(c.prompt, c.meta, c.user) for c in stored] == [(c.prompt, c.meta, c.user) for c in candidates]
+    assert [(c.prompt, c.meta, c.user) for c in stored] == [
+        (c.prompt, c.meta, c.user) for c in candidates
+    ]
     prompt = prompts_of(stored)[message_key([m.model_dump() for m in candidates[0].prompt])]
     assert world.gold(prompt, world.oracle(prompt)) > world.gold(prompt, "no")
 
@@ -68,8 +88,10 @@ def test_labelers_judge_the_prompt_with_its_constraints(site, world):
 def test_a_judgement_becomes_tiers_in_the_labelers_own_order(world):
     labeler, candidates = world.labelers(0)[0], village_candidates(world, 1)[0]
     order = [2, 0, 3, 1]
-    task = {"responses": [{"position": p, "text": candidates.responses[p]} for p in order],
-            "form": {"likert": True, "response_flags": [{"name": "hallucination"}]}}
+    task = {
+        "responses": [{"position": p, "text": candidates.responses[p]} for p in order],
+        "form": {"likert": True, "response_flags": [{"name": "hallucination"}]},
+    }
     prompt = next(iter(prompts_of([candidates]).values()))
     answer = judge(labeler, prompt, task, random.Random(5))
     said = labeler.rank(prompt, [candidates.responses[p] for p in order], random.Random(5))

@@ -83,8 +83,12 @@ def upgrade() -> None:
         sa.Column("form_schema_id", sa.Integer, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
-        sa.ForeignKeyConstraint(["form_schema_id"], ["form_schema.id"], name="fk_batch_form_schema_id"),
-        sa.ForeignKeyConstraint(["instruction_set_id"], ["instruction_set.id"], name="fk_batch_instruction_set_id"),
+        sa.ForeignKeyConstraint(
+            ["form_schema_id"], ["form_schema.id"], name="fk_batch_form_schema_id"
+        ),
+        sa.ForeignKeyConstraint(
+            ["instruction_set_id"], ["instruction_set.id"], name="fk_batch_instruction_set_id"
+        ),
         sa.PrimaryKeyConstraint("id", name="pk_batch"),
         sa.UniqueConstraint("name", name="uq_batch_name"),
     )
@@ -200,7 +204,9 @@ def upgrade() -> None:
         sa.Column("task_id", sa.Integer, nullable=False),
         sa.Column("position", sa.Integer, nullable=False),
         sa.Column("response_id", sa.Integer, nullable=False),
-        sa.ForeignKeyConstraint(["response_id"], ["response.id"], name="fk_task_response_response_id"),
+        sa.ForeignKeyConstraint(
+            ["response_id"], ["response.id"], name="fk_task_response_response_id"
+        ),
         sa.ForeignKeyConstraint(["task_id"], ["task.id"], name="fk_task_response_task_id"),
         sa.PrimaryKeyConstraint("task_id", "position", name="pk_task_response"),
     )
@@ -210,7 +216,9 @@ def upgrade() -> None:
         sa.Column("body", sa.JSON, nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("saved_at", sa.Double, nullable=False),
-        sa.ForeignKeyConstraint(["assignment_id"], ["assignment.id"], name="fk_draft_assignment_id"),
+        sa.ForeignKeyConstraint(
+            ["assignment_id"], ["assignment.id"], name="fk_draft_assignment_id"
+        ),
         sa.PrimaryKeyConstraint("assignment_id", name="pk_draft"),
     )
     op.create_table(
@@ -235,13 +243,19 @@ def upgrade() -> None:
         sa.Column("instruction_set_id", sa.Integer, nullable=False),
         sa.Column("form_schema_id", sa.Integer, nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
-        sa.ForeignKeyConstraint(["assignment_id"], ["assignment.id"], name="fk_submission_assignment_id"),
-        sa.ForeignKeyConstraint(["form_schema_id"], ["form_schema.id"], name="fk_submission_form_schema_id"),
+        sa.ForeignKeyConstraint(
+            ["assignment_id"], ["assignment.id"], name="fk_submission_assignment_id"
+        ),
+        sa.ForeignKeyConstraint(
+            ["form_schema_id"], ["form_schema.id"], name="fk_submission_form_schema_id"
+        ),
         sa.ForeignKeyConstraint(
             ["instruction_set_id"], ["instruction_set.id"], name="fk_submission_instruction_set_id"
         ),
         sa.PrimaryKeyConstraint("id", name="pk_submission"),
-        sa.UniqueConstraint("assignment_id", "revision", name="uq_submission_assignment_id_revision"),
+        sa.UniqueConstraint(
+            "assignment_id", "revision", name="uq_submission_assignment_id_revision"
+        ),
         sa.UniqueConstraint("idempotency_key", name="uq_submission_idempotency_key"),
     )
     op.create_table(
@@ -250,7 +264,9 @@ def upgrade() -> None:
         sa.Column("flags", sa.JSON, nullable=False),
         sa.Column("use_case", sa.Text),
         sa.Column("language", sa.Text),
-        sa.ForeignKeyConstraint(["submission_id"], ["submission.id"], name="fk_prompt_rating_submission_id"),
+        sa.ForeignKeyConstraint(
+            ["submission_id"], ["submission.id"], name="fk_prompt_rating_submission_id"
+        ),
         sa.PrimaryKeyConstraint("submission_id", name="pk_prompt_rating"),
     )
     op.create_table(
@@ -260,6 +276,8 @@ def upgrade() -> None:
         sa.Column("rank", sa.Integer, nullable=False),
         sa.Column("likert", sa.Integer),
         sa.Column("flags", sa.JSON, nullable=False),
-        sa.ForeignKeyConstraint(["submission_id"], ["submission.id"], name="fk_response_rating_submission_id"),
+        sa.ForeignKeyConstraint(
+            ["submission_id"], ["submission.id"], name="fk_response_rating_submission_id"
+        ),
         sa.PrimaryKeyConstraint("submission_id", "position", name="pk_response_rating"),
     )
