@@ -79,7 +79,7 @@ def balanced_seeds(shape: Shape, iterations: int, count: int) -> list[int]:
     draws of every row, and a row ends at the first that falls to the stop token, which comes third
     after two of the chance of any other.
     """
-    from podium.decoding import row_uniforms
+    from podium.sampling.choice import row_uniforms
     from ppo.learner import sampling_seed
 
     cap = shape.response_length

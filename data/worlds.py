@@ -13,10 +13,10 @@ As the stage "world" this module writes `documents.{train,validation}.jsonl`, `d
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,9 +25,6 @@ from data.records import Demonstration, Document, Prompt, Question
 from data.willowbrook.card import data_card
 from data.willowbrook.world import Willowbrook
 from podium.errors import DataError
-
-if TYPE_CHECKING:
-    from podium.stage import Stage
 
 FORMAT = 1  # of world.json; a change of the generator that changes its records raises it
 SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
@@ -226,7 +223,15 @@ def _named(prompts: Sequence[Prompt], prefix: str) -> Iterator[Prompt]:
         yield prompt.model_copy(update={"id": f"{prefix}-{number:05d}"})
 
 
-def main(config: Config, stage: "Stage") -> None:
+class Output(Protocol):
+    """Of the stage's context, what this stage needs; the context itself opens worlds."""
+
+    def finish(
+        self, save: Callable[[Path], None], metrics: dict[str, float], card: str, tokens: int = 0
+    ) -> None: ...
+
+
+def main(config: Config, stage: Output) -> None:
     """The stage "world": all files in final/, the data card as its card."""
     files = make_records(config)
     counts = {name.removesuffix(".jsonl"): float(len(records)) for name, records in files.items()}
@@ -235,9 +240,3 @@ def main(config: Config, stage: "Stage") -> None:
         counts,
         data_card(config.model_dump(), files),
     )
-
-
-if __name__ == "__main__":
-    from podium.launch import run_stage_main
-
-    run_stage_main("world")

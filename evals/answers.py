@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.records import Prompt
 from data.template import decode_response, encode_prompt, encode_response
 from evals.records import Answer
-from podium.sampler import EmbeddedSampler, Sample, SamplingParams
+from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.protocol import Sample, SamplingParams
 from podium.statistics import bon_unbiased
 from reward.model import RewardEnsemble
 from reward.score import score_texts

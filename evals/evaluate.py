@@ -31,12 +31,12 @@ from evals.answers import Judge, Scorer, answer_prompts, best_of_curve, pick_bes
 from evals.measure import HeldOut, Measured, context_of, measure, summarise
 from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
 from podium.errors import DataError, Interrupted
-from podium.launch import run_stage_main
 from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
-from podium.recipe import Recipe
-from podium.sampler import SamplingParams
-from podium.stage import Stage
-from podium.stages import ARM_PREFIX
+from podium.run.context import StageContext
+from podium.run.launch import run_stage_main
+from podium.run.recipe import Recipe
+from podium.run.registry import ARM_PREFIX
+from podium.sampling.protocol import SamplingParams
 from reward.score import load_reward_model
 
 DEFAULT_LENGTH = 64  # tokens an answer in a chain without PPO
@@ -84,7 +84,7 @@ class Config(BaseModel):
     questions: int = Field(600, ge=0, description="fact questions to ask; 0 asks none")
 
 
-def main(config: Config, stage: Stage) -> None:
+def main(config: Config, stage: StageContext) -> None:
     # 1. Who is compared, who judges, and on what.
     length = answer_length(config, stage.recipe)
     rows = rows_of(config, stage.recipe)
@@ -176,7 +176,7 @@ def answer_length(config: Config, recipe: Recipe) -> int:
 
 
 def drop_foreign_base(
-    rows: dict[str, str], tokenizer: PreTrainedTokenizerBase, stage: Stage
+    rows: dict[str, str], tokenizer: PreTrainedTokenizerBase, stage: StageContext
 ) -> None:
     """Leave the base out when its ids mean something else than SFT's (which only ever appends
     tokens).
@@ -196,7 +196,7 @@ def reference_of(config: Config, recipe: Recipe) -> str:
     return config.reference or (recipe.ppo.model if recipe.ppo is not None else config.sft)
 
 
-def make_judge(config: Config, stage: Stage) -> Judge:
+def make_judge(config: Config, stage: StageContext) -> Judge:
     """The world, the independent judge and the reward model, as far as the run has them."""
     reward = config.reward_model
     if reward is None and stage.recipe.reward is not None:
@@ -214,7 +214,7 @@ def make_judge(config: Config, stage: Stage) -> Judge:
 
 
 def read_held_out(
-    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, context: int
+    config: Config, stage: StageContext, tokenizer: PreTrainedTokenizerBase, context: int
 ) -> HeldOut:
     """Test prompts that leave room for an answer, validation documents, and questions; the same
     ones for a seed.
@@ -284,7 +284,7 @@ def ordered(rows: Iterable[str]) -> list[str]:
 
 
 def describe_setup(
-    config: Config, stage: Stage, rows: dict[str, str], judge: Judge, held_out: HeldOut
+    config: Config, stage: StageContext, rows: dict[str, str], judge: Judge, held_out: HeldOut
 ) -> dict[str, Any]:
     """What the numbers rest on, for the report."""
     return {
@@ -326,7 +326,7 @@ def card(results: dict[str, Any]) -> str:
 
 
 def _load(
-    stage: Stage, ref: str, tokenizer: PreTrainedTokenizerBase, same_tokenizer: bool = True
+    stage: StageContext, ref: str, tokenizer: PreTrainedTokenizerBase, same_tokenizer: bool = True
 ) -> PreTrainedModel:
     """A causal LM that reads SFT's ids; a base model from elsewhere gains untrained rows for the
     tokens SFT added.

@@ -11,7 +11,7 @@ from math import comb
 
 import numpy as np
 
-from podium.sampler import Sample
+from podium.sampling.protocol import Sample
 
 LONGEST_LOOP_UNIT = 8  # tokens; a longer phrase said twice is a refrain rather than a loop
 _PUNCTUATION = re.compile(r"[!\"#$%&()*+,-./:;<=>?@\[\]\\^`{|}~_']")

@@ -17,7 +17,7 @@ from evals.perplexity import block_losses
 from evals.records import Answer
 from evals.tax import alignment_tax
 from evals.winrate import WinRate, length_matched_win_rate, win_rate
-from podium.sampler import SamplingParams
+from podium.sampling.protocol import SamplingParams
 from podium.statistics import bon_kl, mean_with_interval
 
 LONGEST_CONTEXT = 2048  # tokens a block of held-out text, also where a model could read more

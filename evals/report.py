@@ -19,10 +19,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from data.jsonl import read_jsonl
 from evals import plots
 from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
-from podium.commands import finished_stages
 from podium.metrics import read_metrics
 from podium.progress import say
-from podium.stages import ARM_PREFIX, STAGES
+from podium.run.folders import finished_stages
+from podium.run.registry import ARM_PREFIX, STAGES
 from podium.storage import write_text
 
 FIELDS = (

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -105,6 +107,24 @@ def moved(model: Model, device: torch.device, dtype: torch.dtype = torch.float32
     type check.)
     """
     return torch.nn.Module.to(model, device, dtype)
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the model's parameters lie."""
+    return next(model.parameters()).device
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Dropout off inside, the model's former mode restored after."""
+    was_training = model.training
+    if was_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()
 
 
 def count_parameters(model: torch.nn.Module) -> int:

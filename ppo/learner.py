@@ -16,12 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from podium import runtime
-from podium.attention import attend_in_fp32
 from podium.engine import init_distributed, load_engine, make_engine, save_engine, world_size
 from podium.errors import RecipeError
 from podium.models import count_parameters
 from podium.runtime import Dtype, rng_state, set_rng_state
-from podium.sampler import EmbeddedSampler, SamplingParams
+from podium.sampling.attention import attend_in_fp32
+from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.protocol import SamplingParams
 from podium.schedule import constant_with_warmup
 from ppo.advantages import gae, kl_shaped_rewards, whiten
 from ppo.config import Config

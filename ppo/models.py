@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from podium.decoding import token_logprobs
 from podium.models import inside_peft
 from podium.runtime import Dtype, autocast
+from podium.sampling.logprobs import token_logprobs
 from reward.model import DROPOUT_FIELDS, Lora, RewardEnsemble
 from reward.score import score, token_values
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from podium.engine import world_size
-from podium.sampler import Sample
+from podium.sampling.protocol import Sample
 
 # Tokens of a pass from which on a shorter pass is no slower a token: seen on a CPU, a guess for a
 # GPU.

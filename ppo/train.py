@@ -14,7 +14,7 @@ Run     python -m ppo.train RECIPE        torchrun --nproc-per-node 2 -m ppo.tra
 The loop reads as the algorithm does: sample prompts, roll out, score, shape rewards by KL,
 advantages, update, log. Maths: `advantages.py`, `losses.py`. What passes from rollout to update:
 `RolloutBatch` in `rollout.py`. Left out: sampling on other machines (a `Sampler` for vLLM fits
-behind `podium.sampler`), and per-token reward models.
+behind `podium.sampling.protocol`), and per-token reward models.
 """
 
 from collections.abc import Iterator
@@ -30,9 +30,9 @@ from data.records import Prompt
 from data.template import decode_response, encode_prompt
 from podium.engine import full_state_dict
 from podium.errors import DataError, DivergenceError, Interrupted, ParentError
-from podium.launch import run_stage_main
 from podium.models import load_causal_lm, load_tokenizer, save_model
-from podium.stage import Stage
+from podium.run.context import StageContext
+from podium.run.launch import run_stage_main
 from ppo.config import Config
 from ppo.guard import breaches
 from ppo.learner import Learner, Models
@@ -44,7 +44,7 @@ from reward.model import RewardEnsemble, load_reward_model, merged, save_reward_
 __all__ = ["Config", "main"]
 
 
-def main(config: Config, stage: Stage) -> None:
+def main(config: Config, stage: StageContext) -> None:
     # 1. Tokenizer, four models, engines; go on from a checkpoint if there is one.
     tokenizer, models = load_models(config, stage)
     pad, stop = tokenizer.pad_token_id, tokenizer.eos_token_id
@@ -121,7 +121,7 @@ def main(config: Config, stage: Stage) -> None:
 # -------------------------------------------------------------------------------
 
 
-def load_models(config: Config, stage: Stage) -> tuple[PreTrainedTokenizerBase, Models]:
+def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenizerBase, Models]:
     """Policy, reward and value models of the recipe, each its own copy, and the policy's tokenizer.
 
     Raises:
@@ -139,7 +139,7 @@ def load_models(config: Config, stage: Stage) -> tuple[PreTrainedTokenizerBase, 
     return tokenizer, Models(load_causal_lm(policy_dir), reward, load_value_model(config, stage))
 
 
-def load_value_model(config: Config, stage: Stage) -> PreTrainedModel:
+def load_value_model(config: Config, stage: StageContext) -> PreTrainedModel:
     """A copy of the reward model, or the model that the recipe names; of an ensemble its first
     member.
     """
@@ -147,7 +147,7 @@ def load_value_model(config: Config, stage: Stage) -> PreTrainedModel:
     return value.members[0] if isinstance(value, RewardEnsemble) else value
 
 
-def resume(learner: Learner, stage: Stage) -> int:
+def resume(learner: Learner, stage: StageContext) -> int:
     """Put back the newest checkpoint and return its iteration; without one save the start, the
     guard's way back.
     """
@@ -160,7 +160,7 @@ def resume(learner: Learner, stage: Stage) -> int:
 
 
 def load_prompts(
-    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, models: Models
+    config: Config, stage: StageContext, tokenizer: PreTrainedTokenizerBase, models: Models
 ) -> tuple[list[Prompt], list[list[int]]]:
     """The training prompts that fit, and their ids. Longer ones are dropped and counted (the paper:
     over 1k tokens).
@@ -193,7 +193,9 @@ def load_prompts(
     return [prompt for prompt, _ in kept], [ids for _, ids in kept]
 
 
-def load_windows(config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Tensor | None:
+def load_windows(
+    config: Config, stage: StageContext, tokenizer: PreTrainedTokenizerBase
+) -> Tensor | None:
     """The pretraining documents as full windows, (N, T) int32; None for plain PPO."""
     if not config.windows_per_step:
         return None
@@ -214,7 +216,7 @@ def documents_of(
 
 
 def fixed_prompts(
-    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase
+    config: Config, stage: StageContext, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[Prompt, list[int]]]:
     """The prompts whose answers are written every few iterations: the first of the validation set
     that are short.
@@ -232,7 +234,7 @@ def show_samples(
     learner: Learner,
     tokenizer: PreTrainedTokenizerBase,
     fixed: list[tuple[Prompt, list[int]]],
-    stage: Stage,
+    stage: StageContext,
     step: int,
 ) -> None:
     """Answer the fixed prompts, always with the same random numbers, and write
@@ -245,7 +247,12 @@ def show_samples(
 
 
 def roll_back(
-    learner: Learner, config: Config, stage: Stage, iteration: int, problems: list[str], saved: int
+    learner: Learner,
+    config: Config,
+    stage: StageContext,
+    iteration: int,
+    problems: list[str],
+    saved: int,
 ) -> None:
     """Take the learner back to the checkpoint of iteration `saved` and lower its learning rates.
 
@@ -274,7 +281,11 @@ def roll_back(
 
 
 def save_final(
-    learner: Learner, tokenizer: PreTrainedTokenizerBase, config: Config, stage: Stage, folder: Path
+    learner: Learner,
+    tokenizer: PreTrainedTokenizerBase,
+    config: Config,
+    stage: StageContext,
+    folder: Path,
 ) -> None:
     """The policy into `folder`, the value model into value/, LoRA's adapter into adapter/. All
     processes call it.

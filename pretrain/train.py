@@ -43,11 +43,11 @@ from podium.engine import (
     step,
 )
 from podium.errors import DataError, Interrupted, RecipeError
-from podium.launch import run_stage_main
 from podium.models import count_parameters, load_causal_lm, load_tokenizer, resize_for, save_model
+from podium.run.context import StageContext
+from podium.run.launch import run_stage_main
 from podium.runtime import rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
-from podium.stage import Stage
 from pretrain.batches import BatchRamp, batch_sizes, rows_at
 from pretrain.presets import PRESETS, build_config, build_model, preset
 
@@ -121,7 +121,7 @@ class Config(BaseModel):
     )
 
 
-def main(config: Config, stage: Stage) -> None:
+def main(config: Config, stage: StageContext) -> None:
     # 1. Tokenizer and model.
     init_distributed()
     documents = stage.records("documents", "train")
@@ -216,7 +216,7 @@ def main(config: Config, stage: Stage) -> None:
 
 
 def start_model(
-    config: Config, stage: Stage, documents: list[Document]
+    config: Config, stage: StageContext, documents: list[Document]
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, float]:
     """Tokenizer, model, and the peak learning rate: a new model of a preset, or an existing one."""
     if config.init_from is not None:
@@ -286,7 +286,7 @@ def update(
     bos_id: int,
     learning_rate: float,
     config: Config,
-    stage: Stage,
+    stage: StageContext,
 ) -> tuple[float, float]:
     """One update on the global batch, (B, T); returns its mean loss in nats a token and the
     gradient norm.
@@ -319,7 +319,7 @@ def next_token_nll(engine: Any, ids: torch.Tensor, bos_id: int) -> torch.Tensor:
 
 @torch.no_grad()
 def evaluate(
-    engine: Any, held_out: torch.Tensor, bos_id: int, config: Config, stage: Stage
+    engine: Any, held_out: torch.Tensor, bos_id: int, config: Config, stage: StageContext
 ) -> dict[str, float]:
     """Mean loss a token, in nats, on held-out windows (N, T), shared out over processes."""
     engine.eval()
@@ -336,7 +336,11 @@ def evaluate(
 
 
 def write_sample(
-    engine: Any, tokenizer: PreTrainedTokenizerBase, config: Config, stage: Stage, number: int
+    engine: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    config: Config,
+    stage: StageContext,
+    number: int,
 ) -> None:
     """Put a text of the model's own into the logbook. Its randomness does not touch training's."""
     if config.engine.zero_stage == 3 or not stage.is_main:
@@ -362,7 +366,7 @@ def write_sample(
     )
 
 
-def save(engine: Any, stage: Stage, number: int) -> None:
+def save(engine: Any, stage: StageContext, number: int) -> None:
     """A checkpoint to resume from, every process its part."""
 
     def write(folder: Path) -> None:
@@ -372,7 +376,7 @@ def save(engine: Any, stage: Stage, number: int) -> None:
     stage.save_checkpoint(number, write)
 
 
-def resume(engine: Any, stage: Stage) -> int:
+def resume(engine: Any, stage: StageContext) -> int:
     """Put back the newest checkpoint; returns the updates already done (0 without one)."""
     found = stage.latest_checkpoint()
     if found is None:

@@ -17,12 +17,13 @@ from data.records import Prompt
 from data.template import decode_response, encode_prompt
 from data.worlds import open_world
 from podium.errors import DataError, PodiumError
-from podium.lineage import absolute, source_of
 from podium.models import load_causal_lm, load_tokenizer, moved
-from podium.parents import find_parent
-from podium.recipe import load_recipe
+from podium.run.lineage import absolute, source_of
+from podium.run.parents import find_parent
+from podium.run.recipe import load_recipe
 from podium.runtime import device
-from podium.sampler import EmbeddedSampler, SamplingParams
+from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.protocol import SamplingParams
 from podium.statistics import Estimate, bon_kl, bon_unbiased, mean_with_interval
 from reward.score import load_reward_model, score_texts
 

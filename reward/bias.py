@@ -14,13 +14,16 @@ from data.records import Demonstration, Message, Ranking
 from data.template import encode_prompt, encode_response
 from podium.errors import DataError
 from podium.progress import say
-from podium.stage import Stage
+from podium.run.context import StageContext
 from reward.model import RewardEnsemble
 from reward.score import score_texts
 
 
 def zero_point(
-    stage: Stage, rankings: Sequence[Ranking], tokenizer: PreTrainedTokenizerBase, max_length: int
+    stage: StageContext,
+    rankings: Sequence[Ranking],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
 ) -> list[Demonstration]:
     """What shall score mean 0: the labelers' demonstrations; without any, the best answer of every
     training ranking.

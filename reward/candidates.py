@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerBase
 from data.records import Message, Prompt, Record
 from data.template import decode_response, encode_prompt, prepare_tokenizer
 from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
-from podium.sampler import EmbeddedSampler, Sampler, SamplingParams
-from podium.stage import Stage
+from podium.run.context import StageContext
+from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.protocol import Sampler, SamplingParams
 
 OFF_TOPIC = "off_topic"
 
@@ -47,7 +48,7 @@ class Writer(NamedTuple):
     context: int
 
 
-def load_writer(stage: Stage, ref: str, max_batch: int) -> Writer:
+def load_writer(stage: StageContext, ref: str, max_batch: int) -> Writer:
     """The model `ref` names, ready to sample; it may have another tokenizer than the rest of the
     chain.
     """
@@ -74,7 +75,7 @@ def fits(prompt: Prompt, writers: dict[str, Writer], max_new_tokens: int) -> boo
 
 
 def answer(
-    stage: Stage,
+    stage: StageContext,
     writer: Writer,
     prompts: Sequence[Prompt],
     counts: Sequence[int],
@@ -104,7 +105,7 @@ def answer(
 
 
 def block(
-    stage: Stage,
+    stage: StageContext,
     writers: dict[str, Writer],
     prompts: Sequence[tuple[str, Prompt]],
     plans: Sequence[list[str]],

@@ -31,10 +31,10 @@ from data.jsonl import read_jsonl, write_jsonl
 from data.records import Prompt, Ranking
 from data.worlds import Labeler
 from podium.errors import DataError, Interrupted
-from podium.launch import run_stage_main
 from podium.progress import say
-from podium.sampler import SamplingParams
-from podium.stage import Stage
+from podium.run.context import StageContext
+from podium.run.launch import run_stage_main
+from podium.sampling.protocol import SamplingParams
 from podium.storage import write_json
 from reward.candidates import OFF_TOPIC, Candidates, block, fits, load_writer, plan
 from reward.sources import HELDOUT, SPLITS, read_splits
@@ -89,7 +89,7 @@ class Config(BaseModel):
         return self
 
 
-def main(config: Config, stage: Stage) -> None:
+def main(config: Config, stage: StageContext) -> None:
     # 1. Rankings that people made need no sampling.
     if stage.recipe.data.rankings is not None:
         splits = read_splits(stage, None)
@@ -109,7 +109,7 @@ def main(config: Config, stage: Stage) -> None:
     publish(stage, rankings, candidates, counts)
 
 
-def sample(config: Config, stage: Stage) -> tuple[list[Candidates], Counter[str]]:
+def sample(config: Config, stage: StageContext) -> tuple[list[Candidates], Counter[str]]:
     """The candidates of all prompts, block after block, and what is worth telling about them."""
     prompts = [("train", p) for p in stage.records("prompts", "train")[: config.prompts]]
     prompts += [
@@ -224,7 +224,7 @@ def judge(
     return found
 
 
-def nobody_ranks(stage: Stage, candidates: Sequence[Candidates]) -> DataError:
+def nobody_ranks(stage: StageContext, candidates: Sequence[Candidates]) -> DataError:
     """The error of a run without labelers; the candidates are kept for people to rank."""
     path = stage.dir / "candidates.jsonl"
     if stage.is_main:
@@ -239,7 +239,7 @@ def nobody_ranks(stage: Stage, candidates: Sequence[Candidates]) -> DataError:
 
 
 def publish(
-    stage: Stage,
+    stage: StageContext,
     rankings: dict[str, list[Ranking]],
     candidates: Sequence[Candidates],
     counts: Counter[str],
@@ -305,7 +305,7 @@ def card(rankings: dict[str, list[Ranking]], metrics: dict[str, float]) -> str:
 
 
 def save_progress(
-    stage: Stage, done: int, candidates: Sequence[Candidates], counts: Counter[str]
+    stage: StageContext, done: int, candidates: Sequence[Candidates], counts: Counter[str]
 ) -> None:
     """A checkpoint: the candidates so far."""
 
@@ -317,7 +317,7 @@ def save_progress(
     stage.save_checkpoint(done, write)
 
 
-def resume(stage: Stage) -> tuple[int, list[Candidates], Counter[str]]:
+def resume(stage: StageContext) -> tuple[int, list[Candidates], Counter[str]]:
     """Prompts done, their candidates and counts; nothing at the beginning."""
     found = stage.latest_checkpoint()
     if found is None:

@@ -24,9 +24,9 @@ from data.records import Ranking
 from podium.engine import full_state_dict, init_distributed
 from podium.errors import DataError, PodiumError
 from podium.models import moved
-from podium.parents import find_parent
 from podium.progress import say
-from podium.recipe import load_recipe
+from podium.run.parents import find_parent
+from podium.run.recipe import load_recipe
 from podium.runtime import device, resolve_dtype, set_threads
 from podium.storage import write_json, write_text
 from reward.batches import Item, tokenise

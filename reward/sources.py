@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from data.records import Message, Ranking
 from podium.errors import DataError
-from podium.lineage import STAGE_FILE
-from podium.stage import Stage
+from podium.run.context import StageContext
+from podium.run.lineage import STAGE_FILE
 
 HELDOUT = "heldout"
 VALIDATION_SHARE = 0.1
@@ -49,7 +49,7 @@ def share_of(key: str, salt: str) -> float:
     return int(hashlib.sha256(f"{salt}{key}".encode()).hexdigest()[:12], 16) / 16**12
 
 
-def read_splits(stage: Stage, source: str | None) -> Splits:
+def read_splits(stage: StageContext, source: str | None) -> Splits:
     """The rankings of one source, split.
 
     Raises:

@@ -38,12 +38,12 @@ from podium.engine import (
     save_engine,
 )
 from podium.errors import DataError, Interrupted
-from podium.launch import run_stage_main
 from podium.models import load_tokenizer, moved
 from podium.progress import say
+from podium.run.context import StageContext
+from podium.run.launch import run_stage_main
 from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
-from podium.stage import Stage
 from reward.batches import Item, Margin, epoch_batches, shuffled_pairs, tokenise
 from reward.bias import center, zero_point
 from reward.evaluate import headline, trust_report
@@ -179,7 +179,7 @@ class Start(NamedTuple):
 Weights = dict[str, torch.Tensor]
 
 
-def main(config: Config, stage: Stage) -> None:
+def main(config: Config, stage: StageContext) -> None:
     # 1. Rankings as tokens. What cannot teach is dropped, counted and reported.
     init_distributed()
     start = starting_point(config, stage)
@@ -222,7 +222,7 @@ def main(config: Config, stage: Stage) -> None:
     stage.finish(save, headline(report), card(config, report), tokens=tokens)
 
 
-def starting_point(config: Config, stage: Stage) -> Start:
+def starting_point(config: Config, stage: StageContext) -> Start:
     """The parent's folder and tokenizer, and how many tokens a prompt and its response may have."""
     return start_in(stage.parent(config.model), config.max_length)
 
@@ -234,7 +234,7 @@ def start_in(folder: Path, max_length: int | None) -> Start:
     return Start(folder, tokenizer, min(max_length or 10**9, context or 10**9))
 
 
-def ranking_sets(config: Config, stage: Stage) -> list[tuple[Splits, float]]:
+def ranking_sets(config: Config, stage: StageContext) -> list[tuple[Splits, float]]:
     """Every set of rankings with its weight."""
     if isinstance(config.rankings, list):
         sets = [(read_splits(stage, entry.source), entry.weight) for entry in config.rankings]
@@ -246,7 +246,7 @@ def ranking_sets(config: Config, stage: Stage) -> list[tuple[Splits, float]]:
 
 
 def plan_fits(
-    config: Config, stage: Stage, sets: list[tuple[Splits, float]], start: Start
+    config: Config, stage: StageContext, sets: list[tuple[Splits, float]], start: Start
 ) -> list[Fit]:
     """What to train, in order: the members, then the model of the second half if one is wanted."""
     half = "first" if config.half == "split" else config.half
@@ -262,7 +262,7 @@ def plan_fits(
 
 
 def training_items(
-    config: Config, stage: Stage, sets: list[tuple[Splits, float]], start: Start, half: str
+    config: Config, stage: StageContext, sets: list[tuple[Splits, float]], start: Start, half: str
 ) -> list[Item]:
     """The training rankings of one half of the prompts (or all) as tokens; drops are told.
 
@@ -305,7 +305,7 @@ def training_batches(config: Config, items: list[Item], seed: int) -> list[list[
 
 
 def train_fits(
-    config: Config, stage: Stage, start: Start, fits: list[Fit], watched: list[Item]
+    config: Config, stage: StageContext, start: Start, fits: list[Fit], watched: list[Item]
 ) -> tuple[list[Weights], int]:
     """Train one fit after the other; returns their weights and the tokens read. Goes on from a
     checkpoint.
@@ -396,7 +396,7 @@ def one_update(
     return metrics | {"tokens": tokens, "tokens_per_second": tokens / (time.perf_counter() - began)}
 
 
-def save_progress(stage: Stage, engine: Any, number: int, trained: list[Weights]) -> None:
+def save_progress(stage: StageContext, engine: Any, number: int, trained: list[Weights]) -> None:
     """A checkpoint: every process its part of the engine, the main one the fits that are
     finished.
     """
@@ -417,7 +417,7 @@ def finished_model(config: Config, start: Start, seed: int, weights: Weights) ->
     return merged(module.model).eval()
 
 
-def note_counts(stage: Stage, counts: Counter[str]) -> None:
+def note_counts(stage: StageContext, counts: Counter[str]) -> None:
     """Tell the user and the logbook what was dropped."""
     for reason, count in counts.items():
         say(f"  {count} {reason}")

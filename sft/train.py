@@ -27,10 +27,10 @@ from data.packing import encode_documents
 from data.template import encode_prompt, prepare_tokenizer
 from podium.engine import EngineConfig
 from podium.errors import DataError, Interrupted, RecipeError
-from podium.launch import run_stage_main
 from podium.models import count_parameters, load_causal_lm, load_tokenizer, resize_for, save_model
+from podium.run.context import StageContext
+from podium.run.launch import run_stage_main
 from podium.runtime import seed_everything
-from podium.stage import Stage
 from sft.batches import Encoded, Row, encode_demonstrations, fill_with_documents, lay_out_batches
 from sft.dropout import set_residual_dropout
 from sft.trainer import (
@@ -120,7 +120,7 @@ class Config(BaseModel):
     )
 
 
-def main(config: Config, stage: Stage) -> None:
+def main(config: Config, stage: StageContext) -> None:
     # 1. Model and tokenizer.
     parent = stage.parent(config.model)
     tokenizer = load_tokenizer(parent)
@@ -199,7 +199,11 @@ def main(config: Config, stage: Stage) -> None:
 
 
 def encode(
-    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, context: int, split: str
+    config: Config,
+    stage: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+    split: str,
 ) -> Encoded:
     """The demonstrations of a split as rows; what is too long is dropped, counted and told.
 
@@ -231,7 +235,11 @@ def encode(
 
 
 def lay_out(
-    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, rows: list[Row], context: int
+    config: Config,
+    stage: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[Row],
+    context: int,
 ) -> tuple[list[Row], int]:
     """All rows of the run in training order, and how many of their tokens come from the documents
     (C.3's mix).
@@ -261,7 +269,11 @@ def tokens_by_step(rows: list[Row], batch_size: int) -> list[int]:
 
 
 def make_measure(
-    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, rows: list[Row], context: int
+    config: Config,
+    stage: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[Row],
+    context: int,
 ) -> Any:
     """The function from a model to its validation metrics."""
     scorer = None
@@ -297,7 +309,7 @@ def make_measure(
     return measure
 
 
-def trainer_arguments(config: Config, stage: Stage, steps_per_epoch: int) -> SFTConfig:
+def trainer_arguments(config: Config, stage: StageContext, steps_per_epoch: int) -> SFTConfig:
     """Our fields in the trainer's words, with everything off that would talk, upload or shuffle.
 
     Raises:
@@ -359,7 +371,11 @@ def lora_config(lora: Lora, new_tokens: range) -> LoraConfig:
 
 
 def save_final(
-    config: Config, stage: Stage, tokenizer: PreTrainedTokenizerBase, parent: Path, folder: Path
+    config: Config,
+    stage: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    parent: Path,
+    folder: Path,
 ) -> None:
     """The best model as a plain folder; adapters are merged into the base and kept beside it in
     adapter/.

@@ -25,7 +25,7 @@ from trl import SFTTrainer
 
 from podium.engine import EngineConfig
 from podium.progress import Bar
-from podium.stage import Stage
+from podium.run.context import StageContext
 from podium.storage import PARTIAL, publish, writing
 from sft.batches import Row
 
@@ -56,7 +56,7 @@ class StageTrainer(SFTTrainer):
     def __init__(
         self,
         *,
-        stage: Stage,
+        stage: StageContext,
         measure: Callable[[Any], dict[str, float]],
         select_by: str | None,
         higher_is_better: bool,
@@ -124,7 +124,7 @@ class StageCallback(TrainerCallback):
     """Passes steps, metrics and the wish to stop between the trainer and the stage."""
 
     def __init__(
-        self, stage: Stage, bar: Bar, step_tokens: Sequence[int], steps_per_epoch: float
+        self, stage: StageContext, bar: Bar, step_tokens: Sequence[int], steps_per_epoch: float
     ) -> None:
         self.stage, self.bar, self.steps_per_epoch = stage, bar, steps_per_epoch
         self.step_tokens = step_tokens
@@ -165,13 +165,13 @@ class StageCallback(TrainerCallback):
         return self.busy_tokens / self.busy_seconds if self.busy_seconds else 0.0
 
 
-def read_best(stage: Stage) -> dict[str, float] | None:
+def read_best(stage: StageContext) -> dict[str, float] | None:
     """Step and metrics of the model in `best/`; None when there is none yet."""
     path = stage.dir / "best" / BEST_FILE
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def forget_later_best(stage: Stage, step: int) -> None:
+def forget_later_best(stage: StageContext, step: int) -> None:
     """Remove a best model from after the checkpoint the run goes on from: the run will come by it
     again.
     """

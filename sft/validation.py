@@ -17,14 +17,20 @@ from transformers import (
 
 from podium.engine import all_reduce_sum
 from podium.errors import ParentError
-from podium.sampler import EmbeddedSampler, SamplingParams
-from podium.stage import Stage
+from podium.run.context import StageContext
+from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.protocol import SamplingParams
 from sft.batches import IGNORED, Row
 
 
 @torch.no_grad()
 def validation_metrics(
-    model: nn.Module, rows: Sequence[Row], *, pad_token_id: int, batch_size: int, stage: Stage
+    model: nn.Module,
+    rows: Sequence[Row],
+    *,
+    pad_token_id: int,
+    batch_size: int,
+    stage: StageContext,
 ) -> dict[str, float]:
     """`validation_loss`, nats a response token, and `token_accuracy` over all response tokens of
     `rows`.
@@ -84,7 +90,7 @@ class RewardScorer:
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[list[int]],
         max_new_tokens: int,
-        stage: Stage,
+        stage: StageContext,
     ) -> None:
         try:
             loaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from data.template import prepare_tokenizer
 from podium.errors import ParentError
-from podium.lineage import read_stage_file
 from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
+from podium.run.lineage import read_stage_file
+from podium.run.registry import ARM_PREFIX, STAGES
 from podium.runtime import device
-from podium.sampler import EmbeddedSampler
-from podium.stages import ARM_PREFIX, STAGES
+from podium.sampling.embedded import EmbeddedSampler
 from reward.score import load_reward_model, score
 
 LABELS = {

@@ -12,7 +12,7 @@ from app.chat.catalog import Speaker
 from data.records import Message
 from data.template import decode_response, encode_prompt
 from podium.errors import PodiumError
-from podium.sampler import SamplingParams
+from podium.sampling.protocol import SamplingParams
 
 MIN_ROOM = 16  # tokens an answer gets at least; older turns are dropped to make room
 

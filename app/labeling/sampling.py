@@ -17,8 +17,8 @@ from podium.errors import ParentError
 if TYPE_CHECKING:
     import torch
 
-    from podium.recipe import Recipe
-    from podium.stage import Stage
+    from podium.run.context import StageContext
+    from podium.run.recipe import Recipe
 
 OFF_TOPIC_SHARE = 0.15  # as in the reward stage's default mix
 
@@ -35,7 +35,7 @@ class Place:
     world_size: int = 1
 
     def parent(self, ref: str, same_tokenizer: bool = True) -> Path:
-        from podium.parents import find_parent
+        from podium.run.parents import find_parent
 
         return find_parent(ref, self.recipe, self.run_dir)
 
@@ -57,12 +57,14 @@ def sample_candidates(
     Raises:
         ParentError: a checkpoint is missing, or the run has no prompts.
     """
-    from podium.recipe import load_recipe
+    from podium.run.recipe import load_recipe
     from podium.runtime import device
-    from podium.sampler import SamplingParams
+    from podium.sampling.protocol import SamplingParams
     from reward.candidates import OFF_TOPIC, block, fits, load_writer, plan
 
-    place = cast("Stage", Place(load_recipe(str(run_dir / "recipe.yaml")), run_dir, device(), seed))
+    place = cast(
+        "StageContext", Place(load_recipe(str(run_dir / "recipe.yaml")), run_dir, device(), seed)
+    )
     source = prompt_file or run_dir / "world" / "final" / "prompts.train.jsonl"
     if not source.is_file():
         raise ParentError(

@@ -201,7 +201,7 @@ def serving(site: Site, application: FastAPI | None = None) -> Iterator[str]:
     """
     import uvicorn
 
-    from app.labeling.site import create_site
+    from app.labeling.application import create_site
 
     config = uvicorn.Config(
         application or create_site(site), host="127.0.0.1", port=0, log_level="warning"

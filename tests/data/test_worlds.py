@@ -122,7 +122,7 @@ def test_the_data_card_names_every_file_and_shows_examples(folder):
 
 def test_the_stage_writes_the_same_files(folder, tmp_path):
     class OnePlace:
-        """Stands in for podium.stage.Stage: writes final/ where it is told."""
+        """Stands in for podium.run.context.StageContext: writes final/ where it is told."""
 
         def finish(self, save, metrics, card, tokens=0):
             save(tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evals.evaluate import Config, main
-from podium.stage import Stage
+from podium.run.context import StageContext
 from tests.evals.miniature import make_run
 
 EVALS = Config(prompts=6, samples=2, best_of=4, documents_tokens=1024, questions=12)
@@ -16,7 +16,7 @@ EVALS = Config(prompts=6, samples=2, best_of=4, documents_tokens=1024, questions
 def mini_run(tokenizer, tmp_path_factory) -> Path:
     """The folder of a finished run."""
     recipe, run_dir = make_run(tmp_path_factory.mktemp("runs"), tokenizer, EVALS)
-    stage = Stage("evals", recipe, run_dir)
+    stage = StageContext("evals", recipe, run_dir)
     main(stage.config, stage)
     stage.close()
     return run_dir

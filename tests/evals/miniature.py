@@ -18,8 +18,8 @@ from data.worlds import Config as WorldConfig
 from data.worlds import write_world
 from evals.evaluate import Config
 from podium.models import save_model
-from podium.recipe import DataConfig, Recipe, dump_recipe
-from podium.stage import Stage
+from podium.run.context import StageContext
+from podium.run.recipe import DataConfig, Recipe, dump_recipe
 
 CONTEXT = 512  # a byte-level vocabulary of 320 makes long prompts
 WORLD = WorldConfig(
@@ -126,7 +126,7 @@ def _shape(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
 def _finish(
     name: str, recipe: Recipe, run_dir: Path, save: Any, logged: dict[str, float] | None = None
 ) -> None:
-    stage = Stage(name, recipe, run_dir)
+    stage = StageContext(name, recipe, run_dir)
     for step in range(1, 4):
         stage.log(step, {key: value / step for key, value in (logged or {}).items()})
     stage.finish(save, {"loss": 1.0}, "# A stage of the miniature run")

@@ -23,8 +23,9 @@ from evals.evaluate import Config, drop_foreign_base, main, reference_of, rows_o
 from evals.records import Answer
 from podium.errors import DataError
 from podium.models import load_tokenizer, save_model
-from podium.sampler import EmbeddedSampler, SamplingParams
-from podium.stage import Stage
+from podium.run.context import StageContext
+from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.protocol import SamplingParams
 from tests.evals.miniature import Section, make_model, make_recipe
 
 FIELDS = {
@@ -183,7 +184,7 @@ def test_a_base_whose_ids_mean_something_else_is_left_out(copied_run, tokenizer,
     other = train_bpe(["quite another text, over and over"] * 4, vocab_size=300)
     save_model(make_model(other), other, tmp_path / "foreign")
     recipe = make_recipe(Config(base=str(tmp_path / "foreign")))
-    stage = Stage("evals", recipe, copied_run)
+    stage = StageContext("evals", recipe, copied_run)
     rows = rows_of(recipe.evals, recipe)
     drop_foreign_base(rows, tokenizer, stage)
     assert list(rows) == ["sft", "ppo_ptx", "ppo"]
@@ -198,4 +199,4 @@ def test_prompts_that_leave_no_room_are_an_error_that_says_so(copied_run):
         DataError,
         match=r"none of 20 test prompts leaves 505 tokens(.|\n)*lower evals.max_new_tokens",
     ):
-        main(recipe.evals, Stage("evals", recipe, copied_run))
+        main(recipe.evals, StageContext("evals", recipe, copied_run))

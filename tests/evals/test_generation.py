@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from evals.generation import describe, distinct_n, longest_loop, normalise, pass_at_k, unigram_f1
-from podium.sampler import Sample
+from podium.sampling.protocol import Sample
 
 
 def test_distinct_n_counts_over_all_answers_together():

@@ -28,13 +28,13 @@ def demo_stages(monkeypatch):
     monkeypatch.syspath_prepend(str(HERE))
     import demo_stage
 
-    from podium import stages
+    from podium.run.registry import STAGES
 
-    table, real = demo_stage.install(), dict(stages.STAGES)
-    replace(stages.STAGES, table)
+    table, real = demo_stage.install(), dict(STAGES)
+    replace(STAGES, table)
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     yield table
-    replace(stages.STAGES, real)
+    replace(STAGES, real)
     assert {s: signal.getsignal(s) for s in handlers} == handlers, (
         "a stage must put the signal handlers back"
     )
@@ -55,8 +55,8 @@ def write_recipe(tmp_path) -> Callable[..., Path]:
 @pytest.fixture
 def run_demo(demo_stages, tmp_path, write_recipe) -> Callable[..., Path]:
     """Run stages in this process; returns the run folder."""
-    from podium.launch import opened_run, run_stage
-    from podium.recipe import load_recipe
+    from podium.run.launch import opened_run, run_stage
+    from podium.run.recipe import load_recipe
 
     def run(stages=("pretrain",), sets=(), force=False, **sections) -> Path:
         recipe = load_recipe(write_recipe(**(sections or {"pretrain": {}})), sets)

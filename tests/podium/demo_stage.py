@@ -16,9 +16,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from podium.errors import Interrupted
+from podium.run.context import StageContext
+from podium.run.registry import STAGES, StageSpec
 from podium.runtime import rng_state, set_rng_state
-from podium.stage import Stage
-from podium.stages import STAGES, StageSpec
 
 
 class Config(BaseModel):
@@ -36,7 +36,7 @@ class Config(BaseModel):
     reads: bool = Field(False, description="whether it reads data.documents")
 
 
-def main(config: Config, stage: Stage) -> None:
+def main(config: Config, stage: StageContext) -> None:
     # 1. What goes in.
     if config.model:
         stage.parent(config.model)
@@ -90,6 +90,6 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
     STAGES.clear()
     STAGES.update(install())
-    from podium.cli import app
+    from podium.cli.main import app
 
     app()

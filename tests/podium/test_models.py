@@ -109,10 +109,12 @@ def test_an_empty_folder_is_no_model(tmp_path):
 
 @pytest.fixture
 def stage(demo_stages, write_recipe, tmp_path):
-    from podium.recipe import load_recipe
-    from podium.stage import Stage
+    from podium.run.context import StageContext
+    from podium.run.recipe import load_recipe
 
-    opened = Stage("pretrain", load_recipe(write_recipe(pretrain={})), tmp_path / "runs" / "demo")
+    opened = StageContext(
+        "pretrain", load_recipe(write_recipe(pretrain={})), tmp_path / "runs" / "demo"
+    )
     yield opened
     opened.close()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from podium.compiled import CompiledStep
+from podium.sampling.compiled import CompiledStep
 from ppo.config import Config
 
 PROMPTS = [

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from podium.sampler import Sample
+from podium.sampling.protocol import Sample
 from ppo.rollout import episodes, passes_by_length, read_scores, read_tokens
 
 PROMPTS = [

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from podium.errors import DataError, DivergenceError, Interrupted, ParentError, RunFolderError
-from podium.launch import run_one
-from podium.recipe import load_recipe
-from podium.stage import Stage
+from podium.run.context import StageContext
+from podium.run.launch import run_one
+from podium.run.recipe import load_recipe
 from ppo.learner import Learner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,13 +60,13 @@ def assert_same_weights(a: Path, b: Path) -> None:
 
 def stop_after(monkeypatch, iteration: int) -> None:
     """Ctrl-C as seen by the stage at this iteration."""
-    original = Stage.log
+    original = StageContext.log
 
     def log(self, step, found):
         original(self, step, found)
         self.signal_seen = signal.SIGINT if step == iteration else self.signal_seen
 
-    monkeypatch.setattr(Stage, "log", log)
+    monkeypatch.setattr(StageContext, "log", log)
 
 
 def test_it_writes_policy_value_model_log_and_samples(make_recipe, tmp_path):
@@ -281,7 +281,7 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_to_the_same_weights(
     make_recipe, tmp_path
 ):
     """A real tmpfs: a later checkpoint does not fit, the one before survives, with room the run
-    ends as if nothing had happened. Mutation seen red: `writing` left out of `Stage._write_folder`.
+    ends as if nothing had happened. Mutation seen red: `writing` left out of `StageContext._write_folder`.
     """
     config = {"save_steps": 1}
     whole = train(make_recipe("whole", **config), tmp_path / "runs")

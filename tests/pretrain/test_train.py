@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
-from podium.launch import run_one
 from podium.models import save_model
-from podium.recipe import load_recipe
+from podium.run.context import StageContext
+from podium.run.launch import run_one
+from podium.run.recipe import load_recipe
 from podium.schedule import cosine_to_fraction
-from podium.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(make_recipe, tmp_
         return asked["times"] == 6
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stage, "stop_requested", property(stop_at_the_sixth))
+        patch.setattr(StageContext, "stop_requested", property(stop_at_the_sixth))
         with pytest.raises(Interrupted):
             train(recipe, tmp_path / "broken")
     assert not (tmp_path / "broken/run/pretrain/final").exists()

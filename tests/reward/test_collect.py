@@ -11,9 +11,9 @@ import yaml
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Message, Prompt, Ranking
 from podium.errors import DataError, Interrupted, RecipeError
-from podium.launch import run_one
-from podium.recipe import load_recipe
-from podium.stage import Stage
+from podium.run.context import StageContext
+from podium.run.launch import run_one
+from podium.run.recipe import load_recipe
 from tests.reward.conftest import village_rankings
 
 PROMPTS = [
@@ -118,7 +118,7 @@ def test_a_stopped_collection_goes_on_to_the_same_rankings(recipe, tmp_path, mon
     path = recipe()
     unbroken = collect(path, tmp_path / "unbroken")
     with monkeypatch.context() as patch:
-        patch.setattr(Stage, "stop_requested", True)
+        patch.setattr(StageContext, "stop_requested", True)
         with pytest.raises(Interrupted):
             collect(path, tmp_path / "broken")
     broken = collect(path, tmp_path / "broken")

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Demonstration, Message, Ranking
 from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
-from podium.launch import run_one
-from podium.recipe import load_recipe
-from podium.stage import Stage
+from podium.run.context import StageContext
+from podium.run.launch import run_one
+from podium.run.recipe import load_recipe
 from reward.score import load_reward_model, score_texts
 from tests.reward.conftest import ranking
 
@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(make_recipe, tmp_path, monkeypatch):
         return asked["times"] == 19
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stage, "stop_requested", property(stop_later))
+        patch.setattr(StageContext, "stop_requested", property(stop_later))
         with pytest.raises(Interrupted):
             train(recipe, tmp_path / "broken")
     broken = train(recipe, tmp_path / "broken")

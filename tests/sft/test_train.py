@@ -19,11 +19,11 @@ from data.jsonl import read_jsonl
 from data.records import Demonstration
 from data.template import encode_conversation
 from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
-from podium.launch import run_one
 from podium.models import load_causal_lm, load_tokenizer, save_model
-from podium.recipe import load_recipe
+from podium.run.context import StageContext
+from podium.run.launch import run_one
+from podium.run.recipe import load_recipe
 from podium.schedule import cosine_to_fraction
-from podium.stage import Stage
 from sft.batches import IGNORED, encode_demonstrations, lay_out_batches
 from sft.trainer import StageTrainer
 from sft.validation import pad_rows, validation_metrics
@@ -147,7 +147,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(make_recipe, tmp_
         return asked["times"] >= 5
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stage, "stop_requested", property(stop_at_the_fifth))
+        patch.setattr(StageContext, "stop_requested", property(stop_at_the_fifth))
         with pytest.raises(Interrupted):
             train(recipe, tmp_path / "broken")
     assert not (tmp_path / "broken/run/sft/final").exists()

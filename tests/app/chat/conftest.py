@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evals.evaluate import Config
-from podium.sampler import EmbeddedSampler
+from podium.sampling.embedded import EmbeddedSampler
 from tests.evals.miniature import make_run
 
 CHROMIUM = os.environ.get("PODIUM_CHROMIUM", "/usr/bin/chromium")

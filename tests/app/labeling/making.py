@@ -7,8 +7,9 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from app.labeling import accounts
+from app.labeling.application import create_site
 from app.labeling.importing import BatchRules, Candidates, add_tasks, create_batch
-from app.labeling.site import Site, create_site
+from app.labeling.site import Site
 from app.labeling.tables import Batch
 from data.records import Message
 

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from app.labeling.site import create_site
+from app.labeling.application import create_site
 from tests.app.labeling.making import Browser, add_batch, add_person, answer_to, every_route
 
 EXAMPLES = 12  # a route; sixty each were run by hand

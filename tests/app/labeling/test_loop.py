@@ -15,7 +15,7 @@ from data.jsonl import read_jsonl, write_jsonl
 from data.records import Ranking
 from data.worlds import load_world
 from evals.evaluate import Config
-from podium.recipe import DataConfig, Recipe, dump_recipe
+from podium.run.recipe import DataConfig, Recipe, dump_recipe
 from tests.evals.miniature import WORLD, make_run
 
 

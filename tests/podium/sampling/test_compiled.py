@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM, MistralConfig, MistralForCausalLM
 
-from podium import compiled as compiled_module
-from podium import prepacked as prepacked_module
-from podium.compiled import CompiledStep
-from podium.sampler import EmbeddedSampler, SamplingParams
+from podium.sampling import compiled as compiled_module
+from podium.sampling import prepacked as prepacked_module
+from podium.sampling.compiled import CompiledStep
+from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.protocol import SamplingParams
 
 PROMPTS = [
     [5, 6, 7],

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from data.readers import Source
 from podium.errors import RecipeError
-from podium.stages import ARM_PREFIX, STAGES, spec_of
+from podium.run.registry import ARM_PREFIX, STAGES, spec_of
 
 Model = TypeVar("Model", bound=BaseModel)
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SourceSpec = str | Source | list[str | Source]  # what data.readers.read_source reads
 
 

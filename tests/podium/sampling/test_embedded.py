@@ -9,10 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from podium.attention import attend_in_fp32
-from podium.decoding import SlotCache, pick_tokens, row_uniforms, token_logprobs
 from podium.errors import PodiumError
-from podium.sampler import EmbeddedSampler, SamplingParams
+from podium.sampling.attention import attend_in_fp32
+from podium.sampling.cache import SlotCache
+from podium.sampling.choice import pick_tokens, row_uniforms
+from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.logprobs import token_logprobs
+from podium.sampling.protocol import SamplingParams
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16], [17, 18, 19, 20]]
 
@@ -193,7 +196,7 @@ def test_keys_are_kept_in_the_type_that_attention_reads(tiny_llama, monkeypatch,
         attend_in_fp32(model)
     made = []
     monkeypatch.setattr(
-        "podium.sampler.SlotCache", lambda *args: made.append(SlotCache(*args)) or made[-1]
+        "podium.sampling.decoder.SlotCache", lambda *args: made.append(SlotCache(*args)) or made[-1]
     )
     EmbeddedSampler(model, 1).generate([[5, 6]], SamplingParams(3))
     assert made[0].slot_layers[0].keys.dtype == (torch.float32 if in_fp32 else torch.bfloat16)
@@ -220,7 +223,7 @@ def test_chunked_head_gives_the_same_values_and_gradients(tiny_llama, monkeypatc
     chosen[:, 4:] = True
     results = []
     for elements in (1 << 24, 700):
-        monkeypatch.setattr("podium.decoding.CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr("podium.sampling.logprobs.CHUNK_ELEMENTS", elements)
         tiny_llama.zero_grad()
         values = token_logprobs(tiny_llama, ids, torch.ones_like(ids), chosen)
         (values * torch.arange(len(values))).mean().backward()

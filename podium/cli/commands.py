@@ -4,37 +4,11 @@ runs.
 
 import json
 from pathlib import Path
-from typing import Any
 
-from podium.errors import PodiumError
-from podium.lineage import STAGE_FILE, read_stage_file
 from podium.progress import quieten_libraries, say
-from podium.recipe import Recipe
-
-
-def find_run(name: str, runs_dir: Path) -> Path:
-    """A run's folder, by path or by name.
-
-    Raises:
-        PodiumError: there is none; lists the runs there are.
-    """
-    for folder in (Path(name), runs_dir / name):
-        if (folder / "recipe.yaml").is_file():
-            return folder
-    runs = ", ".join(sorted(p.parent.name for p in runs_dir.glob("*/recipe.yaml"))) or "none yet"
-    raise PodiumError(
-        f"no run '{name}'", f"give its folder, or one of the runs in {runs_dir}: {runs}"
-    )
-
-
-def finished_stages(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """stage.json of every finished stage of a run, in the order they finished."""
-    records = {}
-    for path in run_dir.glob(f"*/final/{STAGE_FILE}"):
-        record = read_stage_file(path.parent)
-        if record is not None:
-            records[path.parent.parent.name] = record
-    return dict(sorted(records.items(), key=lambda item: item[1]["finished"]))
+from podium.run.folders import finished_stages
+from podium.run.lineage import STAGE_FILE, read_stage_file
+from podium.run.recipe import Recipe
 
 
 def show_run(run_dir: Path, as_json: bool) -> None:
@@ -65,10 +39,26 @@ def score_file(model: str, file: Path, out: Path | None) -> Path:
     """Reward-model scores for every answer in a JSONL file, written beside it unless `out` says
     where.
     """
-    from podium.parents import find_parent
+    from podium.run.parents import find_parent
     from reward.score import score_file as score
 
     quieten_libraries()
     out = out or file.with_suffix(".scored.jsonl")
     score(find_parent(model, Recipe(name="score"), Path()), file, out)
     return out
+
+
+def print_outcome(run_dir: Path, chain: list[str]) -> None:
+    """After a run: the report's table, every stage's time and folder, and what to do next."""
+    say("")
+    if (run_dir / "evals" / "final" / STAGE_FILE).is_file():
+        from evals import report
+
+        report.render(run_dir)
+    records = {stage: read_stage_file(run_dir / stage / "final") or {} for stage in chain}
+    for stage, record in records.items():
+        say(f"  {stage:<12} {record.get('wall_seconds', 0):7.0f} s  {run_dir / stage / 'final'}")
+    wall = sum(record.get("wall_seconds", 0) for record in records.values())
+    cpu = sum(record.get("cpu_seconds", 0) for record in records.values())
+    say(f"  {'all stages':<12} {wall:7.0f} s  ({cpu:.0f} s of CPU)")
+    say(f"\ntalk to it: podium chat {run_dir}")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from podium import doctor
-from podium.cli import app
+from podium.cli import doctor
+from podium.cli.main import app
 from podium.errors import PlatformError
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 COMMANDS = [
     "run",
     "pretrain",
@@ -43,7 +43,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy():
     """Within half a second of processor time, which a busy machine does not change."""
     code = (
         "import sys, time, resource\n"
-        "from podium.cli import app\n"
+        "from podium.cli.main import app\n"
         "try: app(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'numpy', 'pydantic', 'deepspeed', 'datasets'} & "

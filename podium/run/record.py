@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from podium.lineage import FORMAT_VERSION, code_revision, library_versions
 from podium.models import template_hash, tokenizer_hash
+from podium.run.lineage import FORMAT_VERSION, code_revision, library_versions
 
 WATTS_PER_CORE, WATTS_PER_GPU = 10.0, 400.0
 

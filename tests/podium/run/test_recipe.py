@@ -5,9 +5,9 @@ import json
 import pytest
 import yaml
 
-from podium import chain, recipe
 from podium.errors import ParentError, RecipeError
-from podium.recipe import dump_recipe, load_recipe, recipe_model
+from podium.run import chain, recipe
+from podium.run.recipe import dump_recipe, load_recipe, recipe_model
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_the_resolved_recipe_loads_to_itself(load, tmp_path):
 
 
 def test_arms_are_ppo_with_differences(demo_stages, load):
-    from podium.stages import STAGES
+    from podium.run.registry import STAGES
 
     STAGES["ppo"] = demo_stages["sft"]  # the fixture puts the whole table back
     made = load(ppo={"model": "sft", "steps": 9}, ppo_arms={"plain": {"learning_rate": 0.5}})

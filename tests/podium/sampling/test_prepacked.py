@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from podium import prepacked as prepacked_module
-from podium.prepacked import prepacked
-from podium.sampler import EmbeddedSampler, SamplingParams
+from podium.sampling import prepacked as prepacked_module
+from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.prepacked import prepacked
+from podium.sampling.protocol import SamplingParams
 
 pytestmark = pytest.mark.skipif(
     not prepacked_module._types(), reason="this processor has no packed product"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from podium.errors import RunFolderError
-from podium.recipe import Recipe, Splits
-from podium.stages import spec_of
+from podium.run.recipe import Recipe, Splits
+from podium.run.registry import spec_of
 
 FORMAT_VERSION = 1
 STAGE_FILE = "stage.json"
@@ -195,7 +195,7 @@ def code_revision() -> str:
     """The commit of this checkout, with `+changes` when files differ from it; 'unknown' outside
     git.
     """
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     try:
         commit = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"],

@@ -71,7 +71,7 @@ def _start(debug: Debug = False) -> None:
     if debug:
         os.environ["PODIUM_DEBUG"] = "1"
     with _errors_shown():
-        from podium.doctor import refuse_intruders
+        from podium.cli.doctor import refuse_intruders
 
         refuse_intruders()
 
@@ -107,8 +107,9 @@ def run(
     goes on.
     """
     with _errors_shown():
-        from podium.chain import run_chain
-        from podium.recipe import load_recipe
+        from podium.cli.commands import print_outcome
+        from podium.run.chain import run_chain
+        from podium.run.recipe import load_recipe
 
         extra = ["ppo_arms.plain.ptx_coef=0"] if plain else []
         loaded = load_recipe(recipe, [*sets, *extra])
@@ -117,13 +118,13 @@ def run(
             raise RecipeError(
                 f"--force {unknown[0]}: no such stage", f"stages: {', '.join(loaded.chain())}"
             )
-        run_chain(loaded, runs_dir, tuple(force))
+        print_outcome(run_chain(loaded, runs_dir, tuple(force)), loaded.chain())
 
 
 def _run_one(stage: str, recipe: str, sets: list[str], runs_dir: Path, force: bool) -> None:
     with _errors_shown():
-        from podium.launch import run_one
-        from podium.recipe import load_recipe
+        from podium.run.launch import run_one
+        from podium.run.recipe import load_recipe
 
         run_one(load_recipe(recipe, sets), stage, runs_dir, force)
 
@@ -180,7 +181,7 @@ def world(
     a folder.
     """
     with _errors_shown():
-        from podium.recipe import validate_world
+        from podium.run.recipe import validate_world
         from podium.storage import writing
 
         config = validate_world({"name": name}, sets)
@@ -206,7 +207,7 @@ def reward_score(
 ) -> None:
     """Score answers with a reward model: the file again, each line with its score (or scores)."""
     with _errors_shown():
-        from podium.commands import score_file
+        from podium.cli.commands import score_file
 
         typer.echo(f"wrote {score_file(model, file, out)}")
 
@@ -224,8 +225,8 @@ def best_of(
     against.
     """
     with _errors_shown():
-        from podium.commands import find_run
         from podium.progress import quieten_libraries
+        from podium.run.folders import find_run
         from reward.best_of import best_of as measure
 
         quieten_libraries()
@@ -246,7 +247,7 @@ def chat(
     answer.
     """
     with _errors_shown():
-        from podium.commands import find_run
+        from podium.run.folders import find_run
 
         model_folder = Path(run_name)  # a single model in Hugging Face layout is a run of one
         run_dir = (
@@ -285,7 +286,8 @@ def show(
 ) -> None:
     """What a run made: its table, its pictures, its lineage."""
     with _errors_shown():
-        from podium.commands import find_run, show_run
+        from podium.cli.commands import show_run
+        from podium.run.folders import find_run
 
         show_run(find_run(run_name, runs_dir), as_json)
 
@@ -294,7 +296,7 @@ def show(
 def config_show(recipe: RecipeArg, sets: SetOption = []) -> None:
     """The resolved recipe: defaults < recipe < --set."""
     with _errors_shown():
-        from podium.recipe import dump_recipe, load_recipe
+        from podium.run.recipe import dump_recipe, load_recipe
 
         typer.echo(dump_recipe(load_recipe(recipe, sets)))
 
@@ -305,7 +307,7 @@ def config_validate(
 ) -> None:
     """Check recipes without running anything."""
     with _errors_shown():
-        from podium.recipe import load_recipe
+        from podium.run.recipe import load_recipe
 
         for name in recipes:
             loaded = load_recipe(name, sets)
@@ -316,8 +318,8 @@ def config_validate(
 def config_schema() -> None:
     """Every key of a recipe with its meaning and default, as JSON schema."""
     with _errors_shown():
-        from podium.recipe import recipe_model
-        from podium.stages import STAGES
+        from podium.run.recipe import recipe_model
+        from podium.run.registry import STAGES
 
         schema = recipe_model(
             [stage for stage in STAGES if stage != "world"], "world" in STAGES
@@ -328,13 +330,9 @@ def config_schema() -> None:
 @app.command()
 def doctor() -> None:
     """Look at Python, torch, threads, GPU, compiler, package names, memory, disk and DeepSpeed."""
-    from podium.doctor import examine
+    from podium.cli.doctor import examine
 
     results = examine()
     for name, fine, text in results:
         typer.echo(f"{'ok ' if fine else 'BAD'}  {name:<10} {text}")
     sys.exit(0 if all(fine for _, fine, _ in results) else 2)
-
-
-if __name__ == "__main__":
-    app()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from podium.errors import PlatformError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("podium", "data", "pretrain", "sft", "reward", "ppo", "evals", "app")
 GIB = 1024**3
 

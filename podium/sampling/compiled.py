@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from podium.decoding import SlotCache, head_logits, takes_position_ids
 from podium.models import inside_peft
-from podium.prepacked import packs
+from podium.sampling.cache import SlotCache
+from podium.sampling.logprobs import head_logits, takes_position_ids
+from podium.sampling.prepacked import packs
 
 COLUMNS = 128  # a GPU's columns are rounded to multiples of this, its rows to powers of two
 

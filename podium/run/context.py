@@ -23,16 +23,17 @@ from typing import Any, TypeVar
 import torch
 from pydantic import BaseModel
 
-from podium import lineage, runtime
+from podium import runtime
 from podium.engine import world_size
 from podium.errors import DataError, DivergenceError, ParentError
 from podium.metrics import MetricsLog, Tracker, make_tracker, truncate_metrics
 from podium.models import template_hash, tokenizer_hash
-from podium.outcome import model_card, stage_record
-from podium.parents import find_parent
 from podium.progress import Bar, progress_bar
-from podium.recipe import Recipe, dump_recipe
-from podium.stages import spec_of
+from podium.run import lineage
+from podium.run.parents import find_parent
+from podium.run.recipe import Recipe, dump_recipe
+from podium.run.record import model_card, stage_record
+from podium.run.registry import spec_of
 from podium.storage import PARTIAL, publish, write_json, write_text, writing
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -48,7 +49,7 @@ RECORD_TYPES = {
 }
 
 
-class Stage:
+class StageContext:
     """Given to a stage's `main`. Public attributes: name, dir, run_dir, recipe, config, seed,
     dtype, device, threads, rank, world_size, is_main.
     """
@@ -64,7 +65,7 @@ class Stage:
         self.dtype = runtime.resolve_dtype(recipe.dtype)
         self.device = runtime.device()
         self.finished = False
-        self.signal_seen: int | None = None  # set by the handler in podium.launch
+        self.signal_seen: int | None = None  # set by the handler in podium.run.launch
         self._parents: dict[str, dict[str, Any]] = {}
         self._tokenizer_owner: tuple[str, str | None, str | None] | None = None
         self._data: dict[str, dict[str, Any]] = {}
@@ -371,7 +372,7 @@ class Stage:
         }
 
     def close(self) -> None:
-        """Close the log and the trackers (podium.launch does)."""
+        """Close the log and the trackers (podium.run.launch does)."""
         if self._metrics is not None:
             self._metrics.close()
         for tracker in self._trackers:

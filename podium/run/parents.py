@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 from podium.errors import ParentError
-from podium.lineage import STAGE_FILE
-from podium.recipe import Recipe
-from podium.stages import ARM_PREFIX, STAGES, command_of
+from podium.run.lineage import STAGE_FILE
+from podium.run.recipe import Recipe
+from podium.run.registry import ARM_PREFIX, STAGES, command_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from podium.errors import ParentError
-from podium.launch import opened_run, run_stage
-from podium.lineage import STAGE_FILE, read_stage_file
-from podium.parents import find_parent
 from podium.progress import say
-from podium.recipe import Recipe
-from podium.stages import ARM_PREFIX, STAGES, spec_of
+from podium.run.launch import opened_run, run_stage
+from podium.run.lineage import STAGE_FILE, read_stage_file
+from podium.run.parents import find_parent
+from podium.run.recipe import Recipe
+from podium.run.registry import ARM_PREFIX, STAGES, spec_of
 
 
-def run_chain(recipe: Recipe, runs_dir: Path, force: tuple[str, ...] = ()) -> None:
-    """Bring the whole run up to date, then print its table and where everything lies.
+def run_chain(recipe: Recipe, runs_dir: Path, force: tuple[str, ...] = ()) -> Path:
+    """Bring the whole run up to date; its folder.
 
     Raises:
         PodiumError: a stage could not run; what was finished before stays, and the same command
@@ -38,7 +38,7 @@ def run_chain(recipe: Recipe, runs_dir: Path, force: tuple[str, ...] = ()) -> No
         ]
         if not ran:
             say(f"\nnothing to do: every stage of '{recipe.name}' is up to date")
-        _print_outcome(run_dir, chain)
+        return run_dir
 
 
 def _run_numbered(recipe: Recipe, run_dir: Path, stage: str, number: str, force: bool) -> bool:
@@ -98,18 +98,3 @@ def _refs(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _refs(item)
-
-
-def _print_outcome(run_dir: Path, chain: list[str]) -> None:
-    say("")
-    if (run_dir / "evals" / "final" / STAGE_FILE).is_file():
-        from evals import report
-
-        report.render(run_dir)
-    records = {stage: read_stage_file(run_dir / stage / "final") or {} for stage in chain}
-    for stage, record in records.items():
-        say(f"  {stage:<12} {record.get('wall_seconds', 0):7.0f} s  {run_dir / stage / 'final'}")
-    wall = sum(record.get("wall_seconds", 0) for record in records.values())
-    cpu = sum(record.get("cpu_seconds", 0) for record in records.values())
-    say(f"  {'all stages':<12} {wall:7.0f} s  ({cpu:.0f} s of CPU)")
-    say(f"\ntalk to it: podium chat {run_dir}")

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 
-from podium import lineage
 from podium.engine import init_distributed, leave_distributed
 from podium.errors import Interrupted, PodiumError, RecipeError
 from podium.progress import quieten_libraries, say
-from podium.recipe import Recipe, dump_recipe, load_recipe
+from podium.run import lineage
+from podium.run.context import StageContext, checkpoint_record
+from podium.run.recipe import Recipe, dump_recipe, load_recipe
+from podium.run.registry import spec_of
 from podium.runtime import release_memory
-from podium.stage import Stage, checkpoint_record
-from podium.stages import spec_of
 from podium.storage import lock, remove_partial, write_text
 
 
@@ -49,7 +49,7 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
     if not spec_of(name).distributed and int(os.environ.get("RANK", "0")) != 0:
         torch.distributed.barrier()
         return True
-    stage = Stage(name, recipe, run_dir)
+    stage = StageContext(name, recipe, run_dir)
     resumed = stage.latest_checkpoint()
     stage.logbook(
         f"resumed after step {resumed[0]}" if resumed else f"started with seed {stage.seed}"
@@ -120,7 +120,7 @@ def _decide(prepare: Callable[[], bool]) -> bool:
 
 
 @contextmanager
-def _stop_signals(stage: Stage) -> Iterator[None]:
+def _stop_signals(stage: StageContext) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM asks the stage to stop after its step; a second one stops at
     once.
     """

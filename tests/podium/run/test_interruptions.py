@@ -20,7 +20,7 @@ from podium.metrics import read_metrics
 from podium.storage import lock
 
 STEPS = 60
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def sections(seconds=0.0) -> dict:
@@ -45,7 +45,7 @@ def unbroken(run_demo) -> Path:
 @pytest.fixture
 def podium(demo_stages, tmp_path):
     """The command in this process: `podium(...)` -> result with exit_code, stdout, stderr."""
-    from podium.cli import app
+    from podium.cli.main import app
 
     return lambda *args: CliRunner().invoke(
         app, [*map(str, args), "--runs-dir", str(tmp_path / "runs")]

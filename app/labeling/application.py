@@ -1,0 +1,130 @@
+"""The labeling site as one FastAPI application: middleware, routes, templates and error pages."""
+
+import logging
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from anyio import to_thread
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+from markupsafe import Markup
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from app.labeling import account_routes, accounts, admin_routes, labeler_routes, people_routes
+from app.labeling.guard import Guard
+from app.labeling.problems import Problem, of_database
+from app.labeling.site import Site
+from podium.errors import PodiumError, RunFolderError
+
+HERE = Path(__file__).parent
+# Requests worked on at once in a process. More would only fight for Python's lock: with 40, a
+# hundred labelers on PostgreSQL waited 0.73 s for a task (95th percentile), with 6 they waited 0.20
+# s (docs/labeling.md).
+THREADS = 6
+LOCAL_NAMES = ["localhost", "127.0.0.1", "[::1]"]
+
+
+def create_site(site: Site) -> FastAPI:
+    """The application of an opened site. `app.server` mounts the chat beside it."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI):
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
+        yield
+        site.database.close()
+
+    app = FastAPI(
+        title="Podium labeling", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.state.site = site
+    app.state.templates = _templates()
+    local_only = site.settings.is_local
+    app.add_middleware(Guard, names=LOCAL_NAMES if local_only else list(site.settings.names))
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    for module in (account_routes, labeler_routes, admin_routes, people_routes):
+        app.include_router(module.router)
+    app.add_exception_handler(PodiumError, _show_problem)
+    app.add_exception_handler(DBAPIError, _show_problem)
+    app.add_exception_handler(PoolTimeout, _show_problem)
+    app.add_exception_handler(RequestValidationError, _show_problem)
+    app.add_exception_handler(HTTPException, _show_problem)
+    return app
+
+
+def _templates() -> Jinja2Templates:
+    # autoescape is on: text is only ever text
+    templates = Jinja2Templates(directory=HERE / "templates")
+    templates.env.filters["when"] = lambda at: (
+        time.strftime("%Y-%m-%d %H:%M", time.gmtime(at)) if at else ""
+    )
+    templates.env.filters["percent"] = lambda value: "" if value is None else f"{100 * value:.0f} %"
+    templates.env.filters["blocks"] = text_blocks
+    templates.env.globals["csrf"] = _csrf_field
+    return templates
+
+
+def _csrf_field(user: accounts.User) -> Markup:
+    return Markup('<input type="hidden" name="csrf_token" value="{}">').format(user.csrf_token)
+
+
+def text_blocks(body: str) -> list[tuple[str, list[str]]]:
+    """Instructions as (kind, lines): `# ` headings, `- ` lists, paragraphs. The template writes the
+    tags.
+    """
+    blocks: list[tuple[str, list[str]]] = []
+    for part in body.split("\n\n"):
+        lines = [line.rstrip() for line in part.strip().splitlines()]
+        if not lines:
+            continue
+        if lines[0].startswith("# "):
+            blocks.append(("heading", [lines[0][2:]]))
+        elif lines[0].startswith("- "):
+            items = "\n".join(lines).removeprefix("- ").split("\n- ")
+            blocks.append(("list", [" ".join(item.split()) for item in items]))
+        else:
+            blocks.append(("paragraph", [" ".join(lines)]))
+    return blocks
+
+
+async def _show_problem(request: Request, error: Exception) -> Response:
+    """Every refusal as JSON for programs and as a page for people; details of a mistake of ours
+    stay in the log.
+    """
+    problem = _as_problem(error)
+    headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
+    if request.url.path.startswith("/api/"):
+        return JSONResponse(problem.as_json(), problem.status, headers)
+    if problem.status == 401 and request.method == "GET":
+        return RedirectResponse("/login", 303)
+    return request.app.state.templates.TemplateResponse(
+        request,
+        "problem.html",
+        {"problem": problem, "user": None},
+        status_code=problem.status,
+        headers=headers,
+    )
+
+
+def _as_problem(error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, DBAPIError | PoolTimeout):
+        return of_database(error)
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        return Problem(
+            422, "bad_request", f"{place}: {first['msg']}".encode("utf-8", "replace").decode()
+        )
+    if isinstance(error, HTTPException):
+        return Problem(error.status_code, "http", str(error.detail))
+    if isinstance(error, RunFolderError):
+        logging.getLogger("podium.labeling").error("%s", error)
+        return Problem(507, "disk_full", f"{error.message}. Nothing was lost; tell the researcher.")
+    return Problem(422, "refused", str(error))

@@ -1,0 +1,55 @@
+"""What a sampler is: rollouts, candidates to rank, best-of-n, evals and chat ask for no more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to sample. The same parameters and prompts give the same text, however the batch is
+    split.
+
+    temperature 0 is greedy; top_k 0 and top_p 1.0 are off; stop_token_id None never stops before
+    max_new_tokens. Prompt i draws from the stream (seed, first_row + i): a rank that holds rows
+    64..127 of a batch sets first_row 64.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop_token_id: int | None = None
+    seed: int = 0
+    first_row: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response. `tokens` ends with the stop token when `finished`; `logprobs` has one entry a
+    token.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    finished: bool
+
+
+class Sampler(Protocol):
+    """What a sampling backend offers; another one (vLLM) needs only these three."""
+
+    def generate(self, prompts: Sequence[list[int]], params: SamplingParams) -> list[Sample]:
+        """One sample a prompt, in the prompts' order."""
+        ...
+
+    def logprobs(
+        self, prompts: Sequence[list[int]], responses: Sequence[list[int]], temperature: float = 1.0
+    ) -> list[list[float]]:
+        """log p of every response token given its prompt, at the temperature."""
+        ...
+
+    def update_weights(self, model: nn.Module) -> None:
+        """Sample from these weights from now on."""
+        ...
