@@ -72,7 +72,7 @@ class PlatformError(PodiumError):
 
 
 class Interrupted(PodiumError):
-    """A stage stopped on request, after saving a checkpoint. `podium.run.launch` fills in the signal."""
+    """A stage stopped on request, after a checkpoint. `podium.run.launch` fills in the signal."""
 
     def __init__(self, message: str = "stopped on request", signum: int = signal.SIGINT) -> None:
         super().__init__(message)
