@@ -1,5 +1,5 @@
-"""metrics.jsonl, one JSON object a step and the source of truth, and the optional trackers that
-mirror it.
+"""metrics.jsonl, one JSON object a step and the source of truth, the optional trackers that mirror
+it, and how a metric is written where people read it.
 """
 
 import importlib
@@ -11,6 +11,16 @@ from typing import Any, Protocol
 
 from podium.errors import PlatformError
 from podium.storage import writing
+
+
+def metric_text(value: float) -> str:
+    """A metric for people: counts and thousands as whole numbers, all else with four digits.
+
+    30,000 documents, not 3e+04; a rate of 0.0001 stays that.
+    """
+    if float(value).is_integer() or abs(value) >= 1000:
+        return f"{value + 0.0:,.0f}"  # + 0.0: no minus before a zero
+    return f"{value:.4g}"
 
 
 class MetricsLog:

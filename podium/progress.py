@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from podium.metrics import metric_text
+
 PLAIN_INTERVAL_SECONDS = 15.0
 
 
@@ -85,7 +87,7 @@ class _Rates:
         self.values.update(values)
 
     def shown(self) -> str:
-        parts = [f"{name} {value:.4g}" for name, value in self.values.items()]
+        parts = [f"{name} {metric_text(value)}" for name, value in self.values.items()]
         if self.tokens:
             parts.append(f"{self.tokens / max(time.monotonic() - self.began, 1e-9):,.0f} tokens/s")
         return "  ".join(parts)

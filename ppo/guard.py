@@ -13,6 +13,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from podium.metrics import metric_text
+
 
 class GuardConfig(BaseModel):
     """Thresholds (null switches one off) and what to do when one is crossed."""
@@ -98,5 +100,5 @@ def breaches(metrics: Mapping[str, float], config: GuardConfig, iteration: int) 
             continue
         if value > limit if threshold.startswith("max") else value < limit:
             side = "above" if threshold.startswith("max") else "below"
-            found.append(f"{meaning} {value:.4g} is {side} {limit:g} (guard.{threshold})")
+            found.append(f"{meaning} {metric_text(value)} is {side} {limit:g} (guard.{threshold})")
     return found

@@ -26,7 +26,7 @@ def show_run(run_dir: Path, as_json: bool) -> None:
             ", ".join(f"{p['ref']} {p['sha256'][:8]}" for p in record["parents"]) or "no parents"
         )
         say(
-            f"{stage:<12} {record['wall_seconds']:7.0f} s wall {record['cpu_seconds']:7.0f} s CPU"
+            f"{stage:<12} {record['wall_seconds']:7,.0f} s wall {record['cpu_seconds']:7,.0f} s CPU"
             f"  from {parents}  seed {record['seed']}  {run_dir / stage / 'final'}"
         )
     if "evals" not in records:

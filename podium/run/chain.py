@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from podium.errors import ParentError
+from podium.metrics import metric_text
 from podium.progress import say
 from podium.run.launch import opened_run, run_stage
 from podium.run.lineage import STAGE_FILE, read_stage_file
@@ -53,7 +54,7 @@ def _run_numbered(recipe: Recipe, run_dir: Path, stage: str, number: str, force:
     tokens = f", {record['tokens']:,} tokens" if record.get("tokens") else ""
     say(f"  done in {record['wall_seconds']:.0f} s ({record['cpu_seconds']:.0f} s of CPU{tokens})")
     shown = [
-        f"{name} {value:.4g}"
+        f"{name} {metric_text(value)}"
         for name, value in list(record["metrics"].items())[:6]
         if value is not None
     ]

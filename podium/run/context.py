@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from podium import runtime
 from podium.engine import world_size
 from podium.errors import DataError, DivergenceError, ParentError
-from podium.metrics import MetricsLog, Tracker, make_tracker, truncate_metrics
+from podium.metrics import MetricsLog, Tracker, make_tracker, metric_text, truncate_metrics
 from podium.models import template_hash, tokenizer_hash
 from podium.progress import Bar, progress_bar
 from podium.run import lineage
@@ -329,7 +329,8 @@ class StageContext:
         if self.is_main:
             shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
         self.finished = True
-        self.logbook(f"finished: {json.dumps({k: round(float(v), 4) for k, v in metrics.items()})}")
+        told = ", ".join(f"{name} {metric_text(float(v))}" for name, v in metrics.items())
+        self.logbook(f"finished: {told}")
 
     def _write_folder(
         self, folder: Path, save: Callable[[Path], None], describe: Callable[[Path], None]

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from podium.metrics import metric_text
 from podium.models import template_hash, tokenizer_hash
 from podium.run.lineage import FORMAT_VERSION, code_revision, library_versions
 
@@ -61,7 +62,7 @@ def model_card(card: str, record: dict[str, Any]) -> str:
     """README.md: the stage's own words, then how it was made."""
     parents = ", ".join(f"`{p['ref']}` ({p['sha256'][:12]})" for p in record["parents"]) or "none"
     rows = "\n".join(
-        f"| {name} | {value:.4g} |"
+        f"| {name} | {metric_text(value)} |"
         for name, value in record["metrics"].items()
         if value is not None
     )

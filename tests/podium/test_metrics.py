@@ -6,7 +6,7 @@ import pytest
 
 from podium import progress
 from podium.errors import PlatformError
-from podium.metrics import MetricsLog, make_tracker, read_metrics, truncate_metrics
+from podium.metrics import MetricsLog, make_tracker, metric_text, read_metrics, truncate_metrics
 
 
 def test_lines_reach_the_file_at_once_and_can_be_cut_back(tmp_path):
@@ -25,6 +25,26 @@ def test_what_json_cannot_hold_is_null(tmp_path):
     log.write(1, {"loss": float("nan"), "kl": float("inf")})
     assert read_metrics(log.path) == [{"step": 1, "loss": None, "kl": None}]
     log.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (30_000.0, "30,000"),
+        (30_000, "30,000"),
+        (1_234_567.8, "1,234,568"),
+        (0.0001, "0.0001"),
+        (0.70912, "0.7091"),
+        (-14.25, "-14.25"),
+        (1.0, "1"),
+        (-0.0, "0"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_a_count_is_a_whole_number_and_a_rate_keeps_its_digits(value, text):
+    """Seen red with four significant digits alone: 3e+04, 1.235e+06, -0."""
+    assert metric_text(value) == text
 
 
 def test_a_line_still_being_written_is_left_out(tmp_path):

@@ -183,6 +183,21 @@ def test_a_second_run_is_a_no_op_that_says_so(write_recipe, podium):
     )
 
 
+def test_counts_are_told_as_whole_numbers_everywhere(write_recipe, podium, tmp_path):
+    """What the chain prints, the model card and the logbook. Seen red with `.4g`: 3e+04."""
+    documents = tmp_path / "documents.jsonl"
+    documents.write_text('{"text": "An owl."}\n' * 30_000)
+    path = write_recipe(
+        pretrain={"reads": True},
+        data={"documents": {"train": str(documents)}},
+    )
+    said = podium("run", path).stdout
+    stage = tmp_path / "runs" / "demo" / "pretrain"
+    assert "documents 30,000" in said
+    assert "| documents | 30,000 |" in (stage / "final" / "README.md").read_text()
+    assert "documents 30,000" in (stage / "logbook.md").read_text()
+
+
 def test_force_of_an_unknown_stage_is_refused(write_recipe, podium):
     result = podium("run", write_recipe(**sections()), "--force", "stf")
     assert result.exit_code == 2 and "stages: pretrain, sft" in result.stderr
