@@ -124,12 +124,14 @@ def _batch(model: PreTrainedModel, rows: list[tuple[list[int], int]]) -> list[Li
     )
     # (S, V), S scored tokens in the batch
     logits = model(input_ids=inputs, attention_mask=attended).logits[scored]
-    chosen = F.log_softmax(logits.float(), dim=-1).gather(1, targets[scored][:, None])[:, 0]
+    target_logprobs = F.log_softmax(logits.float(), dim=-1).gather(1, targets[scored][:, None])[
+        :, 0
+    ]
     greedy = logits.argmax(dim=-1) == targets[scored]
     counts = scored.sum(dim=1).tolist()
     return [
         Likelihood(float(logprobs.sum()), bool(first.all()), len(logprobs))
-        for logprobs, first in zip(chosen.split(counts), greedy.split(counts), strict=True)
+        for logprobs, first in zip(target_logprobs.split(counts), greedy.split(counts), strict=True)
     ]
 
 

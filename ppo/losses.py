@@ -1,4 +1,4 @@
-"""PPO's losses: pure functions over the N chosen tokens of a batch, one number a token.
+"""PPO's losses: pure functions over the N target tokens of a batch, one number a token.
 
 Normalisation: every loss here is per token. The update adds them up and divides by the number of
 action tokens of the whole minibatch, over all processes and micro-batches, so the split changes

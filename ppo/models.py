@@ -27,7 +27,7 @@ Placement = Literal["resident", "offload", "sharded"]
 
 
 class Policy(nn.Module):
-    """A causal LM as PPO trains it: the log-probabilities of chosen tokens, which is all that the
+    """A causal LM as PPO trains it: the log-probabilities of target tokens, which is all that the
     losses need.
     """
 
@@ -39,27 +39,29 @@ class Policy(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        chosen: Tensor,
+        target_mask: Tensor,
         temperature: float,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """All (B, T) -> (N,) fp32 log-probabilities of the N chosen tokens, row by row."""
-        return token_logprobs(self.model, input_ids, attention_mask, chosen, temperature, positions)
+        """All (B, T) -> (N,) fp32 log-probabilities of the N target tokens, row by row."""
+        return token_logprobs(
+            self.model, input_ids, attention_mask, target_mask, temperature, positions
+        )
 
 
 class ValueFunction(nn.Module):
-    """A reward model read at every token: V of the state before each chosen token."""
+    """A reward model read at every token: V of the state before each target token."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, target_mask: Tensor) -> Tensor:
         """All (B, T) -> (N,) fp32. The state before token t ends with token t - 1, so that is where
         it is read.
         """
         return token_values(inside_peft(self.model), input_ids, attention_mask)[:, :-1][
-            chosen[:, 1:]
+            target_mask[:, 1:]
         ]
 
 

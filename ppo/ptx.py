@@ -30,14 +30,14 @@ def ptx_windows(tokenizer, documents: Sequence[Document], context: int) -> Tenso
 
 
 def next_tokens(ids: Tensor, bos_id: int | None) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Attention mask, positions and chosen mask of full windows (D, T): every token but the first
-    is predicted.
+    """Attention mask, positions and target mask of full windows (D, T): every token but the first is a
+    target.
 
     Documents are kept apart as in pretraining; `bos_id` None: a window is one document.
     """
-    chosen = torch.ones_like(ids, dtype=torch.bool)
-    chosen[:, 0] = False
+    target_mask = torch.ones_like(ids, dtype=torch.bool)
+    target_mask[:, 0] = False
     if bos_id is None:
-        return torch.ones_like(chosen), None, chosen
+        return torch.ones_like(target_mask), None, target_mask
     inputs = apart(ids, bos_id)
-    return inputs["attention_mask"], inputs["position_ids"], chosen
+    return inputs["attention_mask"], inputs["position_ids"], target_mask

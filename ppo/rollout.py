@@ -115,16 +115,16 @@ def read_tokens(
     action_mask: Tensor,
     rows_per_pass: int,
 ) -> Tensor:
-    """What `function(ids, mask, chosen) -> (N,)` says of every action, as (B, T); sorted by length
-    and trimmed.
+    """What `function(ids, mask, actions) -> (N,)` says of every action, as (B, T); the passes are
+    sorted by length and trimmed.
     """
     result = torch.zeros(action_mask.shape, device=input_ids.device)
     for rows in passes_by_length(attention_mask, rows_per_pass):
         width = int(attention_mask[rows].sum(1).max())
-        chosen = action_mask[rows, :width]
-        part = torch.zeros(chosen.shape, device=input_ids.device)
-        part[chosen] = function(
-            input_ids[rows, :width], attention_mask[rows, :width], chosen
+        actions = action_mask[rows, :width]
+        part = torch.zeros(actions.shape, device=input_ids.device)
+        part[actions] = function(
+            input_ids[rows, :width], attention_mask[rows, :width], actions
         ).float()
         result[rows, :width] = part
     return result

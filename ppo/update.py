@@ -180,23 +180,23 @@ class Updater:
         the minibatch.
         """
         part = batch.rows(rows)
-        chosen = part.action_mask
-        width = chosen.shape[1]
-        old_logprobs, old_values = part.logprobs[chosen], part.values[chosen]  # (N,)
-        advantages = targets.advantages[rows, :width][chosen]
-        returns = targets.returns[rows, :width][chosen]
+        actions = part.action_mask
+        width = actions.shape[1]
+        old_logprobs, old_values = part.logprobs[actions], part.values[actions]  # (N,)
+        advantages = targets.advantages[rows, :width][actions]
+        returns = targets.returns[rows, :width][actions]
         # the engine averages over processes; this makes it the global mean
         scale = self.world_size / count
         with profile.measure("update_policy"):
             logprobs = self.policy(
-                part.input_ids, part.attention_mask, chosen, self.config.temperature
+                part.input_ids, part.attention_mask, actions, self.config.temperature
             )
             policy_loss = clipped_policy_loss(
                 logprobs, old_logprobs, advantages, self.config.clip_range
             )
             backward(self.policy, policy_loss.sum() * scale, last=policy_last)
         with profile.measure("update_value"):
-            values = self.value(part.input_ids, part.attention_mask, chosen)
+            values = self.value(part.input_ids, part.attention_mask, actions)
             value_loss = clipped_value_loss(
                 values, old_values, returns, self.config.clip_range_value
             )
@@ -226,8 +226,8 @@ class Updater:
         share = windows.chunk(self.world_size)[self.rank].to(sums.ptx.device, torch.long)
         parts = share.split(self.config.per_device_train_batch_size)
         for number, ids in enumerate(parts):
-            mask, positions, chosen = next_tokens(ids, self.bos_token_id)
-            nll = -self.policy(ids, mask, chosen, 1.0, positions).sum()
+            mask, positions, target_mask = next_tokens(ids, self.bos_token_id)
+            nll = -self.policy(ids, mask, target_mask, 1.0, positions).sum()
             scale = self.config.ptx_coef * self.world_size / targets
             backward(self.policy, nll * scale, last=number == len(parts) - 1)
             sums.ptx += nll.detach()

@@ -89,11 +89,11 @@ class StageTrainer(SFTTrainer):
 
     def _keep_if_best(self, metrics: dict[str, float]) -> None:
         best = read_best(self.stage)
-        chosen = self.select_by
+        name = self.select_by
         if (
             best is not None
-            and chosen is not None
-            and self.sign * metrics[chosen] <= self.sign * best[chosen]
+            and name is not None
+            and self.sign * metrics[name] <= self.sign * best[name]
         ):
             return
         partial = self.best_dir.with_name(self.best_dir.name + PARTIAL)

@@ -124,10 +124,10 @@ class EmbeddedSampler:
                     self.pad_token_id,
                     device_of(self.model),
                 )
-                chosen = torch.zeros_like(batch[0], dtype=torch.bool)
+                target_mask = torch.zeros_like(batch[0], dtype=torch.bool)
                 for place, i in enumerate(rows):
-                    chosen[place, len(prompts[i]) : total[i]] = True
-                found = token_logprobs(self.model, *batch, chosen, temperature or 1.0)
+                    target_mask[place, len(prompts[i]) : total[i]] = True
+                found = token_logprobs(self.model, *batch, target_mask, temperature or 1.0)
                 for i, values in zip(
                     rows, found.cpu().split([len(responses[i]) for i in rows]), strict=True
                 ):

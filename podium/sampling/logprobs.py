@@ -1,4 +1,4 @@
-"""Log-probabilities on chosen tokens only: sampler, trainer, reference and evals share these."""
+"""Log-probabilities on target tokens only: sampler, trainer, reference and evals share these."""
 
 import inspect
 from typing import Any
@@ -28,35 +28,36 @@ def token_logprobs(
     model: nn.Module,
     input_ids: Tensor,
     attention_mask: Tensor,
-    chosen: Tensor,
+    target_mask: Tensor,
     temperature: float = 1.0,
     positions: Tensor | None = None,
 ) -> Tensor:
-    """log p(token | the tokens before it) at the chosen tokens; the LM head runs on those positions
+    """log p(token | the tokens before it) at the target tokens; the LM head runs on those positions
     only.
 
     Args:
         model: a Hugging Face causal LM, with gradients if they are enabled.
         input_ids, attention_mask: (B, T), padded on either side.
-        chosen: (B, T) bool, True at tokens whose log-probability is wanted; never the first column.
+        target_mask: (B, T) bool, True at tokens whose log-probability is wanted; never the first
+            column.
         positions: (B, T), of full rows that hold several documents; then the mask is theirs
             (`data.packing.apart`).
 
     Returns:
-        (N,) fp32, N = chosen.sum(), row by row.
+        (N,) fp32, N = target_mask.sum(), row by row.
     """
-    hidden = hidden_before(model, input_ids, attention_mask, chosen, positions)
-    return head_logprobs(model, hidden, input_ids[chosen], temperature)
+    hidden = hidden_before(model, input_ids, attention_mask, target_mask, positions)
+    return head_logprobs(model, hidden, input_ids[target_mask], temperature)
 
 
 def hidden_before(
     model: nn.Module,
     input_ids: Tensor,
     attention_mask: Tensor,
-    chosen: Tensor,
+    target_mask: Tensor,
     positions: Tensor | None = None,
 ) -> Tensor:
-    """Last hidden states (N, d) at the position before each chosen token: the states that predict
+    """Last hidden states (N, d) at the position before each target token: the states that predict
     them.
     """
     lm = inside_peft(model)
@@ -70,7 +71,7 @@ def hidden_before(
         if takes_position_ids(model):
             inputs["position_ids"] = position_ids(attention_mask)
     hidden = lm.base_model(**inputs).last_hidden_state  # (B, T, d)
-    return hidden[:, :-1][chosen[:, 1:]]
+    return hidden[:, :-1][target_mask[:, 1:]]
 
 
 def head_logprobs(

@@ -123,12 +123,14 @@ def test_values_do_not_depend_on_padding(make_learner, side, extra):
     """
     learner = make_learner()
     ids = torch.tensor([[5, 6, 7, 8, 9]])
-    chosen = torch.tensor([[False, False, True, True, True]])
+    target_mask = torch.tensor([[False, False, True, True, True]])
     pad = (extra, 0) if side == "left" else (0, extra)
     with torch.no_grad():
-        expected = learner.value(ids, torch.ones_like(ids).bool(), chosen)
+        expected = learner.value(ids, torch.ones_like(ids).bool(), target_mask)
         found = learner.value(
-            F.pad(ids, pad, value=1), F.pad(torch.ones_like(ids), pad).bool(), F.pad(chosen, pad)
+            F.pad(ids, pad, value=1),
+            F.pad(torch.ones_like(ids), pad).bool(),
+            F.pad(target_mask, pad),
         )
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -168,7 +170,7 @@ def test_reading_in_passes_changes_nothing(parts, rows_per_pass):
     """Mutation seen red: results written in sorted order instead of back to their rows."""
     ids, mask, actions = parts["input_ids"], parts["attention_mask"], parts["action_mask"]
     read = read_tokens(
-        lambda ids, mask, chosen: ids[chosen] * 10, ids, mask, actions, rows_per_pass
+        lambda ids, mask, target_mask: ids[target_mask] * 10, ids, mask, actions, rows_per_pass
     )
     assert torch.equal(read, torch.where(actions, ids * 10, 0).float())
     scores = read_scores(

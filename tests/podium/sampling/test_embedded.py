@@ -219,13 +219,13 @@ def test_sampling_switches_dropout_off_and_leaves_the_mode(tiny_opt):
 def test_chunked_head_gives_the_same_values_and_gradients(tiny_llama, monkeypatch):
     """Mutation seen red: the chunks' order reversed."""
     ids = torch.randint(3, 200, (3, 17), generator=torch.Generator().manual_seed(0))
-    chosen = torch.zeros_like(ids, dtype=torch.bool)
-    chosen[:, 4:] = True
+    target_mask = torch.zeros_like(ids, dtype=torch.bool)
+    target_mask[:, 4:] = True
     results = []
     for elements in (1 << 24, 700):
         monkeypatch.setattr("podium.sampling.logprobs.CHUNK_ELEMENTS", elements)
         tiny_llama.zero_grad()
-        values = token_logprobs(tiny_llama, ids, torch.ones_like(ids), chosen)
+        values = token_logprobs(tiny_llama, ids, torch.ones_like(ids), target_mask)
         (values * torch.arange(len(values))).mean().backward()
         results.append((values.detach(), tiny_llama.model.embed_tokens.weight.grad.clone()))
     assert torch.allclose(results[0][0], results[1][0], atol=1e-6)
@@ -243,9 +243,9 @@ def test_logprobs_do_not_depend_on_padding(model, sampler):
         assert sampler.logprobs([prompt], [response])[0] == pytest.approx(found, abs=1e-5)
         ids = torch.tensor([[1] * 4 + prompt + response])
         mask = (torch.arange(ids.shape[1]) >= 4).long()[None]
-        chosen = (torch.arange(ids.shape[1]) >= 4 + len(prompt))[None]
+        target_mask = (torch.arange(ids.shape[1]) >= 4 + len(prompt))[None]
         with torch.no_grad():
-            left = token_logprobs(model, ids, mask, chosen)
+            left = token_logprobs(model, ids, mask, target_mask)
         assert left.tolist() == pytest.approx(found, abs=1e-5)
 
 
