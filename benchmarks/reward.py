@@ -37,7 +37,7 @@ import numpy as np
 import torch
 
 from podium.runtime import Dtype
-from reward.batches import Item
+from reward.batches import EncodedRanking
 
 VOCABULARY, PAD, END = 1024, 1, 2
 LEARNING_RATE = 1e-4
@@ -47,7 +47,7 @@ LEARNING_RATE = 1e-4
 class Work:
     """What one side has to do."""
 
-    items: list[Item]
+    items: list[EncodedRanking]
     dtype: Dtype
     threads: int
     steps: int
@@ -182,7 +182,9 @@ def even_share(rows: int, work: Work) -> int:
     return max(size for size in range(1, most + 1) if rows % size == 0)
 
 
-def make_items(rankings: int, k: int, prompt: int, shortest: int, longest: int) -> list[Item]:
+def make_items(
+    rankings: int, k: int, prompt: int, shortest: int, longest: int
+) -> list[EncodedRanking]:
     """Rankings of random tokens without ties: what they say does not matter for time."""
     rng = np.random.default_rng([rankings, k, prompt])
 
@@ -190,12 +192,12 @@ def make_items(rankings: int, k: int, prompt: int, shortest: int, longest: int) 
         return tuple(rng.integers(10, VOCABULARY, count).tolist())
 
     return [
-        Item(
+        EncodedRanking(
             prompt=tokens(prompt),
             responses=tuple(
                 (*tokens(int(rng.integers(shortest, longest + 1)) - 1), END) for _ in range(k)
             ),
-            which=tuple(range(k)),
+            response_index=tuple(range(k)),
             ranks=tuple(rng.permutation(k).astype(float).tolist()),
         )
         for _ in range(rankings)
@@ -312,7 +314,7 @@ def main() -> None:
     rankings = options.rankings or (4 if options.quick else 16)
     steps = 1 + (options.repeats or (2 if options.quick else 5))
 
-    def work(items: list[Item], **more: Any) -> Work:
+    def work(items: list[EncodedRanking], **more: Any) -> Work:
         given = {"attention": options.attention, "forward_tokens": options.forward_tokens} | more
         return Work(items, options.dtype, options.threads, steps, **given)
 

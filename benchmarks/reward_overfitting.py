@@ -37,11 +37,11 @@ from data.records import Prompt, Ranking
 from data.worlds import World, load_world
 from podium.engine import init_distributed
 from podium.runtime import device, resolve_dtype
-from reward.batches import Item, epoch_batches, shuffled_pairs, tokenise
+from reward.batches import EncodedRanking, encode_rankings, epoch_batches, shuffled_pairs
 from reward.candidates import Candidates
 from reward.collect import judge
 from reward.sources import HELDOUT
-from reward.train import Config, Start, new_engine, start_in
+from reward.train import Config, InitialModel, initial_model, new_engine
 from reward.updates import update, validate
 
 RANKINGS, STEPS, TOKENS = ARMS = ("rankings", "pairs, equal steps", "pairs, equal tokens")
@@ -76,8 +76,8 @@ def ask(world: World, prompt: Prompt, k: int, split: str, rng: random.Random) ->
 
 
 def arm_batches(
-    arm: str, items: list[Item], batch_size: int, epochs: int, seed: int
-) -> list[list[Item]]:
+    arm: str, items: list[EncodedRanking], batch_size: int, epochs: int, seed: int
+) -> list[list[EncodedRanking]]:
     """All updates of an arm, as many in each: `epochs` times the batches that the rankings make."""
     an_epoch = math.ceil(len(items) / batch_size)
     source, size = items, batch_size
@@ -91,22 +91,22 @@ def arm_batches(
     return list(itertools.islice(forever, epochs * an_epoch))
 
 
-def tokens(items: list[Item]) -> int:
+def tokens(items: list[EncodedRanking]) -> int:
     """Tokens of one forward over all these items, padding left out."""
     return sum(len(item.prompt) + len(response) for item in items for response in item.responses)
 
 
 def curve(
     arm: str,
-    train: list[Item],
-    validation: list[Item],
+    train: list[EncodedRanking],
+    validation: list[EncodedRanking],
     config: Config,
-    start: Start,
+    initial: InitialModel,
     seed: int,
     dtype: Any,
 ) -> list[dict[str, float]]:
     """One arm's figures after 0, 1, 2, ... epochs of updates."""
-    engine, objective = new_engine(config, start, seed, device(), dtype)
+    engine, objective = new_engine(config, initial, seed, device(), dtype)
     batches = arm_batches(arm, train, config.batch_size, config.num_train_epochs, seed)
     an_epoch = len(batches) // config.num_train_epochs
     pairs = len(shuffled_pairs(train))
@@ -207,7 +207,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     init_distributed()
-    start = start_in(options.base, None)
+    initial = initial_model(options.base, None)
     config = Config(
         num_train_epochs=options.epochs,
         batch_size=options.batch_size,
@@ -220,14 +220,14 @@ def main() -> None:
         trained += 1
         sets = (("train", options.rankings), ("validation", options.validation))
         train, validation = (
-            tokenise(
+            encode_rankings(
                 make_rankings(world, split, count, options.k, seed),
-                start.tokenizer,
-                start.max_length,
+                initial.tokenizer,
+                initial.max_length,
             )[0]
             for split, count in sets
         )
-        return curve(arm, train, validation, config, start, seed, resolve_dtype(options.dtype))
+        return curve(arm, train, validation, config, initial, seed, resolve_dtype(options.dtype))
 
     passing = ("seeds", "keep", "stop_after")
     settings = {name: str(value) for name, value in vars(options).items() if name not in passing}

@@ -40,12 +40,12 @@ from podium.engine import init_distributed
 from podium.runtime import resolve_dtype
 from podium.statistics import mean_with_interval
 from reward import calibration
-from reward.batches import tokenise
+from reward.batches import encode_rankings
 from reward.evaluate import Pairs, pairs_of, score_rankings, tau_b
 from reward.folds import fit
 from reward.model import Lora
 from reward.sources import prompt_key, share_of
-from reward.train import Config, Start, start_in
+from reward.train import Config, InitialModel, initial_model
 
 SETS = {
     "oasst": {"path": "D_prefs/oasst_human_kway/oasst_kway_en.jsonl", "format": "oasst_kway"},
@@ -96,13 +96,15 @@ def folds_of(rankings: list[Ranking], folds: int) -> list[Fold]:
     ]
 
 
-def fold_scores(fold: Fold, config: Config, start: Start, seed: int, dtype: Any) -> dict[str, Any]:
+def fold_scores(
+    fold: Fold, config: Config, initial: InitialModel, seed: int, dtype: Any
+) -> dict[str, Any]:
     """Scores of the fold's rankings (null: over the context), and what was dropped from its
     training set.
     """
-    items, dropped = tokenise(fold.train, start.tokenizer, start.max_length)
-    model = fit(config, start, items, seed, dtype)
-    scores = score_rankings(model, start.tokenizer, fold.test, start.max_length)
+    items, dropped = encode_rankings(fold.train, initial.tokenizer, initial.max_length)
+    model = fit(config, initial, items, seed, dtype)
+    scores = score_rankings(model, initial.tokenizer, fold.test, initial.max_length)
     return {
         "scores": [[None if np.isnan(x) else x for x in row] for row in scores],
         "dropped": dict(dropped),
@@ -193,7 +195,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     init_distributed()
-    start = start_in(base_folder(options.base, options.context), options.context)
+    initial = initial_model(base_folder(options.base, options.context), options.context)
     config = Config(
         num_train_epochs=options.epochs,
         learning_rate=options.learning_rate,
@@ -223,7 +225,7 @@ def main() -> None:
             def train_and_score(fold: Fold = fold) -> dict[str, Any]:
                 nonlocal trained
                 trained += 1
-                return fold_scores(fold, config, start, options.seed, dtype)
+                return fold_scores(fold, config, initial, options.seed, dtype)
 
             file = options.keep and options.keep / f"{name}-seed{options.seed}-fold{number}.json"
             scored.append(kept(file, settings, train_and_score))

@@ -30,8 +30,8 @@ def ptx_windows(tokenizer, documents: Sequence[Document], context: int) -> Tenso
 
 
 def next_tokens(ids: Tensor, bos_id: int | None) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Attention mask, positions and target mask of full windows (D, T): every token but the first is a
-    target.
+    """Attention mask, positions and target mask of full windows (D, T): every token but the first
+    is a target.
 
     Documents are kept apart as in pretraining; `bos_id` None: a window is one document.
     """

@@ -1,7 +1,7 @@
 """Rankings -> token ids -> micro-batches: K sequences a ranking, each distinct response forwarded
 once.
 
-1. `tokenise` turns records into `Item`s and counts whatever it has to drop.
+1. `encode_rankings` turns records into `EncodedRanking`s and counts whatever it has to drop.
 2. `epoch_batches` shuffles them into batches counted in rankings (the paper's 64 prompts a batch).
 3. `micro_batches` cuts one batch into pieces of at most so many tokens, rankings whole, for every
    process.
@@ -28,16 +28,16 @@ Margin = Literal["none", "strength", "likert"]
 
 
 @dataclass(frozen=True)
-class Item:
+class EncodedRanking:
     """One ranking as tokens. `responses` are distinct and end with the end token; K counts
     duplicates too.
     """
 
     prompt: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]  # (U,) distinct
-    which: tuple[int, ...]  # (K,) answer k of the record is responses[which[k]]
+    response_index: tuple[int, ...]  # (K,) answer k of the record is responses[response_index[k]]
     ranks: tuple[float, ...]  # (K,) 1 is best, duplicates share the mean of their ranks
-    merits: tuple[float, ...] | None = None  # (K,) see `pairwise_losses`
+    ratings: tuple[float, ...] | None = None  # (K,) see `pairwise_losses`
     weight: float = 1.0
 
     @property
@@ -51,7 +51,7 @@ class Item:
         return self.longest * len(self.responses)
 
 
-def tokenise(
+def encode_rankings(
     rankings: Sequence[Ranking],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
@@ -59,7 +59,7 @@ def tokenise(
     margin: Margin = "none",
     margin_scale: float = 1.0,
     weight: float = 1.0,
-) -> tuple[list[Item], Counter[str]]:
+) -> tuple[list[EncodedRanking], Counter[str]]:
     """Items for the rankings that can teach something, and what was dropped or worth saying, by
     reason.
 
@@ -67,7 +67,7 @@ def tokenise(
     left with fewer than two responses, or with nothing but ties, is dropped. An empty response
     stays: its end token is scored, and PPO needs to know what saying nothing is worth.
     """
-    items: list[Item] = []
+    items: list[EncodedRanking] = []
     counts: Counter[str] = Counter()
     for ranking in rankings:
         prompt = tuple(encode_prompt(tokenizer, ranking.prompt))
@@ -79,31 +79,33 @@ def tokenise(
             counts["rankings with fewer than two responses (dropped)"] += 1
             continue
         distinct = list(dict.fromkeys(responses[k] for k in fits))
-        which = tuple(distinct.index(responses[k]) for k in fits)
-        counts["duplicate responses (forwarded once)"] += len(which) - len(distinct)
-        ranks = tie_duplicates([ranking.ranks[k] for k in fits], which)
+        response_index = tuple(distinct.index(responses[k]) for k in fits)
+        counts["duplicate responses (forwarded once)"] += len(response_index) - len(distinct)
+        ranks = tie_duplicates([ranking.ranks[k] for k in fits], response_index)
         if len(set(ranks)) < 2:
             counts["rankings with nothing but ties (dropped)"] += 1
             continue
-        merits = _merits(ranking, fits, ranks, margin, margin_scale)
-        if margin != "none" and merits is None:
+        ratings = _ratings(ranking, fits, ranks, margin, margin_scale)
+        if margin != "none" and ratings is None:
             counts[f"rankings without {margin} (trained without a margin)"] += 1
-        items.append(Item(prompt, tuple(distinct), which, ranks, merits, weight))
+        items.append(
+            EncodedRanking(prompt, tuple(distinct), response_index, ranks, ratings, weight)
+        )
     return items, +counts
 
 
-def tie_duplicates(ranks: Sequence[float], which: Sequence[int]) -> tuple[float, ...]:
+def tie_duplicates(ranks: Sequence[float], response_index: Sequence[int]) -> tuple[float, ...]:
     """Give identical responses the mean of their ranks: whatever told them apart was not the text.
     Both (K,).
     """
-    sums, counts = np.bincount(which, weights=ranks), np.bincount(which)
-    return tuple(float(sums[u] / counts[u]) for u in which)
+    sums, counts = np.bincount(response_index, weights=ranks), np.bincount(response_index)
+    return tuple(float(sums[u] / counts[u]) for u in response_index)
 
 
-def _merits(
+def _ratings(
     ranking: Ranking, fits: list[int], ranks: Sequence[float], margin: Margin, scale: float
 ) -> tuple[float, ...] | None:
-    """Per-response merits whose differences are the pairs' margins; None where the record does not
+    """Per-response ratings whose differences are the pairs' margins; None where the record does not
     say.
     """
     if margin == "likert" and ranking.likert is not None:
@@ -115,7 +117,7 @@ def _merits(
     return None
 
 
-def shuffled_pairs(items: Sequence[Item]) -> list[Item]:
+def shuffled_pairs(items: Sequence[EncodedRanking]) -> list[EncodedRanking]:
     """Every strict pair as a ranking of two: what the paper warns of (section 3.5), kept for the
     comparison.
 
@@ -124,17 +126,19 @@ def shuffled_pairs(items: Sequence[Item]) -> list[Item]:
     pairs = []
     for item in items:
         for i, j in zip(*np.nonzero(np.less.outer(item.ranks, item.ranks)), strict=True):
-            both = (item.responses[item.which[i]], item.responses[item.which[j]])
-            merits = (item.merits[i], item.merits[j]) if item.merits else None
+            both = (item.responses[item.response_index[i]], item.responses[item.response_index[j]])
+            ratings = (item.ratings[i], item.ratings[j]) if item.ratings else None
             pairs.append(
-                replace(item, responses=both, which=(0, 1), ranks=(1.0, 2.0), merits=merits)
+                replace(
+                    item, responses=both, response_index=(0, 1), ranks=(1.0, 2.0), ratings=ratings
+                )
             )
     return pairs
 
 
 def epoch_batches(
-    items: Sequence[Item], batch_size: int, seed: int, epoch: int
-) -> Iterator[list[Item]]:
+    items: Sequence[EncodedRanking], batch_size: int, seed: int, epoch: int
+) -> Iterator[list[EncodedRanking]]:
     """One epoch's batches of `batch_size` rankings over all processes, in an order set by (seed,
     epoch) alone.
     """
@@ -144,8 +148,8 @@ def epoch_batches(
 
 
 def micro_batches(
-    batch: Sequence[Item], max_tokens: int, processes: int = 1
-) -> list[list[list[Item]]]:
+    batch: Sequence[EncodedRanking], max_tokens: int, processes: int = 1
+) -> list[list[list[EncodedRanking]]]:
     """Cut a batch into micro-batches, the same number for every process: result[process][i] is a
     list of items.
 
@@ -154,7 +158,7 @@ def micro_batches(
     does not divide, large micro-batches are halved; where items run out, an item is repeated with
     weight 0, which adds nothing to loss or gradient.
     """
-    cut: list[list[Item]] = []
+    cut: list[list[EncodedRanking]] = []
     for item in sorted(batch, key=lambda item: item.longest):
         sequences = len(item.responses) + (
             sum(len(other.responses) for other in cut[-1]) if cut else 0
@@ -200,12 +204,12 @@ class MicroBatch(NamedTuple):
     sequence_of: Tensor  # (N,) which of the concatenated scores is response n's
     ranks: Tensor  # (N,)
     ranking_ids: Tensor  # (N,) in [0, R)
-    merits: Tensor | None  # (N,)
+    ratings: Tensor | None  # (N,)
     weights: Tensor  # (R,)
 
 
 def collate(
-    items: Sequence[Item],
+    items: Sequence[EncodedRanking],
     pad_token_id: int,
     *,
     chunk_tokens: int | None = None,
@@ -225,15 +229,19 @@ def collate(
         tokens = [[*items[r].prompt, *items[r].responses[u]] for r, u in owner]
         order, chunks = _by_length(tokens, pad_token_id, chunk_tokens)
     place = {owner[i]: n for n, i in enumerate(order)}
-    merits = None
-    if any(item.merits is not None for item in items):
-        merits = torch.tensor([m for item in items for m in item.merits or [0.0] * len(item.ranks)])
+    ratings = None
+    if any(item.ratings is not None for item in items):
+        ratings = torch.tensor(
+            [m for item in items for m in item.ratings or [0.0] * len(item.ranks)]
+        )
     return MicroBatch(
         chunks=chunks,
-        sequence_of=torch.tensor([place[r, u] for r, item in enumerate(items) for u in item.which]),
+        sequence_of=torch.tensor(
+            [place[r, u] for r, item in enumerate(items) for u in item.response_index]
+        ),
         ranks=torch.tensor([rank for item in items for rank in item.ranks]),
-        ranking_ids=torch.tensor([r for r, item in enumerate(items) for _ in item.which]),
-        merits=merits,
+        ranking_ids=torch.tensor([r for r, item in enumerate(items) for _ in item.response_index]),
+        ratings=ratings,
         weights=torch.tensor([item.weight for item in items]),
     )
 
@@ -258,7 +266,7 @@ def _by_length(
     return order, chunks
 
 
-def _shared_prefix(items: Sequence[Item], pad_token_id: int) -> SharedPrefix:
+def _shared_prefix(items: Sequence[EncodedRanking], pad_token_id: int) -> SharedPrefix:
     prompts = pad_right([item.prompt for item in items], pad_token_id)
     responses = pad_right([ids for item in items for ids in item.responses], pad_token_id)
     prompt_of = torch.tensor([r for r, item in enumerate(items) for _ in item.responses])

@@ -29,17 +29,17 @@ from podium.run.parents import find_parent
 from podium.run.recipe import load_recipe
 from podium.runtime import device, resolve_dtype, set_threads
 from podium.storage import write_json, write_text
-from reward.batches import Item, tokenise
+from reward.batches import EncodedRanking, encode_rankings
 from reward.calibration import accuracy
 from reward.evaluate import pairs_of, score_rankings
 from reward.sources import HELDOUT, check_cohorts
 from reward.train import (
     Config,
-    Start,
+    InitialModel,
     finished_model,
+    initial_model,
     new_engine,
     one_update,
-    start_in,
     training_batches,
 )
 
@@ -65,13 +65,15 @@ def group_labelers(rankings: Sequence[Ranking], groups: int) -> list[set[str]]:
     return [set(names[i::groups]) for i in range(groups)]
 
 
-def fit(config: Config, start: Start, items: list[Item], seed: int, dtype: Any) -> PreTrainedModel:
+def fit(
+    config: Config, initial: InitialModel, items: list[EncodedRanking], seed: int, dtype: Any
+) -> PreTrainedModel:
     """One reward model trained on these items, in memory."""
-    engine, objective = new_engine(config, start, seed, device(), dtype)
+    engine, objective = new_engine(config, initial, seed, device(), dtype)
     batches = training_batches(config, items, seed)
     for number in range(1, len(batches) + 1):
         one_update(config, engine, objective, batches, number)
-    return moved(finished_model(config, start, seed, full_state_dict(engine)), device())
+    return moved(finished_model(config, initial, seed, full_state_dict(engine)), device())
 
 
 def pair_accuracy(
@@ -99,7 +101,7 @@ def cross_validate(run: Path, groups: int = 5, seeds: Sequence[int] = (0, 1, 2))
             f"{run} has no single rankings stage to fold over",
             "use a run whose reward.rankings is one",
         )
-    start = start_in(find_parent(config.model, recipe, run), config.max_length)
+    initial = initial_model(find_parent(config.model, recipe, run), config.max_length)
     folder = find_parent(config.rankings, recipe, run)
     train, validation = (
         read_jsonl(folder / f"rankings.{s}.jsonl", Ranking) for s in ("train", "validation")
@@ -111,20 +113,20 @@ def cross_validate(run: Path, groups: int = 5, seeds: Sequence[int] = (0, 1, 2))
     dtype = resolve_dtype(recipe.dtype)
     rows = []
     for out in group_labelers(train, groups):
-        items, _ = tokenise(
+        items, _ = encode_rankings(
             [r for r in train if r.labeler not in out],
-            start.tokenizer,
-            start.max_length,
+            initial.tokenizer,
+            initial.max_length,
             margin=config.margin,
             margin_scale=config.margin_scale,
         )
         for seed in seeds:
-            model = fit(config, start, items, seed, dtype)
+            model = fit(config, initial, items, seed, dtype)
             sides = [
                 [r for r in validation if (r.labeler in out) == left] for left in (False, True)
             ]
             own, other = (
-                pair_accuracy(model, start.tokenizer, side, start.max_length) for side in sides
+                pair_accuracy(model, initial.tokenizer, side, initial.max_length) for side in sides
             )
             rows.append(
                 {

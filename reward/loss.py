@@ -33,20 +33,20 @@ def pairwise_losses(
     ranks: Tensor,
     ranking_ids: Tensor,
     num_rankings: int,
-    merits: Tensor | None = None,
+    ratings: Tensor | None = None,
 ) -> Tensor:
     """-1/P * sum over the P strict pairs of log sigmoid(r_w - r_l - margin), one value a ranking.
 
     scores: (N,) float, one a response. ranks: (N,). ranking_ids: (N,) long in [0, num_rankings).
-    merits: (N,) or None; the margin of a pair is the amount by which the better response's merit
+    ratings: (N,) or None; the margin of a pair is the amount by which the better response's rating
     exceeds the worse's (never below 0), so a strong preference asks for a wide gap and a slight one
     for a narrow gap. Returns (num_rankings,); a ranking without a strict pair has loss 0 and no
     gradient.
     """
     better, worse = strict_pairs(ranks, ranking_ids)
     gaps = scores[better] - scores[worse]  # (P,)
-    if merits is not None:
-        gaps = gaps - (merits[better] - merits[worse]).clamp(min=0)
+    if ratings is not None:
+        gaps = gaps - (ratings[better] - ratings[worse]).clamp(min=0)
     return _mean_by_ranking(-F.logsigmoid(gaps), ranking_ids[better], num_rankings)
 
 

@@ -44,7 +44,7 @@ from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
-from reward.batches import Item, Margin, epoch_batches, shuffled_pairs, tokenise
+from reward.batches import EncodedRanking, Margin, encode_rankings, epoch_batches, shuffled_pairs
 from reward.bias import center, zero_point
 from reward.evaluate import headline, trust_report
 from reward.model import (
@@ -161,15 +161,17 @@ class Config(BaseModel):
         return self
 
 
-class Fit(NamedTuple):
+class TrainingPlan(NamedTuple):
     """One model to train: what it learns from, update by update, and its seed."""
 
-    batches: list[list[Item]]
+    batches: list[list[EncodedRanking]]
     seed: int
 
 
-class Start(NamedTuple):
-    """What every fit starts from."""
+class InitialModel(NamedTuple):
+    """What every trained model starts from: a folder, its tokenizer, and how many tokens a prompt
+    and its response may have together.
+    """
 
     folder: Path
     tokenizer: PreTrainedTokenizerBase
@@ -182,56 +184,53 @@ Weights = dict[str, torch.Tensor]
 def main(config: Config, stage: StageContext) -> None:
     # 1. Rankings as tokens. What cannot teach is dropped, counted and reported.
     init_distributed()
-    start = starting_point(config, stage)
+    initial = initial_model(stage.parent(config.model), config.max_length)
     sets = ranking_sets(config, stage)
-    fits = plan_fits(config, stage, sets, start)
+    plans = plan_training(config, stage, sets, initial)
     validation = [ranking for splits, _ in sets for ranking in splits.validation]
-    watched, _ = tokenise(validation[: config.eval_rankings], start.tokenizer, start.max_length)
+    validation_items, _ = encode_rankings(
+        validation[: config.eval_rankings], initial.tokenizer, initial.max_length
+    )
 
     # 2. Train: one model, the members of an ensemble, or a second one on the other half of the
     #    prompts.
-    trained, tokens = train_fits(config, stage, start, fits, watched)
+    trained, tokens = train_models(config, stage, initial, plans, validation_items)
 
     # 3. The bias that makes demonstrations score mean 0, and the report that says how far to
     #    believe the model.
     def save(folder: Path) -> None:
-        save_reward_model(reward_model, start.tokenizer, folder)
+        save_reward_model(reward_model, initial.tokenizer, folder)
         for model in models[config.members :]:
-            save_reward_model(model, start.tokenizer, folder / "held_out")
+            save_reward_model(model, initial.tokenizer, folder / "held_out")
         write_report(report, folder)
 
     if not stage.is_main:
         stage.finish(lambda folder: None, {}, "")
         return
     models = [
-        moved(finished_model(config, start, fit.seed, weights), stage.device)
-        for fit, weights in zip(fits, trained, strict=True)
+        moved(finished_model(config, initial, plan.seed, weights), stage.device)
+        for plan, weights in zip(plans, trained, strict=True)
     ]
     reward_model: PreTrainedModel | RewardEnsemble = models[0]
     if config.members > 1:
         reward_model = RewardEnsemble(models[: config.members], config.combine)
-    taught = [ranking for splits, _ in sets for ranking in splits.train]
-    zero = zero_point(stage, taught, start.tokenizer, start.max_length)
+    train_rankings = [ranking for splits, _ in sets for ranking in splits.train]
+    zero = zero_point(stage, train_rankings, initial.tokenizer, initial.max_length)
     for each in models if config.members == 1 else [*models, reward_model]:
-        center(each, start.tokenizer, zero)
+        center(each, initial.tokenizer, zero)
     report = trust_report(
-        reward_model, start.tokenizer, merge_splits(sets), stage.world(), start.max_length
+        reward_model, initial.tokenizer, merge_splits(sets), stage.world(), initial.max_length
     )
 
     # 4. The reward model.
     stage.finish(save, headline(report), card(config, report), tokens=tokens)
 
 
-def starting_point(config: Config, stage: StageContext) -> Start:
-    """The parent's folder and tokenizer, and how many tokens a prompt and its response may have."""
-    return start_in(stage.parent(config.model), config.max_length)
-
-
-def start_in(folder: Path, max_length: int | None) -> Start:
-    """`Start` of a model folder; no longer than `max_length` or the model's context."""
+def initial_model(folder: Path, max_length: int | None) -> InitialModel:
+    """The model of a folder; sequences are no longer than `max_length` or the model's context."""
     tokenizer = prepare_tokenizer(load_tokenizer(folder))
     context = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
-    return Start(folder, tokenizer, min(max_length or 10**9, context or 10**9))
+    return InitialModel(folder, tokenizer, min(max_length or 10**9, context or 10**9))
 
 
 def ranking_sets(config: Config, stage: StageContext) -> list[tuple[Splits, float]]:
@@ -245,37 +244,41 @@ def ranking_sets(config: Config, stage: StageContext) -> list[tuple[Splits, floa
     return sets
 
 
-def plan_fits(
-    config: Config, stage: StageContext, sets: list[tuple[Splits, float]], start: Start
-) -> list[Fit]:
+def plan_training(
+    config: Config, stage: StageContext, sets: list[tuple[Splits, float]], initial: InitialModel
+) -> list[TrainingPlan]:
     """What to train, in order: the members, then the model of the second half if one is wanted."""
     half = "first" if config.half == "split" else config.half
-    items = training_items(config, stage, sets, start, half)
-    fits = [
-        Fit(training_batches(config, items, stage.seed + i), stage.seed + i)
+    items = training_items(config, stage, sets, initial, half)
+    plans = [
+        TrainingPlan(training_batches(config, items, stage.seed + i), stage.seed + i)
         for i in range(config.members)
     ]
     if config.half == "split":
-        others = training_items(config, stage, sets, start, "second")
-        fits.append(Fit(training_batches(config, others, stage.seed), stage.seed))
-    return fits
+        others = training_items(config, stage, sets, initial, "second")
+        plans.append(TrainingPlan(training_batches(config, others, stage.seed), stage.seed))
+    return plans
 
 
 def training_items(
-    config: Config, stage: StageContext, sets: list[tuple[Splits, float]], start: Start, half: str
-) -> list[Item]:
+    config: Config,
+    stage: StageContext,
+    sets: list[tuple[Splits, float]],
+    initial: InitialModel,
+    half: str,
+) -> list[EncodedRanking]:
     """The training rankings of one half of the prompts (or all) as tokens; drops are told.
 
     Raises:
         DataError: no ranking is left that could teach anything.
     """
-    items: list[Item] = []
+    items: list[EncodedRanking] = []
     counts: Counter[str] = Counter()
     for splits, weight in sets:
-        found, dropped = tokenise(
+        found, dropped = encode_rankings(
             [ranking for ranking in splits.train if in_half(ranking, half)],
-            start.tokenizer,
-            start.max_length,
+            initial.tokenizer,
+            initial.max_length,
             margin=config.margin,
             margin_scale=config.margin_scale,
             weight=weight,
@@ -296,7 +299,9 @@ def training_items(
     return shuffled_pairs(items) if config.batching == "shuffled_pairs" else items
 
 
-def training_batches(config: Config, items: list[Item], seed: int) -> list[list[Item]]:
+def training_batches(
+    config: Config, items: list[EncodedRanking], seed: int
+) -> list[list[EncodedRanking]]:
     """The batches of all epochs, in an order set by the seed."""
     epochs = range(config.num_train_epochs)
     return [
@@ -304,33 +309,39 @@ def training_batches(config: Config, items: list[Item], seed: int) -> list[list[
     ]
 
 
-def train_fits(
-    config: Config, stage: StageContext, start: Start, fits: list[Fit], watched: list[Item]
+def train_models(
+    config: Config,
+    stage: StageContext,
+    initial: InitialModel,
+    plans: list[TrainingPlan],
+    validation_items: list[EncodedRanking],
 ) -> tuple[list[Weights], int]:
-    """Train one fit after the other; returns their weights and the tokens read. Goes on from a
+    """Train one model after the other; returns their weights and the tokens read. Goes on from a
     checkpoint.
     """
     checkpoint = stage.latest_checkpoint()
     done, trained = 0, list[Weights]()
     if checkpoint is not None:
         done, trained = checkpoint[0], torch.load(checkpoint[1] / "trained.pt")
-    first = tokens = 0  # updates and tokens of the fits before
-    with stage.progress(sum(len(fit.batches) for fit in fits), "reward", start=done) as bar:
-        for fit in fits:
-            end = first + len(fit.batches)
+    first = tokens = 0  # updates and tokens of the models before
+    with stage.progress(sum(len(plan.batches) for plan in plans), "reward", start=done) as bar:
+        for plan in plans:
+            end = first + len(plan.batches)
             if end > done:
-                engine, objective = new_engine(config, start, fit.seed, stage.device, stage.dtype)
+                engine, objective = new_engine(
+                    config, initial, plan.seed, stage.device, stage.dtype
+                )
                 if checkpoint is not None and first < done:
                     load_engine(engine, checkpoint[1])
                     set_rng_state(
                         torch.load(checkpoint[1] / f"rng-{stage.rank}.pt", weights_only=False)
                     )
                 for number in range(max(first, done) + 1, end + 1):
-                    metrics = one_update(config, engine, objective, fit.batches, number - first)
+                    metrics = one_update(config, engine, objective, plan.batches, number - first)
                     for name in ("loss", "grad_norm"):
                         stage.check_finite(name, metrics[name], number)
-                    if watched and (number % config.eval_steps == 0 or number == end):
-                        metrics |= validate(engine, watched, objective)
+                    if validation_items and (number % config.eval_steps == 0 or number == end):
+                        metrics |= validate(engine, validation_items, objective)
                     stage.log(number, metrics)
                     bar.advance(
                         tokens=int(metrics["tokens"]),
@@ -346,16 +357,16 @@ def train_fits(
                             )
                 trained.append(full_state_dict(engine))
             first = end
-            tokens += sum(item.tokens for batch in fit.batches for item in batch)
+            tokens += sum(item.tokens for batch in plan.batches for item in batch)
     return trained, tokens
 
 
 def new_engine(
-    config: Config, start: Start, seed: int, device: torch.device, dtype: Dtype
+    config: Config, initial: InitialModel, seed: int, device: torch.device, dtype: Dtype
 ) -> tuple[Any, Objective]:
     """A fresh reward model under an engine, and what it minimises."""
-    module = new_module(config, start, seed)
-    if device.type == "cpu" and start.max_length <= SHORT:
+    module = new_module(config, initial, seed)
+    if device.type == "cpu" and initial.max_length <= SHORT:
         module.reward_model.set_attn_implementation("eager")
     if config.gradient_checkpointing:
         module.reward_model.gradient_checkpointing_enable()
@@ -368,22 +379,26 @@ def new_engine(
         weight_decay=config.weight_decay,
         dtype=dtype,
     )
-    pad = int(start.tokenizer.pad_token_id)
+    pad = int(initial.tokenizer.pad_token_id)
     return engine, Objective(
         config.loss, config.micro_batch_tokens, config.shared_prefix, pad, dtype
     )
 
 
-def new_module(config: Config, start: Start, seed: int) -> ScoringModule:
+def new_module(config: Config, initial: InitialModel, seed: int) -> ScoringModule:
     """The parent with a fresh head (and adapters), as the engine wants it; the same seed gives the
     same numbers.
     """
-    model = new_reward_model(start.folder, start.tokenizer, seed)
+    model = new_reward_model(initial.folder, initial.tokenizer, seed)
     return ScoringModule(with_lora(model, config.lora, seed))
 
 
 def one_update(
-    config: Config, engine: Any, objective: Objective, batches: list[list[Item]], number: int
+    config: Config,
+    engine: Any,
+    objective: Objective,
+    batches: list[list[EncodedRanking]],
+    number: int,
 ) -> dict[str, float]:
     """Update `number` (from 1) of the planned ones, with its metrics."""
     began = time.perf_counter()
@@ -397,8 +412,8 @@ def one_update(
 
 
 def save_progress(stage: StageContext, engine: Any, number: int, trained: list[Weights]) -> None:
-    """A checkpoint: every process its part of the engine, the main one the fits that are
-    finished.
+    """A checkpoint: every process its part of the engine, the main one also the weights of the
+    models that are finished.
     """
 
     def write(folder: Path) -> None:
@@ -410,9 +425,11 @@ def save_progress(stage: StageContext, engine: Any, number: int, trained: list[W
     stage.save_checkpoint(number, write)
 
 
-def finished_model(config: Config, start: Start, seed: int, weights: Weights) -> PreTrainedModel:
+def finished_model(
+    config: Config, initial: InitialModel, seed: int, weights: Weights
+) -> PreTrainedModel:
     """The plain reward model of trained weights, adapters merged, in eval mode."""
-    module = new_module(config, start, seed)
+    module = new_module(config, initial, seed)
     module.load_state_dict(weights)
     return merged(module.model).eval()
 

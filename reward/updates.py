@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from podium.engine import all_reduce_sum, backward, step, world_size
 from podium.models import inside_peft
 from podium.runtime import Dtype, autocast
-from reward.batches import Item, MicroBatch, Sequences, SharedPrefix, collate, micro_batches
+from reward.batches import (
+    EncodedRanking,
+    MicroBatch,
+    Sequences,
+    SharedPrefix,
+    collate,
+    micro_batches,
+)
 from reward.loss import pairwise_losses, plackett_luce_losses, strict_pairs
 from reward.score import score, score_shared_prefix
 
@@ -63,7 +70,7 @@ class ScoringModule(nn.Module):
 
 
 def update(
-    engine: Any, batch: Sequence[Item], learning_rate: float, objective: Objective
+    engine: Any, batch: Sequence[EncodedRanking], learning_rate: float, objective: Objective
 ) -> dict[str, float]:
     """One step on a global batch of rankings. Loss = weighted mean over its rankings of each one's
     mean over its pairs.
@@ -86,7 +93,9 @@ def update(
 
 
 @torch.no_grad()
-def validate(engine: Any, items: Sequence[Item], objective: Objective) -> dict[str, float]:
+def validate(
+    engine: Any, items: Sequence[EncodedRanking], objective: Objective
+) -> dict[str, float]:
     """Loss and accuracy on other rankings, shared out over processes."""
     engine.eval()
     sums = torch.zeros(6, device=engine.device)
@@ -98,7 +107,7 @@ def validate(engine: Any, items: Sequence[Item], objective: Objective) -> dict[s
     return {f"validation_{name}": found[name] for name in ("loss", "accuracy")}
 
 
-def prepare(items: Sequence[Item], engine: Any, objective: Objective) -> list[MicroBatch]:
+def prepare(items: Sequence[EncodedRanking], engine: Any, objective: Objective) -> list[MicroBatch]:
     """This process's micro-batches on its device."""
     rank = torch.distributed.get_rank() if world_size() > 1 else 0
     chunk_tokens: int | None = objective.micro_batch_tokens
@@ -161,7 +170,9 @@ def ranking_losses(scores: Tensor, micro: MicroBatch, objective: Objective) -> T
     """(N,) scores -> (R,) losses."""
     if objective.loss == "plackett_luce":
         return plackett_luce_losses(scores, micro.ranks, micro.ranking_ids, len(micro.weights))
-    return pairwise_losses(scores, micro.ranks, micro.ranking_ids, len(micro.weights), micro.merits)
+    return pairwise_losses(
+        scores, micro.ranks, micro.ranking_ids, len(micro.weights), micro.ratings
+    )
 
 
 def statistics(scores: Tensor, micro: MicroBatch, objective: Objective) -> Tensor:
@@ -212,6 +223,6 @@ def _to(micro: MicroBatch, device: torch.device) -> MicroBatch:
         micro.sequence_of.to(device),
         micro.ranks.to(device),
         micro.ranking_ids.to(device),
-        None if micro.merits is None else micro.merits.to(device),
+        None if micro.ratings is None else micro.ratings.to(device),
         micro.weights.to(device),
     )

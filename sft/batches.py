@@ -29,7 +29,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedDemonstrations:
     """Rows that fit, and how many demonstrations did not fit which limit."""
 
     rows: list[Row]
@@ -48,7 +48,7 @@ def encode_demonstrations(
     context: int,
     max_prompt_tokens: int | None = None,
     max_response_tokens: int | None = None,
-) -> Encoded:
+) -> EncodedDemonstrations:
     """Tokenise conversations with the chat template; drop what is over a limit rather than cut it.
 
     A cut response would teach the model to stop in the middle of a sentence, or never to stop. The
@@ -68,7 +68,7 @@ def encode_demonstrations(
                 token if counts else IGNORED for token, counts in zip(ids, is_response, strict=True)
             ]
             rows.append(Row(ids, labels))
-    return Encoded(rows, long_prompts, long_responses)
+    return EncodedDemonstrations(rows, long_prompts, long_responses)
 
 
 def aux_rows(batches: int, batch_size: int, share: float) -> list[int]:

@@ -31,7 +31,13 @@ from podium.models import count_parameters, load_causal_lm, load_tokenizer, resi
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.runtime import seed_everything
-from sft.batches import Encoded, Row, encode_demonstrations, fill_with_documents, lay_out_batches
+from sft.batches import (
+    EncodedDemonstrations,
+    Row,
+    encode_demonstrations,
+    fill_with_documents,
+    lay_out_batches,
+)
 from sft.dropout import set_residual_dropout
 from sft.trainer import (
     StageCallback,
@@ -204,7 +210,7 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     context: int,
     split: str,
-) -> Encoded:
+) -> EncodedDemonstrations:
     """The demonstrations of a split as rows; what is too long is dropped, counted and told.
 
     Raises:

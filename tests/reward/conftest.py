@@ -89,8 +89,8 @@ def village_rankings(count: int, seed: int, **fields) -> list[Ranking]:
         answers = [
             " ".join(rng.choices(WORDS, k=rng.randint(1, 6))) for _ in range(rng.randint(2, 5))
         ]
-        merit = [text.count("owl") - text.count("jam") for text in answers]
-        ranks = [1 + sum(other > own for other in merit) for own in merit]
+        rating = [text.count("owl") - text.count("jam") for text in answers]
+        ranks = [1 + sum(other > own for other in rating) for own in rating]
         found.append(
             ranking(f"Story {seed} {number}?", answers, ranks, labeler=f"l{number % 3}", **fields)
         )

@@ -9,7 +9,7 @@ import torch
 
 from data.records import Ranking
 from data.template import encode_prompt, encode_response
-from reward.batches import collate, epoch_batches, micro_batches, shuffled_pairs, tokenise
+from reward.batches import collate, encode_rankings, epoch_batches, micro_batches, shuffled_pairs
 from reward.loss import pairwise_losses
 from reward.score import score, score_shared_prefix
 from tests.reward.conftest import ranking
@@ -23,26 +23,28 @@ def summed_loss(model, pieces, **how) -> torch.Tensor:
         micro = collate(items, 1, **how)
         read = score_shared_prefix if how.get("shared_prefix") else score
         scores = torch.cat([read(model, *chunk) for chunk in micro.chunks])[micro.sequence_of]
-        rankings = pairwise_losses(scores, micro.ranks, micro.ranking_ids, len(items), micro.merits)
+        rankings = pairwise_losses(
+            scores, micro.ranks, micro.ranking_ids, len(items), micro.ratings
+        )
         losses.append((rankings * micro.weights).sum() / total)
     return torch.stack(losses).sum()
 
 
 def test_every_sequence_is_prompt_plus_response_with_its_end(rankings, tokenizer):
-    items, counts = tokenise(rankings, tokenizer, 128)
+    items, counts = encode_rankings(rankings, tokenizer, 128)
     assert len(items) == len(rankings)
     assert counts == {"empty responses (kept)": 1, "duplicate responses (forwarded once)": 1}
     for item, record in zip(items, rankings, strict=True):
         assert list(item.prompt) == encode_prompt(tokenizer, record.prompt)
         for k, text in enumerate(record.responses):
-            assert list(item.responses[item.which[k]]) == encode_response(tokenizer, text)
+            assert list(item.responses[item.response_index[k]]) == encode_response(tokenizer, text)
 
 
 def test_duplicates_are_tied_and_forwarded_once(tokenizer):
     """One text ranked 1 and 3: it was not the text that told them apart. Red when tie_duplicates
     returns the ranks.
     """
-    items, counts = tokenise(
+    items, counts = encode_rankings(
         [ranking("Who?", ["Ana.", "Bram.", "Ana.", "Cy."], [1, 4, 3, 1])], tokenizer, 128
     )
     assert items[0].ranks == (2, 4, 2, 1)
@@ -62,13 +64,13 @@ def test_duplicates_are_tied_and_forwarded_once(tokenizer):
     ],
 )
 def test_what_teaches_nothing_is_dropped_and_counted(tokenizer, responses, ranks, reason):
-    items, counts = tokenise([ranking("Who?", responses, ranks)], tokenizer, 60)
+    items, counts = encode_rankings([ranking("Who?", responses, ranks)], tokenizer, 60)
     assert items == []
     assert counts[reason] == 1
 
 
 def test_a_response_over_the_context_leaves_its_ranking(tokenizer):
-    items, counts = tokenise(
+    items, counts = encode_rankings(
         [ranking("Who?", ["Ana.", "Zq " * 100, "Bram."], [3, 1, 2])], tokenizer, 60
     )
     assert items[0].ranks == (3, 2)
@@ -77,11 +79,11 @@ def test_a_response_over_the_context_leaves_its_ranking(tokenizer):
 
 def test_margins_come_from_likert_or_strength(tokenizer):
     rated = ranking("Who?", ["Ana.", "Bram.", "Cy."], [1, 2, 3], likert=[7, 4, 4], strength=2.0)
-    (likert,), _ = tokenise([rated], tokenizer, 60, margin="likert", margin_scale=0.5)
-    (strength,), _ = tokenise([rated], tokenizer, 60, margin="strength", margin_scale=0.5)
-    assert likert.merits == (3.5, 2.0, 2.0)
-    assert strength.merits == (0, -1, -2)
-    _, counts = tokenise(
+    (likert,), _ = encode_rankings([rated], tokenizer, 60, margin="likert", margin_scale=0.5)
+    (strength,), _ = encode_rankings([rated], tokenizer, 60, margin="strength", margin_scale=0.5)
+    assert likert.ratings == (3.5, 2.0, 2.0)
+    assert strength.ratings == (0, -1, -2)
+    _, counts = encode_rankings(
         [ranking("Who?", ["Ana.", "Bram."], [1, 2])], tokenizer, 60, margin="likert"
     )
     assert counts == {"rankings without likert (trained without a margin)": 1}
@@ -90,7 +92,7 @@ def test_margins_come_from_likert_or_strength(tokenizer):
 @pytest.mark.parametrize("max_tokens", [1, 120, 400, 10_000])
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_micro_batches_hold_every_ranking_once(rankings, tokenizer, max_tokens, processes):
-    items, _ = tokenise(rankings, tokenizer, 128)
+    items, _ = encode_rankings(rankings, tokenizer, 128)
     plan = micro_batches(items, max_tokens, processes)
     assert len(plan) == processes
     assert len({len(share) for share in plan}) == 1, (
@@ -121,7 +123,7 @@ def test_loss_and_gradient_do_not_depend_on_the_cut(
     """Red when repeated items keep their weight, and when sequence_of ignores the sorting by
     length.
     """
-    items, _ = tokenise(rankings, tokenizer, 128)
+    items, _ = encode_rankings(rankings, tokenizer, 128)
     weights = list(reward_model.parameters())
     whole = summed_loss(reward_model, [items])
     expected = torch.autograd.grad(whole, weights, allow_unused=True)
@@ -134,7 +136,7 @@ def test_loss_and_gradient_do_not_depend_on_the_cut(
 
 
 def test_an_epoch_is_a_permutation_set_by_seed_and_epoch(rankings, tokenizer):
-    items, _ = tokenise(rankings * 3, tokenizer, 128)
+    items, _ = encode_rankings(rankings * 3, tokenizer, 128)
     first = list(epoch_batches(items, 5, seed=1, epoch=0))
     assert [len(batch) for batch in first] == [5, 5, 2]
     assert first == list(epoch_batches(items, 5, seed=1, epoch=0))
@@ -143,7 +145,7 @@ def test_an_epoch_is_a_permutation_set_by_seed_and_epoch(rankings, tokenizer):
 
 
 def test_shuffled_pairs_hold_every_strict_pair_once(rankings, tokenizer):
-    items, _ = tokenise(rankings, tokenizer, 128)
+    items, _ = encode_rankings(rankings, tokenizer, 128)
     pairs = shuffled_pairs(items)
     strict = sum(len(r.comparisons()) for r in rankings)
     assert len(pairs) == strict

@@ -19,7 +19,7 @@ def flat(rankings: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def brute_force(
-    scores: torch.Tensor, rankings: list[list[int]], merits: torch.Tensor | None = None
+    scores: torch.Tensor, rankings: list[list[int]], ratings: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The paper's formula with loops: mean over a ranking's untied pairs, one value a ranking."""
     losses, start = [], 0
@@ -28,8 +28,8 @@ def brute_force(
         for i, j in itertools.permutations(range(len(ranks)), 2):
             if ranks[i] < ranks[j]:
                 margin = (
-                    max(0.0, float(merits[start + i] - merits[start + j]))
-                    if merits is not None
+                    max(0.0, float(ratings[start + i] - ratings[start + j]))
+                    if ratings is not None
                     else 0.0
                 )
                 terms.append(
@@ -54,12 +54,12 @@ def test_loss_and_gradient_equal_brute_force_pairs(rankings, seed, with_margins)
     ranks, ids = flat(rankings)
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(len(ranks), generator=generator, dtype=torch.float64, requires_grad=True)
-    merits = (
+    ratings = (
         torch.randn(len(ranks), generator=generator, dtype=torch.float64) if with_margins else None
     )
 
-    ours = pairwise_losses(scores, ranks, ids, len(rankings), merits)
-    theirs = brute_force(scores, rankings, merits)
+    ours = pairwise_losses(scores, ranks, ids, len(rankings), ratings)
+    theirs = brute_force(scores, rankings, ratings)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
     (ours_grad,) = torch.autograd.grad(ours.sum(), scores)
     (theirs_grad,) = torch.autograd.grad(theirs.sum(), scores)
@@ -135,8 +135,8 @@ def test_a_strong_preference_asks_for_a_wide_gap():
     instead.
     """
     ranks, ids = flat([[1, 2]])
-    slight = pairwise_losses(torch.zeros(2), ranks, ids, 1, merits=torch.tensor([1.0, 0.0]))
-    strong = pairwise_losses(torch.zeros(2), ranks, ids, 1, merits=torch.tensor([3.0, 0.0]))
+    slight = pairwise_losses(torch.zeros(2), ranks, ids, 1, ratings=torch.tensor([1.0, 0.0]))
+    strong = pairwise_losses(torch.zeros(2), ranks, ids, 1, ratings=torch.tensor([3.0, 0.0]))
     torch.testing.assert_close(
         torch.cat([slight, strong]), torch.nn.functional.softplus(torch.tensor([1.0, 3.0]))
     )
