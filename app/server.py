@@ -20,8 +20,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from uvicorn.supervisors import Multiprocess
 
+from app.labeling.access import CHAT, user_of_cookie
 from app.labeling.application import create_site
-from app.labeling.guard import CHAT, user_of_cookie
 from app.labeling.site import Settings, Site, open_site
 from app.labeling.votes import VoteBox
 from podium.errors import PlatformError, PodiumError

@@ -9,8 +9,8 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from app.labeling import accounts
+from app.labeling.access import COOKIE, Labeler, OptionalUser
 from app.labeling.forms import Strict
-from app.labeling.guard import COOKIE, Labeler, OptionalUser
 from app.labeling.problems import Problem
 from app.labeling.site import Site
 from app.labeling.tables import EventLog

@@ -14,11 +14,11 @@ from pydantic import AfterValidator, Field, ValidationError
 from sqlalchemy import func, select
 
 from app.labeling import exporting, importing, progress
+from app.labeling.access import Researcher
 from app.labeling.account_routes import note, page
 from app.labeling.datacard import TIE_RULE_WORDS, agreement_lines
 from app.labeling.forms import Form as LabelForm
 from app.labeling.forms import ShortText, Strict, storable
-from app.labeling.guard import Researcher
 from app.labeling.labeler_routes import Id
 from app.labeling.problems import Problem
 from app.labeling.site import Site
@@ -42,7 +42,7 @@ Cohort = Literal["train", "heldout", "screening"]
 class Sent(Strict):
     """What a page's form sends; a box that is not ticked is not sent."""
 
-    csrf_token: str = ""  # looked at by guard.py
+    csrf_token: str = ""  # looked at by access.py
 
 
 class BatchForm(Sent, importing.BatchRules):

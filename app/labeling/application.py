@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from app.labeling import account_routes, accounts, admin_routes, labeler_routes, people_routes
-from app.labeling.guard import Guard
+from app.labeling.access import AccessMiddleware
 from app.labeling.problems import Problem, of_database
 from app.labeling.site import Site
 from podium.errors import PodiumError, RunFolderError
@@ -45,7 +45,9 @@ def create_site(site: Site) -> FastAPI:
     app.state.site = site
     app.state.templates = _templates()
     local_only = site.settings.is_local
-    app.add_middleware(Guard, names=LOCAL_NAMES if local_only else list(site.settings.names))
+    app.add_middleware(
+        AccessMiddleware, names=LOCAL_NAMES if local_only else list(site.settings.names)
+    )
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for module in (account_routes, labeler_routes, admin_routes, people_routes):
         app.include_router(module.router)

@@ -10,9 +10,9 @@ from fastapi.responses import HTMLResponse
 from sqlalchemy import func, select
 
 from app.labeling import answers, queue
+from app.labeling.access import Labeler
 from app.labeling.account_routes import page
 from app.labeling.forms import SKIP_REASONS, Answer, DraftBody, SkipAnswer
-from app.labeling.guard import Labeler
 from app.labeling.problems import Problem
 from app.labeling.site import Site
 from app.labeling.tables import Assignment, Batch, InstructionRead, InstructionSet

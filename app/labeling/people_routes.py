@@ -8,8 +8,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import select
 
 from app.labeling import accounts
+from app.labeling.access import Admin
 from app.labeling.account_routes import note, page
-from app.labeling.guard import Admin
 from app.labeling.labeler_routes import Id
 from app.labeling.site import Site
 from app.labeling.tables import COHORTS, ROLES, EventLog, Person

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from app.labeling import accounts
-from app.labeling.guard import COOKIE
+from app.labeling.access import COOKIE
 from app.labeling.site import Settings, open_site
 from podium.errors import PodiumError
 from tests.app.labeling.making import (
@@ -165,7 +165,7 @@ def test_forged_replayed_and_expired_sessions(site, browser, monkeypatch):
     assert replay.get("/api/me").status_code == 401
     late = Browser(site, "lea")
     begun = time.time()
-    monkeypatch.setattr("app.labeling.guard.time.time", lambda: begun + 15 * 86400)
+    monkeypatch.setattr("app.labeling.access.time.time", lambda: begun + 15 * 86400)
     assert late.get("/api/me").status_code == 401
 
 

@@ -39,7 +39,7 @@ CHAT_POLICY = (  # Gradio's page starts from inline scripts
 )
 
 
-class Guard:
+class AccessMiddleware:
     """ASGI middleware. `names`: host names to answer to (against DNS rebinding); empty = any."""
 
     def __init__(self, app: ASGIApp, names: list[str]) -> None:
