@@ -10,6 +10,7 @@ once.
 Nothing here touches a model, and the loss does not depend on how step 3 cuts: see `reward.loss`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ class EncodedRanking:
     response_index: tuple[int, ...]  # (K,) answer k of the record is responses[response_index[k]]
     ranks: tuple[float, ...]  # (K,) 1 is best, duplicates share the mean of their ranks
     ratings: tuple[float, ...] | None = None  # (K,) see `pairwise_losses`
-    weight: float = 1.0
+    weight: float = 1.0  # of its loss in a sum over rankings
 
     @property
     def longest(self) -> int:
@@ -134,6 +135,17 @@ def shuffled_pairs(items: Sequence[EncodedRanking]) -> list[EncodedRanking]:
                 )
             )
     return pairs
+
+
+def weights_of_mean_one(items: Sequence[EncodedRanking]) -> list[EncodedRanking]:
+    """The items with weights divided by their mean over all of them; weights of 1 stay bit for
+    bit.
+
+    A batch cannot do this for itself: one of light rankings alone would count as much as one of
+    heavy rankings, and the light set would gain a share of the gradient that nobody gave it.
+    """
+    mean = math.fsum(item.weight for item in items) / len(items)
+    return [replace(item, weight=item.weight / mean) for item in items]
 
 
 def epoch_batches(

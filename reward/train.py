@@ -44,7 +44,14 @@ from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
-from reward.batches import EncodedRanking, Margin, encode_rankings, epoch_batches, shuffled_pairs
+from reward.batches import (
+    EncodedRanking,
+    Margin,
+    encode_rankings,
+    epoch_batches,
+    shuffled_pairs,
+    weights_of_mean_one,
+)
 from reward.bias import center, zero_point
 from reward.evaluate import headline, trust_report
 from reward.model import (
@@ -267,7 +274,8 @@ def training_items(
     initial: InitialModel,
     half: str,
 ) -> list[EncodedRanking]:
-    """The training rankings of one half of the prompts (or all) as tokens; drops are told.
+    """The training rankings of one half of the prompts (or all) as tokens, their weights of mean 1;
+    drops are told.
 
     Raises:
         DataError: no ranking is left that could teach anything.
@@ -296,7 +304,9 @@ def training_items(
             fix="give rankings with at least two responses that fit the context and are not "
             "all tied",
         )
-    return shuffled_pairs(items) if config.batching == "shuffled_pairs" else items
+    return weights_of_mean_one(
+        shuffled_pairs(items) if config.batching == "shuffled_pairs" else items
+    )
 
 
 def training_batches(

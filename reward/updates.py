@@ -72,24 +72,27 @@ class ScoringModule(nn.Module):
 def update(
     engine: Any, batch: Sequence[EncodedRanking], learning_rate: float, objective: Objective
 ) -> dict[str, float]:
-    """One step on a global batch of rankings. Loss = weighted mean over its rankings of each one's
-    mean over its pairs.
+    """One step on a global batch of rankings. Loss = mean over its rankings of weight times each
+    one's mean over its pairs.
+
+    The divisor is the number of rankings, not the batch's sum of weights: a batch that holds mostly
+    light rankings takes a small step. Weights of mean 1 over the training set
+    (`batches.weights_of_mean_one`) thus keep their share of the gradient at any batch size.
 
     Every process is given the whole batch and takes its share. Returns loss, accuracy (of untied
     pairs, before the step), score spread, gradient norm before clipping, and the tokens forwarded.
     """
-    total = sum(item.weight for item in batch)
     share = prepare(batch, engine, objective)
     engine.train()
     sums = torch.zeros(6, device=engine.device)
     for i, micro in enumerate(share):
         last = i == len(share) - 1
         # Gradients are averaged over processes, so a sum of local losses is scaled by their number.
-        scale = world_size() / total
+        scale = world_size() / len(batch)
         scores = backward_micro_batch(engine, micro, scale, last, objective)
         sums += statistics(scores.detach(), micro, objective)
     grad_norm = step(engine, learning_rate)
-    return {**means(sums, total), "grad_norm": grad_norm, "learning_rate": learning_rate}
+    return {**means(sums, len(batch)), "grad_norm": grad_norm, "learning_rate": learning_rate}
 
 
 @torch.no_grad()
@@ -103,7 +106,7 @@ def validate(
         sums += statistics(
             forward(engine, micro.chunks, objective)[micro.sequence_of], micro, objective
         )
-    found = means(sums, sum(item.weight for item in items))
+    found = means(sums, len(items))
     return {f"validation_{name}": found[name] for name in ("loss", "accuracy")}
 
 
@@ -195,12 +198,12 @@ def statistics(scores: Tensor, micro: MicroBatch, objective: Objective) -> Tenso
     )
 
 
-def means(sums: Tensor, total_weight: float) -> dict[str, float]:
-    """The global means of what `statistics` summed up, over all processes."""
+def means(sums: Tensor, rankings: int) -> dict[str, float]:
+    """The global means of what `statistics` summed up over all processes, of so many rankings."""
     loss, right, pairs, score_sum, squares, responses = all_reduce_sum(sums.double()).tolist()
     mean = score_sum / responses
     return {
-        "loss": loss / total_weight,
+        "loss": loss / rankings,
         "accuracy": right / pairs,
         "score_mean": mean,
         "score_std": max(squares / responses - mean**2, 0.0) ** 0.5,

@@ -120,13 +120,29 @@ evals:
   questions: 16
 """
 STAGES = (
-    "world", "pretrain", "sft", "rankings", "reward", "rl_init", "ppo", "ppo_plain", "evals",
+    "world",
+    "pretrain",
+    "sft",
+    "rankings",
+    "reward",
+    "rl_init",
+    "ppo",
+    "ppo_plain",
+    "evals",
 )
 
 # Metrics that a clock measures.
 TIMED = {
-    "tokens_per_second", "time/generate", "time/reference", "time/reward", "time/value",
-    "time/update_policy", "time/update_value", "time/ptx", "time/optimizer", "time/ema",
+    "tokens_per_second",
+    "time/generate",
+    "time/reference",
+    "time/reward",
+    "time/value",
+    "time/update_policy",
+    "time/update_value",
+    "time/ptx",
+    "time/optimizer",
+    "time/ema",
     "time/gold",
 }
 # Files with bits to compare. `stage.json` is not among them: it holds dates, seconds and revisions.
@@ -170,7 +186,9 @@ def run_chain(folder: Path) -> Path:
     recipe.write_text(RECIPE)
     command = [sys.executable, "-m", "podium.cli", "run", str(recipe), "--runs-dir", "runs"]
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)

@@ -9,7 +9,14 @@ import torch
 
 from data.records import Ranking
 from data.template import encode_prompt, encode_response
-from reward.batches import collate, encode_rankings, epoch_batches, micro_batches, shuffled_pairs
+from reward.batches import (
+    collate,
+    encode_rankings,
+    epoch_batches,
+    micro_batches,
+    shuffled_pairs,
+    weights_of_mean_one,
+)
 from reward.loss import pairwise_losses
 from reward.score import score, score_shared_prefix
 from tests.reward.conftest import ranking
@@ -150,6 +157,15 @@ def test_shuffled_pairs_hold_every_strict_pair_once(rankings, tokenizer):
     strict = sum(len(r.comparisons()) for r in rankings)
     assert len(pairs) == strict
     assert all(len(pair.responses) == 2 and pair.ranks == (1, 2) for pair in pairs)
+
+
+def test_weights_have_mean_one_and_weights_of_one_stay_as_they_are(rankings, tokenizer):
+    heavy, _ = encode_rankings(rankings, tokenizer, 128)
+    light, _ = encode_rankings(rankings, tokenizer, 128, weight=0.01)
+    scaled = weights_of_mean_one(heavy + light)
+    assert sum(item.weight for item in scaled) == pytest.approx(len(scaled))
+    assert scaled[0].weight == pytest.approx(100 * scaled[-1].weight)
+    assert weights_of_mean_one(heavy) == heavy
 
 
 def test_k_of_one_and_missing_ranks_never_become_a_ranking():

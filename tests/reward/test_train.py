@@ -243,6 +243,29 @@ def test_weighted_sets_count_by_weight(make_recipe, tmp_path):
     assert trust["heldout"]["accuracy"]["value"] > 0.75
 
 
+def test_a_light_set_has_its_share_of_the_gradient_whatever_the_batches(make_recipe, tmp_path):
+    """Counted: without learning the loss is about 1 on a heavy ranking and, by its margin, 2000 on
+    a light one, so the mean over an epoch's updates tells the light set's share: 0.01 / 1.01. Seen red (7 %) with each batch divided by its own sum of weights.
+    """
+    heavy = [ranking(f"Heavy {i}?", ["Ana.", "Bram."], [1, 2]) for i in range(48)]
+    light = [ranking(f"Light {i}?", ["Ana.", "Bram."], [1, 2], strength=1.0) for i in range(48)]
+    sets = []
+    for name, records, weight in (("heavy", heavy, 1.0), ("light", light, 0.01)):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "rankings.train.jsonl", records)
+        other = ranking(f"Other {name}?", ["Ana.", "Bram."], [1, 2])
+        write_jsonl(tmp_path / name / "rankings.validation.jsonl", [other])
+        sets.append({"source": str(tmp_path / name), "weight": weight})
+    margins = {"margin": "strength", "margin_scale": 2000.0}
+    recipe = make_recipe(
+        rankings=sets, batch_size=4, learning_rate=1e-12, num_train_epochs=1, **margins
+    )
+    losses = [line["loss"] for line in metrics(train(recipe, tmp_path / "runs"))]
+    assert len(losses) == 24
+    share = sum(losses) / 24 / 2000
+    assert share == pytest.approx(0.01 / 1.01, abs=0.001)
+
+
 @pytest.mark.parametrize(
     ("records", "message"),
     [
