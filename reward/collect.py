@@ -91,7 +91,7 @@ class Config(BaseModel):
 
 def main(config: Config, stage: StageContext) -> None:
     # 1. Rankings that people made need no sampling.
-    if stage.recipe.data.rankings is not None:
+    if any(stage.has_records("rankings", split) for split in ("train", "validation")):
         splits = read_splits(stage, None)
         publish(stage, dict(zip(SPLITS, splits[:3], strict=True)), [], splits.dropped)
         return

@@ -153,7 +153,7 @@ class StageContext:
                 f"stage '{self.name}'",
                 None,
                 f"data.{kind}.{split}",
-                "no source in the recipe and no embedded world",
+                "no source in the recipe and none in an embedded world",
                 f"add `data: {{{kind}: {{{split}: PATH}}}}` or `data: "
                 f"{{world: {{name: willowbrook}}}}` to the recipe",
             )
@@ -162,12 +162,26 @@ class StageContext:
         return self._read(source, getattr(records, RECORD_TYPES[kind]), kind, split)
 
     def has_records(self, kind: str, split: str = "train") -> bool:
-        """Whether `records(kind, split)` has a source."""
-        return lineage.source_of(self.recipe, self.run_dir, kind, split) is not None
+        """Whether `records(kind, split)` has a source. That it has none is noted too: a source
+        added later makes the stage anew.
+        """
+        source = lineage.source_of(self.recipe, self.run_dir, kind, split)
+        if source is None:
+            self._note(kind, split, None)
+        return source is not None
 
     def read(self, path: str | Path, record_type: type[Record]) -> list[Record]:
         """Any other file of records, hashed and counted too."""
         return self._read(str(path), record_type, None, None)
+
+    def has_file(self, path: Path) -> bool:
+        """Whether there is a file to `read`; that there is none is noted too, as in
+        `has_records`.
+        """
+        if not path.is_file():
+            missing = {"path": lineage.relative(path, self.run_dir), "sha256": None, "bytes": 0}
+            self._note(None, None, str(path), files=[missing])
+        return path.is_file()
 
     def _read(
         self, source: Any, record_type: type[Any], kind: str | None, split: str | None
@@ -175,23 +189,38 @@ class StageContext:
         from data.readers import read_with_report
 
         found, report = read_with_report(lineage.absolute(source, self.run_dir), record_type)
+        files = lineage.source_files(source, self.run_dir)
+        self._note(kind, split, source, len(found), dict(report.dropped), files)
+        if report.dropped or report.epochs:
+            self.logbook(f"{kind or 'data'} ({split or source}): {report}")
+        return found
+
+    def _note(
+        self,
+        kind: str | None,
+        split: str | None,
+        source: Any,
+        records: int = 0,
+        dropped: dict[str, int] | None = None,
+        files: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """Remember where data was looked for and what was found there; `source` None: nothing."""
         self._data[json.dumps([kind, split, source])] = {
             "kind": kind,
             "split": split,
             "source": source,
-            "records": len(found),
-            "dropped": dict(report.dropped),
-            "files": lineage.source_files(source, self.run_dir),
+            "records": records,
+            "dropped": dropped or {},
+            "files": files or [],
         }
-        if report.dropped or report.epochs:
-            self.logbook(f"{kind or 'data'} ({split or source}): {report}")
-        return found
 
     def world(self) -> Any | None:
         """The embedded world, for its gold score and labelers; None when the run has only data of
         its own.
         """
-        if self.recipe.data.world is None:
+        source = lineage.source_of(self.recipe, self.run_dir, "world", None)
+        self._note("world", None, source)
+        if source is None:
             return None
         from data.worlds import open_world
 

@@ -62,17 +62,19 @@ def read_stage_file(final: Path) -> dict[str, Any] | None:
     return record
 
 
-def source_of(recipe: Recipe, run_dir: Path, kind: str, split: str) -> Source | None:
+def source_of(recipe: Recipe, run_dir: Path, kind: str, split: str | None) -> Source | None:
     """Where a kind of records comes from: the recipe's own data, else the world's file; None =
-    nowhere.
+    nowhere. The kind "world" is the world itself.
 
     A kind the recipe gives is never filled up from the world: two splits of different data would
-    not belong together.
+    not belong together. A world has labelers, but no rankings.
     """
+    if kind == "world":
+        return "world" if recipe.data.world is not None else None
     own: Splits | None = getattr(recipe.data, kind)
     if own is not None:
-        return own.model_dump(mode="json", exclude_defaults=True).get(split)
-    if recipe.data.world is None:
+        return own.model_dump(mode="json", exclude_defaults=True).get(str(split))
+    if recipe.data.world is None or kind == "rankings":
         return None
     path = (
         run_dir
@@ -89,7 +91,10 @@ def source_files(source: Source, run_dir: Path) -> list[dict[str, Any]]:
     """
     files = []
     for path in _local_paths(source, run_dir):
-        members = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        members = [path]
+        if path.is_dir():
+            # A folder's hidden files are an editor's or the system's.
+            members = sorted(p for p in path.rglob("[!.]*") if p.is_file())
         for file in members:
             files.append(
                 {
@@ -115,7 +120,7 @@ def absolute(source: Source, run_dir: Path) -> Source:
     return (
         str(inside)
         if source.startswith("world/final/") and inside.exists()
-        else os.path.expandvars(source)
+        else str(Path(os.path.expandvars(source)).expanduser())
     )
 
 
@@ -166,17 +171,36 @@ def changes(record: dict[str, Any], recipe: Recipe, stage: str, run_dir: Path) -
         if folder.is_dir() and hash_folder(folder) != parent["sha256"]:
             found.append(f"the parent '{parent['ref']}' was made anew")
     for entry in record["data"]:
-        if (
-            entry["kind"]
-            and source_of(recipe, run_dir, entry["kind"], entry["split"]) != entry["source"]
-        ):
-            found.append(f"data.{entry['kind']}.{entry['split']} names another source")
-            continue
-        for file in entry["files"]:
-            path = run_dir / file["path"]
-            if path.is_file() and hash_file(path) != file["sha256"]:
-                found.append(f"the data file {file['path']} has other content")
+        found += _data_changes(entry, recipe, run_dir)
     return found
+
+
+def _data_changes(entry: dict[str, Any], recipe: Recipe, run_dir: Path) -> list[str]:
+    """What differs between a looked-up source and now. Files are compared by content alone: an
+    edit may keep size and time.
+    """
+    kind, recorded = entry["kind"], {file["path"]: file["sha256"] for file in entry["files"]}
+    now: dict[str, str] = {}
+    if kind:
+        source = source_of(recipe, run_dir, kind, entry["split"])
+        if source != entry["source"]:
+            name = ".".join(filter(None, ("data", kind, entry["split"])))
+            had_none = entry["source"] is None
+            return [f"{name} {'had no source and has one' if had_none else 'names another source'}"]
+        if source is not None and kind != "world":
+            # A folder may hold more files than it did, and a relative path lead elsewhere; the
+            # same content in another place (a project that was moved) is no change.
+            found = {file["path"]: file["sha256"] for file in source_files(source, run_dir)}
+            known = set(recorded.values())
+            now = {p: sha256 for p, sha256 in found.items() if p in recorded or sha256 not in known}
+    for path in recorded.keys() - now.keys():
+        if (run_dir / path).is_file():
+            now[path] = hash_file(run_dir / path)
+    return [
+        f"the data file {path} {'has other content' if recorded.get(path) else 'is new'}"
+        for path, sha256 in sorted(now.items())
+        if sha256 != recorded.get(path)
+    ]
 
 
 def _config_changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

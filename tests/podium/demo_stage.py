@@ -34,6 +34,7 @@ class Config(BaseModel):
     seconds: float = Field(0.0, description="how long an update takes")
     nan_at: int | None = Field(None, description="the update whose loss is NaN")
     reads: bool = Field(False, description="whether it reads data.documents")
+    asks: list[str] = Field([], description="kinds of records that it reads where there are any")
 
 
 def main(config: Config, stage: StageContext) -> None:
@@ -41,6 +42,13 @@ def main(config: Config, stage: StageContext) -> None:
     if config.model:
         stage.parent(config.model)
     documents = stage.records("documents") if config.reads else []
+    for kind in config.asks:
+        if kind == "world":
+            stage.world()
+        elif kind.endswith(".jsonl"):
+            stage.has_file(Path(kind))
+        elif stage.has_records(kind):
+            stage.records(kind)
     # 2. Go on from a checkpoint.
     weights, done = torch.zeros(config.size), 0
     found = stage.latest_checkpoint()

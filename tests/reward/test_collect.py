@@ -137,6 +137,18 @@ def test_people_s_rankings_are_taken_and_split(recipe, tmp_path):
     assert not {r.prompt[0].content for r in train} & {r.prompt[0].content for r in validation}
 
 
+def test_people_s_rankings_replace_the_world_s_when_they_come(recipe, tmp_path):
+    """What people said must not lie unused. Seen red with only the sources that were read in the
+    stage's record: "up to date".
+    """
+    collect(recipe(), tmp_path / "runs")
+    write_jsonl(tmp_path / "export.jsonl", village_rankings(60, 0))
+    tree = yaml.safe_load(recipe().read_text())
+    tree["data"]["rankings"] = {"train": str(tmp_path / "export.jsonl")}
+    final = collect(recipe(tree["data"]), tmp_path / "runs")
+    assert len(read_jsonl(final / "rankings.train.jsonl", Ranking)) > 40
+
+
 def test_without_labelers_the_candidates_wait_for_people(recipe, tmp_path):
     write_jsonl(tmp_path / "prompts.jsonl", PROMPTS)
     where = {

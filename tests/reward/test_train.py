@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from data.jsonl import read_jsonl, write_jsonl
@@ -78,6 +79,20 @@ def test_demonstrations_score_mean_zero(make_recipe, tmp_path):
     )
     for part in ("final", "final/held_out"):
         assert demonstration_mean(several / part, tmp_path) == pytest.approx(0, abs=1e-6)
+
+
+def test_demonstrations_that_come_later_move_the_bias(make_recipe, tmp_path):
+    """A stage that found none and would find some is made anew. Seen red with only the sources
+    that were read in its record.
+    """
+    recipe = make_recipe(num_train_epochs=1)
+    tree = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump({**tree, "data": {}}))
+    folder = train(recipe, tmp_path / "runs")
+    assert abs(demonstration_mean(folder / "final", tmp_path)) > 1e-3
+    recipe.write_text(yaml.safe_dump(tree))
+    folder = train(recipe, tmp_path / "runs")
+    assert demonstration_mean(folder / "final", tmp_path) == pytest.approx(0, abs=1e-6)
 
 
 def test_demonstrations_over_the_context_are_told_or_refused(make_recipe, tmp_path):

@@ -133,6 +133,120 @@ def test_a_changed_data_file_makes_its_reader_anew(run_demo, tmp_path, capsys):
     assert run_demo.ran == ["pretrain"] and "names another source" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("same_time", [False, True])
+def test_an_edit_of_the_same_size_is_an_edit(run_demo, tmp_path, same_time):
+    """With another modification time or with the old one put back. Mutation seen red: files
+    compared by size.
+    """
+    file = tmp_path / "stories.jsonl"
+    file.write_text('{"text": "Ana likes honey."}\n')
+    before = file.stat()
+    sections = {"pretrain": {"reads": True}, "data": {"documents": {"train": str(file)}}}
+    run_demo(**sections)
+    file.write_text('{"text": "Ana likes bread."}\n')
+    if same_time:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    run_demo(**sections)
+    assert run_demo.ran == ["pretrain"]
+
+
+@pytest.mark.parametrize("kind", ["documents", "demonstrations", "rankings"])
+def test_a_source_that_was_not_there_makes_its_seeker_anew(run_demo, tmp_path, capsys, kind):
+    """A stage that asked for records, found none, and would read some now. Mutation seen red: only
+    sources that were read are recorded.
+    """
+    run_demo(pretrain={"asks": [kind]})
+    run_demo(pretrain={"asks": [kind]})
+    assert run_demo.ran == []
+    message = '{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ana."}'
+    lines = {
+        "documents": '{"text": "Ana likes jam."}',
+        "demonstrations": f'{{"messages": [{message}]}}',
+        "rankings": '{"prompt": [{"role": "user", "content": "Who?"}], '
+        '"responses": ["Ana.", "Bram."], "ranks": [1, 2]}',
+    }
+    (tmp_path / "own.jsonl").write_text(lines[kind] + "\n")
+    sections = {"data": {kind: {"train": str(tmp_path / "own.jsonl")}}}
+    run_dir = run_demo(pretrain={"asks": [kind]}, **sections)
+    assert run_demo.ran == ["pretrain"]
+    assert f"data.{kind}.train had no source and has one" in capsys.readouterr().out
+    assert read_record(run_dir)["data"][0]["records"] == 1
+    run_demo(pretrain={"asks": [kind]}, **sections)
+    assert run_demo.ran == []
+
+
+def test_a_world_that_comes_or_goes_makes_its_seeker_anew(run_demo):
+    """Mutation seen red: `world` notes nothing."""
+    from podium.run.registry import STAGES, StageSpec
+
+    STAGES["world"] = StageSpec("data.worlds", "make a world")  # the fixture puts the table back
+    sections = {"pretrain": {"asks": ["world"]}}
+    sizes = ("documents", "demonstrations", "prompts")
+    small = {f"{part}{kind}": 4 for kind in sizes for part in ("", "validation_", "test_")}
+    world = {"world": {k: v for k, v in small.items() if k != "test_documents"}}
+    run_demo(**sections)
+    run_demo(("world", "pretrain"), **sections, data=world)
+    assert run_demo.ran == ["world", "pretrain"]
+    run_demo(("world", "pretrain"), **sections, data=world)
+    assert run_demo.ran == []
+    run_demo(**sections)
+    assert run_demo.ran == ["pretrain"]
+
+
+def test_a_file_that_was_not_there_makes_its_seeker_anew(run_demo, tmp_path):
+    """Mutation seen red: a missing file is not noted."""
+    file = tmp_path / "rankings.validation.jsonl"
+    run_demo(pretrain={"asks": [str(file)]})
+    run_demo(pretrain={"asks": [str(file)]})
+    assert run_demo.ran == []
+    file.write_text("{}\n")
+    run_demo(pretrain={"asks": [str(file)]})
+    assert run_demo.ran == ["pretrain"]
+
+
+def test_a_file_added_to_a_folder_makes_its_reader_anew(run_demo, tmp_path, capsys):
+    """But not one that an editor hides there. Mutation seen red: only the files that were read are
+    looked at again.
+    """
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("Ana likes honey.")
+    train = {"path": str(tmp_path / "texts"), "format": "text"}
+    sections = {"pretrain": {"reads": True}, "data": {"documents": {"train": train}}}
+    run_demo(**sections)
+    (tmp_path / "texts/.b.txt.swp").write_text("half")
+    run_demo(**sections)
+    assert run_demo.ran == []
+    (tmp_path / "texts/b.txt").write_text("An owl sat.")
+    run_demo(**sections)
+    assert run_demo.ran == ["pretrain"] and "b.txt is new" in capsys.readouterr().out
+
+
+def test_a_file_in_the_home_folder_is_watched_too(run_demo, tmp_path, monkeypatch):
+    """Mutation seen red: `~` left as it is, so that no file was found to hash."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "stories.jsonl").write_text('{"text": "Ana likes honey."}\n')
+    sections = {"pretrain": {"reads": True}, "data": {"documents": {"train": "~/stories.jsonl"}}}
+    assert len(read_record(run_demo(**sections))["data"][0]["files"]) == 1
+    (tmp_path / "stories.jsonl").write_text('{"text": "Ana likes bread."}\n')
+    run_demo(**sections)
+    assert run_demo.ran == ["pretrain"]
+
+
+def test_data_that_moved_with_its_project_is_no_change(run_demo, tmp_path, monkeypatch):
+    """A relative path leads to the same content in another place. Mutation seen red: files compared
+    by place.
+    """
+    sections = {"pretrain": {"reads": True}, "data": {"documents": {"train": "stories.jsonl"}}}
+    for place, text in (("here", "honey"), ("there", "honey"), ("elsewhere", "bread")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "stories.jsonl").write_text(f'{{"text": "Ana likes {text}."}}\n')
+    for place, ran in (("here", ["pretrain"]), ("there", []), ("elsewhere", ["pretrain"])):
+        monkeypatch.chdir(tmp_path / place)
+        run_demo(**sections)
+        assert run_demo.ran == ran, place
+
+
 def test_a_run_folder_can_be_moved(run_demo, tmp_path):
     """Paths inside the run are relative: the moved run is still up to date."""
     sections = {"pretrain": {}, "sft": {"model": "pretrain"}}
