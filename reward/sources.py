@@ -7,7 +7,7 @@ A source is a stage of this run ("rankings"), a folder with rankings.train.jsonl
 
 - held-out labelers (cohort "heldout") never teach; they make a split of their own (InstructGPT,
   section 3.4);
-- a prompt is in one split only;
+- a prompt is in one split only, over all sets of a recipe together;
 - without a validation file, a tenth of the prompts is set aside, by hash, so that a longer file
   moves no prompt.
 """
@@ -75,7 +75,7 @@ def read_splits(stage: StageContext, source: str | None) -> Splits:
             fix="name a rankings stage or a JSONL file",
         )
     return split_rankings(
-        {s: stage.read(file, Ranking) for s, file in files.items() if file.is_file()}, source
+        {s: stage.read(file, Ranking) for s, file in files.items() if stage.has_file(file)}, source
     )
 
 
@@ -117,6 +117,36 @@ def split_rankings(files: dict[str, list[Ranking]], source: str) -> Splits:
         }
     )
     return Splits(train, kept[0], kept[1], +dropped)
+
+
+def one_split(sets: list[Splits], source: str) -> list[Splits]:
+    """The splits of several sets as one split of their union: what any set holds back, no other
+    teaches. Training rankings of prompts that another set holds back validate instead.
+
+    Raises:
+        DataError: a labeler is held out in one set and not in another.
+    """
+    check_cohorts([r for splits in sets for part in splits[:3] for r in part], source)
+    held_back = {
+        prompt_key(r.prompt)
+        for splits in sets
+        for part in (splits.validation, splits.heldout)
+        for r in part
+    }
+    found = []
+    for splits in sets:
+        moved = [r for r in splits.train if prompt_key(r.prompt) in held_back]
+        train = [r for r in splits.train if prompt_key(r.prompt) not in held_back]
+        told = "training rankings of prompts that another set holds back (validate instead)"
+        found.append(
+            Splits(
+                train,
+                [*splits.validation, *moved],
+                splits.heldout,
+                splits.dropped + Counter({told: len(moved)}),
+            )
+        )
+    return found
 
 
 def check_cohorts(rankings: Iterable[Ranking], source: str) -> None:

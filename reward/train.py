@@ -64,7 +64,7 @@ from reward.model import (
     with_lora,
 )
 from reward.report import describe, write_report
-from reward.sources import Splits, in_half, merge_splits, read_splits
+from reward.sources import Splits, in_half, merge_splits, one_split, read_splits
 from reward.updates import LossName, Objective, ScoringModule, update, validate
 
 # tokens; below, a CPU's fused attention is slower backwards than plain matrix products (2x in bf16)
@@ -241,14 +241,16 @@ def initial_model(folder: Path, max_length: int | None) -> InitialModel:
 
 
 def ranking_sets(config: Config, stage: StageContext) -> list[tuple[Splits, float]]:
-    """Every set of rankings with its weight."""
-    if isinstance(config.rankings, list):
-        sets = [(read_splits(stage, entry.source), entry.weight) for entry in config.rankings]
+    """Every set of rankings with its weight; no set teaches what another holds back."""
+    if not isinstance(config.rankings, list):
+        sets, weights = [read_splits(stage, config.rankings)], [1.0]
     else:
-        sets = [(read_splits(stage, config.rankings), 1.0)]
-    for splits, _ in sets:
+        sets = [read_splits(stage, entry.source) for entry in config.rankings]
+        sets = one_split(sets, "reward.rankings")
+        weights = [entry.weight for entry in config.rankings]
+    for splits in sets:
         note_counts(stage, splits.dropped)
-    return sets
+    return list(zip(sets, weights, strict=True))
 
 
 def plan_training(
