@@ -35,7 +35,7 @@ from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.run.recipe import Recipe
-from podium.run.registry import ARM_PREFIX
+from podium.run.registry import spec_of
 from podium.sampling.protocol import SamplingParams
 from reward.score import load_reward_model
 
@@ -157,22 +157,24 @@ def rows_of(config: Config, recipe: Recipe) -> dict[str, str]:
     The arm `plain` is the row `ppo`; the stage `ppo` is the row `ppo_ptx`, or `ppo` where its
     ptx_coef is 0.
     """
-    base = config.base or (recipe.sft.model if recipe.sft is not None else None)
+    demonstrated = recipe.stage_config("sft")
+    base = config.base or (demonstrated.model if demonstrated is not None else None)
     rows = ({"base": base} if base else {}) | {"sft": config.sft}
     for stage in recipe.chain():
+        if spec_of(stage).role != "policy":
+            continue
         if stage == "ppo":
-            rows["ppo_ptx" if recipe.ppo.ptx_coef else "ppo"] = stage
-        elif stage.startswith(ARM_PREFIX):
-            row = "ppo" if stage == ARM_PREFIX + "plain" else stage
+            rows["ppo_ptx" if recipe.stage_config(stage).ptx_coef else "ppo"] = stage
+        else:
+            row = "ppo" if stage == "ppo_plain" else stage
             rows[stage if row in rows else row] = stage
     return rows
 
 
 def answer_length(config: Config, recipe: Recipe) -> int:
     """The longest answer in tokens: what PPO trains for, unless the config says otherwise."""
-    return config.max_new_tokens or (
-        recipe.ppo.response_length if recipe.ppo is not None else DEFAULT_LENGTH
-    )
+    ppo = recipe.stage_config("ppo")
+    return config.max_new_tokens or (ppo.response_length if ppo is not None else DEFAULT_LENGTH)
 
 
 def drop_foreign_base(
@@ -193,16 +195,17 @@ def drop_foreign_base(
 
 def reference_of(config: Config, recipe: Recipe) -> str:
     """The model the KL is measured from: what PPO starts from and is held close to."""
-    return config.reference or (recipe.ppo.model if recipe.ppo is not None else config.sft)
+    ppo = recipe.stage_config("ppo")
+    return config.reference or (ppo.model if ppo is not None else config.sft)
 
 
 def make_judge(config: Config, stage: StageContext) -> Judge:
     """The world, the independent judge and the reward model, as far as the run has them."""
-    reward = config.reward_model
-    if reward is None and stage.recipe.reward is not None:
+    reward, ppo = config.reward_model, stage.recipe.stage_config("ppo")
+    if reward is None and stage.recipe.stage_config("reward") is not None:
         reward = "reward"
-    elif reward is None and stage.recipe.ppo is not None:
-        reward = stage.recipe.ppo.reward_model
+    elif reward is None and ppo is not None:
+        reward = ppo.reward_model
 
     def load(ref: str | None) -> Scorer | None:
         if ref is None:

@@ -22,7 +22,7 @@ from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
 from podium.metrics import read_metrics
 from podium.progress import say
 from podium.run.folders import finished_stages
-from podium.run.registry import ARM_PREFIX, STAGES
+from podium.run.registry import STAGES, chain_of, split_arm
 from podium.storage import write_text
 
 FIELDS = (
@@ -84,14 +84,11 @@ def planned_stages(folder: Path) -> list[str]:
     """The chain of the run's recipe, in order."""
     path = folder / "recipe.yaml"
     tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    arms = [ARM_PREFIX + arm for arm in tree.get("ppo_arms") or {}]
     has_world = (tree.get("data") or {}).get("world") is not None
-    chain = [
-        stage
-        for stage in STAGES
-        if (has_world if stage == "world" else tree.get(stage) is not None)
+    present = [
+        row for row in STAGES if (has_world if row == "world" else tree.get(row) is not None)
     ]
-    return [name for stage in chain for name in ([stage, *arms] if stage == "ppo" else [stage])]
+    return chain_of(present, {row: tree.get(f"{row}_arms") or {} for row in present})
 
 
 def table(run_dir: str | Path) -> dict[str, Any]:
@@ -225,7 +222,7 @@ def pictures(run: Run) -> list[dict[str, str]]:
     """The pictures there are numbers for, each with a title, a sentence and its PNG as base64."""
     models = run.results.get("setup", {}).get("models", {})
     rows = {stage: row for row, stage in models.items()}
-    arms = [name for name in run.metrics if name == "ppo" or name.startswith(ARM_PREFIX)]
+    arms = [name for name in run.metrics if split_arm(name)[0] == "ppo"]
     ppo = {rows.get(name, name): run.metrics[name] for name in arms}
     trust = run.folder / "reward" / "final" / "trust.png"
     drawn = [

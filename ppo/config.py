@@ -130,9 +130,13 @@ class Config(BaseModel):
         False, description="per-token rewards to variance 1, mean kept; Ziegler et al. 2019"
     )
     # The update.
-    gamma: float = Field(1.0, gt=0, le=1, description="C.4: no discount")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount a token; C.4: 1, no discount")
     gae_lambda: float = Field(
-        0.95, ge=0, le=1, description="not in the paper; OpenAI's earlier code: 0.95"
+        0.95,
+        ge=0,
+        le=1,
+        description="lambda of generalised advantage estimation; not in the "
+        "paper; OpenAI's earlier code: 0.95",
     )
     clip_range: float = Field(0.2, gt=0, description="of the probability ratio; C.4: 0.2")
     clip_range_value: float = Field(
@@ -146,12 +150,19 @@ class Config(BaseModel):
     )
     value_learning_rate: float = Field(2e-4, gt=0, description="value model; C.4: 9e-6")
     warmup_iterations: int = Field(10, ge=0, description="linear from a tenth of the rate; C.4: 10")
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="appendix C: 0.9")
-    adam_beta2: float = Field(0.95, ge=0, lt=1, description="appendix C: 0.95")
-    adam_epsilon: float = Field(
-        1e-8, gt=0, description="PyTorch's and OPT's; TensorFlow's differs in meaning"
+    adam_beta1: float = Field(
+        0.9, ge=0, lt=1, description="decay of AdamW's first moment; appendix C: 0.9"
     )
-    weight_decay: float = Field(0.0, ge=0, description="the paper names none")
+    adam_beta2: float = Field(
+        0.95, ge=0, lt=1, description="decay of AdamW's second moment; appendix C: 0.95"
+    )
+    adam_epsilon: float = Field(
+        1e-8,
+        gt=0,
+        description="keeps AdamW's step finite; PyTorch's and OPT's; TensorFlow's "
+        "differs in meaning",
+    )
+    weight_decay: float = Field(0.0, ge=0, description="on matrices only; the paper names none")
     # The pretraining mix.
     ptx_coef: float = Field(
         0.5, ge=0, description="times the mean document loss per token; 0 = plain PPO; C.4: 27.8"

@@ -101,9 +101,13 @@ class Config(BaseModel):
     min_lr_rate: float = Field(
         0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; all papers: 0.1"
     )
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="GPT-3, OPT, LLaMA: 0.9")
-    adam_beta2: float = Field(0.95, ge=0, lt=1, description="GPT-3, OPT, LLaMA: 0.95")
-    adam_epsilon: float = Field(1e-8, gt=0, description="GPT-3: 1e-8")
+    adam_beta1: float = Field(
+        0.9, ge=0, lt=1, description="decay of AdamW's first moment; GPT-3, OPT, LLaMA: 0.9"
+    )
+    adam_beta2: float = Field(
+        0.95, ge=0, lt=1, description="decay of AdamW's second moment; GPT-3, OPT, LLaMA: 0.95"
+    )
+    adam_epsilon: float = Field(1e-8, gt=0, description="keeps AdamW's step finite; GPT-3: 1e-8")
     weight_decay: float = Field(0.1, ge=0, description="on matrices only; GPT-3, OPT, LLaMA: 0.1")
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass to save memory"

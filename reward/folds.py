@@ -95,7 +95,7 @@ def cross_validate(run: Path, groups: int = 5, seeds: Sequence[int] = (0, 1, 2))
     and deviation.
     """
     recipe = load_recipe(run / "recipe.yaml")
-    config = recipe.reward
+    config = recipe.stage_config("reward")
     if config is None or not isinstance(config.rankings, str):
         raise PodiumError(
             f"{run} has no single rankings stage to fold over",

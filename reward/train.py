@@ -118,7 +118,9 @@ class Config(BaseModel):
         "rankings",
         description="shuffled_pairs is what the paper warns of; a batch then counts pairs",
     )
-    num_train_epochs: int = Field(1, gt=0, description="paper: 1 (the second overfits)")
+    num_train_epochs: int = Field(
+        1, gt=0, description="passes over the rankings; paper: 1 (the second overfits)"
+    )
     batch_size: int = Field(
         64, gt=0, description="rankings an update over all processes; paper: 64 prompts"
     )
@@ -127,9 +129,15 @@ class Config(BaseModel):
     min_lr_rate: float = Field(
         0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; paper: 0.1"
     )
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="paper: 0.9")
-    adam_beta2: float = Field(0.95, ge=0, lt=1, description="paper: 0.95")
-    adam_epsilon: float = Field(1e-8, gt=0, description="not in the paper")
+    adam_beta1: float = Field(
+        0.9, ge=0, lt=1, description="decay of AdamW's first moment; paper: 0.9"
+    )
+    adam_beta2: float = Field(
+        0.95, ge=0, lt=1, description="decay of AdamW's second moment; paper: 0.95"
+    )
+    adam_epsilon: float = Field(
+        1e-8, gt=0, description="keeps AdamW's step finite; not in the paper"
+    )
     weight_decay: float = Field(0.0, ge=0, description="on matrices only; not in the paper")
     max_length: int | None = Field(
         None, gt=1, description="tokens of prompt + response; null: the model's context"

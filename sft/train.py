@@ -89,9 +89,13 @@ class Config(BaseModel):
     min_lr_rate: float = Field(
         0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; C.1: 0.1"
     )
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="appendix C: 0.9")
-    adam_beta2: float = Field(0.95, ge=0, lt=1, description="appendix C: 0.95")
-    weight_decay: float = Field(0.0, ge=0, description="the paper names none")
+    adam_beta1: float = Field(
+        0.9, ge=0, lt=1, description="decay of AdamW's first moment; appendix C: 0.9"
+    )
+    adam_beta2: float = Field(
+        0.95, ge=0, lt=1, description="decay of AdamW's second moment; appendix C: 0.95"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="on matrices only; the paper names none")
     residual_dropout: float = Field(0.0, ge=0, lt=1, description="on each block's output; C.1: 0.2")
     max_prompt_tokens: int | None = Field(
         None, gt=0, description="longer ones are dropped; C: 1,024; null: context"

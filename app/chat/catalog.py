@@ -9,25 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from transformers import PreTrainedTokenizerBase
 
 from data.template import prepare_tokenizer
 from podium.errors import ParentError
 from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
 from podium.run.lineage import read_stage_file
-from podium.run.registry import ARM_PREFIX, STAGES
+from podium.run.registry import STAGES, is_stage, label_of, spec_of, split_arm
 from podium.runtime import device
 from podium.sampling.embedded import EmbeddedSampler
 from reward.score import load_reward_model, score
 
-LABELS = {
-    "pretrain": "base",
-    "sft": "SFT",
-    "rl_init": "RL start",
-    "ppo": "PPO-ptx",
-    "ppo_plain": "PPO",
-}
-BEST_FIRST = ["ppo", "ppo_plain", "sft", "rl_init", "pretrain"]
+BEST_FIRST = ["policy", "demonstrated", "start", "base"]  # roles in the registry
 KEPT_MODELS = 4  # models in memory at once; the one used longest ago leaves first
 DEFAULT_CONTEXT = 2048  # where a model's config names none
 
@@ -71,8 +65,7 @@ class Catalog:
         """Keys of the best checkpoint and of the one to see beside it: SFT, else the next best,
         else the same.
         """
-        rank = {stage: number for number, stage in enumerate(BEST_FIRST)}
-        keys = sorted((c.key for c in self.checkpoints), key=lambda key: rank.get(key, len(rank)))
+        keys = sorted((c.key for c in self.checkpoints), key=_rank)
         return keys[0], "sft" if "sft" in keys[1:] else keys[min(1, len(keys) - 1)]
 
     def speaker(self, key: str) -> Speaker:
@@ -122,8 +115,9 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
         if _is_causal_lm(path.parent)
     ]
     order = list(STAGES)
-    stages.sort(key=lambda stage: (order.index(stage if stage in order else "ppo"), stage))
-    found = [Checkpoint(stage, _label(stage), folder / stage / "final") for stage in stages]
+    stages = [stage for stage in stages if is_stage(stage)]
+    stages.sort(key=lambda stage: (order.index(split_arm(stage)[0]), stage))
+    found = [Checkpoint(s, _label(folder / s), folder / s / "final") for s in stages]
     outside = _outside_base(folder)
     if outside is not None and "pretrain" not in stages:
         found.insert(0, Checkpoint("base", f"base ({outside.name})", outside))
@@ -147,9 +141,15 @@ def _load(checkpoint: Checkpoint) -> Speaker:
     return Speaker(checkpoint, tokenizer, sampler, int(context))
 
 
-def _label(stage: str) -> str:
-    arm = stage.removeprefix(ARM_PREFIX).replace("_", " ")
-    return f"{LABELS.get(stage, f'PPO {arm}')} ({stage})"
+def _rank(stage: str) -> int:
+    """Where a checkpoint stands among those that the chat opens with; the best is 0."""
+    role = spec_of(stage).role if is_stage(stage) else "base"
+    return BEST_FIRST.index(role) if role in BEST_FIRST else len(BEST_FIRST)
+
+
+def _label(stage_dir: Path) -> str:
+    settings = yaml.safe_load((stage_dir / "config.yaml").read_text(encoding="utf-8"))
+    return f"{label_of(stage_dir.name, settings)} ({stage_dir.name})"
 
 
 def _is_causal_lm(folder: Path) -> bool:

@@ -11,9 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from podium.errors import PlatformError
+from podium.run.registry import packages
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("podium", "data", "pretrain", "sft", "reward", "ppo", "evals", "app")
+
+PACKAGES = tuple(
+    name for name in dict.fromkeys(("podium", "data", *packages(), "app")) if (ROOT / name).is_dir()
+)
 GIB = 1024**3
 
 

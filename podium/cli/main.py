@@ -5,45 +5,24 @@ once.
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from podium.errors import Interrupted, PodiumError, RecipeError
+from podium.cli.options import (
+    DEFAULT_RUNS,
+    AsJson,
+    RecipeArg,
+    RunArg,
+    RunsDir,
+    SetOption,
+    errors_shown,
+)
+from podium.cli.stages import TrainByDefault, add_stage_commands
+from podium.errors import RecipeError
 
-RecipeArg = Annotated[
-    str, typer.Argument(help="A YAML file, or the bare name of one in recipes/.", metavar="RECIPE")
-]
-SetOption = Annotated[
-    list[str],
-    typer.Option(
-        "--set", metavar="a.b=c", help="Override one key of the recipe; may be given many times."
-    ),
-]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where run folders lie.")]
-RunArg = Annotated[
-    str, typer.Argument(help="A run: its folder, or its name under --runs-dir.", metavar="RUN")
-]
-Force = Annotated[
-    bool,
-    typer.Option("--force", help="Make it anew although nothing changed (the old one is kept)."),
-]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
-DEFAULT_RUNS = Path("runs")
-
-
-class TrainByDefault(TyperGroup):
-    """`podium reward RECIPE` means `podium reward train RECIPE`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help"):
-            args = ["train", *args]
-        return super().parse_args(ctx, args)
-
 
 app = typer.Typer(
     name="podium",
@@ -70,25 +49,10 @@ app.add_typer(config_app, name="config")
 def _start(debug: Debug = False) -> None:
     if debug:
         os.environ["PODIUM_DEBUG"] = "1"
-    with _errors_shown():
+    with errors_shown():
         from podium.cli.doctor import refuse_intruders
 
         refuse_intruders()
-
-
-@contextmanager
-def _errors_shown() -> Iterator[None]:
-    """One clear message and the error's exit code; a traceback only with --debug."""
-    try:
-        yield
-    except PodiumError as error:
-        if os.environ.get("PODIUM_DEBUG"):
-            raise
-        typer.echo(f"{error}" if isinstance(error, Interrupted) else f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -106,7 +70,7 @@ def run(
     """Run the whole chain of a recipe. Finished stages are skipped; after a crash the same command
     goes on.
     """
-    with _errors_shown():
+    with errors_shown():
         from podium.cli.commands import print_outcome
         from podium.run.chain import run_chain
         from podium.run.recipe import load_recipe
@@ -121,52 +85,7 @@ def run(
         print_outcome(run_chain(loaded, runs_dir, tuple(force)), loaded.chain())
 
 
-def _run_one(stage: str, recipe: str, sets: list[str], runs_dir: Path, force: bool) -> None:
-    with _errors_shown():
-        from podium.run.launch import run_one
-        from podium.run.recipe import load_recipe
-
-        run_one(load_recipe(recipe, sets), stage, runs_dir, force)
-
-
-def _stage_command(stage: str, help_text: str) -> Callable[..., None]:
-    def command(
-        recipe: RecipeArg,
-        sets: SetOption = [],
-        runs_dir: RunsDir = DEFAULT_RUNS,
-        force: Force = False,
-    ) -> None:
-        _run_one(stage, recipe, sets, runs_dir, force)
-
-    command.__doc__ = help_text
-    return command
-
-
-for _stage, _help in {
-    "pretrain": "Stage: learn the language from documents (a base model from nothing).",
-    "sft": "Stage: learn to answer from demonstrations.",
-    "rankings": "Stage: sample K answers a prompt and have them ranked.",
-    "rl_init": "Stage: the short fine-tune that PPO starts from (InstructGPT C.3).",
-    "evals": "Stage: measure every model of the run and write the report.",
-}.items():
-    app.command(_stage.replace("_", "-"))(_stage_command(_stage, _help))
-reward_app.command("train")(
-    _stage_command("reward", "Stage: learn from rankings what people prefer.")
-)
-
-
-@app.command()
-def ppo(
-    recipe: RecipeArg,
-    sets: SetOption = [],
-    arm: Annotated[
-        str, typer.Option(help="One of the recipe's ppo_arms instead of `ppo` itself.")
-    ] = "",
-    runs_dir: RunsDir = DEFAULT_RUNS,
-    force: Force = False,
-) -> None:
-    """Stage: raise the reward and keep the language (PPO-ptx)."""
-    _run_one(f"ppo_{arm}" if arm else "ppo", recipe, sets, runs_dir, force)
+add_stage_commands(app, {"reward": reward_app})
 
 
 @app.command()
@@ -180,7 +99,7 @@ def world(
     """Write an embedded world's files (documents, demonstrations, prompts, questions, data card) to
     a folder.
     """
-    with _errors_shown():
+    with errors_shown():
         from podium.run.recipe import validate_world
         from podium.storage import writing
 
@@ -206,7 +125,7 @@ def reward_score(
     ] = None,
 ) -> None:
     """Score answers with a reward model: the file again, each line with its score (or scores)."""
-    with _errors_shown():
+    with errors_shown():
         from podium.cli.commands import score_file
 
         typer.echo(f"wrote {score_file(model, file, out)}")
@@ -224,7 +143,7 @@ def best_of(
     """Sample n answers a prompt from the SFT model and let the reward model pick: what PPO is up
     against.
     """
-    with _errors_shown():
+    with errors_shown():
         from podium.progress import quieten_libraries
         from podium.run.folders import find_run
         from reward.best_of import best_of as measure
@@ -246,7 +165,7 @@ def chat(
     """Talk to the checkpoints of a run in the browser, with the reward model's score under each
     answer.
     """
-    with _errors_shown():
+    with errors_shown():
         from podium.run.folders import find_run
 
         model_folder = Path(run_name)  # a single model in Hugging Face layout is a run of one
@@ -272,7 +191,7 @@ def label(context: typer.Context) -> None:
     """The labeling site: serve it, import tasks, watch agreement, export rankings (podium label
     --help).
     """
-    with _errors_shown():
+    with errors_shown():
         from app.labeling.cli import app as label_app
 
         label_app(args=context.args, prog_name="podium label")
@@ -281,11 +200,11 @@ def label(context: typer.Context) -> None:
 @app.command()
 def show(
     run_name: RunArg,
-    as_json: Annotated[bool, typer.Option("--json", help="The table as one JSON object.")] = False,
+    as_json: AsJson = False,
     runs_dir: RunsDir = DEFAULT_RUNS,
 ) -> None:
     """What a run made: its table, its pictures, its lineage."""
-    with _errors_shown():
+    with errors_shown():
         from podium.cli.commands import show_run
         from podium.run.folders import find_run
 
@@ -295,7 +214,7 @@ def show(
 @config_app.command("show")
 def config_show(recipe: RecipeArg, sets: SetOption = []) -> None:
     """The resolved recipe: defaults < recipe < --set."""
-    with _errors_shown():
+    with errors_shown():
         from podium.run.recipe import dump_recipe, load_recipe
 
         typer.echo(dump_recipe(load_recipe(recipe, sets)))
@@ -306,7 +225,7 @@ def config_validate(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...")], sets: SetOption = []
 ) -> None:
     """Check recipes without running anything."""
-    with _errors_shown():
+    with errors_shown():
         from podium.run.recipe import load_recipe
 
         for name in recipes:
@@ -315,16 +234,18 @@ def config_validate(
 
 
 @config_app.command("schema")
-def config_schema() -> None:
-    """Every key of a recipe with its meaning and default, as JSON schema."""
-    with _errors_shown():
-        from podium.run.recipe import recipe_model
-        from podium.run.registry import STAGES
+def config_schema(
+    recipe: Annotated[
+        str, typer.Argument(help="Its stages only; without one, every stage.", metavar="[RECIPE]")
+    ] = "",
+    sets: SetOption = [],
+    as_json: AsJson = False,
+) -> None:
+    """Every key: its type, its default, what it means, and the paper's value."""
+    with errors_shown():
+        from podium.run.reference import as_text, keys_of, schema_of
 
-        schema = recipe_model(
-            [stage for stage in STAGES if stage != "world"], "world" in STAGES
-        ).model_json_schema()
-        typer.echo(json.dumps(schema, indent=2))
+        typer.echo(schema_of(recipe, sets) if as_json else as_text(keys_of(recipe, sets)))
 
 
 @app.command()

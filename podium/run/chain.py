@@ -18,7 +18,7 @@ from podium.run.launch import opened_run, run_stage
 from podium.run.lineage import STAGE_FILE, read_stage_file
 from podium.run.parents import find_parent
 from podium.run.recipe import Recipe
-from podium.run.registry import ARM_PREFIX, STAGES, spec_of
+from podium.run.registry import is_stage, spec_of, split_arm
 
 
 def run_chain(recipe: Recipe, runs_dir: Path, force: tuple[str, ...] = ()) -> Path:
@@ -43,9 +43,10 @@ def run_chain(recipe: Recipe, runs_dir: Path, force: tuple[str, ...] = ()) -> Pa
 
 
 def _run_numbered(recipe: Recipe, run_dir: Path, stage: str, number: str, force: bool) -> bool:
+    row, arm = split_arm(stage)
     reason = spec_of(stage).reason
-    if stage.startswith(ARM_PREFIX) and stage not in STAGES:
-        reason += f", with {json.dumps(recipe.ppo_arms[stage.removeprefix(ARM_PREFIX)])}"
+    if arm is not None:
+        reason += f", with {json.dumps(recipe.arms(row)[arm])}"
     say(f"\n{number} {stage}: {reason}")
     if not run_stage(recipe, stage, run_dir, force):
         say("  up to date, skipped")
@@ -76,7 +77,7 @@ def check_parents(recipe: Recipe, run_dir: Path) -> None:
             for ref in _refs(getattr(recipe.stage_config(stage), field, None)):
                 if ref in chain[:position] or (run_dir / ref / "final" / STAGE_FILE).is_file():
                     continue
-                if ref not in STAGES and Path(os.path.expandvars(ref)).expanduser().exists():
+                if not is_stage(ref) and Path(os.path.expandvars(ref)).expanduser().exists():
                     # a stage's name is never a path: the checkout has folders of the same names
                     continue
                 if ref in chain[position:]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from podium.errors import ParentError
 from podium.run.lineage import STAGE_FILE
 from podium.run.recipe import Recipe
-from podium.run.registry import ARM_PREFIX, STAGES, command_of
+from podium.run.registry import command_of, is_stage
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -19,7 +19,7 @@ def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:
     Raises:
         ParentError: it does not exist (yet); the fix is the command that makes it.
     """
-    if ref in STAGES or ref in recipe.chain() or ref.startswith(ARM_PREFIX):
+    if is_stage(ref):
         final = run_dir / ref / "final"
         if not (final / STAGE_FILE).is_file():
             raise _missing_stage(ref, recipe, run_dir)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from data.readers import Source
 from podium.errors import RecipeError
-from podium.run.registry import ARM_PREFIX, STAGES, spec_of
+from podium.run.registry import STAGES, chain_of, spec_of, split_arm
 
 Model = TypeVar("Model", bound=BaseModel)
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -55,7 +55,10 @@ class DataConfig(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A whole run. Stages left out (null) are not in its chain."""
+    """A whole run. Every stage of the registry has a section; `recipe_model` adds them.
+
+    Stages left out (null) are not in its chain.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,39 +76,28 @@ class Recipe(BaseModel):
         description="dashboards that mirror metrics.jsonl (extras of the same names)",
     )
     data: DataConfig = Field(DataConfig(), description="your own data")
-    pretrain: Any = None
-    sft: Any = None
-    rankings: Any = None
-    reward: Any = None
-    rl_init: Any = None
-    ppo: Any = None
-    ppo_arms: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="further PPO runs beside `ppo`: name -> what differs"
-    )
-    evals: Any = None
 
     def stage_config(self, stage: str) -> Any:
-        """The config of a stage, an arm's overrides applied; None when the stage is not in this
-        recipe's chain.
-        """
-        if stage == "world":
+        """The config of a stage, an arm's overrides applied; None when it is not in the chain."""
+        row, arm = split_arm(stage)
+        if row == "world":
             return self.data.world
-        arm = stage.removeprefix(ARM_PREFIX) if stage not in STAGES else None
-        if arm is None:
-            return getattr(self, stage)
-        if arm not in self.ppo_arms or self.ppo is None:
+        config = getattr(self, row, None)
+        if arm is None or config is None:
+            return config if arm is None else None
+        differences = self.arms(row).get(arm)
+        if differences is None:
             return None
-        return type(self.ppo).model_validate(_merge(self.ppo.model_dump(), self.ppo_arms[arm]))
+        return type(config).model_validate(_merge(config.model_dump(), differences))
+
+    def arms(self, stage: str) -> dict[str, dict[str, Any]]:
+        """The further runs of a stage: name -> what differs. Empty where the recipe has none."""
+        return getattr(self, f"{stage}_arms", {})
 
     def chain(self) -> list[str]:
         """The stages of this recipe in the order they run."""
-        names: list[str] = []
-        for stage in STAGES:
-            if self.stage_config(stage) is not None:
-                names.append(stage)
-            if stage == "ppo" and self.ppo is not None:
-                names += [ARM_PREFIX + arm for arm in self.ppo_arms]
-        return names
+        present = [row for row in STAGES if self.stage_config(row) is not None]
+        return chain_of(present, {row: self.arms(row) for row in present})
 
 
 def load_recipe(path: str | Path, sets: Sequence[str] = ()) -> Recipe:
@@ -144,18 +136,21 @@ def validate(tree: dict[str, Any], source: str) -> Recipe:
     has_world = isinstance(data, dict) and data.get("world") is not None
     model = recipe_model(present, has_world)
     recipe = _checked(model, tree, source)
-    if recipe.ppo_arms and recipe.ppo is None:
-        raise RecipeError(
-            f"{source}: ppo_arms without ppo", "add a ppo section; arms say what differs from it"
-        )
-    for arm, differences in recipe.ppo_arms.items():
-        _checked(
-            type(recipe.ppo),
-            _merge(recipe.ppo.model_dump(), differences),
-            source,
-            ("ppo_arms", arm),
-        )
+    for row in STAGES:
+        _check_arms(recipe, row, source)
     return recipe
+
+
+def _check_arms(recipe: Recipe, row: str, source: str) -> None:
+    """An arm says what differs from its stage, so the stage must be there and know the keys."""
+    config, key = recipe.stage_config(row), f"{row}_arms"
+    if recipe.arms(row) and config is None:
+        raise RecipeError(
+            f"{source}: {key} without {row}",
+            f"add a {row} section; arms say what differs from it",
+        )
+    for arm, differences in recipe.arms(row).items():
+        _checked(type(config), _merge(config.model_dump(), differences), source, (key, arm))
 
 
 def _checked(model: type[Model], tree: Any, source: str, place: tuple[str, ...] = ()) -> Model:
@@ -174,15 +169,24 @@ def validate_world(tree: dict[str, Any], sets: Sequence[str] = ()) -> Any:
 
 
 def recipe_model(stages: Iterable[str], world: bool) -> type[Recipe]:
-    """`Recipe` with the real config classes in place of `Any` for these stages (imports their
-    modules).
+    """`Recipe` with a section for every stage; for `stages` it is their real config class (which
+    imports their modules), for the others anything.
     """
+    loaded = set(stages)
     sections: dict[str, Any] = {}
-    for stage in stages:
-        sections[stage] = (
-            spec_of(stage).load().Config | None,
-            Field(None, description=STAGES[stage].reason),
-        )
+    for stage, spec in STAGES.items():
+        if stage == "world":
+            continue  # its config lies in data.world
+        config = spec.load().Config if stage in loaded else Any
+        sections[stage] = (config | None, Field(None, description=spec.reason))
+        if spec.arms:
+            sections[f"{stage}_arms"] = (
+                dict[str, dict[str, Any]],
+                Field(
+                    default_factory=dict,
+                    description=f"further runs beside `{stage}`: name -> what differs",
+                ),
+            )
     if world:
         config = spec_of("world").load().Config
         data = create_model("DataConfig", __base__=DataConfig, world=(config | None, None))

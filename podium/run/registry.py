@@ -1,30 +1,53 @@
-"""The chain: which stages there are, in what order, which module runs each, and why it exists.
+"""The registry: one row a stage. Everything else that lists stages derives from this table.
+
+Who adds a stage writes a folder whose module has `Config` and `main(config, stage)`, and a row
+here. The command line, the recipe's sections, the chain, the doctor, the evaluation, the report,
+its pictures and the chat's list of models follow from the row.
 
 Modules are named, not imported: `podium --help` must not load torch.
 """
 
 import importlib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+Settings = Mapping[str, Any]  # a stage's own section of the recipe, as read from YAML
+Role = Literal["records", "base", "demonstrated", "start", "policy", "reward", "report"]
 
 
 @dataclass(frozen=True)
 class StageSpec:
     """One row of the chain.
 
-    `module` holds `Config` and `main(config, stage)`. `parents` are the config fields that name
-    other stages (or model folders or hub ids). `reads_all` marks a stage that looks at every stage
-    before it, so a new one makes it run again. A stage that is not `distributed` runs on the main
-    process of a launcher while the others wait.
+    Attributes:
+        module: holds `Config` and `main(config, stage)`.
+        reason: what the stage is for, as a part of a sentence: the chain, `--help` and the recipe
+            reference say it.
+        parents: the config fields that name other stages (or model folders or hub ids).
+        role: what the others do with the output. `records` and `report`: nothing is loaded from it.
+            `base`: the model before it was taught to answer. `demonstrated`: the model that wins
+            are counted against. `start`: a model to talk to, not compared. `policy`: a model that
+            evaluation compares and that the chat opens with. `reward`: scores answers.
+        label: what people call the model, or a function that tells it from the stage's settings.
+        colour: of its line in pictures.
+        arms: the recipe may hold `<stage>_arms: {name: what differs}`, each a further run of it.
+        reads_all: the stage looks at every stage before it, so a new one makes it run again.
+        distributed: False runs on the main process of a launcher while the others wait.
     """
 
     module: str
     reason: str
     parents: tuple[str, ...] = ()
+    role: Role = "records"
+    label: str | Callable[[Settings], str] = ""
+    colour: str = "#8a8a8a"
+    arms: bool = False
     reads_all: bool = False
     distributed: bool = True
 
     def load(self) -> Any:
+        """The stage's module."""
         return importlib.import_module(self.module)
 
 
@@ -38,44 +61,116 @@ STAGES: dict[str, StageSpec] = {
         "pretrain.train",
         "learn the language from documents: the base model",
         ("init_from", "tokenizer"),
+        role="base",
+        label="base",
     ),
-    "sft": StageSpec("sft.train", "learn to answer from demonstrations", ("model",)),
+    "sft": StageSpec(
+        "sft.train",
+        "learn to answer from demonstrations",
+        ("model",),
+        role="demonstrated",
+        label="SFT",
+        colour="#2b7a78",
+    ),
     "rankings": StageSpec(
-        "reward.collect", "sample K answers a prompt and let labelers rank them", ("models",)
+        "reward.collect",
+        "sample K answers a prompt and let labelers rank them",
+        ("models",),
     ),
     "reward": StageSpec(
-        "reward.train", "learn what labelers prefer from their rankings", ("model", "rankings")
+        "reward.train",
+        "learn what labelers prefer from their rankings",
+        ("model", "rankings"),
+        role="reward",
+        label="reward model",
+        colour="#7b5ea7",
     ),
     "rl_init": StageSpec(
-        "sft.train", "the short fine-tune that PPO starts from and stays close to", ("model",)
+        "sft.train",
+        "the short fine-tune that PPO starts from and stays close to (InstructGPT C.3)",
+        ("model",),
+        role="start",
+        label="RL start",
+        colour="#6a9f58",
     ),
     "ppo": StageSpec(
-        "ppo.train", "raise the reward, keep the language: PPO-ptx", ("model", "reward_model")
+        "ppo.train",
+        "raise the reward, keep the language: PPO-ptx",
+        ("model", "reward_model"),
+        role="policy",
+        label=lambda settings: "PPO-ptx" if settings.get("ptx_coef", 1) else "PPO",
+        colour="#1f5fa8",
+        arms=True,
     ),
     "evals": StageSpec(
         "evals.evaluate",
         "measure every model of the chain and write the report",
+        role="report",
         reads_all=True,
         distributed=False,
     ),
 }
 
-ARM_PREFIX = "ppo_"  # `ppo_arms: {plain: {...}}` in a recipe adds the stage `ppo_plain`
+
+def split_arm(stage: str) -> tuple[str, str | None]:
+    """The row of a stage and its arm: `ppo_plain` -> ("ppo", "plain"), `sft` -> ("sft", None).
+
+    A name that is neither is returned as it came.
+    """
+    if stage not in STAGES:
+        for row, spec in STAGES.items():
+            if spec.arms and stage.startswith(f"{row}_"):
+                return row, stage.removeprefix(f"{row}_")
+    return stage, None
+
+
+def is_stage(name: str) -> bool:
+    """Whether a name means a stage, of this run or of any."""
+    return split_arm(name)[0] in STAGES
 
 
 def spec_of(stage: str) -> StageSpec:
-    """The row of a stage; an arm `ppo_<name>` shares PPO's row.
+    """The row of a stage; an arm shares its stage's.
 
     Raises:
         KeyError: there is no such stage.
     """
-    if stage not in STAGES and stage.startswith(ARM_PREFIX):
-        return STAGES["ppo"]
-    return STAGES[stage]
+    return STAGES[split_arm(stage)[0]]
+
+
+def chain_of(present: Collection[str], arms: Mapping[str, Collection[str]]) -> list[str]:
+    """The stages in the order they run: those that are `present`, each followed by its arms.
+
+    Args:
+        present: rows that a recipe has a section for.
+        arms: row -> the names of its arms.
+    """
+    names = []
+    for row in STAGES:
+        if row in present:
+            names += [row, *(f"{row}_{arm}" for arm in arms.get(row, ()))]
+    return names
 
 
 def command_of(stage: str) -> str:
     """The command that runs one stage, without its recipe."""
-    if stage not in STAGES and stage.startswith(ARM_PREFIX):
-        return f"podium ppo --arm {stage.removeprefix(ARM_PREFIX)}"
-    return "podium run" if stage == "world" else f"podium {stage.replace('_', '-')}"
+    row, arm = split_arm(stage)
+    if row == "world":
+        return "podium run"
+    return f"podium {row.replace('_', '-')}" + (f" --arm {arm}" if arm else "")
+
+
+def label_of(stage: str, settings: Settings | None = None) -> str:
+    """What people call the model of a stage, everywhere the same: `base`, `SFT`, `PPO-ptx`, `PPO`.
+
+    An arm is called by what it is and its name, `PPO kl10`; the arm `plain` needs no name.
+    """
+    row, arm = split_arm(stage)
+    label = STAGES[row].label
+    text = label if isinstance(label, str) else label(settings or {})
+    return f"{text} {arm.replace('_', ' ')}" if arm and arm != "plain" else text or row
+
+
+def packages() -> tuple[str, ...]:
+    """The top-level packages that hold stages."""
+    return tuple(dict.fromkeys(spec.module.split(".")[0] for spec in STAGES.values()))

@@ -25,6 +25,6 @@ def test_every_pitfall_has_tests_and_every_test_named_is_there():
     assert sorted(int(number) for row in rows for number in row.split(",")) == list(range(1, 18))
     for file, test in named_tests(table):
         (path,) = (
-            path for path in ROOT.glob(f"tests/*/{file}") if f"def {test}(" in path.read_text()
+            path for path in ROOT.glob(f"tests/**/{file}") if f"def {test}(" in path.read_text()
         )
         assert path.name == file

@@ -142,5 +142,5 @@ def test_doctor_examines_everything_and_survives_a_broken_part(monkeypatch):
 
 
 def test_the_schema_is_json(podium, demo_stages):
-    result = podium("config", "schema")
+    result = podium("config", "schema", "--json")
     assert result.exit_code == 0 and "pretrain" in json.loads(result.stdout)["properties"]

@@ -1,0 +1,171 @@
+"""The reference of a recipe's keys, made from the configs themselves, so that it cannot go stale.
+
+Each key is told with its type, its default, what it means and the paper's value where there is one.
+With a recipe, what the recipe says in place of the default stands beside it.
+"""
+
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from podium.run.recipe import Recipe, load_recipe, recipe_model
+from podium.run.registry import STAGES
+
+# A description ends with its sources, each behind a semicolon: "of the ratio; C.4: 0.2; OPT: 1.0".
+_SOURCE = re.compile(
+    r"((appendix )?C(\.\d)?|(all )?papers?|GPT-\d|OPT|LLaMA|InstructGPT|Ziegler|OpenAI|Bai)\b.*: "
+    r"|not in the paper|the paper (names|gives) "
+)
+HEAD = ["| key | type | default | meaning | the source's value |", "|---|---|---|---|---|"]
+
+
+class Key(NamedTuple):
+    """One key of a recipe. `here` is what the recipe says where it differs from the default."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+    paper: str
+    here: str
+
+
+def keys_of(recipe: str = "", sets: Sequence[str] = ()) -> list[Key]:
+    """Every key of a recipe's stages, in the order of the file; of all stages without a recipe.
+
+    Raises:
+        RecipeError: the recipe is not there or not valid.
+    """
+    if recipe:
+        loaded = load_recipe(recipe, sets)
+        return list(_keys(type(loaded), loaded, ""))
+    return list(_keys(_whole_model(), None, ""))
+
+
+def schema_of(recipe: str = "", sets: Sequence[str] = ()) -> str:
+    """The same for programs: JSON schema of the recipe."""
+    model = type(load_recipe(recipe, sets)) if recipe else _whole_model()
+    return json.dumps(model.model_json_schema(), indent=2)
+
+
+def as_text(keys: Sequence[Key]) -> str:
+    """For people at a terminal: a key and its type, then what it means, section by section."""
+    lines = []
+    for key in keys:
+        if key.type == "section":
+            lines += ["", f"{key.name}: {key.meaning}", "=" * (len(key.name) + 1)]
+            continue
+        here = f"   here: {key.here}" if key.here else ""
+        lines.append(f"{key.name}   {key.type}, default {key.default}{here}")
+        lines.append(f"    {key.meaning}" + (f"   [{key.paper}]" if key.paper else ""))
+    return "\n".join(lines).strip()
+
+
+def as_markdown(keys: Sequence[Key]) -> str:
+    """For the documentation: a table a section."""
+    lines: list[str] = []
+    for key in keys:
+        if key.type == "section":
+            lines += ["", f"## `{key.name}`", "", f"{_sentence(key.meaning)}", ""]
+            lines += [
+                "| key | type | default | meaning | source's value |",
+                "|---|---|---|---|---|",
+            ]
+            continue
+        if not lines:
+            lines += [
+                "| key | type | default | meaning | source's value |",
+                "|---|---|---|---|---|",
+            ]
+        cells = f"`{key.name}`", f"`{key.type}`", f"`{key.default}`", key.meaning, key.paper
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines).strip() + "\n"
+
+
+def _whole_model() -> type[Recipe]:
+    return recipe_model([stage for stage in STAGES if stage != "world"], "world" in STAGES)
+
+
+def _keys(model: type[BaseModel], value: BaseModel | None, prefix: str) -> Iterator[Key]:
+    """The plain keys of a section first, then its sections, so that no key reads as another's."""
+    fields = model.model_fields.items()
+    for plain in (True, False):
+        for name, field in fields:
+            section = _section_in(field.annotation)
+            if (section is None) != plain:
+                continue
+            here = getattr(value, name, None) if value is not None else None
+            if section is None:
+                if not _is_absent(field, value, here):
+                    yield _key(prefix + name, field, here if value is not None else ...)
+            elif value is None or here is not None:
+                meaning = field.description or _first_sentence(section)
+                yield Key(prefix + name, "section", "", " ".join(meaning.split()), "", "")
+                inner = here if isinstance(here, BaseModel) else None
+                yield from _keys(section, inner, f"{prefix}{name}.")
+
+
+def _is_absent(field: FieldInfo, value: BaseModel | None, here: Any) -> bool:
+    """A stage that the recipe leaves out has no config to tell of, only `null`."""
+    return value is not None and here is None and Any in typing.get_args(field.annotation)
+
+
+def _key(name: str, field: FieldInfo, here: Any) -> Key:
+    text = " ".join((field.description or "").split())
+    parts = text.split("; ")
+    told = len(parts)
+    while told and _SOURCE.match(parts[told - 1]):
+        told -= 1
+    meaning, paper = "; ".join(parts[:told]), "; ".join(parts[told:])
+    default = "required"
+    if not field.is_required():
+        default = _shown(field.get_default(call_default_factory=True))
+    now = "" if here is ... or _shown(here) == default else _shown(here)
+    return Key(name, _type(field.annotation), default, meaning, paper, now)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The config class of a section: `X` or `X | None`; a list or union of values is no section."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        return _section_in(kinds[0]) if len(kinds) == 1 else None
+    return None
+
+
+def _first_sentence(section: type[BaseModel]) -> str:
+    return " ".join((section.__doc__ or "").split()).split(". ")[0]
+
+
+def _type(annotation: Any) -> str:
+    """`Literal["a", "b"] | None` as people write it: a | b | null."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in inner)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(dict.fromkeys(_type(kind) for kind in inner))
+    if origin is typing.Annotated:
+        return _type(inner[0])
+    if inner:
+        named = getattr(origin, "__name__", str(origin))
+        return f"{named}[{', '.join(_type(kind) for kind in inner if kind is not ...)}]"
+    return getattr(annotation, "__name__", str(annotation)).replace("Any", "any")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "."
