@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from data.readers import Source
 from podium.errors import RecipeError
@@ -55,12 +55,14 @@ class DataConfig(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A whole run. Every stage of the registry has a section; `recipe_model` adds them.
+    """A whole run. Every stage of the registry may have a section of its name, and `<stage>_arms`
+    where its row allows arms. Stages left out (null) are not in the chain.
 
-    Stages left out (null) are not in its chain.
+    Files are checked against `recipe_model`, which knows each section's config. Python code may
+    also hand this class the configs themselves: `Recipe(name="x", sft=sft.train.Config())`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str = Field(description="the run's folder is <runs-dir>/<name>")
     description: str = Field("", description="one line: what the run is, needs and costs")
@@ -76,6 +78,14 @@ class Recipe(BaseModel):
         description="dashboards that mirror metrics.jsonl (extras of the same names)",
     )
     data: DataConfig = Field(DataConfig(), description="your own data")
+
+    @model_validator(mode="after")
+    def _only_known_sections(self) -> "Recipe":
+        known = {*STAGES, *(f"{row}_arms" for row, spec in STAGES.items() if spec.arms)}
+        unknown = sorted((self.model_extra or {}).keys() - known)
+        if unknown:
+            raise ValueError(f"'{unknown[0]}' is no stage; there are {', '.join(sorted(known))}")
+        return self
 
     def stage_config(self, stage: str) -> Any:
         """The config of a stage, an arm's overrides applied; None when it is not in the chain."""
@@ -98,6 +108,12 @@ class Recipe(BaseModel):
         """The stages of this recipe in the order they run."""
         present = [row for row in STAGES if self.stage_config(row) is not None]
         return chain_of(present, {row: self.arms(row) for row in present})
+
+
+class _FileRecipe(Recipe):
+    """Of a file, in which a key that no section has is a mistake to be named."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def load_recipe(path: str | Path, sets: Sequence[str] = ()) -> Recipe:
@@ -191,7 +207,7 @@ def recipe_model(stages: Iterable[str], world: bool) -> type[Recipe]:
         config = spec_of("world").load().Config
         data = create_model("DataConfig", __base__=DataConfig, world=(config | None, None))
         sections["data"] = (data, Field(default_factory=data, description="your own data"))
-    return create_model("Recipe", __base__=Recipe, **sections)
+    return create_model("Recipe", __base__=_FileRecipe, **sections)
 
 
 def find_recipe(path: str | Path) -> Path:

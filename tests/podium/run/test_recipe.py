@@ -8,7 +8,7 @@ import yaml
 
 from podium.errors import ParentError, RecipeError
 from podium.run import chain, recipe
-from podium.run.recipe import dump_recipe, load_recipe, recipe_model
+from podium.run.recipe import Recipe, dump_recipe, load_recipe, recipe_model
 
 
 @pytest.fixture
@@ -162,3 +162,11 @@ def test_the_study_of_the_tax_is_the_default_run_with_more_arms():
     assert {k: v for k, v in study.items() if k not in own} == {
         k: v for k, v in default.items() if k not in own
     }
+
+
+def test_python_code_hands_over_configs_and_a_section_that_is_no_stage_is_named(demo_stages):
+    config = demo_stages["sft"].load().Config(model="x")
+    made = Recipe(name="mine", sft=config)
+    assert made.chain() == ["sft"] and made.stage_config("sft") is config
+    with pytest.raises(ValueError, match="'sfft' is no stage; there are evals, pretrain, sft"):
+        Recipe(name="mine", sfft=config)
