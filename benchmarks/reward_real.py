@@ -38,7 +38,7 @@ from data.readers import read_source
 from data.records import Ranking
 from podium.engine import init_distributed
 from podium.runtime import resolve_dtype
-from podium.statistics import mean_with_interval
+from podium.statistics import SHARE, mean_with_interval
 from reward import calibration
 from reward.batches import encode_rankings
 from reward.evaluate import Pairs, pairs_of, score_rankings, tau_b
@@ -135,13 +135,19 @@ def figures_of(folds: list[Fold], scored: list[dict[str, Any]], seed: int) -> di
     return {
         "prompts": len(set(prompt)),
         "pairs": len(gap),
-        "accuracy": list(mean_with_interval(calibration.accuracy(gap), prompt)),
-        "length_only": list(mean_with_interval(length, prompt)),
-        "random": list(mean_with_interval(np.concatenate(by_chance), prompt)),
-        "over_length_only": list(mean_with_interval(calibration.accuracy(gap) - length, prompt)),
+        "accuracy": list(mean_with_interval(calibration.accuracy(gap), prompt, SHARE)),
+        "length_only": list(mean_with_interval(length, prompt, SHARE)),
+        "random": list(mean_with_interval(np.concatenate(by_chance), prompt, SHARE)),
+        "over_length_only": list(
+            mean_with_interval(calibration.accuracy(gap) - length, prompt, (-1.0, 1.0))
+        ),
         "tau_b": float(np.nanmean(taus)),
         "ece": calibration.expected_calibration_error(gap),
-        "reference_ece": calibration.reference_ece(gap)[0],
+        "reference_ece": calibration.reference_ece(
+            gap,
+            np.concatenate([p.preferred for p in gaps]),
+            np.concatenate([p.other for p in gaps]),
+        )[0],
         "dropped_per_fold": {
             reason: round(count / len(folds), 1) for reason, count in dropped.items()
         },

@@ -81,7 +81,7 @@ def summarise(
     """
     answers, prompts = measured.answers, [answer.prompt_index for answer in measured.answers]
     kl = mean_with_interval([answer.log_ratio for answer in answers], prompts)
-    # exact: KL from SFT, plus E[log SFT / reference]
+    # KL from SFT, at most so much, plus E[log SFT / reference] over the picked answers
     picked = bon_kl(best_of) if row == "best_of_n" else 0.0
     wins, matched = _win_rates(row, measured, sft)
     values: dict[str, Any] = {
@@ -92,13 +92,15 @@ def summarise(
         "win_rate_low": wins.low if wins else None,
         "win_rate_high": wins.high if wins else None,
         "kl": kl.value + picked,
-        "kl_low": kl.low + picked,
-        "kl_high": kl.high + picked,
+        "kl_low": None if kl.low is None else kl.low + picked,
+        "kl_high": None if kl.high is None else kl.high + picked,
         "length": float(np.mean([answer.tokens for answer in answers])),
         "eos_rate": float(np.mean([answer.finished for answer in answers])),
         "pretrain_loss": None if measured.losses is None else float(measured.losses.mean()),
         "fact_accuracy": None if measured.choices is None else accuracies(measured.choices)["acc"],
         "ties": wins.ties if wins else None,
+        "win_rate_p": wins.p if wins else None,
+        "win_rate_prompts": wins.prompts if wins else None,
         "win_rate_length_matched": matched._asdict() if matched else None,
         "distinct_2": distinct_n([answer.response for answer in answers], 2),
         "distinct_answers": len({answer.response for answer in answers}) / len(answers),
@@ -126,7 +128,7 @@ def _win_rates(
     if measured.answers[0].gold is None:
         return None, None
     if row == "sft":
-        return WinRate(0.5, 0.5, 0.5, 0.0, 0, 0), None
+        return WinRate(0.5, 0.5, 0.5, 1.0, 0.0, 0, 0), None
     mine = by_prompt(measured.answers, "gold", measured.samples)
     theirs = by_prompt(sft.answers, "gold", sft.samples)
     lengths = (

@@ -128,7 +128,7 @@ def colour(row: str, number: int) -> str:
 def _mark(axis: Any, row: str, values: dict[str, Any], kind: str, colour: str) -> None:
     """One test result; gold has an interval."""
     spread = None
-    if kind == "gold":
+    if kind == "gold" and values["gold_low"] is not None:
         spread = [[values["gold"] - values["gold_low"]], [values["gold_high"] - values["gold"]]]
     place = max(values["kl"], 0) ** 0.5
     axis.errorbar(

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from data.jsonl import read_jsonl
 from evals import plots
 from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
+from evals.winrate import judge_arms
 from podium.metrics import read_metrics
 from podium.progress import say
 from podium.run.folders import finished_stages
@@ -167,7 +168,8 @@ def cells(row: str, values: dict[str, Any], setup: dict[str, Any]) -> list[str]:
         "-"
         if row == "sft"
         else _interval(values["win_rate"], values["win_rate_low"], values["win_rate_high"], True),
-        _number(values["kl"]),
+        # What best-of-n adds to the KL is known as a bound.
+        ("≤ " if row == "best_of_n" and values["kl"] is not None else "") + _number(values["kl"]),
         _number(values["length"], 1),
         _number(values["eos_rate"], percent=True),
         _number(values["pretrain_loss"], 3),
@@ -176,31 +178,23 @@ def cells(row: str, values: dict[str, Any], setup: dict[str, Any]) -> list[str]:
 
 
 def verdicts(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """What the numbers allow to say, and no more: a difference inside its interval is not called
-    one.
+    """What the numbers allow to say, and no more: a difference that chance explains, among as many
+    arms as there are, is not called one.
     """
-    found = []
+    found, judged = [], judge_arms(rows)
     for row in ("ppo_ptx", "ppo", "best_of_n"):
         values = rows.get(row)
-        if values is None or values["win_rate"] is None:
+        if values is None or row not in judged:
             continue
         interval = _interval(
             values["win_rate"], values["win_rate_low"], values["win_rate_high"], percent=True
         )
-        low, high = values["win_rate_low"], values["win_rate_high"]
-        said = (
-            "beats SFT"
-            if low > 0.5
-            else "loses to SFT"
-            if high < 0.5
-            else "is not shown to differ from SFT"
-        )
-        text = f"{ROW_NAMES[row]} {said}: win rate {interval}."
+        text = f"{ROW_NAMES[row]} {judged[row]} SFT: win rate {interval}."
         tax = values.get("pretrain_loss_increase")
         if tax and row != "best_of_n":
-            change = (
-                f"{100 * tax['value']:+.1f} % [{100 * tax['low']:+.1f}, {100 * tax['high']:+.1f}]"
-            )
+            change = f"{100 * tax['value']:+.1f} %"
+            if tax["low"] is not None:  # several blocks of text
+                change += f" [{100 * tax['low']:+.1f}, {100 * tax['high']:+.1f}]"
             text += f" Its pretraining loss is {change} against SFT's."
         found.append(text)
     return found
@@ -211,7 +205,9 @@ def notes(setup: dict[str, Any]) -> list[str]:
     return [
         f"{setup['prompts']} held-out prompts, {setup['samples']} answers each of at most "
         f"{setup['max_new_tokens']} "
-        f"tokens at temperature {setup['temperature']}; brackets are 95 % intervals over prompts.",
+        f"tokens at temperature {setup['temperature']}; brackets are 95 % intervals over prompts. "
+        "A row is said to beat SFT where chance, among as many rows as were compared (Holm), would "
+        "give such a win rate in under 5 %.",
         f"Wins are decided by {setup['judge']}, ties count half; KL is in nats an answer, from "
         f"`{setup['reference']}`; "
         f"facts are {setup['questions']} questions, each with one right choice.",
@@ -399,8 +395,10 @@ def _number(value: float | None, digits: int = 2, percent: bool = False) -> str:
 def _interval(
     value: float | None, low: float | None, high: float | None, percent: bool = False
 ) -> str:
-    if value is None or low is None or high is None:
+    if value is None:
         return "-"
+    if low is None or high is None:
+        return f"{_number(value, percent=percent)} (one prompt)"
     if percent:
         return f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"

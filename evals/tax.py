@@ -31,7 +31,8 @@ def alignment_tax(
     """
     increase = paired_difference(losses, reference_losses, range(len(losses)))
     scale = float(reference_losses.mean())
+    ends = (None if end is None else end / scale for end in (increase.low, increase.high))
     drop = None
     if correct is not None and reference_correct is not None:
-        drop = paired_difference(reference_correct, correct, range(len(correct)))
-    return Tax(Estimate(*(value / scale for value in increase)), drop)
+        drop = paired_difference(reference_correct, correct, range(len(correct)), (-1.0, 1.0))
+    return Tax(Estimate(increase.value / scale, *ends), drop)

@@ -1,25 +1,32 @@
 """Win rate of one model over another on the same prompts, with ties as half a win and an interval
 over prompts.
 
+A win rate comes with the p-value of an even one. Several models against the same SFT model are
+several chances to be lucky, so what is said about each rests on p-values corrected for all
+(`judge_arms`).
+
 Longer answers please most judges, so the length-matched win rate stands beside the raw one: only
 pairs of answers of nearly equal length are compared.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from podium.statistics import clopper_pearson, cluster_bootstrap
+from podium.statistics import FEWEST_PROMPTS, SHARE, holm, mean_with_interval, p_value
 
 TIE = 1e-9  # scores this close are equal; gold scores are sums of floats
 
 
 class WinRate(NamedTuple):
-    """`rate` counts ties half; `low` and `high` are its 95 % interval over prompts."""
+    """`rate` counts ties half; `low` and `high` are its 95 % interval over prompts, `p` is the
+    two-sided p-value of an even rate, uncorrected.
+    """
 
     rate: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    p: float
     ties: float  # share of all comparisons
     comparisons: int
     prompts: int
@@ -61,13 +68,31 @@ def length_matched_win_rate(
     return _summarise(outcomes(first, second)[matched], np.nonzero(matched)[0])
 
 
-def _summarise(outcome: np.ndarray, prompt: np.ndarray) -> WinRate:
-    """One comparison a prompt without ties has an exact interval; all else is bootstrapped over
-    prompts.
+def judge_arms(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What may be said of each tuned row of results.json against SFT, at a family-wise error of
+    5 %: "beats", "loses to", "is not shown to differ from", or that it met too few prompts.
+
+    A row without wins is left out; so is `base`, of which nothing is claimed.
     """
-    prompts, ties = len(np.unique(prompt)), float(np.mean(outcome == 0.5))
-    if ties == 0 and prompts == len(outcome):
-        low, high = clopper_pearson(int(outcome.sum()), len(outcome))
-    else:
-        low, high = cluster_bootstrap(outcome, prompt)
-    return WinRate(float(outcome.mean()), low, high, ties, len(outcome), prompts)
+    arms = {
+        row: values
+        for row, values in rows.items()
+        if row not in ("base", "sft") and values.get("win_rate_p") is not None
+    }
+    adjusted = holm([values["win_rate_p"] for values in arms.values()])
+    return {row: _said(arms[row], p) for row, p in zip(arms, adjusted, strict=True)}
+
+
+def _said(values: dict[str, Any], adjusted_p: float) -> str:
+    if values["win_rate_prompts"] < FEWEST_PROMPTS:
+        return f"met too few prompts ({values['win_rate_prompts']}) to be compared with"
+    if adjusted_p >= 0.05:
+        return "is not shown to differ from"
+    return "beats" if values["win_rate"] > 0.5 else "loses to"
+
+
+def _summarise(outcome: np.ndarray, prompt: np.ndarray) -> WinRate:
+    found = mean_with_interval(outcome, prompt, SHARE)
+    ties, prompts = float(np.mean(outcome == 0.5)), len(np.unique(prompt))
+    p = p_value(outcome, prompt, 0.5, SHARE)
+    return WinRate(*found, p, ties, len(outcome), prompts)

@@ -2,10 +2,9 @@
 
 Rules the callers keep: ties count half and their share is printed; an interval is over prompts,
 because several samples of one prompt are not independent; a difference whose interval includes zero
-is not called a difference.
+is not called a difference, nor one among several that Holm's correction does not leave standing.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,91 +12,137 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, gammaln
-from scipy.stats import beta
+from scipy.stats import t as student
 
 ELO_PER_NAT = 400 / np.log(10)  # 173.7: one nat of reward difference in Elo points
+# With fewer not even unanimous prompts differ from an even rate at 5 %: 2 * 0.5**5 = 6 %.
+FEWEST_PROMPTS = 6
+SHARE = (0.0, 1.0)  # the bounds of an outcome whose mean is a share: a win, a right answer
 
 
 class Estimate(NamedTuple):
-    """A point estimate with the two ends of its interval."""
+    """A point estimate with the two ends of its 95 % interval.
+
+    The ends are None where one prompt alone was measured on an unbounded scale: it says nothing
+    about how far prompts differ.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
-def clopper_pearson(successes: int, trials: int, alpha: float = 0.05) -> tuple[float, float]:
-    """Exact binomial interval of a proportion; only for one untied comparison per prompt.
+class _Location(NamedTuple):
+    """Where a t interval lies: its centre, standard error and degrees of freedom."""
 
-    ValueError when `trials` is not positive or `successes` is outside 0..trials.
-    """
-    if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes of {trials} trials is no proportion")
-    low = 0.0 if successes == 0 else float(beta.ppf(alpha / 2, successes, trials - successes + 1))
-    high = (
-        1.0
-        if successes == trials
-        else float(beta.ppf(1 - alpha / 2, successes + 1, trials - successes))
-    )
-    return low, high
-
-
-def cluster_bootstrap(
-    outcome: ArrayLike,
-    prompt_id: ArrayLike,
-    statistic: Callable[[np.ndarray], float] | None = None,
-    draws: int = 2000,
-    seed: int = 0,
-    alpha: float = 0.05,
-) -> tuple[float, float]:
-    """Percentile interval of a statistic of `outcome` (N, ...) when whole prompts are resampled.
-
-    `prompt_id` (N) names the prompt each row belongs to. The statistic takes the resampled rows (M,
-    ...) and defaults to the mean of a one-dimensional outcome, which is computed without building
-    the resamples.
-    """
-    values = np.asarray(outcome, dtype=float)
-    _, cluster = np.unique(np.asarray(prompt_id), return_inverse=True)
-    if len(values) == 0 or len(values) != len(cluster):
-        raise ValueError(
-            f"{len(values)} outcomes, {len(cluster)} prompt ids: need one id per outcome and "
-            f"at least one"
-        )
-    clusters = int(cluster.max()) + 1
-    picks = np.random.default_rng(seed).integers(clusters, size=(draws, clusters))
-    if statistic is None:
-        sums, counts = np.bincount(cluster, weights=values), np.bincount(cluster)
-        resampled = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
-    else:
-        rows = [np.flatnonzero(cluster == c) for c in range(clusters)]
-        resampled = np.array(
-            [statistic(values[np.concatenate([rows[c] for c in pick])]) for pick in picks]
-        )
-    low, high = np.quantile(resampled, [alpha / 2, 1 - alpha / 2])
-    return float(low), float(high)
+    centre: float
+    error: float
+    degrees: float
 
 
 def mean_with_interval(
-    outcome: ArrayLike, prompt_id: ArrayLike, draws: int = 2000, seed: int = 0
+    outcome: ArrayLike,
+    prompt_id: ArrayLike,
+    bounds: tuple[float, float] | None = None,
+    confidence: float = 0.95,
 ) -> Estimate:
-    """The mean of `outcome` (N) with its 95 % interval over prompts."""
-    low, high = cluster_bootstrap(outcome, prompt_id, draws=draws, seed=seed)
-    return Estimate(float(np.mean(np.asarray(outcome, dtype=float))), low, high)
+    """The mean of `outcome` (N) with its interval over prompts; `prompt_id` (N) names each row's
+    prompt.
+
+    `bounds`: the lowest and highest value an outcome can have; `SHARE` is the usual pair. With them
+    the interval has a width also where all prompts agree, stays inside the bounds, and with one
+    prompt is the bounds themselves. See `_locate` for how, docs/lab/intervals.md for how often it
+    covers. ValueError without outcomes, or when the ids do not match them.
+    """
+    values, prompt = np.asarray(outcome, dtype=float), np.asarray(prompt_id)
+    mean, found = float(values.mean()) if len(values) else 0.0, _locate(values, prompt, bounds)
+    if found is None:
+        return Estimate(mean, *(bounds or (None, None)))
+    half = float(student.ppf((1 + confidence) / 2, found.degrees)) * found.error
+    low, high = found.centre - half, found.centre + half
+    if bounds is not None:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    return Estimate(mean, low, high)
 
 
 def paired_difference(
-    first: ArrayLike, second: ArrayLike, prompt_id: ArrayLike, draws: int = 2000, seed: int = 0
+    first: ArrayLike,
+    second: ArrayLike,
+    prompt_id: ArrayLike,
+    bounds: tuple[float, float] | None = None,
 ) -> Estimate:
     """Mean of `first` - `second` (both N, measured on the same rows) with its 95 % interval over
     prompts.
 
     Pairing removes what the two measurements share (a hard prompt is hard for both), so the
-    interval is narrower than the one of two separate means.
+    interval is narrower than the one of two separate means. `bounds` are the difference's: (-1, 1)
+    where both are right or wrong.
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if a.shape != b.shape:
         raise ValueError(f"paired measurements differ in shape: {a.shape} and {b.shape}")
-    return mean_with_interval(a - b, prompt_id, draws=draws, seed=seed)
+    return mean_with_interval(a - b, prompt_id, bounds)
+
+
+def p_value(
+    outcome: ArrayLike,
+    prompt_id: ArrayLike,
+    null: float,
+    bounds: tuple[float, float] | None = None,
+) -> float:
+    """Two-sided p of the mean of `outcome` (N) being `null`: below 0.05 exactly where the 95 %
+    interval of `mean_with_interval` leaves `null` out. 1 with a single prompt.
+    """
+    found = _locate(np.asarray(outcome, dtype=float), np.asarray(prompt_id), bounds)
+    if found is None:
+        return 1.0
+    if found.error == 0:
+        return float(found.centre == null)
+    return float(2 * student.sf(abs(found.centre - null) / found.error, found.degrees))
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Holm's adjusted p-values (M) of M tests asked at once: rejecting those below 0.05 calls a
+    true null false in at most 5 % of families, whatever the dependence (Holm 1979).
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+def _locate(
+    values: np.ndarray, prompt_id: np.ndarray, bounds: tuple[float, float] | None
+) -> _Location | None:
+    """A t interval over prompts of the mean of values (N); None with a single prompt.
+
+    Prompts are the independent units: a prompt enters with the mean and the number of its rows, and
+    n prompts of unequal size count as the (sum m)^2 / (sum m^2) equal ones that would vary as much.
+    A bounded outcome gets two more prompts of average size, one at each bound. They are what keeps
+    few or unanimous prompts from an interval that is too narrow (Bonett and Price 2012 do so for
+    paired proportions; Agresti and Coull 1998 add two of each for single ones) and move the centre
+    by less than 1 / n.
+    """
+    _, cluster = np.unique(prompt_id, return_inverse=True)
+    if len(values) == 0 or len(values) != len(cluster):
+        raise ValueError(
+            f"{len(values)} outcomes, {len(cluster)} prompt ids: need one id per outcome and "
+            f"at least one"
+        )
+    sizes = np.bincount(cluster).astype(float)  # (n,)
+    means = np.bincount(cluster, weights=values) / sizes
+    if len(means) == 1:
+        return None
+    weights = sizes * sizes.sum() / (sizes**2).sum()  # sum to the effective number of prompts
+    degrees = float(weights.sum()) - 1
+    if bounds is not None:
+        means, weights = np.r_[means, bounds], np.r_[weights, 1.0, 1.0]
+    total = weights.sum()
+    centre = float(weights @ means / total)
+    variance = (weights**2 @ (means - centre) ** 2) / (total * (total - 1))
+    return _Location(centre, float(np.sqrt(variance)), degrees)
 
 
 def bradley_terry(wins: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -147,8 +192,11 @@ def bon_unbiased(proxy: ArrayLike, gold: ArrayLike, n: int) -> float:
 
 
 def bon_kl(n: int) -> float:
-    """KL in nats of best-of-n from the model it samples: log n - (n - 1) / n, an upper bound when
-    samples tie.
+    """Upper bound in nats of the KL of best-of-n from the model it samples: log n - (n - 1) / n.
+
+    It is the KL where no two of the n answers can be the same or score alike, else more than the
+    KL: of n equal answers the favourite is the model's own answer, at a KL of 0 (Beirami et al.
+    2024).
     """
     if n < 1:
         raise ValueError(f"best of {n}: n must be at least 1")

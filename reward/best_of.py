@@ -115,7 +115,7 @@ def curve_row(proxy: np.ndarray, gold: np.ndarray | None, n: int) -> dict[str, A
     in nats.
     """
 
-    def expected(by: np.ndarray) -> dict[str, float]:
+    def expected(by: np.ndarray) -> dict[str, float | None]:
         values = [bon_unbiased(scores, worth, n) for scores, worth in zip(proxy, by, strict=True)]
         estimate: Estimate = mean_with_interval(values, range(len(values)))
         return dict(estimate._asdict())

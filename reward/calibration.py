@@ -4,6 +4,9 @@ A preference model says that the better response wins with probability sigmoid(g
 takes `gaps` (P,): score of the response that people preferred minus score of the other, one entry
 an untied pair. A positive gap is a right call, |gap| is how sure the model was. Source of the
 picture: Bai et al. 2022 (Anthropic HH), figure 9.
+
+The pairs of one ranking are not independent (who beats the best also beats the second more often),
+so whatever is said about chance here is drawn or reckoned by whole rankings.
 """
 
 from typing import NamedTuple
@@ -50,26 +53,52 @@ def reliability(gaps: Floats, bins: int = BINS) -> Reliability:
 
 
 def expected_calibration_error(gaps: Floats, bins: int = BINS) -> float:
-    """Mean |confidence - accuracy| over pairs, by bin. 0 is perfect, but see `reference_ece`."""
+    """Mean |confidence - accuracy| over pairs, by bin. 0 is perfect, but see `reference_ece`.
+
+    It has no interval: chance alone raises it, a resample's chance comes on top of the data's, and
+    so the percentile interval of a bootstrap lies above the truth and may leave out the estimate
+    itself. `overconfidence` has one.
+    """
     table = reliability(gaps, bins)
     return float(
         (table.pairs * np.abs(table.confidence - table.accuracy)).sum() / table.pairs.sum()
     )
 
 
+def overconfidence(gaps: Floats) -> Floats:
+    """(P,) confidence less right call; the mean is above 0 where the model is surer than it is
+    right, and 0 where it is calibrated on the whole. Unlike the ECE its mean has no bias.
+    """
+    return expit(np.abs(gaps)) - accuracy(gaps)
+
+
 def reference_ece(
-    gaps: Floats, draws: int = 200, seed: int = 0, bins: int = BINS
+    gaps: Floats,
+    preferred: NDArray[np.int64],
+    other: NDArray[np.int64],
+    draws: int = 400,
+    seed: int = 0,
+    bins: int = BINS,
 ) -> tuple[float, float]:
     """(mean, 95th percentile) of the ECE that a perfectly calibrated model with these gaps would
     show by chance.
 
     With few pairs the ECE is well above 0 however good the model is; only a value above the second
-    number says more.
+    number says more. `preferred` and `other` (P,) number the two texts of each pair.
+
+    Each draw ranks all texts anew by score plus Gumbel noise, one number a text: an order from
+    Plackett-Luce, under which any two texts are ordered as sigmoid(gap) says. So the pairs of a
+    ranking vary together as a ranking's do. Several labelers of one prompt are drawn as if they
+    agreed, which can only raise the second number.
     """
     rng = np.random.default_rng(seed)
-    size = np.abs(gaps)
-    right = rng.random((draws, len(size))) < expit(size)
-    values = [expected_calibration_error(np.where(row, size, -size), bins) for row in right]
+    texts, number = np.unique(np.r_[preferred, other], return_inverse=True)
+    first, second = np.split(number, 2)
+    values = []
+    for _ in range(draws):
+        noise = rng.gumbel(size=len(texts))
+        ahead = gaps + noise[first] - noise[second] > 0
+        values.append(expected_calibration_error(np.where(ahead, gaps, -gaps), bins))
     return float(np.mean(values)), float(np.quantile(values, 0.95))
 
 

@@ -11,6 +11,7 @@ interval is over prompts.
 """
 
 import argparse
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from data.jsonl import read_jsonl
 from data.records import Prompt, Ranking
 from data.template import encode_prompt, encode_response
 from data.worlds import World
-from podium.statistics import Estimate, cluster_bootstrap, mean_with_interval
+from podium.statistics import SHARE, Estimate, mean_with_interval
 from reward import calibration
 from reward.model import RewardEnsemble, load_reward_model
 from reward.report import write_report
@@ -42,12 +43,14 @@ class Pairs(NamedTuple):
     """
 
     gap: Floats  # its score less the other's
-    prompt: NDArray[np.str_]  # the prompt's key: what a bootstrap resamples
+    prompt: NDArray[np.str_]  # the prompt's key: what intervals are over
     k: NDArray[np.int64]  # responses in the ranking
     distance: NDArray[np.int64]  # places between the two, 1 = neighbours; a tie is one place
     length_gap: Floats  # its characters less the other's
     mean_score: Floats  # of the two
     source: NDArray[np.str_]
+    preferred: NDArray[np.int64]  # which text it is, the same number wherever the prompt has it
+    other: NDArray[np.int64]
 
 
 def trust_report(
@@ -118,6 +121,7 @@ def pairs_of(rankings: Sequence[Ranking], scores: Sequence[Floats]) -> Pairs:
         places = rankdata(ranking.ranks, method="dense")
         lengths = np.array([len(text) for text in ranking.responses])
         key, source = prompt_key(ranking.prompt), ranking.source or ""
+        names = [text_number(key, text) for text in ranking.responses]
         for i, j in zip(*np.nonzero(np.less.outer(places, places)), strict=True):
             if ranking.responses[i] != ranking.responses[j] and np.isfinite(values[i] + values[j]):
                 rows.append(
@@ -129,13 +133,20 @@ def pairs_of(rankings: Sequence[Ranking], scores: Sequence[Floats]) -> Pairs:
                         lengths[i] - lengths[j],
                         (values[i] + values[j]) / 2,
                         source,
+                        names[i],
+                        names[j],
                     )
                 )
-    types = (float, str, int, int, float, float, str)
+    types = (float, str, int, int, float, float, str, int, int)
     columns = zip(*rows, strict=True) if rows else [()] * len(types)
     return Pairs(
         *(np.array(column, dtype=kind) for column, kind in zip(columns, types, strict=True))
     )
+
+
+def text_number(key: str, text: str) -> int:
+    """63 bits that name a response to a prompt."""
+    return int(hashlib.sha256(f"{key}\x1e{text}".encode()).hexdigest()[:16], 16) >> 1
 
 
 def figures(pairs: Pairs, longer_is_better: bool = True) -> dict[str, Any]:
@@ -144,28 +155,28 @@ def figures(pairs: Pairs, longer_is_better: bool = True) -> dict[str, Any]:
     """
     gaps, right = pairs.gap, calibration.accuracy(pairs.gap)
     nll = calibration.negative_log_likelihood(gaps)
-    low, high = cluster_bootstrap(
-        gaps, pairs.prompt, calibration.expected_calibration_error, draws=200
-    )
     by_length = calibration.accuracy(pairs.length_gap if longer_is_better else -pairs.length_gap)
-    reference, reference_high = calibration.reference_ece(gaps)
+    reference, reference_high = calibration.reference_ece(gaps, pairs.preferred, pairs.other)
     table = calibration.reliability(gaps)
     values, by_score, count = calibration.accuracy_by(pairs.mean_score, gaps)
     sizes, by_gap, _ = calibration.accuracy_by(np.abs(gaps), gaps, bins=12)
     return {
         "pairs": len(gaps),
         "prompts": len(set(pairs.prompt)),
-        "accuracy": _estimate(mean_with_interval(right, pairs.prompt)),
+        "accuracy": _estimate(mean_with_interval(right, pairs.prompt, SHARE)),
         "nll": _estimate(mean_with_interval(nll, pairs.prompt)),
-        "ece": {"value": calibration.expected_calibration_error(gaps), "low": low, "high": high},
+        "ece": {"value": calibration.expected_calibration_error(gaps)},
         "reference_ece": {"value": reference, "high": reference_high},
+        "overconfidence": _estimate(
+            mean_with_interval(calibration.overconfidence(gaps), pairs.prompt, (-0.5, 1.0))
+        ),
         "temperature": calibration.fitted_temperature(gaps),
         "accuracy_by_k": _by(pairs.k, right, pairs.prompt),
         "accuracy_by_distance": _by(pairs.distance, right, pairs.prompt),
         "accuracy_by_source": _by(pairs.source, right, pairs.prompt)
         if len(set(pairs.source)) > 1
         else {},
-        "length_only": _estimate(mean_with_interval(by_length, pairs.prompt))
+        "length_only": _estimate(mean_with_interval(by_length, pairs.prompt, SHARE))
         | {"longer_is_better": longer_is_better},
         "reliability": {name: column.tolist() for name, column in table._asdict().items()},
         "accuracy_by_score": {
@@ -203,7 +214,8 @@ def ceiling(rankings: Sequence[Ranking], world: World | None) -> dict[str, Any]:
     }
     if world is not None:
         pairs = pairs_of(rankings, [gold_scores(r, world) for r in rankings])
-        found["gold"] = _estimate(mean_with_interval(calibration.accuracy(pairs.gap), pairs.prompt))
+        right = calibration.accuracy(pairs.gap)
+        found["gold"] = _estimate(mean_with_interval(right, pairs.prompt, SHARE))
     return found
 
 
@@ -217,7 +229,7 @@ def gold_scores(ranking: Ranking, world: World) -> Floats:
 
 def gold_accuracy(
     rankings: Sequence[Ranking], scores: Sequence[Floats], gold: Sequence[Floats]
-) -> dict[str, float] | None:
+) -> dict[str, float | None] | None:
     """How often the model orders two responses as the world's gold score does; None where gold
     tells none apart.
     """
@@ -228,7 +240,7 @@ def gold_accuracy(
     pairs = pairs_of(by_gold, scores)
     if not len(pairs.gap):
         return None
-    return _estimate(mean_with_interval(calibration.accuracy(pairs.gap), pairs.prompt))
+    return _estimate(mean_with_interval(calibration.accuracy(pairs.gap), pairs.prompt, SHARE))
 
 
 def tau_b(scores: Floats, quality: NDArray[Any]) -> float:
@@ -254,22 +266,26 @@ def _length_pairs(rankings: Sequence[Ranking]) -> Floats:
     return np.sign(pairs_of(rankings, [np.zeros(r.k) for r in rankings]).length_gap)
 
 
-def _estimate(estimate: Estimate) -> dict[str, float]:
+def _estimate(estimate: Estimate) -> dict[str, float | None]:
     return dict(estimate._asdict())
 
 
-def _mean(values: Sequence[float], keys: Sequence[str]) -> dict[str, float] | None:
-    """Mean of the values that exist, with an interval over prompts."""
+def _mean(values: Sequence[float], keys: Sequence[str]) -> dict[str, float | None] | None:
+    """Mean of the correlations that exist, with an interval over prompts."""
     held = [i for i, value in enumerate(values) if np.isfinite(value)]
     if not held:
         return None
-    return _estimate(mean_with_interval([values[i] for i in held], [keys[i] for i in held]))
+    return _estimate(
+        mean_with_interval([values[i] for i in held], [keys[i] for i in held], (-1.0, 1.0))
+    )
 
 
 def _by(groups: NDArray[Any], right: Floats, prompt: NDArray[np.str_]) -> dict[str, Any]:
     """Accuracy of each group of pairs."""
     return {
-        str(group): _estimate(mean_with_interval(right[groups == group], prompt[groups == group]))
+        str(group): _estimate(
+            mean_with_interval(right[groups == group], prompt[groups == group], SHARE)
+        )
         | {"pairs": int((groups == group).sum())}
         for group in np.unique(groups)
     }

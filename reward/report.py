@@ -59,6 +59,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
         row("negative log-likelihood (knowing nothing: 0.693)", "nll"),
         row("expected calibration error", "ece"),
         row("the same if calibrated perfectly (95 % below)", "reference_ece"),
+        row("confidence less accuracy (above 0: over-confident)", "overconfidence", percent=True),
         row("fitted temperature (above 1: over-confident)", "temperature"),
         row("correlation of score and length in a ranking", "length_correlation"),
         row("untied pairs", "pairs"),

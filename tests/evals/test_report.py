@@ -86,22 +86,24 @@ def test_planned_stages_follow_the_recipe(copied_run):
     assert read_run(copied_run).missing == {}
 
 
-def row(rate: float, low: float, high: float, tax: float = 0.0) -> dict:
+def row(rate: float, low: float, high: float, p: float, tax: float = 0.0) -> dict:
     return {
         "win_rate": rate,
+        "win_rate_p": p,
+        "win_rate_prompts": 100,
         "win_rate_low": low,
         "win_rate_high": high,
         "pretrain_loss_increase": {"value": tax, "low": tax - 0.01, "high": tax + 0.01},
     }
 
 
-def test_verdicts_claim_nothing_that_the_interval_includes():
+def test_verdicts_claim_nothing_that_chance_explains():
     """Seen red when the rate alone decides."""
     said = verdicts(
         {
-            "sft": row(0.5, 0.5, 0.5),
-            "ppo_ptx": row(0.7, 0.6, 0.8),
-            "ppo": row(0.55, 0.45, 0.65, 0.2),
+            "sft": row(0.5, 0.5, 0.5, 1.0),
+            "ppo_ptx": row(0.7, 0.6, 0.8, 0.001),
+            "ppo": row(0.55, 0.45, 0.65, 0.3, 0.2),
         }
     )
     assert said == [
@@ -110,7 +112,7 @@ def test_verdicts_claim_nothing_that_the_interval_includes():
         "PPO (no ptx) is not shown to differ from SFT: win rate 55.0 % [45.0, 65.0]."
         " Its pretraining loss is +20.0 % [+19.0, +21.0] against SFT's.",
     ]
-    assert verdicts({"ppo": row(0.3, 0.2, 0.4)})[0].startswith("PPO (no ptx) loses to SFT")
+    assert verdicts({"ppo": row(0.3, 0.2, 0.4, 0.001)})[0].startswith("PPO (no ptx) loses to SFT")
 
 
 def test_pictures_take_the_lines_that_have_both_numbers():

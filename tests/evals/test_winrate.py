@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from evals.tax import alignment_tax
-from evals.winrate import length_matched_win_rate, win_rate
-from podium.statistics import clopper_pearson
+from evals.winrate import judge_arms, length_matched_win_rate, win_rate
 
 
 def test_ties_count_half_and_their_share_is_told():
@@ -22,10 +21,26 @@ def test_every_answer_of_a_prompt_meets_every_answer_of_the_other_model():
     assert result.rate == pytest.approx(2 / 6) and result.comparisons == 6 and result.prompts == 1
 
 
-def test_one_untied_comparison_a_prompt_has_the_exact_interval():
-    first = np.array([[1.0]] * 17 + [[-1.0]] * 3)
-    result = win_rate(first, np.zeros((20, 1)))
-    assert (result.low, result.high) == clopper_pearson(17, 20)
+def test_a_verdict_needs_prompts_and_counts_the_arms():
+    """The fault: one prompt won was "beats SFT", with the interval [100, 100]. Seen red without
+    Holm (three arms of p = 0.03 each beat), and with the sides exchanged.
+    """
+    rate = win_rate(np.ones((1, 1)), np.zeros((1, 1)))
+    assert (rate.rate, rate.low, rate.high, rate.p) == (1.0, 0.0, 1.0, 1.0)
+
+    def row(rate: float, p: float, prompts: int = 100) -> dict:
+        return {"win_rate": rate, "win_rate_p": p, "win_rate_prompts": prompts}
+
+    lone, even = row(0.6, 0.03), row(0.5, 0.9)
+    assert judge_arms({"ppo": lone}) == {"ppo": "beats"}
+    assert set(judge_arms({"ppo": lone, "ppo_ptx": lone, "kl10": lone}).values()) == {
+        "is not shown to differ from"
+    }
+    assert judge_arms({"base": row(0.1, 0.0), "sft": even, "ppo": row(0.4, 0.04)}) == {
+        "ppo": "loses to"
+    }
+    few = judge_arms({"ppo": row(1.0, 0.06, prompts=5), "old": {"win_rate": 0.9}})
+    assert few == {"ppo": "met too few prompts (5) to be compared with"}
 
 
 def test_more_samples_of_the_same_prompts_do_not_shrink_the_interval_as_more_prompts_would():

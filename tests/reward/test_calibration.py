@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from benchmarks.coverage import ranked_pairs
+from podium.statistics import mean_with_interval
 from reward.calibration import (
     accuracy_by,
     expected_calibration_error,
     fitted_temperature,
     negative_log_likelihood,
+    overconfidence,
     reference_ece,
     reliability,
 )
@@ -37,13 +40,49 @@ def test_scores_three_times_too_large_are_seen():
     assert fitted_temperature(gaps) == pytest.approx(3, rel=0.05)
 
 
+def apart(gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the texts of pairs that share none."""
+    return 2 * np.arange(len(gaps)), 2 * np.arange(len(gaps)) + 1
+
+
 def test_few_pairs_look_miscalibrated_by_chance():
     """Red when reference_ece draws right calls with probability 1/2."""
     few = simulated_gaps(100)
-    mean, high = reference_ece(few)
+    mean, high = reference_ece(few, *apart(few))
     assert 0.03 < mean < 0.15
     assert expected_calibration_error(few) < high
-    assert reference_ece(simulated_gaps())[0] < 0.01
+    many = simulated_gaps()
+    assert reference_ece(many, *apart(many), draws=50)[0] < 0.01
+
+
+def test_a_calibrated_model_exceeds_the_reference_as_often_as_it_says():
+    """400 calibrated models, each on 40 rankings of 6: 5 % may exceed the 95th percentile. False
+    alarm: 20 trials are expected, more than 34 come with a chance of 1 in 1000. Seen red with the
+    pairs drawn independently: 11 % (44) exceed it.
+    """
+    exceeded = 0
+    for trial in range(400):
+        gaps, preferred, other, _ = ranked_pairs(np.random.default_rng(trial), 40, 6)
+        _, high = reference_ece(gaps, preferred, other, draws=100, seed=trial)
+        exceeded += expected_calibration_error(gaps) > high
+    assert 7 <= exceeded <= 34
+
+
+@pytest.mark.parametrize("inflated", [1.0, 2.0])
+def test_the_interval_of_overconfidence_covers_it(inflated):
+    """500 models on 30 rankings of 6, calibrated or of doubled scores; the truth is the mean over
+    far more rankings. False alarm: at a coverage of 95 % fewer than 459 of 500 cover with a chance
+    of 1 in 1000. Seen red with the pairs as units (80 %).
+    """
+    many, *_ = ranked_pairs(np.random.default_rng(0), 20_000, 6)
+    truth = overconfidence(inflated * many).mean()
+    assert abs(truth) < 0.003 if inflated == 1 else truth > 0.05
+    covered = 0
+    for trial in range(500):
+        gaps, _, _, ranking = ranked_pairs(np.random.default_rng([1, trial]), 30, 6)
+        found = mean_with_interval(overconfidence(inflated * gaps), ranking, (-0.5, 1.0))
+        covered += found.low <= truth <= found.high
+    assert covered >= 459
 
 
 def test_reliability_by_hand():
