@@ -3,7 +3,7 @@ averages.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,9 +99,15 @@ def answer_prompts(
     samples: int,
     params: SamplingParams,
     judge: Judge,
+    numbers: range | None = None,
 ) -> list[Answer]:
-    """`samples` answers to every prompt, prompt by prompt (P x S), scored by the judge."""
-    asked = [prompt for prompt in prompts for _ in range(samples)]
+    """`samples` answers to every prompt, prompt by prompt (P x S), scored by the judge.
+
+    `numbers` asks for some of the P x S alone; each draws the random numbers it has among all.
+    """
+    numbers = range(len(prompts) * samples) if numbers is None else numbers
+    params = replace(params, first_row=numbers.start)
+    asked = [prompts[number // samples] for number in numbers]
     ids = [encode_prompt(tokenizer, prompt.messages) for prompt in asked]
     drawn = EmbeddedSampler(model, tokenizer.pad_token_id).generate(ids, params)
     texts = [decode_response(tokenizer, sample.tokens) for sample in drawn]
@@ -112,7 +118,7 @@ def answer_prompts(
         Answer(
             row=row,
             prompt=prompt.messages,
-            prompt_index=i // samples,
+            prompt_index=numbers[i] // samples,
             use_case=prompt.use_case,
             response=texts[i],
             tokens=len(drawn[i].tokens),

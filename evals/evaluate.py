@@ -18,6 +18,8 @@ lm-eval on final/).
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +29,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.jsonl import write_jsonl
 from data.template import encode_prompt
-from evals.answers import Judge, Scorer, answer_prompts, best_of_curve, pick_best
-from evals.measure import HeldOut, Measured, context_of, measure, summarise
+from evals.answers import Judge, Scorer, best_of_curve, pick_best
+from evals.measure import Bench, HeldOut, Measured, answers_of, context_of, measure, summarise
+from evals.pieces import Pieces
 from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
-from podium.errors import DataError, Interrupted
+from podium.errors import DataError
 from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
@@ -82,6 +85,7 @@ class Config(BaseModel):
         40_000, gt=0, description="held-out text for the pretraining loss"
     )
     questions: int = Field(600, ge=0, description="fact questions to ask; 0 asks none")
+    save_steps: int = Field(512, gt=0, description="answers between checkpoints")
 
 
 def main(config: Config, stage: StageContext) -> None:
@@ -91,34 +95,30 @@ def main(config: Config, stage: StageContext) -> None:
     tokenizer = load_tokenizer(stage.parent(config.sft))
     drop_foreign_base(rows, tokenizer, stage)
     judge = make_judge(config, stage)
-    reference = _load(stage, reference_of(config, stage.recipe), tokenizer)
+    reference = _load(stage, stage.parent(reference_of(config, stage.recipe)), tokenizer)
     held_out = read_held_out(config, stage, tokenizer, context_of(reference))
+    folders = {row: stage.parent(ref, row != "base") for row, ref in rows.items()}
+    bench = Bench(
+        reference,
+        tokenizer,
+        judge,
+        held_out,
+        config.documents_tokens,
+        Pieces(stage),
+        config.save_steps,
+    )
 
-    # 2. Every model answers, reads and is asked.
+    # 2. Every model answers, reads and is asked, piece by piece: what is made is kept.
     measured: dict[str, Measured] = {}
     candidates: list[Answer] = []
     with stage.progress(len(rows), "evals", unit="model") as progress:
-        for number, (row, ref) in enumerate(rows.items()):
-            if stage.stop_requested:
-                raise Interrupted("evaluation stopped; it begins anew")
-            model = _load(stage, ref, tokenizer, same_tokenizer=row != "base")
+        for number, (row, folder) in enumerate(folders.items()):
+            load = cache(partial(_load, stage, folder, tokenizer))
             params = sampling(config, length, tokenizer, seed=stage.seed + 1000 * number)
-            measured[row] = measure(
-                row,
-                model,
-                reference,
-                tokenizer,
-                held_out,
-                config.samples,
-                config.documents_tokens,
-                params,
-                judge,
-            )
+            measured[row] = measure(row, load, bench, config.samples, params)
             if row == "sft" and config.best_of and judge.reward_model is not None:
                 fresh = replace(params, seed=params.seed + 500)
-                candidates = answer_prompts(
-                    row, model, reference, tokenizer, held_out.prompts, config.best_of, fresh, judge
-                )
+                candidates = answers_of(row, load, bench, config.best_of, fresh)
             progress.advance()
     if candidates:
         picked = pick_best("best_of_n", candidates, config.best_of)
@@ -149,6 +149,7 @@ def main(config: Config, stage: StageContext) -> None:
     stage.finish(
         save, headline(table), card(results), tokens=sum(answer.tokens for answer in answers)
     )
+    bench.pieces.clear()
 
 
 def rows_of(config: Config, recipe: Recipe) -> dict[str, str]:
@@ -328,16 +329,14 @@ def card(results: dict[str, Any]) -> str:
     )
 
 
-def _load(
-    stage: StageContext, ref: str, tokenizer: PreTrainedTokenizerBase, same_tokenizer: bool = True
-) -> PreTrainedModel:
+def _load(stage: StageContext, folder: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A causal LM that reads SFT's ids; a base model from elsewhere gains untrained rows for the
     tokens SFT added.
 
     On a GPU weights are bf16 where the run is: reference, policy and reward model are in memory
     together.
     """
-    model = load_causal_lm(stage.parent(ref, same_tokenizer))
+    model = load_causal_lm(folder)
     resize_for(tokenizer, model)
     half = stage.device.type == "cuda" and stage.dtype == "bf16"
     return moved(model, stage.device, torch.bfloat16 if half else torch.float32)

@@ -2,7 +2,9 @@
 row made of them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,14 @@ from evals.answers import Judge, answer_prompts, by_prompt
 from evals.generation import distinct_n
 from evals.loglikelihood import Choices, accuracies, score_questions
 from evals.perplexity import block_losses
+from evals.pieces import Pieces
 from evals.records import Answer
 from evals.tax import alignment_tax
 from evals.winrate import WinRate, length_matched_win_rate, win_rate
 from podium.sampling.protocol import SamplingParams
 from podium.statistics import bon_kl, mean_with_interval
 
+Load = Callable[[], PreTrainedModel]
 LONGEST_CONTEXT = 2048  # tokens a block of held-out text, also where a model could read more
 
 
@@ -33,6 +37,19 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """What every model is measured with."""
+
+    reference: PreTrainedModel  # KL is measured from it
+    tokenizer: PreTrainedTokenizerBase
+    judge: Judge
+    held_out: HeldOut
+    documents_tokens: int
+    pieces: Pieces
+    answers_per_piece: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """One model's answers (P x S) and skills; None where there is nothing to measure on."""
 
@@ -42,35 +59,75 @@ class Measured:
     choices: list[Choices] | None
 
 
-def measure(
-    row: str,
-    model: PreTrainedModel,
-    reference: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    held_out: HeldOut,
-    samples: int,
-    documents_tokens: int,
-    params: SamplingParams,
-    judge: Judge,
-) -> Measured:
-    """Answers to the prompts, loss on the documents, likelihoods of the questions' choices."""
-    answers = answer_prompts(
-        row, model, reference, tokenizer, held_out.prompts, samples, params, judge
+def measure(row: str, load: Load, bench: Bench, samples: int, params: SamplingParams) -> Measured:
+    """Answers to the prompts, loss on the documents, likelihoods of the questions' choices.
+
+    `load` gives the model; it is not called where every piece was made before a kill.
+    """
+    answers = answers_of(row, load, bench, samples, params)
+    losses = bench.pieces.piece(lambda: _losses(load(), bench))
+    choices = bench.pieces.piece(lambda: _choices(load(), bench))
+    return Measured(
+        answers,
+        samples,
+        None if losses is None else np.array(losses, dtype=np.float32),
+        None if choices is None else [_as_choices(fields) for fields in choices],
     )
-    context = min(context_of(model), LONGEST_CONTEXT)
-    blocks = pack(
-        encode_documents(tokenizer, [d.text for d in held_out.documents]),
-        context,
-        tokenizer.bos_token_id,
-    )
-    blocks = blocks[: max(1, documents_tokens // context)]
-    losses = block_losses(model, blocks, tokenizer.bos_token_id) if len(blocks) else None
-    choices = (
-        score_questions(model, tokenizer, held_out.questions, context)
-        if held_out.questions
-        else None
-    )
-    return Measured(answers, samples, losses, choices)
+
+
+def answers_of(
+    row: str, load: Load, bench: Bench, samples: int, params: SamplingParams
+) -> list[Answer]:
+    """A model's answers to all prompts (P x S), a piece after another."""
+    prompts, size = bench.held_out.prompts, bench.answers_per_piece
+    total = len(prompts) * samples
+
+    def block(numbers: range) -> list[dict[str, Any]]:
+        found = answer_prompts(
+            row,
+            load(),
+            bench.reference,
+            bench.tokenizer,
+            prompts,
+            samples,
+            params,
+            bench.judge,
+            numbers,
+        )
+        return [answer.model_dump(mode="json") for answer in found]
+
+    blocks = [range(start, min(start + size, total)) for start in range(0, total, size)]
+    return [
+        Answer.model_validate(fields)
+        for numbers in blocks
+        for fields in bench.pieces.piece(partial(block, numbers))
+    ]
+
+
+def _losses(model: PreTrainedModel, bench: Bench) -> list[float] | None:
+    """The loss of each block of held-out text; None without documents."""
+    context, bos = _context(model), bench.tokenizer.bos_token_id
+    texts = [document.text for document in bench.held_out.documents]
+    blocks = pack(encode_documents(bench.tokenizer, texts), context, bos)
+    blocks = blocks[: max(1, bench.documents_tokens // context)]
+    return block_losses(model, blocks, bos).tolist() if len(blocks) else None
+
+
+def _choices(model: PreTrainedModel, bench: Bench) -> list[dict[str, Any]] | None:
+    """The likelihoods of each question's choices; None without questions."""
+    questions = bench.held_out.questions
+    if not questions:
+        return None
+    scored = score_questions(model, bench.tokenizer, questions, _context(model))
+    return [
+        {name: np.asarray(value).tolist() for name, value in choices._asdict().items()}
+        for choices in scored
+    ]
+
+
+def _as_choices(fields: dict[str, Any]) -> Choices:
+    arrays = {name: np.array(value) for name, value in fields.items() if name != "answer"}
+    return Choices(**arrays, answer=fields["answer"])
 
 
 def summarise(
@@ -161,3 +218,7 @@ def _skills(measured: Measured, sft: Measured, questions: list[Question]) -> dic
 
 def context_of(model: PreTrainedModel) -> int:
     return int(getattr(model.config, "max_position_embeddings", LONGEST_CONTEXT))
+
+
+def _context(model: PreTrainedModel) -> int:
+    return min(context_of(model), LONGEST_CONTEXT)
