@@ -83,7 +83,7 @@ def build(
                     allow_tags=False,
                     buttons=["copy"],
                     editable="user",
-                    feedback_options=("Like", "Dislike") if votes else None,
+                    feedback_options=("Like", "Dislike") if votes is not None else None,
                     placeholder="Say something, or pick a suggestion below.",
                 )
                 for side in SIDES
@@ -182,8 +182,9 @@ def build(
         for ballot in ballots:
             ballot.click(talk.vote, [session, ballot], vote_row, **heard)
         ask.click(talk.ask, session, None, **heard)
-        for side, log in enumerate(logs):
-            log.like(_thumb(talk, side), session, None, **heard)
+        if votes is not None:  # a log without `feedback_options` breaks where it has a like handler
+            for side, log in enumerate(logs):
+                log.like(_thumb(talk, side), session, None, **heard)
     return page
 
 

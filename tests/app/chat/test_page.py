@@ -1,6 +1,7 @@
 """The chat page driven in a real headless browser, on tiny models: what a visitor does and sees."""
 
 import re
+from itertools import product
 
 import pytest
 from playwright.sync_api import expect
@@ -233,3 +234,30 @@ def test_two_visitors_do_not_hear_each_other(page, browser, address):
     other.wait_for_selector("#message textarea")
     assert lines(other) == []
     other.context.close()
+
+
+@pytest.mark.parametrize(("voting", "compare", "home"), product([False, True], repeat=3))
+def test_the_page_answers_whatever_it_is_built_with(
+    browser, chat_run, votes, voting, compare, home
+):
+    """Seen red with a like handler on a log that offers no thumbs: the page never shows an answer."""
+    from app.chat.page import appearance, build
+
+    page = build(chat_run, compare, votes if voting else None, home)
+    _, address, _ = page.launch(
+        server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **appearance()
+    )
+    tab = browser.new_context().new_page()
+    faults: list[str] = []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.goto(address)
+    tab.wait_for_selector("#message textarea")
+    say(tab, "Tell me a story.")
+    for side in range(1 + compare):
+        assert wait_for_answers(tab, 1, side)[0] == "Tell me a story."
+    expect(tab.locator("#votes")).to_be_visible(visible=voting and compare)
+    expect(tab.locator("[aria-label='Like']")).to_have_count((1 + compare) * voting)
+    expect(tab.get_by_text("to the labeling site")).to_have_count(int(home))
+    tab.context.close()
+    page.close()
+    assert faults == []
