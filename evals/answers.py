@@ -14,7 +14,7 @@ from data.template import decode_response, encode_prompt, encode_response
 from evals.records import Answer
 from podium.sampling.embedded import EmbeddedSampler
 from podium.sampling.protocol import Sample, SamplingParams
-from podium.statistics import bon_unbiased
+from podium.statistics import bon_kl, bon_unbiased
 from reward.model import RewardEnsemble
 from reward.score import score_texts
 
@@ -111,7 +111,7 @@ def answer_prompts(
     ids = [encode_prompt(tokenizer, prompt.messages) for prompt in asked]
     drawn = EmbeddedSampler(model, tokenizer.pad_token_id).generate(ids, params)
     texts = [decode_response(tokenizer, sample.tokens) for sample in drawn]
-    ratios = log_ratios(drawn, ids, reference, tokenizer.pad_token_id, params.temperature)
+    ratios = log_ratios(drawn, ids, reference, tokenizer.pad_token_id, params)
     rewards = judge.rewards(asked, texts)
     gold = judge.gold(asked, texts, rewards)
     return [
@@ -137,16 +137,19 @@ def log_ratios(
     prompts: Sequence[list[int]],
     reference: PreTrainedModel,
     pad: int,
-    temperature: float,
-) -> list[float]:
-    """log p(response) - log p_reference(response) of each sample, in nats at the sampling
+    params: SamplingParams,
+) -> list[float] | list[None]:
+    """log p(response) - log p_reference(response) of each sample, in nats, both at the sampling
     temperature.
 
-    Their mean over a model's own samples estimates the sequence KL from the reference, without
-    bias.
+    Their mean over a model's own samples estimates the sequence KL from the reference, without bias
+    where the samples come from the whole distribution. Greedy samples, or those of a distribution
+    that top-k or top-p cut, do not: then the ratios are None, as p is not what was sampled from.
     """
+    if params.temperature == 0 or params.top_p < 1 or params.top_k > 0:
+        return [None] * len(samples)
     found = EmbeddedSampler(reference, pad).logprobs(
-        prompts, [sample.tokens for sample in samples], temperature
+        prompts, [sample.tokens for sample in samples], params.temperature
     )
     return [
         sum(sample.logprobs) - sum(logprobs)
@@ -163,22 +166,30 @@ def pick_best(row: str, candidates: Sequence[Answer], n: int) -> list[Answer]:
     ]
 
 
-def best_of_curve(candidates: Sequence[Answer], total: int) -> list[dict[str, float]]:
-    """Gold and reward of best-of-n for n = 1, 2, 4, ... up to `total`, from `total` answers a
-    prompt, without bias.
+def best_of_curve(candidates: Sequence[Answer], total: int) -> list[dict[str, float | None]]:
+    """Gold, reward and KL of best-of-n for n = 1, 2, 4, ... up to `total`, from `total` answers a
+    prompt.
+
+    The KL is from the reference, like every other: what picking adds to the sampled model's own (at
+    most `bon_kl`), plus the favourites' mean log-ratio of the sampled model to the reference. Null
+    where the log-ratios are not known. Gold and reward are without bias.
     """
     # (P, total)
     gold, reward = by_prompt(candidates, "gold", total), by_prompt(candidates, "reward", total)
-    sizes = [2**power for power in range(total.bit_length()) if 2**power <= total]
+    ratio = by_prompt(candidates, "log_ratio", total)  # NaN where unknown
+
+    def favourite(values: np.ndarray, n: int) -> float:
+        return float(np.mean([bon_unbiased(r, v, n) for r, v in zip(reward, values, strict=True)]))
+
     return [
         {
             "n": n,
-            "gold": float(
-                np.mean([bon_unbiased(r, g, n) for r, g in zip(reward, gold, strict=True)])
-            ),
-            "reward": float(np.mean([bon_unbiased(r, r, n) for r in reward])),
+            "gold": favourite(gold, n),
+            "reward": favourite(reward, n),
+            "kl": None if np.isnan(ratio).any() else bon_kl(n) + favourite(ratio, n),
         }
-        for n in sizes
+        for n in (2**power for power in range(total.bit_length()))
+        if n <= total
     ]
 
 

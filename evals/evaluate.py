@@ -301,6 +301,7 @@ def describe_setup(
         "documents": len(held_out.documents),
         "questions": len(held_out.questions),
         "temperature": config.temperature,
+        "top_p": config.top_p,
         "max_new_tokens": answer_length(config, stage.recipe),
     }
 

@@ -137,9 +137,6 @@ def summarise(
     measured.
     """
     answers, prompts = measured.answers, [answer.prompt_index for answer in measured.answers]
-    kl = mean_with_interval([answer.log_ratio for answer in answers], prompts)
-    # KL from SFT, at most so much, plus E[log SFT / reference] over the picked answers
-    picked = bon_kl(best_of) if row == "best_of_n" else 0.0
     wins, matched = _win_rates(row, measured, sft)
     values: dict[str, Any] = {
         "gold": None,
@@ -148,9 +145,7 @@ def summarise(
         "win_rate": wins.rate if wins else None,
         "win_rate_low": wins.low if wins else None,
         "win_rate_high": wins.high if wins else None,
-        "kl": kl.value + picked,
-        "kl_low": None if kl.low is None else kl.low + picked,
-        "kl_high": None if kl.high is None else kl.high + picked,
+        **_kl(answers, bon_kl(best_of) if row == "best_of_n" else 0.0),
         "length": float(np.mean([answer.tokens for answer in answers])),
         "eos_rate": float(np.mean([answer.finished for answer in answers])),
         "pretrain_loss": None if measured.losses is None else float(measured.losses.mean()),
@@ -174,6 +169,20 @@ def summarise(
         for name in answers[0].features
     }
     return values | _skills(measured, sft, questions)
+
+
+def _kl(answers: list[Answer], picked: float) -> dict[str, float | None]:
+    """KL from the reference with its interval, null where the answers' log-ratios are unknown.
+
+    Best-of-n's is E[log SFT / reference] over the answers picked, plus its KL from SFT: `picked`, a
+    bound that it reaches where no two answers are the same or score alike.
+    """
+    ratios = [answer.log_ratio for answer in answers if answer.log_ratio is not None]
+    if len(ratios) < len(answers):
+        return dict.fromkeys(("kl", "kl_low", "kl_high"))
+    kl = mean_with_interval(ratios, [answer.prompt_index for answer in answers])
+    low, high = (None if end is None else end + picked for end in (kl.low, kl.high))
+    return {"kl": kl.value + picked, "kl_low": low, "kl_high": high}
 
 
 def _win_rates(

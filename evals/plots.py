@@ -6,8 +6,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from podium.statistics import bon_kl
-
 COLOURS = {
     "base": "#8a8a8a",
     "sft": "#2b7a78",
@@ -78,17 +76,19 @@ def reward_against_kl(ppo: dict[str, Metrics], results: dict[str, Any]) -> bytes
                     color=colour(row, number),
                     label=f"{row}, training",
                 )
-        if curve:
+        placed = [point for point in curve if point.get("kl") is not None]
+        if placed:
             axis.plot(
-                [bon_kl(point["n"]) ** 0.5 for point in curve],
-                [point[kind] for point in curve],
+                [max(point["kl"], 0) ** 0.5 for point in placed],
+                [point[kind] for point in placed],
                 "s-",
                 markersize=4,
                 color=COLOURS["best_of_n"],
-                label="best of n",
+                label="best of n (KL at most)",
             )
         for number, (row, values) in enumerate(rows.items()):
-            if row != "best_of_n" and values.get(kind) is not None:
+            known = values.get(kind) is not None and values["kl"] is not None
+            if row != "best_of_n" and known:
                 _mark(axis, row, values, kind, colour(row, number))
         axis.set(title=kind, xlabel="sqrt(KL from the reference)")
         if axis.get_legend_handles_labels()[0]:

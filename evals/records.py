@@ -21,8 +21,10 @@ class Answer(Record):
     finished: bool = Field(description="ended by itself")
     gold: float | None = Field(None, description="score by the run's judge")
     reward: float | None = Field(None, description="score by the run's reward model")
-    log_ratio: float = Field(
-        0.0, description="log p(answer) - log p_reference(answer), nats; its mean is the KL"
+    log_ratio: float | None = Field(
+        None,
+        description="log p(answer) - log p_reference(answer), nats; its mean is the KL; null where "
+        "the answer was not drawn from the whole distribution",
     )
     features: dict[str, float] = Field(
         default={}, description="what the embedded world's gold score is made of"

@@ -202,14 +202,19 @@ def verdicts(rows: dict[str, dict[str, Any]]) -> list[str]:
 
 def notes(setup: dict[str, Any]) -> list[str]:
     """How the table was measured."""
+    kl = (
+        "there is no KL, as answers were not sampled from the whole distribution;"
+        if setup["temperature"] == 0 or setup.get("top_p", 1) < 1
+        else f"KL is in nats an answer, from `{setup['reference']}`, and of best-of-n a bound that "
+        "like answers stay below;"
+    )
     return [
         f"{setup['prompts']} held-out prompts, {setup['samples']} answers each of at most "
         f"{setup['max_new_tokens']} "
         f"tokens at temperature {setup['temperature']}; brackets are 95 % intervals over prompts. "
         "A row is said to beat SFT where chance, among as many rows as were compared (Holm), would "
         "give such a win rate in under 5 %.",
-        f"Wins are decided by {setup['judge']}, ties count half; KL is in nats an answer, from "
-        f"`{setup['reference']}`; "
+        f"Wins are decided by {setup['judge']}, ties count half; {kl} "
         f"facts are {setup['questions']} questions, each with one right choice.",
     ]
 

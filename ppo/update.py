@@ -58,6 +58,7 @@ class Sums:
         """The means, the same on every process."""
         totals = all_reduce_sum(torch.cat([self.values, self.ptx[None]])).tolist()
         means = {name: total / self.tokens for name, total in zip(self.NAMES, totals, strict=False)}
+        # over tokens; TRL's is over the means of micro-batches
         means["val/ratio_var"] = max(0.0, means.pop("ratio_squared") - means["val/ratio"] ** 2)
         if self.ptx_tokens:
             means["ptx/loss"] = totals[-1] / self.ptx_tokens

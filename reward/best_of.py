@@ -1,9 +1,9 @@
 """Best-of-n: sample n answers, keep the one the reward model likes best. The plainest way to use a
 reward model.
 
-It needs no training, and its distance from the model it samples is known: log n - (n - 1) / n nats
-(Stiennon et al. 2020). That is what PPO has to beat at the same KL. `podium best-of RUN --n 16`
-calls `best_of`.
+It needs no training, and its distance from the model it samples is known: at most log n - (n - 1) /
+n nats (Stiennon et al. 2020), less where answers are the same or score alike. That is what PPO has
+to beat at the same KL. `podium best-of RUN --n 16` calls `best_of`.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def best_of(
     seed: int = 0,
 ) -> dict[str, Any]:
     """Expected scores of the favourite of 1, 2, 4, ... n answers to a run's test prompts, with the
-    KL each costs.
+    most KL from the sampled model that each can cost.
 
     2n answers a prompt are sampled at temperature 1; the estimate for n averages over all sets of n
     among them (`bon_unbiased`). Gold is the world's own score, where the run has a world. Intervals
@@ -111,8 +111,8 @@ def sample(
 
 
 def curve_row(proxy: np.ndarray, gold: np.ndarray | None, n: int) -> dict[str, Any]:
-    """What best-of-n is expected to score by the reward model and by gold, (P, N) each, and its KL
-    in nats.
+    """What best-of-n is expected to score by the reward model and by gold, (P, N) each, and the
+    bound on its KL in nats.
     """
 
     def expected(by: np.ndarray) -> dict[str, float | None]:

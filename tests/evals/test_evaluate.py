@@ -20,6 +20,7 @@ from evals.answers import (
     pick_best,
 )
 from evals.evaluate import Config, drop_foreign_base, main, reference_of, rows_of
+from evals.measure import Measured, summarise
 from evals.records import Answer
 from podium.errors import DataError
 from podium.models import load_tokenizer, save_model
@@ -99,7 +100,7 @@ def test_kl_is_the_models_divergence_from_the_reference(tokenizer):
     exact = float((p.exp() * (p - q)).sum())
     params = SamplingParams(max_new_tokens=1)
     samples = EmbeddedSampler(model, tokenizer.pad_token_id).generate([prompt] * 4000, params)
-    ratios = log_ratios(samples, [prompt] * 4000, reference, tokenizer.pad_token_id, 1.0)
+    ratios = log_ratios(samples, [prompt] * 4000, reference, tokenizer.pad_token_id, params)
     assert np.mean(ratios) == pytest.approx(exact, abs=4 * np.std(ratios) / np.sqrt(4000))
     assert exact > 5 * np.std(ratios) / np.sqrt(4000)  # so the test can tell it from its negative
 
@@ -150,10 +151,40 @@ def test_the_reward_model_picks_and_gold_only_watches():
     ]
     assert [answer.gold for answer in pick_best("best_of_n", candidates, 2)] == [1.0, 3.0]
     assert best_of_curve(candidates, 2) == [
-        {"n": 1, "gold": 4.5, "reward": pytest.approx(-0.5)},
-        {"n": 2, "gold": 2.0, "reward": 1.0},
+        {"n": 1, "gold": 4.5, "reward": pytest.approx(-0.5), "kl": None},
+        {"n": 2, "gold": 2.0, "reward": 1.0, "kl": None},
     ]
     assert by_prompt(candidates, "gold", 2).tolist() == [[5.0, 1.0], [3.0, 9.0]]
+
+
+def test_best_of_ns_curve_stands_on_the_axis_of_the_others():
+    """Where PPO starts from another model than SFT, the KL of a favourite is the pick's own, at
+    most log 2 - 1 / 2, plus SFT's log-ratio to that model on the favourites (0.5 and 0.1, not the
+    mean of all). Seen red with the pick's KL alone.
+    """
+    ratios = [0.3, 0.5, 0.1, 0.9]
+    candidates = [
+        make_answer(*values).model_copy(update={"log_ratio": ratio})
+        for values, ratio in zip(
+            [(0, 5.0, -1.0), (0, 1.0, 2.0), (1, 3.0, 0.0), (1, 9.0, -3.0)], ratios, strict=True
+        )
+    ]
+    curve = best_of_curve(candidates, 2)
+    assert [point["kl"] for point in curve] == pytest.approx([0.45, np.log(2) - 0.5 + 0.3])
+
+
+@pytest.mark.parametrize("cut", [{"temperature": 0.0}, {"top_p": 0.9}, {"top_k": 5}])
+def test_no_kl_is_claimed_of_answers_from_a_cut_distribution(cut, tokenizer):
+    """Seen red before: the mean log-ratio of greedy answers stood in the table as their KL."""
+    model, prompt = make_model(tokenizer), [Message(role="user", content="Who?")]
+    judge = Judge(world=None, independent=None, reward_model=None)
+    params = SamplingParams(max_new_tokens=3, **cut)
+    asked = [Prompt(messages=prompt)]
+    answers = answer_prompts("sft", model, model, tokenizer, asked, 2, params, judge, range(2))
+    assert [answer.log_ratio for answer in answers] == [None, None]
+    measured = Measured(answers, 2, None, None)
+    row = summarise("sft", measured, measured, [], 0)
+    assert row["kl"] is row["kl_low"] is row["kl_high"] is None
 
 
 @pytest.mark.parametrize(
