@@ -5,8 +5,9 @@ Metric names are those of TRL's PPOTrainer, so that habits and dashboards carry 
 are another estimate of nearly the same thing:
 
 - `policy/entropy_avg`, here: minus the log-probability of what was sampled, averaged over the
-  response tokens of a rollout, before the update; it estimates the policy's entropy a token. TRL: the entropy of the whole distribution, from the logits of the update's forward passes,
-  at every position, padding after the response too.
+  response tokens of a rollout, before the update; it estimates the policy's entropy a token. TRL:
+  the entropy of the whole distribution, from the logits of the update's forward passes, at every
+  position, padding after the response too.
 - `val/ratio_var`, here: the variance of the ratio over response tokens. TRL: the variance, over
   micro-batches, of each one's mean ratio; it is smaller, about by the tokens of a micro-batch.
 """
