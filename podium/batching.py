@@ -1,4 +1,4 @@
-"""Rows of token ids made into batches: padded on either side, grouped by length."""
+"""Rows of token ids made into batches: padded on either side, grouped by length, shared out."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +17,23 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]
         else:
             batches.append([i])
     return batches
+
+
+def share_of(count: int, processes: int, rank: int) -> tuple[list[int], int]:
+    """Which of `count` rows process `rank` takes, and how many of these count.
+
+    Every process takes equally many neighbouring rows, so that all make the same passes: one that
+    made fewer would leave the others waiting for ever wherever weights or gradients are gathered.
+    Where rows run out the last one is repeated, and must be read at weight 0: of the indices, only
+    the first `counting` count.
+
+    Returns:
+        (indices, counting); every row counts on exactly one process.
+    """
+    size = -(-count // processes)
+    first = rank * size
+    indices = [min(row, count - 1) for row in range(first, first + size)]
+    return indices, max(0, min(size, count - first))
 
 
 def pad_left(rows: list[list[int]], pad: int, device: Any) -> tuple[Tensor, Tensor]:

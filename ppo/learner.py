@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from podium import runtime
+from podium.batching import share_of
 from podium.engine import init_distributed, load_engine, make_engine, save_engine, world_size
 from podium.errors import RecipeError
 from podium.models import count_parameters
@@ -177,12 +178,15 @@ class Learner:
 
         `iteration` (from 1) and the run's seed fix what is said: equal again, different from any
         other iteration.
+
+        Raises:
+            ValueError: several processes cannot share the prompts and their minibatches evenly.
         """
-        share = len(prompts) // self.world_size
-        first = self.rank * share
-        mine = prompts[first : first + share]
+        if self.world_size > 1 and len(prompts) != self.config.batch_size:
+            raise ValueError(f"{len(prompts)} prompts, not batch_size {self.config.batch_size}")
+        mine = share_of(len(prompts), self.world_size, self.rank)[0]
         with self.profile.measure("generate"):
-            parts = self._sample(mine, self.sampling(iteration, first))
+            parts = self._sample([prompts[i] for i in mine], self.sampling(iteration, mine[0]))
         ids, mask, actions = parts["input_ids"], parts["attention_mask"], parts["action_mask"]
         rows, temperature = self.config.per_device_eval_batch_size, self.config.temperature
         self.policy.eval()

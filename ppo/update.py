@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from podium.batching import share_of
 from podium.engine import all_reduce_sum, backward, step
 from ppo.config import Config
 from ppo.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
@@ -143,7 +144,7 @@ class Updater:
         windows.
         """
         count = int(batch.action_mask[rows].sum())
-        mine = rows.chunk(self.world_size)[self.rank]
+        mine = rows[share_of(len(rows), self.world_size, self.rank)[0]]
         sorted_passes = passes_by_length(
             batch.attention_mask[mine], self.config.per_device_train_batch_size
         )
@@ -224,10 +225,14 @@ class Updater:
         """
         targets = windows.shape[0] * (windows.shape[1] - 1)
         sums.ptx_tokens += targets
-        share = windows.chunk(self.world_size)[self.rank].to(sums.ptx.device, torch.long)
-        parts = share.split(self.config.per_device_train_batch_size)
+        indices, counting = share_of(len(windows), self.world_size, self.rank)
+        share = windows[indices].to(sums.ptx.device, torch.long)
+        rows = self.config.per_device_train_batch_size
+        parts = share.split(rows)
         for number, ids in enumerate(parts):
             mask, positions, target_mask = next_tokens(ids, self.bos_token_id)
+            # what only keeps this process in step with the others
+            target_mask[max(0, counting - number * rows) :] = False
             nll = -self.policy(ids, mask, target_mask, 1.0, positions).sum()
             scale = self.config.ptx_coef * self.world_size / targets
             backward(self.policy, nll * scale, last=number == len(parts) - 1)

@@ -31,6 +31,7 @@ from data.packing import apart, encode_documents, pack
 from data.records import Document
 from data.template import prepare_tokenizer
 from data.tokenizer_training import train_bpe
+from podium.batching import share_of
 from podium.engine import (
     EngineConfig,
     all_reduce_sum,
@@ -297,7 +298,8 @@ def update(
     """
     targets = batch.shape[0] * (batch.shape[1] - 1)
     # (B / processes, T)
-    share = batch.chunk(stage.world_size)[stage.rank].to(stage.device, torch.long)
+    mine, _ = share_of(len(batch), stage.world_size, stage.rank)  # `plan` makes all of them count
+    share = batch[mine].to(stage.device, torch.long)
     passes = share.split(config.per_device_train_batch_size)
     summed = torch.zeros((), device=share.device)
     engine.train()
@@ -329,11 +331,9 @@ def evaluate(
     engine.eval()
     summed = torch.zeros((), device=stage.device)
     for group in held_out.split(stage.world_size * config.per_device_train_batch_size):
-        mine = group[stage.rank :: stage.world_size]
-        # Under ZeRO-3 all processes must make the same passes, so one with nothing left reads along
-        # at weight 0.
-        ids = (mine if len(mine) else group[:1]).to(stage.device, torch.long)
-        summed += next_token_nll(engine, ids, bos_id) * (len(mine) > 0)
+        mine, counting = share_of(len(group), stage.world_size, stage.rank)
+        ids = group[mine[: max(1, counting)]].to(stage.device, torch.long)
+        summed += next_token_nll(engine, ids, bos_id) * (counting > 0)
     return {
         "validation_loss": all_reduce_sum(summed).item() / (len(held_out) * (held_out.shape[1] - 1))
     }

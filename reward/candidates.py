@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.records import Message, Prompt, Record
 from data.template import decode_response, encode_prompt, prepare_tokenizer
+from podium.batching import share_of
 from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
 from podium.run.context import StageContext
 from podium.sampling.embedded import EmbeddedSampler
@@ -91,10 +92,14 @@ def answer(
         for prompt, count in zip(prompts, counts, strict=True)
         for _ in range(count)
     ]
-    first, end = (len(rows) * rank // stage.world_size for rank in (stage.rank, stage.rank + 1))
-    params = replace(params, stop_token_id=writer.tokenizer.eos_token_id, first_row=first)
-    mine = writer.sampler.generate(rows[first:end], params)
-    found = [(decode_response(writer.tokenizer, sample.tokens), sample.finished) for sample in mine]
+    mine, counting = share_of(len(rows), stage.world_size, stage.rank)
+    params = replace(
+        params, stop_token_id=writer.tokenizer.eos_token_id, first_row=mine[0] if mine else 0
+    )
+    samples = writer.sampler.generate([rows[i] for i in mine[:counting]], params)
+    found = [
+        (decode_response(writer.tokenizer, sample.tokens), sample.finished) for sample in samples
+    ]
     if stage.world_size > 1:
         parts: list[Any] = [None] * stage.world_size
         torch.distributed.all_gather_object(parts, found)

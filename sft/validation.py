@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from podium.batching import share_of
 from podium.engine import all_reduce_sum
 from podium.errors import ParentError
 from podium.run.context import StageContext
@@ -41,12 +42,9 @@ def validation_metrics(
     ordered = sorted(rows, key=lambda row: len(row.input_ids))
     chunks = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
     totals = torch.zeros(3, dtype=torch.float64, device=stage.device)  # nll, correct, tokens
-    for first in range(0, len(chunks), stage.world_size):
-        mine = first + stage.rank
-        counts = mine < len(chunks)
-        ids, labels, attention = pad_rows(
-            chunks[mine if counts else first], pad_token_id, stage.device
-        )
+    mine, counting = share_of(len(chunks), stage.world_size, stage.rank)
+    for number, chunk in enumerate(mine):
+        ids, labels, attention = pad_rows(chunks[chunk], pad_token_id, stage.device)
         logits = (
             model(input_ids=ids, attention_mask=attention, use_cache=False).logits[:, :-1].float()
         )
@@ -55,7 +53,9 @@ def validation_metrics(
             logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
         )
         correct = (logits.argmax(-1) == targets).sum()
-        totals += torch.stack([nll, correct, (targets != IGNORED).sum()]).double() * counts
+        totals += torch.stack([nll, correct, (targets != IGNORED).sum()]).double() * (
+            number < counting
+        )
     nll_sum, correct_sum, tokens = all_reduce_sum(totals).tolist()
     return {"validation_loss": nll_sum / tokens, "token_accuracy": correct_sum / tokens}
 
@@ -105,13 +105,13 @@ class RewardScorer:
     @torch.no_grad()
     def __call__(self, policy: Any) -> float:
         """Each process answers its share of the prompts, always with the same random draws."""
-        first = self.stage.rank
-        mine = self.prompts[first :: self.stage.world_size]
+        indices, counting = share_of(len(self.prompts), self.stage.world_size, self.stage.rank)
+        mine = [self.prompts[i] for i in indices[:counting]]
         params = SamplingParams(
             self.max_new_tokens,
             stop_token_id=self.tokenizer.eos_token_id,
             seed=self.stage.seed,
-            first_row=first,
+            first_row=indices[0] if indices else 0,
         )
         samples = EmbeddedSampler(policy, self.tokenizer.pad_token_id).generate(mine, params)
         rows = [

@@ -74,12 +74,25 @@ def assert_same_run(found: Path, expected: Path) -> None:
         {"engine": {"zero_stage": 3}, "frozen_models": "sharded"},
         {"lora": {"r": 4}},
         {"num_ppo_epochs": 2},
+        {"ptx_ratio": 0.25},
+        {"ptx_ratio": 0.25, "engine": {"zero_stage": 3}},
     ],
-    ids=["zero0", "zero1", "zero2", "zero3", "zero3-sharded-frozen", "lora", "two-epochs"],
+    ids=[
+        "zero0",
+        "zero1",
+        "zero2",
+        "zero3",
+        "zero3-sharded-frozen",
+        "lora",
+        "two-epochs",
+        "one-window",
+        "one-window-zero3",
+    ],
 )
 def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, config):
     """Pitfalls 4 and 13 over ranks. Mutations seen red: whitening before `gather`; `world_size`
-    left out of the scale of the policy loss; both processes sampling from row 0.
+    left out of the scale of the policy loss; both processes sampling from row 0. One ptx window a
+    step: seen red, the second process died without one.
     """
     small = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "total_episodes": 24}
     expected = launch(make_recipe("one", **small, **config), tmp_path / "runs", 1)

@@ -246,6 +246,14 @@ def test_recomputed_old_logprobs_equal_the_sampled_ones_in_fp32(make_learner):
     assert torch.allclose(sampled.logprobs, recomputed.logprobs, atol=1e-5)
 
 
+def test_prompts_that_processes_cannot_share_evenly_are_refused(make_learner):
+    """Seen red: the prompts of the remainder were dropped without a word."""
+    learner = make_learner()
+    learner.world_size = 2
+    with pytest.raises(ValueError, match="7 prompts, not batch_size 8"):
+        learner.rollout(PROMPTS[:7], 1)
+
+
 def test_padding_changes_no_statistic(make_learner):
     """Pitfall 11. Mutations seen red: entropy or KL summed without the mask; entropy divided by all
     columns; explained variance over all columns.

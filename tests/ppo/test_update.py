@@ -90,6 +90,33 @@ def test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx(
     assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()) + 1e-7)
 
 
+@pytest.mark.parametrize("processes", range(1, 6))
+def test_ptx_windows_are_shared_out_over_any_number_of_processes(make_learner, windows, processes):
+    """The processes' gradients add up to that of one process, and all make as many passes: up to
+    12 windows on up to 5 processes. Seen red with `windows.chunk(processes)[rank]`, and with the
+    windows of weight 0 counted.
+    """
+    learner = make_learner(ptx_coef=2.0, per_device_train_batch_size=2)
+    updater, passes = learner._update, []
+    learner.policy.module.register_forward_hook(lambda *_: passes.append(1))
+
+    def gradient(rank: int, world_size: int, count: int) -> tuple[torch.Tensor, float, int]:
+        updater.rank, updater.world_size = rank, world_size
+        passes.clear()
+        sums = Sums(torch.device("cpu"))
+        learner.policy.module.zero_grad()
+        updater._ptx_passes(windows[:count], sums)
+        return flat_gradient(learner.policy) / world_size, float(sums.ptx), len(passes)
+
+    for count in range(1, 13):
+        whole, loss, _ = gradient(0, 1, count)
+        parts, losses, made = zip(
+            *(gradient(rank, processes, count) for rank in range(processes)), strict=True
+        )
+        assert torch.allclose(sum(parts), whole, atol=1e-5 * float(whole.abs().max())), count
+        assert sum(losses) == pytest.approx(loss, rel=1e-5) and len(set(made)) == 1
+
+
 def test_reported_gradient_norms_are_those_of_the_two_gradients(make_learner, windows):
     """Mutation seen red: the snapshot taken after ptx."""
     learner = make_learner(ptx_coef=2.0, num_mini_batches=1)
