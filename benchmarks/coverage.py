@@ -242,7 +242,7 @@ def calibration_table(trials: int) -> list[str]:
             together = reference_ece(gaps, preferred, other, 100, trial)[1]
             seen += [ece > alone, ece > together, not in_bootstrap(gaps, rankings, rng), 0, 0]
             for place, unit in ((3, pair), (4, ranking)):
-                found = mean_with_interval(overconfidence(gaps), unit, (-0.5, 1.0))
+                found = mean_with_interval(overconfidence(gaps), unit)
                 seen[place] += (found.low or 0) <= 0 <= (found.high or 0)
         rows.append(
             f"| {rankings} | " + " | ".join(f"{100 * x / trials:.1f} %" for x in seen) + " |"

@@ -99,7 +99,8 @@ def reference_ece(
         noise = rng.gumbel(size=len(texts))
         ahead = gaps + noise[first] - noise[second] > 0
         values.append(expected_calibration_error(np.where(ahead, gaps, -gaps), bins))
-    return float(np.mean(values)), float(np.quantile(values, 0.95))
+    # Not interpolated: a calibrated model is the 401st draw and exceeds 380 others 1 time in 20.
+    return float(np.mean(values)), float(np.quantile(values, 0.95, method="higher"))
 
 
 def fitted_temperature(gaps: Floats) -> float:

@@ -168,7 +168,7 @@ def figures(pairs: Pairs, longer_is_better: bool = True) -> dict[str, Any]:
         "ece": {"value": calibration.expected_calibration_error(gaps)},
         "reference_ece": {"value": reference, "high": reference_high},
         "overconfidence": _estimate(
-            mean_with_interval(calibration.overconfidence(gaps), pairs.prompt, (-0.5, 1.0))
+            mean_with_interval(calibration.overconfidence(gaps), pairs.prompt)
         ),
         "temperature": calibration.fitted_temperature(gaps),
         "accuracy_by_k": _by(pairs.k, right, pairs.prompt),

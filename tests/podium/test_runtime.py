@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from podium import runtime
-from podium.schedule import constant_with_warmup, cosine_to_fraction
 
 
 def draw():
@@ -75,24 +74,3 @@ def test_autocast_is_bf16_or_nothing():
         assert (a @ a).dtype == torch.bfloat16
     with runtime.autocast(torch.device("cpu"), "fp32"):
         assert (a @ a).dtype == torch.float32
-
-
-def test_cosine_warms_up_peaks_and_ends_at_the_floor():
-    """Hand-worked: half of the warm-up, the peak, half of the cosine (0.1 + 0.9/2), the end, and
-    beyond.
-
-    Seen red: floor left out of the cosine; progress counted from 0 instead of the end of the
-    warm-up.
-    """
-    values = [
-        cosine_to_fraction(step, 110, warmup=10, floor=0.1) for step in (0, 5, 10, 60, 110, 500)
-    ]
-    assert values == pytest.approx([0.0, 0.5, 1.0, 0.55, 0.1, 0.1])
-
-
-def test_constant_starts_at_a_tenth():
-    """InstructGPT C.4: ten iterations from a tenth of the peak. Seen red: start ignored."""
-    assert [constant_with_warmup(step, 10) for step in (0, 5, 10, 99)] == pytest.approx(
-        [0.1, 0.55, 1.0, 1.0]
-    )
-    assert constant_with_warmup(0, 0) == 1.0

@@ -80,7 +80,7 @@ def test_the_interval_of_overconfidence_covers_it(inflated):
     covered = 0
     for trial in range(500):
         gaps, _, _, ranking = ranked_pairs(np.random.default_rng([1, trial]), 30, 6)
-        found = mean_with_interval(overconfidence(inflated * gaps), ranking, (-0.5, 1.0))
+        found = mean_with_interval(overconfidence(inflated * gaps), ranking)
         covered += found.low <= truth <= found.high
     assert covered >= 459
 

@@ -3,6 +3,7 @@ best model.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -23,7 +24,6 @@ from podium.models import load_causal_lm, load_tokenizer, save_model
 from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
-from podium.schedule import cosine_to_fraction
 from sft.batches import IGNORED, encode_demonstrations, lay_out_batches
 from sft.trainer import StageTrainer
 from sft.validation import pad_rows, validation_metrics
@@ -128,7 +128,9 @@ def test_it_is_the_same_as_a_plain_loop(make_recipe, tmp_path):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         # The trainer's schedule stands at `number` in update number + 1: without warm-up the first
         # is at the peak.
-        optimizer.param_groups[0]["lr"] = 1e-3 * cosine_to_fraction(number, len(batches))
+        optimizer.param_groups[0]["lr"] = 1e-3 * (
+            0.1 + 0.45 * (1 + math.cos(math.pi * number / len(batches)))
+        )
         optimizer.step()
         optimizer.zero_grad()
     trained = load_causal_lm(folder / "final")
