@@ -12,8 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.records import Prompt
 from data.template import decode_response, encode_prompt, encode_response
 from evals.records import Answer
-from podium.sampling.embedded import EmbeddedSampler
-from podium.sampling.protocol import Sample, SamplingParams
+from podium.sampling.protocol import Sample, Sampler, SamplingParams
 from podium.statistics import bon_kl, bon_unbiased
 from reward.model import RewardEnsemble
 from reward.score import score_texts
@@ -92,8 +91,8 @@ def fitting(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str, conte
 
 def answer_prompts(
     row: str,
-    model: PreTrainedModel,
-    reference: PreTrainedModel,
+    sampler: Sampler,
+    reference: Sampler,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     samples: int,
@@ -103,15 +102,16 @@ def answer_prompts(
 ) -> list[Answer]:
     """`samples` answers to every prompt, prompt by prompt (P x S), scored by the judge.
 
+    `sampler` holds the model that answers, `reference` the one that its KL is measured from.
     `numbers` asks for some of the P x S alone; each draws the random numbers it has among all.
     """
     numbers = range(len(prompts) * samples) if numbers is None else numbers
     params = replace(params, first_row=numbers.start)
     asked = [prompts[number // samples] for number in numbers]
     ids = [encode_prompt(tokenizer, prompt.messages) for prompt in asked]
-    drawn = EmbeddedSampler(model, tokenizer.pad_token_id).generate(ids, params)
+    drawn = sampler.generate(ids, params)
     texts = [decode_response(tokenizer, sample.tokens) for sample in drawn]
-    ratios = log_ratios(drawn, ids, reference, tokenizer.pad_token_id, params)
+    ratios = log_ratios(drawn, ids, reference, params)
     rewards = judge.rewards(asked, texts)
     gold = judge.gold(asked, texts, rewards)
     return [
@@ -135,8 +135,7 @@ def answer_prompts(
 def log_ratios(
     samples: Sequence[Sample],
     prompts: Sequence[list[int]],
-    reference: PreTrainedModel,
-    pad: int,
+    reference: Sampler,
     params: SamplingParams,
 ) -> list[float] | list[None]:
     """log p(response) - log p_reference(response) of each sample, in nats, both at the sampling
@@ -148,9 +147,8 @@ def log_ratios(
     """
     if params.temperature == 0 or params.top_p < 1 or params.top_k > 0:
         return [None] * len(samples)
-    found = EmbeddedSampler(reference, pad).logprobs(
-        prompts, [sample.tokens for sample in samples], params.temperature
-    )
+    responses = [sample.tokens for sample in samples]
+    found = reference.logprobs(prompts, responses, params.temperature)
     return [
         sum(sample.logprobs) - sum(logprobs)
         for sample, logprobs in zip(samples, found, strict=True)

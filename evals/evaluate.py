@@ -39,6 +39,7 @@ from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.run.recipe import Recipe
 from podium.run.registry import spec_of
+from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import SamplingParams
 from reward.score import load_reward_model
 
@@ -97,9 +98,10 @@ def main(config: Config, stage: StageContext) -> None:
     judge = make_judge(config, stage)
     reference = _load(stage, stage.parent(reference_of(config, stage.recipe)), tokenizer)
     held_out = read_held_out(config, stage, tokenizer, context_of(reference))
+    pad, sampling_by = tokenizer.pad_token_id, stage.sampler()
     folders = {row: stage.parent(ref, row != "base") for row, ref in rows.items()}
     bench = Bench(
-        reference,
+        make_sampler(sampling_by, reference, pad),
         tokenizer,
         judge,
         held_out,
@@ -114,11 +116,12 @@ def main(config: Config, stage: StageContext) -> None:
     with stage.progress(len(rows), "evals", unit="model") as progress:
         for number, (row, folder) in enumerate(folders.items()):
             load = cache(partial(_load, stage, folder, tokenizer))
+            sampler = cache(lambda load=load: make_sampler(sampling_by, load(), pad))
             params = sampling(config, length, tokenizer, seed=stage.seed + 1000 * number)
-            measured[row] = measure(row, load, bench, config.samples, params)
+            measured[row] = measure(row, load, sampler, bench, config.samples, params)
             if row == "sft" and config.best_of and judge.reward_model is not None:
                 fresh = replace(params, seed=params.seed + 500)
-                candidates = answers_of(row, load, bench, config.best_of, fresh)
+                candidates = answers_of(row, sampler, bench, config.best_of, fresh)
             progress.advance()
     if candidates:
         picked = pick_best("best_of_n", candidates, config.best_of)

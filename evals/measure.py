@@ -20,10 +20,11 @@ from evals.pieces import Pieces
 from evals.records import Answer
 from evals.tax import alignment_tax
 from evals.winrate import WinRate, length_matched_win_rate, win_rate
-from podium.sampling.protocol import SamplingParams
+from podium.sampling.protocol import Sampler, SamplingParams
 from podium.statistics import bon_kl, mean_with_interval
 
 Load = Callable[[], PreTrainedModel]
+LoadSampler = Callable[[], Sampler]
 LONGEST_CONTEXT = 2048  # tokens a block of held-out text, also where a model could read more
 
 
@@ -40,7 +41,7 @@ class HeldOut:
 class Bench:
     """What every model is measured with."""
 
-    reference: PreTrainedModel  # KL is measured from it
+    reference: Sampler  # of the model that KL is measured from
     tokenizer: PreTrainedTokenizerBase
     judge: Judge
     held_out: HeldOut
@@ -59,12 +60,20 @@ class Measured:
     choices: list[Choices] | None
 
 
-def measure(row: str, load: Load, bench: Bench, samples: int, params: SamplingParams) -> Measured:
+def measure(
+    row: str,
+    load: Load,
+    sampler: LoadSampler,
+    bench: Bench,
+    samples: int,
+    params: SamplingParams,
+) -> Measured:
     """Answers to the prompts, loss on the documents, likelihoods of the questions' choices.
 
-    `load` gives the model; it is not called where every piece was made before a kill.
+    `load` gives the model and `sampler` a sampler of it; they are not called where every piece was
+    made before a kill.
     """
-    answers = answers_of(row, load, bench, samples, params)
+    answers = answers_of(row, sampler, bench, samples, params)
     losses = bench.pieces.piece(lambda: _losses(load(), bench))
     choices = bench.pieces.piece(lambda: _choices(load(), bench))
     return Measured(
@@ -76,7 +85,7 @@ def measure(row: str, load: Load, bench: Bench, samples: int, params: SamplingPa
 
 
 def answers_of(
-    row: str, load: Load, bench: Bench, samples: int, params: SamplingParams
+    row: str, sampler: LoadSampler, bench: Bench, samples: int, params: SamplingParams
 ) -> list[Answer]:
     """A model's answers to all prompts (P x S), a piece after another."""
     prompts, size = bench.held_out.prompts, bench.answers_per_piece
@@ -85,7 +94,7 @@ def answers_of(
     def block(numbers: range) -> list[dict[str, Any]]:
         found = answer_prompts(
             row,
-            load(),
+            sampler(),
             bench.reference,
             bench.tokenizer,
             prompts,

@@ -22,7 +22,7 @@ from podium.errors import RecipeError
 from podium.models import count_parameters
 from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.sampling.attention import attend_in_fp32
-from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.kinds import EmbeddedConfig, SamplerConfig, make_sampler
 from podium.sampling.protocol import SamplingParams
 from podium.schedule import constant_with_warmup
 from ppo.advantages import gae, kl_shaped_rewards, whiten
@@ -82,6 +82,7 @@ class Learner:
         dtype: Dtype = "fp32",
         device: torch.device | None = None,
         bos_token_id: int | None = None,
+        sampler: SamplerConfig = EmbeddedConfig(),
     ) -> None:
         init_distributed()
         self.config, self.seed, self.dtype = config, seed, dtype
@@ -97,7 +98,7 @@ class Learner:
                 "make it a multiple of num_mini_batches times the processes",
             )
         self.profile = Profile(self.device)
-        self._make_models(models)
+        self._make_models(models, sampler)
         # Of nothing where nobody wants it: the average is a copy of all weights.
         averaged = self.policy.module.parameters() if config.final_weights == "ema" else ()
         self.ema = EMA(averaged, config.ema_decay)
@@ -113,7 +114,7 @@ class Learner:
             config, self.policy, self.value, self.world_size, self.rank, bos_token_id
         )
 
-    def _make_models(self, models: Models) -> None:
+    def _make_models(self, models: Models, sampler: SamplerConfig) -> None:
         config = self.config
         for model in (models.policy, models.value, models.reward, models.reference):
             if model is not None:
@@ -142,7 +143,8 @@ class Learner:
             self.device.type == "cuda" or count_parameters(policy) > BF16_COPY_FROM
         )
         copied = torch.bfloat16 if halved else torch.float32
-        self.sampler = EmbeddedSampler(
+        self.sampler = make_sampler(
+            sampler,
             policy.to(self.device),
             self.pad_token_id,
             config.rollout_batch_size,

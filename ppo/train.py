@@ -13,8 +13,8 @@ Run     python -m ppo.train RECIPE        torchrun --nproc-per-node 2 -m ppo.tra
 
 The loop reads as the algorithm does: sample prompts, roll out, score, shape rewards by KL,
 advantages, update, log. Maths: `advantages.py`, `losses.py`. What passes from rollout to update:
-`RolloutBatch` in `rollout.py`. Left out: sampling on other machines (a `Sampler` for vLLM fits
-behind `podium.sampling.protocol`), and per-token reward models.
+`RolloutBatch` in `rollout.py`. Who samples is the recipe's section `sampler:`
+(`podium.sampling.kinds`). Left out: per-token reward models.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,15 @@ def main(config: Config, stage: StageContext) -> None:
     tokenizer, models = load_models(config, stage)
     pad, stop = tokenizer.pad_token_id, tokenizer.eos_token_id
     learner = Learner(
-        config, models, pad, stop, stage.seed, stage.dtype, stage.device, tokenizer.bos_token_id
+        config,
+        models,
+        pad,
+        stop,
+        stage.seed,
+        stage.dtype,
+        stage.device,
+        tokenizer.bos_token_id,
+        stage.sampler(),
     )
     done = resume(learner, stage)
 

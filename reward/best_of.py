@@ -22,7 +22,7 @@ from podium.run.lineage import absolute, source_of
 from podium.run.parents import find_parent
 from podium.run.recipe import load_recipe
 from podium.runtime import device
-from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.kinds import SamplerConfig, make_sampler
 from podium.sampling.protocol import SamplingParams
 from podium.statistics import Estimate, bon_kl, bon_unbiased, mean_with_interval
 from reward.score import load_reward_model, score_texts
@@ -66,7 +66,8 @@ def best_of(
         )
     asked = read_source(absolute(source, run), Prompt)[:prompts]
 
-    texts = sample(policy_dir, asked, SPARE * n, max_new_tokens, seed)  # P lists of 2n
+    # P lists of 2n
+    texts = sample(policy_dir, recipe.sampler, asked, SPARE * n, max_new_tokens, seed)
     scorer, tokenizer = load_reward_model(reward_dir)
     flat = [text for answers in texts for text in answers]
     asked_flat = [prompt.messages for prompt in asked for _ in range(SPARE * n)]
@@ -99,11 +100,16 @@ def best_of(
 
 
 def sample(
-    folder: Path, prompts: Sequence[Prompt], count: int, max_new_tokens: int, seed: int
+    folder: Path,
+    sampler_config: SamplerConfig,
+    prompts: Sequence[Prompt],
+    count: int,
+    max_new_tokens: int,
+    seed: int,
 ) -> list[list[str]]:
     """`count` answers of the model in `folder` to each prompt."""
     tokenizer, model = load_tokenizer(folder), load_causal_lm(folder)
-    sampler = EmbeddedSampler(moved(model, device()), int(tokenizer.pad_token_id))
+    sampler = make_sampler(sampler_config, moved(model, device()), int(tokenizer.pad_token_id))
     rows = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts for _ in range(count)]
     params = SamplingParams(max_new_tokens, stop_token_id=tokenizer.eos_token_id, seed=seed)
     texts = [decode_response(tokenizer, answer.tokens) for answer in sampler.generate(rows, params)]

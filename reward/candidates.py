@@ -21,7 +21,7 @@ from data.template import decode_response, encode_prompt, prepare_tokenizer
 from podium.batching import share_of
 from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
 from podium.run.context import StageContext
-from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import Sampler, SamplingParams
 
 OFF_TOPIC = "off_topic"
@@ -57,7 +57,8 @@ def load_writer(stage: StageContext, ref: str, max_batch: int) -> Writer:
     tokenizer, model = prepare_tokenizer(load_tokenizer(folder)), load_causal_lm(folder)
     resize_for(tokenizer, model)
     context = getattr(model.config, "max_position_embeddings", 10**9)
-    sampler = EmbeddedSampler(moved(model, stage.device), int(tokenizer.pad_token_id), max_batch)
+    model = moved(model, stage.device)
+    sampler = make_sampler(stage.sampler(), model, int(tokenizer.pad_token_id), max_batch)
     return Writer(tokenizer, sampler, context)
 
 

@@ -19,7 +19,7 @@ from podium.batching import share_of
 from podium.engine import all_reduce_sum
 from podium.errors import ParentError
 from podium.run.context import StageContext
-from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import SamplingParams
 from sft.batches import IGNORED, Row
 
@@ -101,6 +101,7 @@ class RewardScorer:
         self.model: PreTrainedModel = loaded.eval().to(stage.device)
         self.tokenizer, self.prompts, self.stage = tokenizer, prompts, stage
         self.max_new_tokens = max_new_tokens
+        self.sampler = stage.sampler()
 
     @torch.no_grad()
     def __call__(self, policy: Any) -> float:
@@ -113,7 +114,8 @@ class RewardScorer:
             seed=self.stage.seed,
             first_row=indices[0] if indices else 0,
         )
-        samples = EmbeddedSampler(policy, self.tokenizer.pad_token_id).generate(mine, params)
+        sampler = make_sampler(self.sampler, policy, self.tokenizer.pad_token_id)
+        samples = sampler.generate(mine, params)
         rows = [
             Row([*prompt, *sample.tokens], []) for prompt, sample in zip(mine, samples, strict=True)
         ]

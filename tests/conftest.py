@@ -38,6 +38,41 @@ def tokenizer():
 
 
 @pytest.fixture
+def counting_sampler(monkeypatch) -> list[int]:
+    """A sampler kind `counting` for recipes: the embedded one, which notes how many prompts each
+    call of `generate` had.
+    """
+    from typing import Literal
+
+    from podium.sampling.embedded import EmbeddedSampler
+    from podium.sampling.kinds import KINDS, Kind, Needs, SamplerConfig
+
+    asked: list[int] = []
+
+    class CountingConfig(SamplerConfig):
+        kind: Literal["counting"]
+        most: int = 1000
+
+    class CountingSampler:
+        def __init__(self, config: CountingConfig, model, needs: Needs) -> None:
+            self.inner, self.most = EmbeddedSampler(model, needs.pad_token_id), config.most
+
+        def generate(self, prompts, params):
+            assert len(prompts) <= self.most
+            asked.append(len(prompts))
+            return self.inner.generate(prompts, params)
+
+        def logprobs(self, prompts, responses, temperature=1.0):
+            return self.inner.logprobs(prompts, responses, temperature)
+
+        def update_weights(self, model) -> None:
+            self.inner.update_weights(model)
+
+    monkeypatch.setitem(KINDS, "counting", Kind(CountingConfig, CountingSampler))
+    return asked
+
+
+@pytest.fixture
 def tiny_llama(tokenizer):
     """A 2-layer LLaMA of about 40k parameters in fp32, seeded."""
     import torch

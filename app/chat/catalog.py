@@ -16,9 +16,11 @@ from data.template import prepare_tokenizer
 from podium.errors import ParentError
 from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
 from podium.run.lineage import read_stage_file
+from podium.run.recipe import read_sampler
 from podium.run.registry import STAGES, is_stage, label_of, spec_of, split_arm
 from podium.runtime import device
-from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.kinds import SamplerConfig, make_streaming_sampler
+from podium.sampling.protocol import StreamingSampler
 from reward.score import load_reward_model, score
 
 BEST_FIRST = ["policy", "demonstrated", "start", "base"]  # roles in the registry
@@ -40,7 +42,7 @@ class Speaker(NamedTuple):
 
     checkpoint: Checkpoint
     tokenizer: PreTrainedTokenizerBase
-    sampler: EmbeddedSampler
+    sampler: StreamingSampler
     context: int
 
 
@@ -51,6 +53,7 @@ class Catalog:
 
     def __init__(self, folder: Path) -> None:
         self.checkpoints = find_checkpoints(folder)
+        self.sampler = read_sampler(folder)
         self.reward_folder = folder / "reward" / "final"
         self._speakers: OrderedDict[str, Speaker] = OrderedDict()
         self._lock = threading.Lock()  # one load at a time; two visitors share the model
@@ -72,7 +75,8 @@ class Catalog:
         """The checkpoint of that key, loaded."""
         with self._lock:
             if key not in self._speakers:
-                self._speakers[key] = _load(next(c for c in self.checkpoints if c.key == key))
+                checkpoint = next(c for c in self.checkpoints if c.key == key)
+                self._speakers[key] = _load(checkpoint, self.sampler)
                 if len(self._speakers) > KEPT_MODELS:
                     self._speakers.popitem(last=False)
             self._speakers.move_to_end(key)
@@ -129,7 +133,7 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
     return found
 
 
-def _load(checkpoint: Checkpoint) -> Speaker:
+def _load(checkpoint: Checkpoint, config: SamplerConfig) -> Speaker:
     """A base model without a chat template is given Podium's; its new tokens are untrained, which
     is what one sees.
     """
@@ -137,7 +141,7 @@ def _load(checkpoint: Checkpoint) -> Speaker:
     model = load_causal_lm(checkpoint.folder)
     resize_for(tokenizer, model)
     context = getattr(model.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
-    sampler = EmbeddedSampler(moved(model, device()), tokenizer.pad_token_id)
+    sampler = make_streaming_sampler(config, moved(model, device()), tokenizer.pad_token_id)
     return Speaker(checkpoint, tokenizer, sampler, int(context))
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from podium.run.context import StageContext
     from podium.run.recipe import Recipe
+    from podium.sampling.kinds import SamplerConfig
 
 OFF_TOPIC_SHARE = 0.15  # as in the reward stage's default mix
 
@@ -33,6 +34,9 @@ class Place:
     seed: int
     rank: int = 0
     world_size: int = 1
+
+    def sampler(self) -> "SamplerConfig":
+        return cast("SamplerConfig", self.recipe.sampler)
 
     def parent(self, ref: str, same_tokenizer: bool = True) -> Path:
         from podium.run.parents import find_parent

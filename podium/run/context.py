@@ -34,6 +34,7 @@ from podium.run.parents import find_parent
 from podium.run.recipe import Recipe, dump_recipe
 from podium.run.record import model_card, stage_record
 from podium.run.registry import spec_of
+from podium.sampling.kinds import SamplerConfig
 from podium.storage import PARTIAL, publish, write_json, write_text, writing
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -69,6 +70,7 @@ class StageContext:
         self._parents: dict[str, dict[str, Any]] = {}
         self._tokenizer_owner: tuple[str, str | None, str | None] | None = None
         self._data: dict[str, dict[str, Any]] = {}
+        self._sampler: SamplerConfig | None = None
         self._resume = self._newest_checkpoint()
         before = self._resume[1] if self._resume else {}
         self._wall_before = before.get("wall_seconds", 0.0)
@@ -213,6 +215,11 @@ class StageContext:
             "dropped": dropped or {},
             "files": files or [],
         }
+
+    def sampler(self) -> SamplerConfig:
+        """How this run samples, for `make_sampler`, and a note of it in the lineage."""
+        self._sampler = self.recipe.sampler
+        return self._sampler
 
     def world(self) -> Any | None:
         """The embedded world, for its gold score and labelers; None when the run has only data of
@@ -393,6 +400,7 @@ class StageContext:
             "config": lineage.fingerprint(self.recipe, self.name),
             "parents": list(self._parents.values()),
             "data": list(self._data.values()),
+            "sampler": self._sampler and self._sampler.model_dump(mode="json"),
         }
 
     def _costs(self) -> dict[str, float]:

@@ -166,6 +166,8 @@ def changes(record: dict[str, Any], recipe: Recipe, stage: str, run_dir: Path) -
     A parent or data file that is gone is no change: an output outlives what it was made from.
     """
     found = _config_changes(record["config"], fingerprint(recipe, stage))
+    if (sampler := record.get("sampler")) is not None:  # a stage that sampled
+        found += _config_changes(sampler, recipe.sampler.model_dump(mode="json"), "sampler.")
     for parent in record["parents"]:
         folder = run_dir / parent["path"]  # an absolute path stays as it is
         if folder.is_dir() and hash_folder(folder) != parent["sha256"]:

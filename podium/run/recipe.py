@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from data.readers import Source
 from podium.errors import RecipeError
 from podium.run.registry import STAGES, chain_of, spec_of, split_arm
+from podium.sampling.kinds import EmbeddedConfig, SamplerConfig, config_class
 
 Model = TypeVar("Model", bound=BaseModel)
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -78,6 +79,9 @@ class Recipe(BaseModel):
         description="dashboards that mirror metrics.jsonl (extras of the same names)",
     )
     data: DataConfig = Field(DataConfig(), description="your own data")
+    sampler: Any = Field(
+        EmbeddedConfig(), description="who samples, in every stage that does and in the chat"
+    )
 
     @model_validator(mode="after")
     def _only_known_sections(self) -> "Recipe":
@@ -124,6 +128,14 @@ def load_recipe(path: str | Path, sets: Sequence[str] = ()) -> Recipe:
             wrong value.
     """
     file = find_recipe(path)
+    tree = _read_tree(file)
+    tree.setdefault("name", file.stem)
+    for assignment in sets:
+        _assign(tree, assignment)
+    return validate(tree, str(file))
+
+
+def _read_tree(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_RecipeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -135,10 +147,7 @@ def load_recipe(path: str | Path, sets: Sequence[str] = ()) -> Recipe:
             f"{file} holds no recipe (a recipe is `key: value` lines)",
             "start from a file in recipes/",
         )
-    tree.setdefault("name", file.stem)
-    for assignment in sets:
-        _assign(tree, assignment)
-    return validate(tree, str(file))
+    return tree
 
 
 def validate(tree: dict[str, Any], source: str) -> Recipe:
@@ -150,7 +159,7 @@ def validate(tree: dict[str, Any], source: str) -> Recipe:
     data = tree.get("data")
     present = [s for s in STAGES if s != "world" and tree.get(s) is not None]
     has_world = isinstance(data, dict) and data.get("world") is not None
-    model = recipe_model(present, has_world)
+    model = recipe_model(present, has_world, tree.get("sampler"))
     recipe = _checked(model, tree, source)
     for row in STAGES:
         _check_arms(recipe, row, source)
@@ -184,12 +193,15 @@ def validate_world(tree: dict[str, Any], sets: Sequence[str] = ()) -> Any:
     return _checked(spec_of("world").load().Config, tree, "world")
 
 
-def recipe_model(stages: Iterable[str], world: bool) -> type[Recipe]:
+def recipe_model(stages: Iterable[str], world: bool, sampler: Any = None) -> type[Recipe]:
     """`Recipe` with a section for every stage; for `stages` it is their real config class (which
-    imports their modules), for the others anything.
+    imports their modules), for the others anything. `sampler`: the section of that name.
     """
     loaded = set(stages)
-    sections: dict[str, Any] = {}
+    own = Recipe.model_fields["sampler"]
+    sections: dict[str, Any] = {
+        "sampler": (config_class(sampler), Field(own.default, description=own.description))
+    }
     for stage, spec in STAGES.items():
         if stage == "world":
             continue  # its config lies in data.world
@@ -208,6 +220,17 @@ def recipe_model(stages: Iterable[str], world: bool) -> type[Recipe]:
         data = create_model("DataConfig", __base__=DataConfig, world=(config | None, None))
         sections["data"] = (data, Field(default_factory=data, description="your own data"))
     return create_model("Recipe", __base__=_FileRecipe, **sections)
+
+
+def read_sampler(run_dir: Path) -> SamplerConfig:
+    """How a run samples, by its recipe.yaml alone (no stage is imported); embedded without one.
+
+    Raises:
+        RecipeError: the section cannot be understood.
+    """
+    path = run_dir / "recipe.yaml"
+    section = _read_tree(path).get("sampler", {}) if path.is_file() else {}
+    return _checked(config_class(section), section, str(path), ("sampler",))
 
 
 def find_recipe(path: str | Path) -> Path:

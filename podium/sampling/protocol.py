@@ -1,8 +1,8 @@
 """What a sampler is: rollouts, candidates to rank, best-of-n, evals and chat ask for no more."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -38,7 +38,10 @@ class Sample:
 
 
 class Sampler(Protocol):
-    """What a sampling backend offers; another one (vLLM) needs only these three."""
+    """What a sampling backend offers; another one (vLLM) needs only these three.
+
+    `podium.sampling.kinds.make_sampler` makes one.
+    """
 
     def generate(self, prompts: Sequence[list[int]], params: SamplingParams) -> list[Sample]:
         """One sample a prompt, in the prompts' order."""
@@ -52,4 +55,13 @@ class Sampler(Protocol):
 
     def update_weights(self, model: nn.Module) -> None:
         """Sample from these weights from now on."""
+        ...
+
+
+@runtime_checkable
+class StreamingSampler(Sampler, Protocol):
+    """A sampler that can also say a response token by token; the chat asks for one."""
+
+    def stream(self, prompt: list[int], params: SamplingParams) -> Iterator[int]:
+        """The tokens of one response as they are drawn, without the stop token."""
         ...

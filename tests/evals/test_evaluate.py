@@ -100,19 +100,20 @@ def test_kl_is_the_models_divergence_from_the_reference(tokenizer):
     exact = float((p.exp() * (p - q)).sum())
     params = SamplingParams(max_new_tokens=1)
     samples = EmbeddedSampler(model, tokenizer.pad_token_id).generate([prompt] * 4000, params)
-    ratios = log_ratios(samples, [prompt] * 4000, reference, tokenizer.pad_token_id, params)
+    from_reference = EmbeddedSampler(reference, tokenizer.pad_token_id)
+    ratios = log_ratios(samples, [prompt] * 4000, from_reference, params)
     assert np.mean(ratios) == pytest.approx(exact, abs=4 * np.std(ratios) / np.sqrt(4000))
     assert exact > 5 * np.std(ratios) / np.sqrt(4000)  # so the test can tell it from its negative
 
 
 def test_the_same_seed_gives_the_same_answers_and_another_seed_others(tokenizer):
-    model = make_model(tokenizer)
+    sampler = EmbeddedSampler(make_model(tokenizer), tokenizer.pad_token_id)
     prompt = Prompt(messages=[Message(role="user", content="Tell me a story.")])
     judge = Judge(world=None, independent=None, reward_model=None)
 
     def sample(seed: int) -> list[str]:
         params = SamplingParams(max_new_tokens=12, seed=seed)
-        answers = answer_prompts("sft", model, model, tokenizer, [prompt], 3, params, judge)
+        answers = answer_prompts("sft", sampler, sampler, tokenizer, [prompt], 3, params, judge)
         assert all(answer.gold is None and answer.reward is None for answer in answers)
         return [answer.response for answer in answers]
 
@@ -176,11 +177,12 @@ def test_best_of_ns_curve_stands_on_the_axis_of_the_others():
 @pytest.mark.parametrize("cut", [{"temperature": 0.0}, {"top_p": 0.9}, {"top_k": 5}])
 def test_no_kl_is_claimed_of_answers_from_a_cut_distribution(cut, tokenizer):
     """Seen red before: the mean log-ratio of greedy answers stood in the table as their KL."""
-    model, prompt = make_model(tokenizer), [Message(role="user", content="Who?")]
+    sampler = EmbeddedSampler(make_model(tokenizer), tokenizer.pad_token_id)
+    prompt = [Message(role="user", content="Who?")]
     judge = Judge(world=None, independent=None, reward_model=None)
     params = SamplingParams(max_new_tokens=3, **cut)
     asked = [Prompt(messages=prompt)]
-    answers = answer_prompts("sft", model, model, tokenizer, asked, 2, params, judge, range(2))
+    answers = answer_prompts("sft", sampler, sampler, tokenizer, asked, 2, params, judge, range(2))
     assert [answer.log_ratio for answer in answers] == [None, None]
     measured = Measured(answers, 2, None, None)
     row = summarise("sft", measured, measured, [], 0)

@@ -110,6 +110,21 @@ def test_it_writes_policy_value_model_log_and_samples(make_recipe, tmp_path):
     assert (folder / "samples/00002.jsonl").is_file() and (folder / "samples/00004.jsonl").is_file()
 
 
+def test_another_kind_of_sampler_serves_by_a_recipe_key(make_recipe, counting_sampler, tmp_path):
+    """Seen red with the embedded sampler constructed in the learner, and with `sampler` left out of
+    the lineage: the second call then had nothing to do.
+    """
+    recipe = make_recipe()
+    folder = train(recipe, tmp_path / "runs", "sampler.kind=counting", "sampler.most=8")
+    assert counting_sampler == [8, 8, 2, 8, 8, 2]  # four rollouts and, at two of them, samples
+    assert json.loads((folder / "final/stage.json").read_text())["sampler"]["most"] == 8
+    train(recipe, tmp_path / "runs", "sampler.kind=counting", "sampler.most=8")
+    assert len(counting_sampler) == 6
+    embedded = train(recipe, tmp_path / "runs")
+    assert len(counting_sampler) == 6 and (tmp_path / "runs/run/replaced/ppo-1").is_dir()
+    assert_same_weights(embedded, tmp_path / "runs/run/replaced/ppo-1")
+
+
 def test_final_holds_the_average_or_the_last_weights(make_recipe, tmp_path):
     """Mutation seen red: `swapped_in` left out of `save_final`."""
     average = weights(train(make_recipe("average", ema_decay=0.5), tmp_path / "runs"))

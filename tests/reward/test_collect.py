@@ -93,6 +93,19 @@ def test_the_world_s_labelers_rank_k_candidates(recipe, tmp_path):
     assert 0 < metrics["agreement"] <= 1 and metrics["train_rankings"] == 12
 
 
+def test_another_kind_of_sampler_serves_by_a_recipe_key(recipe, counting_sampler, tmp_path):
+    """Seen red with the embedded sampler constructed in reward.candidates."""
+    path = recipe()
+    expected = collect(path, tmp_path / "embedded")
+    assert not counting_sampler
+    tree = yaml.safe_load(path.read_text()) | {"sampler": {"kind": "counting"}}
+    path.write_text(yaml.safe_dump(tree))
+    found = collect(path, tmp_path / "counting")
+    name = "rankings.train.jsonl"
+    assert len(counting_sampler) == 8  # two models, four blocks
+    assert (found / name).read_text() == (expected / name).read_text()
+
+
 def test_the_labeling_site_can_read_the_candidates(recipe, tmp_path):
     importing = pytest.importorskip("app.labeling.importing")
     final = collect(recipe(), tmp_path / "runs")
