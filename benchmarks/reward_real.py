@@ -37,13 +37,13 @@ import torch
 from data.readers import read_source
 from data.records import Ranking
 from podium.engine import init_distributed
+from podium.rewards.model import Lora
 from podium.runtime import resolve_dtype
 from podium.statistics import SHARE, mean_with_interval
 from reward import calibration
 from reward.batches import encode_rankings
 from reward.evaluate import Pairs, pairs_of, score_rankings, tau_b
 from reward.folds import fit
-from reward.model import Lora
 from reward.sources import prompt_key, share_of
 from reward.train import Config, InitialModel, initial_model
 

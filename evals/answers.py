@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.records import Prompt
 from data.template import decode_response, encode_prompt, encode_response
 from evals.records import Answer
+from podium.rewards.model import RewardEnsemble
+from podium.rewards.score import score_texts
 from podium.sampling.protocol import Sample, Sampler, SamplingParams
 from podium.statistics import bon_kl, bon_unbiased
-from reward.model import RewardEnsemble
-from reward.score import score_texts
 
 Scorer = tuple[PreTrainedModel | RewardEnsemble, PreTrainedTokenizerBase]
 

@@ -35,13 +35,13 @@ from evals.pieces import Pieces
 from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
 from podium.errors import DataError
 from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
+from podium.rewards.model import load_reward_model
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.run.recipe import Recipe
 from podium.run.registry import spec_of
 from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import SamplingParams
-from reward.score import load_reward_model
 
 DEFAULT_LENGTH = 64  # tokens an answer in a chain without PPO
 

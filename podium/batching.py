@@ -43,8 +43,11 @@ def pad_left(rows: list[list[int]], pad: int, device: Any) -> tuple[Tensor, Tens
     return ids, mask
 
 
-def pad_right(rows: list[list[int]], pad: int, device: Any) -> tuple[Tensor, Tensor]:
+def pad_right(
+    rows: Sequence[Sequence[int]], pad: int, device: Any = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Token lists -> input_ids and attention_mask, (B, longest) long, padded on the right."""
     width = max(map(len, rows))
-    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
+    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
     return ids, mask

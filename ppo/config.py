@@ -25,8 +25,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from podium.engine import EngineConfig
+from podium.rewards.model import Lora
 from ppo.guard import GuardConfig
-from reward.model import Lora
 
 PRESETS: dict[str, dict[str, Any]] = {
     "willowbrook": {},

@@ -20,6 +20,7 @@ from podium.batching import share_of
 from podium.engine import init_distributed, load_engine, make_engine, save_engine, world_size
 from podium.errors import RecipeError
 from podium.models import count_parameters
+from podium.rewards.model import RewardEnsemble, with_lora
 from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.sampling.attention import attend_in_fp32
 from podium.sampling.kinds import EmbeddedConfig, SamplerConfig, make_sampler
@@ -42,7 +43,6 @@ from ppo.models import (
 from ppo.rollout import RolloutBatch, episodes, gather, read_scores, read_tokens
 from ppo.update import Targets, Updater
 from ppo.watch import Profile, rollout_metrics
-from reward.model import RewardEnsemble, with_lora
 
 BF16_COPY_FROM = 32_000_000  # parameters; measured at 4M (no gain) and at 125M
 

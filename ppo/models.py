@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from podium.models import inside_peft
+from podium.rewards.model import DROPOUT_FIELDS, Lora, RewardEnsemble
+from podium.rewards.score import score, token_values
 from podium.runtime import Dtype, autocast
 from podium.sampling.logprobs import token_logprobs
-from reward.model import DROPOUT_FIELDS, Lora, RewardEnsemble
-from reward.score import score, token_values
 
 # torch's 8 are too few for four models, with and without gradients, with one row and with many
 RECOMPILE_LIMIT = 64
@@ -66,7 +66,7 @@ class ValueFunction(nn.Module):
 
 
 class RewardFunction(nn.Module):
-    """The one scoring function (`reward.score.score`) as a module, so that its weights can be
+    """The one scoring function (`podium.rewards.score`) as a module, so that its weights can be
     sharded.
     """
 

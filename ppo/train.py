@@ -31,6 +31,13 @@ from data.template import decode_response, encode_prompt
 from podium.engine import full_state_dict
 from podium.errors import DataError, DivergenceError, Interrupted, ParentError
 from podium.models import load_causal_lm, load_tokenizer, save_model
+from podium.rewards.model import (
+    RewardEnsemble,
+    load_reward_model,
+    merged,
+    save_reward_model,
+    with_lora,
+)
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from ppo.config import Config
@@ -39,7 +46,6 @@ from ppo.learner import Learner, Models
 from ppo.models import with_policy_lora
 from ppo.ptx import ptx_windows
 from ppo.watch import gold_metrics, write_samples
-from reward.model import RewardEnsemble, load_reward_model, merged, save_reward_model, with_lora
 
 __all__ = ["Config", "main"]
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.records import Ranking
 from data.template import encode_prompt, encode_response
-from reward.score import pad_right
+from podium.batching import pad_right
 
 Margin = Literal["none", "strength", "likert"]
 

@@ -18,6 +18,8 @@ from data.template import decode_response, encode_prompt
 from data.worlds import open_world
 from podium.errors import DataError, PodiumError
 from podium.models import load_causal_lm, load_tokenizer, moved
+from podium.rewards.model import load_reward_model
+from podium.rewards.score import score_texts
 from podium.run.lineage import absolute, source_of
 from podium.run.parents import find_parent
 from podium.run.recipe import load_recipe
@@ -25,7 +27,6 @@ from podium.runtime import device
 from podium.sampling.kinds import SamplerConfig, make_sampler
 from podium.sampling.protocol import SamplingParams
 from podium.statistics import Estimate, bon_kl, bon_unbiased, mean_with_interval
-from reward.score import load_reward_model, score_texts
 
 SPARE = 2  # samples drawn for each n, so that the estimate averages over many sets of n
 

@@ -2,7 +2,7 @@
 score mean 0.
 
 InstructGPT, section 3.5, before PPO; the mean only. The bias travels with the model: see
-`reward.model`.
+`podium.rewards.model`.
 """
 
 import math
@@ -14,9 +14,9 @@ from data.records import Demonstration, Message, Ranking
 from data.template import encode_prompt, encode_response
 from podium.errors import DataError
 from podium.progress import say
+from podium.rewards.model import RewardEnsemble
+from podium.rewards.score import score_texts
 from podium.run.context import StageContext
-from reward.model import RewardEnsemble
-from reward.score import score_texts
 
 
 def zero_point(

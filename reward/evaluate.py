@@ -27,11 +27,11 @@ from data.jsonl import read_jsonl
 from data.records import Prompt, Ranking
 from data.template import encode_prompt, encode_response
 from data.worlds import World
+from podium.rewards.model import RewardEnsemble, load_reward_model
+from podium.rewards.score import score_texts
 from podium.statistics import SHARE, Estimate, mean_with_interval
 from reward import calibration
-from reward.model import RewardEnsemble, load_reward_model
 from reward.report import write_report
-from reward.score import score_texts
 from reward.sources import HELDOUT, Splits, check_cohorts, prompt_key
 
 Floats = NDArray[np.float64]

@@ -40,6 +40,15 @@ from podium.engine import (
 from podium.errors import DataError, Interrupted
 from podium.models import load_tokenizer, moved
 from podium.progress import say
+from podium.rewards.model import (
+    Combine,
+    Lora,
+    RewardEnsemble,
+    merged,
+    new_reward_model,
+    save_reward_model,
+    with_lora,
+)
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.runtime import Dtype, rng_state, set_rng_state
@@ -54,15 +63,6 @@ from reward.batches import (
 )
 from reward.bias import center, zero_point
 from reward.evaluate import headline, trust_report
-from reward.model import (
-    Combine,
-    Lora,
-    RewardEnsemble,
-    merged,
-    new_reward_model,
-    save_reward_model,
-    with_lora,
-)
 from reward.report import describe, write_report
 from reward.sources import Splits, in_half, merge_splits, one_split, read_splits
 from reward.updates import LossName, Objective, ScoringModule, update, validate

@@ -2,7 +2,7 @@
 it is cut.
 
 The engine wraps a `ScoringModule`, whose forward turns the chunks of a micro-batch into scores, so
-that DeepSpeed's hooks see one forward a backward. The scores come from `reward.score`, like
+that DeepSpeed's hooks see one forward a backward. The scores come from `podium.rewards.score`, like
 everybody else's.
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from podium.engine import all_reduce_sum, backward, step, world_size
 from podium.models import inside_peft
+from podium.rewards.score import score, score_shared_prefix
 from podium.runtime import Dtype, autocast
 from reward.batches import (
     EncodedRanking,
@@ -24,7 +25,6 @@ from reward.batches import (
     micro_batches,
 )
 from reward.loss import pairwise_losses, plackett_luce_losses, strict_pairs
-from reward.score import score, score_shared_prefix
 
 LossName = Literal["pairwise", "plackett_luce"]
 # little padding; 512 to 2048 are within 3 % of each other; a GPU takes all that fits

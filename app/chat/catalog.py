@@ -15,13 +15,14 @@ from transformers import PreTrainedTokenizerBase
 from data.template import prepare_tokenizer
 from podium.errors import ParentError
 from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
+from podium.rewards.model import load_reward_model
+from podium.rewards.score import score
 from podium.run.lineage import read_stage_file
 from podium.run.recipe import read_sampler
 from podium.run.registry import STAGES, is_stage, label_of, spec_of, split_arm
 from podium.runtime import device
 from podium.sampling.kinds import SamplerConfig, make_streaming_sampler
 from podium.sampling.protocol import StreamingSampler
-from reward.score import load_reward_model, score
 
 BEST_FIRST = ["policy", "demonstrated", "start", "base"]  # roles in the registry
 KEPT_MODELS = 4  # models in memory at once; the one used longest ago leaves first

@@ -40,7 +40,7 @@ def score_file(model: str, file: Path, out: Path | None) -> Path:
     where.
     """
     from podium.run.parents import find_parent
-    from reward.score import score_file as score
+    from reward.score_file import score_file as score
 
     quieten_libraries()
     out = out or file.with_suffix(".scored.jsonl")

@@ -48,7 +48,7 @@ def opt_folder(tiny_opt, tokenizer, tmp_path) -> Path:
 @pytest.fixture
 def reward_folder(policy_folder, tokenizer, tmp_path) -> Path:
     """A fresh reward model with a bias that is not 0."""
-    from reward.model import new_reward_model, save_reward_model
+    from podium.rewards.model import new_reward_model, save_reward_model
 
     model = new_reward_model(policy_folder, tokenizer, seed=0)
     model.config.reward_bias = 0.25
@@ -60,9 +60,9 @@ def reward_folder(policy_folder, tokenizer, tmp_path) -> Path:
 def make_learner(policy_folder, reward_folder):
     """`make_learner(seed=0, policy=folder, dtype="fp32", **config) -> Learner`, stop token 3."""
     from podium.models import load_causal_lm
+    from podium.rewards.model import load_reward_model
     from ppo.config import Config
     from ppo.learner import Learner, Models
-    from reward.model import load_reward_model
 
     def make(
         seed: int = 0,

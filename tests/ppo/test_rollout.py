@@ -87,7 +87,7 @@ def test_the_value_is_that_of_the_state_before_the_token(make_learner):
     """
     learner = make_learner()
     batch = learner.rollout(PROMPTS, 1)
-    from reward.score import score
+    from podium.rewards.score import score
 
     model = learner.value.module.model
     for row in range(3):
@@ -141,7 +141,7 @@ def test_ppo_scores_as_the_reward_stage_does(make_learner):
     """
     learner = make_learner(stop_token_id=None)
     batch = learner.rollout(PROMPTS, 1)
-    from reward.score import score
+    from podium.rewards.score import score
 
     for row, width in enumerate(batch.attention_mask.sum(1).tolist()):
         ids = batch.input_ids[row : row + 1, :width]

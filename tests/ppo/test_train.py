@@ -72,7 +72,7 @@ def stop_after(monkeypatch, iteration: int) -> None:
 def test_it_writes_policy_value_model_log_and_samples(make_recipe, tmp_path):
     folder = train(make_recipe(), tmp_path / "runs")
     from podium.models import load_causal_lm, load_tokenizer
-    from reward.model import load_reward_model
+    from podium.rewards.model import load_reward_model
 
     load_causal_lm(folder / "final")
     assert load_tokenizer(folder / "final").chat_template

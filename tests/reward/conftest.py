@@ -23,7 +23,7 @@ def base_folder(request, tokenizer, tmp_path) -> Path:
 @pytest.fixture
 def reward_model(base_folder, tokenizer):
     """A fresh reward model on each family, with a bias that is not 0."""
-    from reward.model import new_reward_model
+    from podium.rewards.model import new_reward_model
 
     model = new_reward_model(base_folder, tokenizer, seed=0)
     model.config.reward_bias = 0.25

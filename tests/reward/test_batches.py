@@ -9,6 +9,7 @@ import torch
 
 from data.records import Ranking
 from data.template import encode_prompt, encode_response
+from podium.rewards.score import score, score_shared_prefix
 from reward.batches import (
     collate,
     encode_rankings,
@@ -18,7 +19,6 @@ from reward.batches import (
     weights_of_mean_one,
 )
 from reward.loss import pairwise_losses
-from reward.score import score, score_shared_prefix
 from tests.reward.conftest import ranking
 
 

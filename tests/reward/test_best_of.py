@@ -8,8 +8,8 @@ import yaml
 from data.jsonl import write_jsonl
 from data.records import Message, Prompt
 from podium.errors import PodiumError
+from podium.rewards.model import new_reward_model, save_reward_model
 from reward.best_of import best_of, curve_row
-from reward.model import new_reward_model, save_reward_model
 
 
 @pytest.fixture

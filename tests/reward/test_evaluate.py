@@ -9,6 +9,7 @@ import pytest
 
 from data.jsonl import write_jsonl
 from podium.errors import DataError
+from podium.rewards.model import save_reward_model
 from reward.evaluate import (
     evaluate_file,
     figures,
@@ -18,7 +19,6 @@ from reward.evaluate import (
     tau_b,
     trust_report,
 )
-from reward.model import save_reward_model
 from reward.report import describe, page_of_plots, write_report
 from reward.sources import Splits, split_rankings
 from tests.reward.conftest import ranking, village_rankings

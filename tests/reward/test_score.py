@@ -7,16 +7,21 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from data.records import Message
+from podium.batching import pad_right
 from podium.errors import DivergenceError, ParentError, PodiumError
-from reward.model import RewardEnsemble, load_reward_model, new_reward_model, save_reward_model
-from reward.score import (
-    pad_right,
+from podium.rewards.model import (
+    RewardEnsemble,
+    load_reward_model,
+    new_reward_model,
+    save_reward_model,
+)
+from podium.rewards.score import (
     score,
-    score_file,
     score_shared_prefix,
     score_texts,
     token_values,
 )
+from reward.score_file import score_file
 
 SEQUENCES = [[0, 4, 9, 30, 31, 2], [0, 4, 9, 30, 2], [0, 4, 40, 41, 42, 43, 44, 45, 2], [0, 2]]
 

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Demonstration, Message, Ranking
 from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
+from podium.rewards.model import load_reward_model
+from podium.rewards.score import score_texts
 from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
-from reward.score import load_reward_model, score_texts
 from tests.reward.conftest import ranking
 
 ROOT = Path(__file__).resolve().parents[2]

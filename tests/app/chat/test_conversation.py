@@ -107,7 +107,8 @@ def test_each_side_remembers_its_own_answers_until_one_is_kept():
 
 
 def test_scores_are_the_reward_models(catalog, sft):
-    from reward.score import load_reward_model, score_texts
+    from podium.rewards.model import load_reward_model
+    from podium.rewards.score import score_texts
 
     messages = [Message(role="user", content="What food does Bram like?")]
     model, tokenizer = load_reward_model(catalog.reward_folder)

@@ -7,30 +7,17 @@ that trains on one reading and uses another has been a source of bugs). The head
 under bf16 autocast: rewards are differences of scores.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.jsonl import numbered_lines, read_jsonl
-from data.records import Message, Messages
+from data.records import Message
 from data.template import encode_prompt, encode_response
+from podium.batching import pad_right
 from podium.errors import DivergenceError, PodiumError
-from reward.model import RewardEnsemble, head, load_reward_model
-
-__all__ = [
-    "load_reward_model",
-    "score",
-    "score_file",
-    "score_shared_prefix",
-    "score_texts",
-    "token_values",
-]
+from podium.rewards.model import RewardEnsemble, head
 
 
 def score(
@@ -152,8 +139,10 @@ def score_texts(
     model.eval()
     scores = torch.empty(len(sequences))
     for rows in _batches_by_length([len(ids) for ids in sequences], batch_tokens):
-        input_ids, mask = pad_right([sequences[i] for i in rows], tokenizer.pad_token_id)
-        scores[rows] = score(model, input_ids.to(model.device), mask.to(model.device)).cpu()
+        input_ids, mask = pad_right(
+            [sequences[i] for i in rows], tokenizer.pad_token_id, model.device
+        )
+        scores[rows] = score(model, input_ids, mask).cpu()
     model.train(was_training)
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).nonzero()[0])
@@ -168,14 +157,6 @@ def _name(i: int, names: Sequence[str] | None) -> str:
     return names[i] if names else f"answer {i + 1}"
 
 
-def pad_right(sequences: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Tensor, Tensor]:
-    """Token lists -> input_ids and attention_mask, (B, longest) long, padded on the right."""
-    longest = max(len(ids) for ids in sequences)
-    rows = [[*ids, *[pad_token_id] * (longest - len(ids))] for ids in sequences]
-    mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in sequences]
-    return torch.tensor(rows), torch.tensor(mask)
-
-
 def _batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Indices of sequences, shortest first, in batches of at most `batch_tokens` padded tokens."""
     batch: list[int] = []
@@ -186,68 +167,3 @@ def _batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[li
         batch.append(i)
     if batch:
         yield batch
-
-
-class Answers(BaseModel):
-    """A line to score: a prompt with one response or several. Whatever else it holds is kept."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    prompt: Messages
-    response: str | None = None
-    responses: list[str] | None = None
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _text_is_a_message(cls, prompt: Any) -> Any:
-        return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-    @model_validator(mode="after")
-    def _check(self) -> "Answers":
-        if (self.response is None) == (self.responses is None):
-            raise ValueError(
-                "response: a line needs either response (a text) or responses (a list)"
-            )
-        if self.prompt[-1].role == "assistant":
-            raise ValueError("prompt: ends in the assistant's turn, so there is nothing to answer")
-        return self
-
-    @property
-    def texts(self) -> list[str]:
-        return self.responses if self.responses is not None else [self.response or ""]
-
-
-def score_file(model: str | Path, file: str | Path, out: str | Path) -> int:
-    """Score every line of a JSONL file and write it back with its `score`s; returns the number of
-    lines.
-
-    A line has `prompt` (a string or a list of messages) and either `response` (a string, gets
-    `score`) or `responses` (a list, gets `scores`), so rankings, comparisons' parts and plain
-    answers all work. All else on a line is kept. This is `podium reward score MODEL FILE`.
-
-    Raises:
-        DataError: a line that cannot be read. PodiumError, DivergenceError: as `score_texts`,
-            naming the line.
-    """
-    rows = read_jsonl(file, Answers)
-    numbers, lines = zip(*numbered_lines(Path(file)), strict=True)
-    reward_model, tokenizer = load_reward_model(model)
-    flat = [(row.prompt, text) for row in rows for text in row.texts]
-    names = [
-        f"{file}, line {number}" + (f", response {k}" if row.responses is not None else "")
-        for number, row in zip(numbers, rows, strict=True)
-        for k in range(1, len(row.texts) + 1)
-    ]
-    scores = iter(
-        score_texts(
-            reward_model, tokenizer, [p for p, _ in flat], [r for _, r in flat], names=names
-        )
-    )
-    partial = Path(f"{out}.partial")
-    with partial.open("w", encoding="utf-8") as written:
-        for line, row in zip(lines, rows, strict=True):
-            values = [next(scores) for _ in row.texts]
-            found = {"scores": values} if row.responses is not None else {"score": values[0]}
-            written.write(json.dumps(json.loads(line) | found, ensure_ascii=False) + "\n")
-    partial.replace(out)
-    return len(rows)
