@@ -215,6 +215,13 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def all_reduce_max(tensor: torch.Tensor) -> torch.Tensor:
+    """The largest of `tensor` over processes, in place; the tensor itself in a lone process."""
+    if world_size() > 1:
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    return tensor
+
+
 def _hush() -> None:
     """DeepSpeed prints dozens of lines at start-up that say nothing about the run."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")

@@ -103,10 +103,10 @@ class Config(BaseModel):
     rollout_batch_size: int = Field(
         128, gt=0, description="rows decoded together; waiting prompts refill"
     )
-    old_logprobs: Literal["sampled", "recomputed"] = Field(
-        "sampled",
-        description="of the old policy: the sampler's, or a training pass's where the two "
-        "round differently",
+    old_logprobs: Literal["auto", "sampled", "recomputed"] = Field(
+        "auto",
+        description="of the old policy: the sampler's, or a training pass's; auto: recomputed in "
+        "bf16, where the two round differently",
     )
     # Reward.
     kl_coef: float = Field(0.1, ge=0, description="reward units a nat of per-token KL; C.4: 0.02")

@@ -30,6 +30,11 @@ class GuardConfig(BaseModel):
     max_approx_kl: float | None = Field(
         0.3, description="mean squared log ratio / 2 within one update"
     )
+    max_first_error: float | None = Field(
+        0.1,
+        description="largest |ratio - 1| before an iteration's first step, where all must be 1; "
+        "above, log-probabilities are recomputed from now on",
+    )
     min_eos_rate: float | None = Field(0.1, description="share of responses that end by themselves")
     min_length: float | None = Field(2.0, description="mean tokens a response")
     max_length: float | None = Field(None, description="mean tokens a response")

@@ -17,7 +17,14 @@ from transformers import PreTrainedModel
 
 from podium import runtime
 from podium.batching import share_of
-from podium.engine import init_distributed, load_engine, make_engine, save_engine, world_size
+from podium.engine import (
+    all_reduce_max,
+    init_distributed,
+    load_engine,
+    make_engine,
+    save_engine,
+    world_size,
+)
 from podium.errors import RecipeError
 from podium.models import count_parameters
 from podium.rewards.model import RewardEnsemble, with_lora
@@ -110,6 +117,14 @@ class Learner:
         self.score_scale = RunningScale()
         self.lr_factor = 1.0  # the guard lowers it
         self.rollbacks = 0
+        # In bf16 the sampler decodes in fp32 or from a rounded copy, and training autocasts: their
+        # probabilities differ by tens of percent, so ratios would be clipped before any step.
+        self.recompute = config.old_logprobs == "recomputed" or (
+            config.old_logprobs == "auto" and dtype == "bf16"
+        )
+        self.sampler_error = 0.0  # of the last rollout, as far as it is known
+        self.episodes = self.tokens = 0  # learned from, up to the state that this is
+        self.metrics: dict[str, float] = {}  # of the last iteration that was learned from
         self._update = Updater(
             config, self.policy, self.value, self.world_size, self.rank, bos_token_id
         )
@@ -194,11 +209,14 @@ class Learner:
         self.policy.eval()
         self.value.eval()
         with torch.no_grad():
-            if self.config.old_logprobs == "recomputed":
+            if self.recompute:
                 with self.profile.measure("old_logprobs"):
-                    parts["logprobs"] = read_tokens(
+                    recomputed = read_tokens(
                         lambda *batch: self.policy(*batch, temperature), ids, mask, actions, rows
                     )
+                ratios = (recomputed - parts["logprobs"])[actions].exp()
+                self.sampler_error = float(all_reduce_max((ratios - 1).abs().max()))
+                parts["logprobs"] = recomputed
             with self.profile.measure("reference"), self.reference.ready() as reference:
                 parts["ref_logprobs"] = read_tokens(
                     lambda *batch: reference(*batch, temperature), ids, mask, actions, rows
@@ -236,6 +254,8 @@ class Learner:
             rewards, batch.values, batch.action_mask, config.gamma, config.gae_lambda
         )
         metrics = rollout_metrics(batch, scores, returns, kl_coef)
+        if self.recompute:
+            metrics["rollout/sampler_error"] = self.sampler_error
         self.kl.update(metrics["objective/kl"], len(batch.scores))
         return Targets(whiten(advantages, batch.action_mask), returns), metrics
 
@@ -259,6 +279,8 @@ class Learner:
         )
         with self.profile.measure("ema"):
             self.ema.update()
+        self.episodes += len(batch.scores)
+        self.tokens += int(batch.action_mask.sum())
         return metrics | {"lr": rates[0], "lr_value": rates[1]}
 
     # ---- what is around them
@@ -312,6 +334,10 @@ class Learner:
             "score_scale": self.score_scale.state_dict(),
             "lr_factor": self.lr_factor,
             "rollbacks": self.rollbacks,
+            "recompute": self.recompute,
+            "episodes": self.episodes,
+            "tokens": self.tokens,
+            "metrics": self.metrics,
             "rng": rng_state(),
         }
         torch.save(state, folder / f"learner-{self.rank}.pt")
@@ -325,4 +351,6 @@ class Learner:
         self.kl.load_state_dict(state["kl"])
         self.score_scale.load_state_dict(state["score_scale"])
         self.lr_factor, self.rollbacks = state["lr_factor"], state["rollbacks"]
+        self.recompute, self.metrics = state["recompute"], state["metrics"]
+        self.episodes, self.tokens = state["episodes"], state["tokens"]
         set_rng_state(state["rng"])

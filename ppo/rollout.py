@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from podium.engine import world_size
+from podium.engine import all_reduce_max, world_size
 from podium.sampling.protocol import Sample
 
 # Tokens of a pass from which on a shorter pass is no slower a token: seen on a CPU, a guess for a
@@ -29,6 +29,7 @@ class RolloutBatch:
     attention_mask (B, T) bool   True at prompt and response
     action_mask    (B, T) bool   True at response tokens, the stop token among them
     logprobs       (B, T) fp32   log pi_old of each action at the sampling temperature, as sampled
+                                 or as a training pass reads it (`old_logprobs`)
     ref_logprobs   (B, T) fp32   log of the reference, at the same temperature
     values         (B, T) fp32   V of the state before each action
     scores         (B,)   fp32   the reward model's, untouched
@@ -163,8 +164,7 @@ def gather(batch: RolloutBatch, world_size: int) -> RolloutBatch:
     """
     if world_size == 1:
         return batch
-    width = torch.tensor(batch.input_ids.shape[1], device=batch.input_ids.device)
-    torch.distributed.all_reduce(width, torch.distributed.ReduceOp.MAX)
+    width = all_reduce_max(torch.tensor(batch.input_ids.shape[1], device=batch.input_ids.device))
     missing = int(width) - batch.input_ids.shape[1]
     parts: dict[str, Any] = {}
     for field in fields(batch):

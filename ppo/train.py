@@ -74,7 +74,7 @@ def main(config: Config, stage: StageContext) -> None:
     world = stage.world() if stage.is_main else None
 
     # 3. The loop.
-    saved, metrics = done, dict[str, float]()
+    saved = done
     with stage.progress(config.iterations, "ppo", unit="iteration", start=done) as progress:
         for iteration in range(done + 1, config.iterations + 1):
             rows = next(batches(len(prompts), config.batch_size, stage.seed, start=iteration - 1))
@@ -109,6 +109,9 @@ def main(config: Config, stage: StageContext) -> None:
                         stage.dir / "breaches", iteration, asked, texts, batch.scores.tolist()
                     )
                 roll_back(learner, config, stage, iteration, problems, saved)
+            else:
+                learner.metrics = metrics
+            watch_sampler(learner, config, stage, iteration, metrics)
             stop = stage.stop_requested
             if (
                 iteration % config.save_steps == 0 or stop or problems
@@ -125,9 +128,9 @@ def main(config: Config, stage: StageContext) -> None:
     # 4. The policy (its average, by default) and the value model.
     stage.finish(
         lambda folder: save_final(learner, tokenizer, config, stage, folder),
-        headline(metrics),
-        card(config, metrics),
-        tokens=int(config.total_episodes * metrics["rollout/length"]),
+        headline(learner),
+        card(config, learner),
+        tokens=learner.tokens,
     )
 
 
@@ -294,6 +297,27 @@ def roll_back(
     )
 
 
+def watch_sampler(
+    learner: Learner,
+    config: Config,
+    stage: StageContext,
+    iteration: int,
+    metrics: dict[str, float],
+) -> None:
+    """Before the first step every ratio is 1, unless sampler and trainer disagree on what the
+    policy said; then its log-probabilities are recomputed from now on.
+    """
+    limit, error = config.guard.max_first_error, metrics.get("val/ratio_first_error", 0.0)
+    if limit is None or error <= limit or learner.recompute:
+        return
+    learner.recompute = True
+    stage.logbook(
+        f"guard: iteration {iteration}: the sampler's probabilities differ from training's by up "
+        f"to {error:.0%} before any step, above {limit:g} (guard.max_first_error); from now on "
+        f"they are recomputed, as with ppo.old_logprobs: recomputed"
+    )
+
+
 def save_final(
     learner: Learner,
     tokenizer: PreTrainedTokenizerBase,
@@ -330,8 +354,9 @@ def plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
 
 
-def headline(metrics: dict[str, float]) -> dict[str, float]:
-    """The numbers of stage.json, from the last iteration."""
+def headline(learner: Learner) -> dict[str, float]:
+    """The numbers of stage.json, from the last iteration that was learned from."""
+    metrics = learner.metrics | {"guard/rollbacks": learner.rollbacks}
     names = {
         "score": "objective/scores",
         "gold": "objective/gold",
@@ -344,8 +369,9 @@ def headline(metrics: dict[str, float]) -> dict[str, float]:
     return {short: metrics[name] for short, name in names.items() if name in metrics}
 
 
-def card(config: Config, metrics: dict[str, float]) -> str:
-    """The model card's text."""
+def card(config: Config, learner: Learner) -> str:
+    """The model card's text: what was learned from, not what was planned."""
+    metrics, iterations = learner.metrics, learner.episodes // config.batch_size
     kind = (
         f"PPO-ptx (coefficient {config.ptx_coef:g})"
         if config.ptx_coef
@@ -356,16 +382,19 @@ def card(config: Config, metrics: dict[str, float]) -> str:
         if config.final_weights == "ema"
         else "the last"
     )
-    return (
-        f"A policy trained with {kind}: {config.total_episodes:,} episodes in "
-        f"{config.iterations} iterations, KL "
-        f"coefficient {config.kl_coef:g}, learning rate {config.learning_rate:g}; the weights "
-        f"are {weights}.\n\n"
+    last = (
         f"In the last iteration: reward {metrics['objective/scores']:.3f}, "
-        f"{metrics['objective/kl']:.2f} nats a "
-        f"response from its start, {metrics['rollout/length']:.1f} tokens, "
-        f"{metrics['rollout/eos_rate']:.0%} ended by "
-        "themselves. `value/` holds the value model (a reward model's layout).\n"
+        f"{metrics['objective/kl']:.2f} nats a response from its start, "
+        f"{metrics['rollout/length']:.1f} tokens, {metrics['rollout/eos_rate']:.0%} ended by "
+        f"themselves. "
+        if metrics
+        else "The guard took every iteration back. "
+    )
+    return (
+        f"A policy trained with {kind}: {learner.episodes:,} episodes in "
+        f"{iterations} iterations, KL "
+        f"coefficient {config.kl_coef:g}, learning rate {config.learning_rate:g}; the weights "
+        f"are {weights}.\n\n{last}`value/` holds the value model (a reward model's layout).\n"
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from podium.batching import share_of
-from podium.engine import all_reduce_sum, backward, step
+from podium.engine import all_reduce_max, all_reduce_sum, backward, step
 from ppo.config import Config
 from ppo.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
 from ppo.ptx import next_tokens
@@ -56,11 +56,12 @@ class Sums:
         self.tokens = self.ptx_tokens = 0
 
     def means(self) -> dict[str, float]:
-        """The means, the same on every process."""
+        """The means and the largest error, the same on every process."""
         totals = all_reduce_sum(torch.cat([self.values, self.ptx[None]])).tolist()
         means = {name: total / self.tokens for name, total in zip(self.NAMES, totals, strict=False)}
         # over tokens; TRL's is over the means of micro-batches
         means["val/ratio_var"] = max(0.0, means.pop("ratio_squared") - means["val/ratio"] ** 2)
+        means["val/ratio_first_error"] = float(all_reduce_max(self.first_error))
         if self.ptx_tokens:
             means["ptx/loss"] = totals[-1] / self.ptx_tokens
         return means
@@ -125,9 +126,7 @@ class Updater:
                     )
         policy_norm, value_norm = np.mean(norms, axis=0)
         averages = {"grad_norm/policy": float(policy_norm), "grad_norm/value": float(value_norm)}
-        return (
-            sums.means() | averages | gradients | {"val/ratio_first_error": float(sums.first_error)}
-        )
+        return sums.means() | averages | gradients
 
     def _accumulate(
         self,

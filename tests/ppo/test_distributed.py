@@ -97,3 +97,30 @@ def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, config):
     small = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "total_episodes": 24}
     expected = launch(make_recipe("one", **small, **config), tmp_path / "runs", 1)
     assert_same_run(launch(make_recipe("two", **small, **config), tmp_path / "runs", 2), expected)
+
+
+FIRST_ERRORS = """
+import sys, torch
+from ppo.update import Sums
+torch.distributed.init_process_group(
+    "gloo", init_method="file://" + sys.argv[2], rank=int(sys.argv[1]), world_size=2)
+sums = Sums(torch.device("cpu"))
+sums.tokens = 1
+sums.first_error = torch.tensor((0.25, 0.5)[int(sys.argv[1])])
+print(sums.means()["val/ratio_first_error"])
+"""
+
+
+def test_the_first_error_is_the_largest_of_all_processes(tmp_path):
+    """Seen red: the main process told its own alone."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", FIRST_ERRORS, str(rank), str(tmp_path / "store")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    assert [float(process.communicate(timeout=300)[0]) for process in started] == [0.5, 0.5]

@@ -237,6 +237,75 @@ def test_resume_after_a_rollback_is_bit_exact(make_recipe, tmp_path, monkeypatch
     assert_same_weights(resumed, whole)
 
 
+def test_a_sampler_that_rounds_otherwise_is_noticed_and_mended(make_recipe, tmp_path, monkeypatch):
+    """The guard says so, and from then on, over a stop and a rollback too, log-probabilities are
+    recomputed. Mutations seen red: nobody looks; `recompute` left out of the checkpoint.
+    """
+    guard = {"min_eos_rate": None, "min_explained_variance": None, "max_first_error": 1e-4}
+    recipe = make_recipe(old_logprobs="sampled", guard=guard)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "runs", "dtype=bf16")
+    folder = train(recipe, tmp_path / "runs", "dtype=bf16")
+    lines = metrics(folder)
+    assert lines[0]["val/ratio_first_error"] > 1e-4
+    assert ["rollout/sampler_error" in line for line in lines] == [False, True, True, True]
+    logbook = (folder / "logbook.md").read_text()
+    assert logbook.count("the sampler's probabilities differ from training's") == 1
+    assert "guard.max_first_error" in logbook
+
+
+@pytest.mark.parametrize("broken", [None, 1, 3, 4])
+def test_the_record_counts_what_was_learned_from(make_recipe, tmp_path, monkeypatch, broken):
+    """Four iterations of 8 episodes; the guard takes one back, and with it what was not yet saved.
+    Seen red: the last length times all episodes, the planned number of episodes, the numbers of
+    the iteration that was taken back; mutation seen red: the counts left out of the checkpoint.
+    """
+    original = Learner.rollout
+
+    def rollout(self, prompts, iteration):
+        batch = original(self, prompts, iteration)
+        if iteration == broken:
+            batch.scores[0] = float("nan")
+        return batch
+
+    monkeypatch.setattr(Learner, "rollout", rollout)
+    recipe = make_recipe(save_steps=2, total_episodes=39)  # not five iterations: 32 episodes
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Interrupted):
+            train(recipe, tmp_path / "runs")
+    folder = train(recipe, tmp_path / "runs")
+    lines = metrics(folder)
+    learned = [line for line in lines if line["step"] != broken]
+    if broken == 4:
+        learned = learned[:2]  # back to the checkpoint of iteration 2
+    record = json.loads((folder / "final/stage.json").read_text())
+    assert record["tokens"] == sum(line["rollout/tokens"] for line in learned)
+    assert record["metrics"]["score"] == learned[-1]["objective/scores"]
+    assert record["metrics"]["length"] == learned[-1]["rollout/length"]
+    assert record["metrics"]["rollbacks"] == (broken is not None)
+    text = (folder / "final/README.md").read_text()
+    assert f": {8 * len(learned)} episodes in {len(learned)} iterations" in text
+
+
+def test_a_run_whose_every_iteration_is_taken_back_says_so(make_recipe, tmp_path, monkeypatch):
+    """Seen red: the card told the numbers of an iteration that nothing is left of."""
+    original = Learner.rollout
+
+    def rollout(self, prompts, iteration):
+        batch = original(self, prompts, iteration)
+        batch.scores[0] = float("nan")
+        return batch
+
+    monkeypatch.setattr(Learner, "rollout", rollout)
+    folder = train(make_recipe(total_episodes=16), tmp_path / "runs")
+    text = (folder / "final/README.md").read_text()
+    assert "0 episodes in 0 iterations" in text and "The guard took every iteration back" in text
+    assert json.loads((folder / "final/stage.json").read_text())["tokens"] == 0
+
+
 def test_a_reward_that_stays_nan_stops_the_run_with_the_reason(make_recipe, tmp_path, monkeypatch):
     """Mutation seen red: the guard looks at thresholds only."""
     original = Learner.rollout

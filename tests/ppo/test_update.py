@@ -178,6 +178,34 @@ def test_first_minibatch_has_ratio_1_and_no_clipping(make_learner, request, fold
     assert metrics["policy/approxkl_avg"] == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["all weights", "lora"])
+def test_in_bf16_the_ratio_is_1_and_the_kl_0_before_the_first_step(
+    make_learner, policy_folder, lora
+):
+    """Training autocasts, the sampler does not: with logits as sharp as a trained model's their
+    probabilities differ by more than the clip range allows. Seen red with sampled
+    log-probabilities: ratio 0.2 from 1, KL not 0.
+    """
+    from podium.models import load_causal_lm
+
+    model = load_causal_lm(policy_folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(10.0)
+    model.save_pretrained(policy_folder)
+    found = {}
+    for mode in ("auto", "sampled"):
+        learner = make_learner(dtype="bf16", lora=lora, num_mini_batches=1, old_logprobs=mode)
+        batch = learner.rollout(PROMPTS, 1)
+        targets, metrics = learner.targets(batch)
+        found[mode] = metrics | learner.update(batch, targets, None, 1)
+    assert found["auto"]["val/ratio_first_error"] < 0.03  # passes of other rows round otherwise
+    assert found["auto"]["objective/kl_k3"] == pytest.approx(0.0, abs=1e-6)
+    assert found["auto"]["rollout/sampler_error"] > 0.05  # and it is told
+    assert found["sampled"]["val/ratio_first_error"] > 0.05  # so that this test could fail
+
+
 def test_dropout_is_switched_off_wherever_a_model_keeps_it():
     """As a module (GPT-2), and as a number that a module reads (OPT). Mutation seen red: modules
     left as they are.
