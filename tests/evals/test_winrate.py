@@ -71,6 +71,26 @@ def test_a_judge_that_likes_length_is_seen_through_when_lengths_are_matched():
     )
 
 
+def test_lengths_match_within_a_share_of_the_longer_one():
+    """100 and 90 match at 10 %, 100 and 89 do not. Seen red with the share of the shorter one."""
+    lengths = np.full((2, 1), 100)
+    found = length_matched_win_rate(
+        np.array([[1.0], [0.0]]), np.zeros((2, 1)), lengths, np.array([[90], [89]])
+    )
+    assert found is not None and (found.rate, found.comparisons) == (1.0, 1)
+
+
+def test_where_all_lengths_match_the_matched_win_rate_is_the_raw_one():
+    """Interval, p-value and prompts too. Seen red with the prompt of a pair taken from another
+    axis, and with every pair as a prompt of its own.
+    """
+    rng = np.random.default_rng(4)
+    first, second = rng.normal(size=(5, 3)), rng.normal(size=(5, 4))
+    same = length_matched_win_rate(first, second, np.ones((5, 3)), np.ones((5, 4)))
+    assert same == win_rate(first, second)
+    assert same.prompts == 5 and same.comparisons == 60
+
+
 def test_the_tax_is_relative_in_loss_and_positive_when_paid():
     """Seen red with model and reference exchanged."""
     rng = np.random.default_rng(2)
