@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from benchmarks.coverage import ranked_pairs
 from podium.statistics import mean_with_interval
@@ -56,13 +56,13 @@ def test_few_pairs_look_miscalibrated_by_chance():
 
 
 def test_a_calibrated_model_exceeds_the_reference_as_often_as_it_says():
-    """400 calibrated models, each on 40 rankings of 6: 5 % may exceed the 95th percentile. False
-    alarm: 20 trials are expected, more than 34 come with a chance of 1 in 1000. Seen red with the
-    pairs drawn independently: 11 % (44) exceed it.
+    """400 calibrated models, each on 30 rankings of 9: 5 % may exceed the 95th percentile. False
+    alarm: 20 trials are expected, more than 34 or fewer than 7 come with a chance of 1 in 1000
+    each. Seen red with the pairs drawn independently: 12 % (49) exceed it.
     """
     exceeded = 0
     for trial in range(400):
-        gaps, preferred, other, _ = ranked_pairs(np.random.default_rng(trial), 40, 6)
+        gaps, preferred, other, _ = ranked_pairs(np.random.default_rng(trial), 30, 9)
         _, high = reference_ece(gaps, preferred, other, draws=100, seed=trial)
         exceeded += expected_calibration_error(gaps) > high
     assert 7 <= exceeded <= 34
@@ -91,6 +91,19 @@ def test_reliability_by_hand():
     np.testing.assert_allclose(table.confidence, [0.5, expit(1.0)])
     np.testing.assert_allclose(table.accuracy, [0.5, 0.5])
     assert table.pairs.tolist() == [1, 2]
+
+
+def test_bins_are_a_twentieth_of_confidence_wide():
+    """0.52, 0.54 and 0.58: two bins of ten between 0.5 and 1. Seen red with bins between 0 and
+    1.
+    """
+    gaps = logit(np.array([0.52, 0.54, 0.58]))
+    assert reliability(gaps).pairs.tolist() == [2, 1]
+    # a pair of confidence 1 belongs to the last bin, and errors do not cancel between pairs' bins
+    assert reliability(np.array([100.0, logit(0.96)])).pairs.tolist() == [2]
+    assert expected_calibration_error(np.array([logit(0.6), -logit(0.9)])) == pytest.approx(
+        (0.4 + 0.9) / 2
+    )
 
 
 def test_knowing_nothing_costs_log_two():

@@ -1,0 +1,106 @@
+"""A row of results.json against numbers made by hand: every figure from its own column, its own
+sign, and its own reference.
+"""
+
+import numpy as np
+import pytest
+
+from data.records import Message, Question
+from evals.loglikelihood import Choices
+from evals.measure import Measured, summarise
+from evals.records import Answer
+from podium.statistics import bon_kl
+
+PROMPTS, SAMPLES = 12, 2
+
+
+def measured(
+    golds: list[float], lengths: list[int], right: list[bool], loss: float, ratio: float
+) -> Measured:
+    """Two answers to each prompt. The reward is the gold's negative, so that one read for the other
+    turns the sign; the four conventions of accuracy differ in the same way.
+    """
+    answers = [
+        Answer(
+            row="?",
+            prompt=[Message(role="user", content="?")],
+            prompt_index=i // SAMPLES,
+            response=f"{i}",
+            tokens=lengths[i],
+            finished=True,
+            gold=golds[i],
+            reward=-golds[i],
+            log_ratio=ratio,
+        )
+        for i in range(PROMPTS * SAMPLES)
+    ]
+    choices = [
+        Choices(
+            totals=np.array([-10.0, -11.0]),
+            characters=np.array([1, 100]),
+            utf8_bytes=np.array([1, 100]),
+            tokens=np.array([1, 100]),
+            answer=0 if yes else 1,
+        )
+        for yes in right
+    ]
+    return Measured(answers, SAMPLES, np.array([loss, 2 * loss]), choices)
+
+
+QUESTIONS = [
+    Question(question="?", choices=["a", "b"], answer=0, source=source)
+    for source in ("people", "people", "places", "places")
+]
+
+
+@pytest.fixture
+def pair() -> tuple[Measured, Measured]:
+    """A policy that wins 11 prompts of 12 against SFT, and loses where the lengths are alike."""
+    count = PROMPTS * SAMPLES
+    golds = [2.0] * (count - SAMPLES) + [0.0] * SAMPLES
+    lengths = [20] * (count - SAMPLES) + [10] * SAMPLES
+    policy = measured(golds, lengths, [True, True, False, False], loss=1.1, ratio=0.25)
+    sft = measured([1.0] * count, [10] * count, [True, True, True, False], loss=1.0, ratio=0.125)
+    return policy, sft
+
+
+def test_a_policys_row_is_its_own_against_sft(pair):
+    """Seen red with: the two models exchanged, in the win rate, the matched one and either tax; the
+    rate, its ends or its p turned round; the reward read for the gold; the pairs counted for
+    prompts; the raw win rate in the matched one's place; another accuracy.
+    """
+    row = summarise("ppo_ptx", *pair, QUESTIONS, best_of=4)
+    assert row["win_rate"] == pytest.approx(11 / 12) and row["ties"] == 0
+    assert 0.5 < row["win_rate_low"] < 11 / 12 < row["win_rate_high"] <= 1
+    assert row["win_rate_p"] < 0.05 and row["win_rate_prompts"] == PROMPTS
+    matched = row["win_rate_length_matched"]
+    assert (matched["rate"], matched["prompts"], matched["comparisons"]) == (0.0, 1, 4)
+    assert row["gold"] == pytest.approx(22 / 12) and row["reward"] == pytest.approx(-22 / 12)
+    assert row["gold_low"] < 22 / 12 < row["gold_high"]
+    assert row["length"] == pytest.approx(230 / 12)
+    assert row["pretrain_loss"] == pytest.approx(1.65)
+    assert row["pretrain_loss_increase"]["value"] == pytest.approx(0.1)
+    assert row["fact_accuracy"] == 0.5 and row["fact_accuracy_drop"]["value"] == 0.25
+    assert row["fact_accuracy_by_kind"] == {"people": 1.0, "places": 0.0}
+    assert row["kl"] == row["kl_low"] == row["kl_high"] == 0.25
+
+
+def test_a_loser_is_no_winner_turned_round(pair):
+    policy, sft = pair
+    row = summarise("ppo", sft, policy, QUESTIONS, best_of=4)
+    assert row["win_rate"] == pytest.approx(1 / 12) and row["win_rate_high"] < 0.5
+    assert row["pretrain_loss_increase"]["value"] == pytest.approx(1 / 1.1 - 1)
+    assert row["fact_accuracy_drop"]["value"] == -0.25
+
+
+def test_best_of_ns_kl_is_the_picks_bound_plus_sfts_own(pair):
+    """Seen red with the bound left out, subtracted, or added to every row."""
+    policy, sft = pair
+    row = summarise("best_of_n", policy, sft, QUESTIONS, best_of=4)
+    assert row["kl"] == row["kl_low"] == row["kl_high"] == pytest.approx(0.25 + bon_kl(4))
+
+
+def test_sft_is_even_with_itself_and_no_verdict_counts_it(pair):
+    _, sft = pair
+    row = summarise("sft", sft, sft, QUESTIONS, best_of=4)
+    assert (row["win_rate"], row["win_rate_p"], row["win_rate_length_matched"]) == (0.5, 1.0, None)
