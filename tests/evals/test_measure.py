@@ -59,7 +59,7 @@ def pair() -> tuple[Measured, Measured]:
     count = PROMPTS * SAMPLES
     golds = [2.0] * (count - SAMPLES) + [0.0] * SAMPLES
     lengths = [20] * (count - SAMPLES) + [10] * SAMPLES
-    policy = measured(golds, lengths, [True, True, False, False], loss=1.1, ratio=0.25)
+    policy = measured(golds, lengths, [True, False, False, False], loss=1.1, ratio=0.25)
     sft = measured([1.0] * count, [10] * count, [True, True, True, False], loss=1.0, ratio=0.125)
     return policy, sft
 
@@ -80,8 +80,8 @@ def test_a_policys_row_is_its_own_against_sft(pair):
     assert row["length"] == pytest.approx(230 / 12)
     assert row["pretrain_loss"] == pytest.approx(1.65)
     assert row["pretrain_loss_increase"]["value"] == pytest.approx(0.1)
-    assert row["fact_accuracy"] == 0.5 and row["fact_accuracy_drop"]["value"] == 0.25
-    assert row["fact_accuracy_by_kind"] == {"people": 1.0, "places": 0.0}
+    assert row["fact_accuracy"] == 0.25 and row["fact_accuracy_drop"]["value"] == 0.5
+    assert row["fact_accuracy_by_kind"] == {"people": 0.5, "places": 0.0}
     assert row["kl"] == row["kl_low"] == row["kl_high"] == 0.25
 
 
@@ -90,7 +90,7 @@ def test_a_loser_is_no_winner_turned_round(pair):
     row = summarise("ppo", sft, policy, QUESTIONS, best_of=4)
     assert row["win_rate"] == pytest.approx(1 / 12) and row["win_rate_high"] < 0.5
     assert row["pretrain_loss_increase"]["value"] == pytest.approx(1 / 1.1 - 1)
-    assert row["fact_accuracy_drop"]["value"] == -0.25
+    assert row["fact_accuracy_drop"]["value"] == -0.5
 
 
 def test_best_of_ns_kl_is_the_picks_bound_plus_sfts_own(pair):

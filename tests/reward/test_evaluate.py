@@ -3,20 +3,29 @@ answers.
 """
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from data.jsonl import write_jsonl
+from data.records import Prompt, Ranking
+from data.template import encode_prompt, encode_response
 from podium.errors import DataError
 from podium.rewards.model import save_reward_model
+from podium.statistics import SHARE, Estimate, mean_with_interval
+from reward.calibration import negative_log_likelihood, overconfidence, reference_ece
 from reward.evaluate import (
+    ceiling,
     evaluate_file,
     figures,
     gold_accuracy,
+    headline,
     pairs_of,
     ranking_figures,
+    score_rankings,
     tau_b,
+    text_number,
     trust_report,
 )
 from reward.report import describe, page_of_plots, write_report
@@ -53,6 +62,112 @@ def test_accuracy_by_hand():
         (3 * np.log1p(np.exp(-1)) + np.log1p(np.exp(1))) / 4
     )
     assert found["pairs"] == found["prompts"] == 4
+
+
+def test_every_interval_is_over_prompts_not_pairs():
+    """Eight rankings of four (48 pairs), seven read right and one wrong: the interval of eight
+    outcomes. Seen red with each pair as its own prompt, in each of the four figures.
+    """
+    records = [ranking(f"Who {i}?", ["a", "b", "c", "d"], [1, 2, 3, 4]) for i in range(8)]
+    scores = [np.arange(4.0, 0.0, -1) * (0.5 + i) for i in range(7)] + [np.arange(4.0)]
+    pairs = pairs_of(records, scores)
+    found = figures(pairs)
+    by_prompt = {
+        "accuracy": mean_with_interval([1.0] * 7 + [0.0], range(8), SHARE),
+        "nll": of_prompts(negative_log_likelihood(pairs.gap)),
+        "overconfidence": of_prompts(overconfidence(pairs.gap)),
+    }
+    for name, expected in by_prompt.items():
+        assert found[name] == pytest.approx(expected._asdict()), name
+    whole = {name: found["accuracy_by_k"]["4"][name] for name in ("value", "low", "high")}
+    assert whole == pytest.approx(found["accuracy"]) and found["accuracy_by_k"]["4"]["pairs"] == 48
+
+
+def of_prompts(values: np.ndarray) -> Estimate:
+    """Of 48 pairs, six a prompt."""
+    return mean_with_interval(values.reshape(8, 6).mean(axis=1), range(8))
+
+
+def test_the_reference_of_calibration_knows_which_texts_the_pairs_share():
+    """Seen red with two fresh texts for every pair, and with preferred and other exchanged."""
+    records = [ranking(f"Who {i}?", ["a", "b", "c"], [1, 2, 3]) for i in range(30)]
+    rng = np.random.default_rng(0)
+    pairs = pairs_of(records, [rng.normal(size=3) for _ in records])
+    assert pairs.preferred[0] == pairs.preferred[1] == text_number(pairs.prompt[0], "a")
+    assert pairs.other[0] == pairs.preferred[2] and pairs.other[1] == pairs.other[2]
+    assert len(set(pairs.preferred) | set(pairs.other)) == 90
+    mean, high = reference_ece(pairs.gap, pairs.preferred, pairs.other)
+    assert figures(pairs)["reference_ece"] == {"value": mean, "high": high}
+
+
+def test_a_pairs_score_is_the_mean_of_both():
+    pairs = pairs_of([ranking("Who?", ["a", "b"], [1, 2])], [np.array([3.0, 1.0])])
+    assert pairs.mean_score.tolist() == [2.0]
+
+
+def test_each_split_is_read_for_itself_and_length_is_learned_from_training(reward_model, tokenizer):
+    """Training prefers the short answer, validation (2 prompts) and strangers (3) the long one, so
+    a reader of length is wrong on both. Seen red with validation and heldout exchanged, with
+    training in validation's place, with length learned from validation, and turned round.
+    """
+
+    def records(name: str, count: int, ranks: list[int]) -> list[Ranking]:
+        return [ranking(f"{name} {i}?", ["Ana.", "Ana and Bram."], ranks) for i in range(count)]
+
+    splits = Splits(
+        records("t", 4, [1, 2]), records("v", 2, [2, 1]), records("h", 3, [2, 1]), Counter()
+    )
+    report = trust_report(reward_model, tokenizer, splits)
+    assert (report["validation"]["prompts"], report["heldout"]["prompts"]) == (2, 3)
+    for split in ("validation", "heldout"):
+        assert report[split]["length_only"]["longer_is_better"] is False
+        assert report[split]["length_only"]["value"] == 0.0
+
+
+def test_the_ceiling_is_what_gold_reaches_on_the_labels():
+    """A world whose gold is the length, labels that prefer the longer one twice out of three. Seen
+    red with the gold score's sign turned.
+    """
+    labels = [[2, 1], [2, 1], [1, 2]]
+    records = [ranking(f"{i}?", ["Ana.", "Ana and Bram."], own) for i, own in enumerate(labels)]
+    assert ceiling(records, LengthWorld())["gold"]["value"] == pytest.approx(2 / 3)
+    assert ranking_figures(records, [np.array([0.0, 1.0])] * 3)["tau_b"]["value"] == pytest.approx(
+        1 / 3
+    )
+
+
+class LengthWorld:
+    """As much of a world as a ceiling asks of one."""
+
+    def gold(self, prompt: Prompt, text: str) -> float:
+        return float(len(text))
+
+
+def test_a_response_that_just_fits_is_scored(reward_model, tokenizer):
+    """Seen red with < for <=."""
+    asked = ranking("Who?", ["Ana.", "Ana and Bram in the mill."], [1, 2])
+    longest = len(encode_prompt(tokenizer, asked.prompt)) + len(
+        encode_response(tokenizer, asked.responses[1])
+    )
+    for room, finite in ((longest, [True, True]), (longest - 1, [True, False])):
+        (scores,) = score_rankings(reward_model, tokenizer, [asked], room)
+        assert np.isfinite(scores).tolist() == finite
+
+
+def test_the_headline_takes_each_number_from_its_split():
+    """Seen red with the splits exchanged, and with length's accuracy for the model's."""
+
+    def section(start: float) -> dict:
+        names = ("accuracy", "ece", "nll", "length_only", "accuracy_on_gold")
+        values = {name: {"value": start + i} for i, name in enumerate(names)}
+        return values | {"ceiling": {"agreement": {"value": start + 8}, "gold": {"value": start}}}
+
+    found = headline({"validation": section(10), "heldout": section(20)})
+    expected = {"accuracy": 0, "ece": 1, "nll": 2, "labeler_agreement": 8, "ceiling_accuracy": 0}
+    expected |= {"gold_accuracy": 4}
+    assert found == {name: 10 + value for name, value in expected.items()} | {
+        f"heldout_{name}": 20 + value for name, value in expected.items()
+    }
 
 
 @pytest.mark.parametrize("seed", range(5))
