@@ -50,6 +50,11 @@ def test_more_samples_of_the_same_prompts_do_not_shrink_the_interval_as_more_pro
     several, single = win_rate(skill, np.zeros((40, 1))), win_rate(skill[:, :1], np.zeros((40, 1)))
     assert several.rate == single.rate
     assert several.high - several.low > 0.8 * (single.high - single.low)
+    # five copies of an answer are no more evidence than one; 0.5 is what p asks about
+    assert several.p == pytest.approx(single.p)
+    assert (single.p < 0.05) == (not single.low <= 0.5 <= single.high)
+    even = win_rate(np.array([[1.0], [-1.0]] * 20), np.zeros((40, 1)))
+    assert even.p == pytest.approx(1.0)
 
 
 def test_a_judge_that_likes_length_is_seen_through_when_lengths_are_matched():
@@ -105,3 +110,17 @@ def test_the_tax_is_relative_in_loss_and_positive_when_paid():
         untouched.loss_increase.low < 0 < untouched.loss_increase.high
         and untouched.accuracy_drop is None
     )
+
+
+def test_the_taxs_intervals_by_hand():
+    """Losses up by 0.01, 0.02 and 0.03 from 0.5: 4 % with t_2 = 4.3027 standard errors of
+    0.01 / sqrt(3). No question changed: an interval on both sides of 0. Seen red with ends in nats,
+    and with bounds of 0 and 1 for the drop.
+    """
+    reference, right = np.full(3, 0.5), np.arange(60) < 30
+    tax = alignment_tax(reference + np.array([0.01, 0.02, 0.03]), reference, right, right)
+    half = 4.3027 * 0.01 / 3**0.5 / 0.5
+    assert tax.loss_increase == pytest.approx((0.04, 0.04 - half, 0.04 + half), abs=1e-4)
+    assert tax.accuracy_drop is not None
+    assert tax.accuracy_drop.low == pytest.approx(-tax.accuracy_drop.high)
+    assert tax.accuracy_drop.low < 0
