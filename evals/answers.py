@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.records import Prompt
 from data.template import decode_response, encode_prompt, encode_response
 from evals.records import Answer
+from podium.models import context_of
 from podium.rewards.model import RewardEnsemble
 from podium.rewards.score import score_texts
 from podium.sampling.protocol import Sample, Sampler, SamplingParams
@@ -68,7 +69,7 @@ class Judge:
 
 def _score(scorer: Scorer, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
     model, tokenizer = scorer
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_of(model.config)
     if context is not None:
         texts = [
             fitting(tokenizer, prompt, text, context)

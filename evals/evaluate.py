@@ -30,11 +30,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.jsonl import write_jsonl
 from data.template import encode_prompt
 from evals.answers import Judge, Scorer, best_of_curve, pick_best
-from evals.measure import Bench, HeldOut, Measured, answers_of, context_of, measure, summarise
+from evals.measure import LONGEST_CONTEXT, Bench, HeldOut, Measured, answers_of, measure, summarise
 from evals.pieces import Pieces
 from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
 from podium.errors import DataError
-from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
+from podium.models import context_of, load_causal_lm, load_tokenizer, moved, resize_for
 from podium.rewards.model import load_reward_model
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
@@ -97,7 +97,8 @@ def main(config: Config, stage: StageContext) -> None:
     drop_foreign_base(rows, tokenizer, stage)
     judge = make_judge(config, stage)
     reference = _load(stage, stage.parent(reference_of(config, stage.recipe)), tokenizer)
-    held_out = read_held_out(config, stage, tokenizer, context_of(reference))
+    context = context_of(reference.config) or LONGEST_CONTEXT
+    held_out = read_held_out(config, stage, tokenizer, context)
     pad, sampling_by = tokenizer.pad_token_id, stage.sampler()
     folders = {row: stage.parent(ref, row != "base") for row, ref in rows.items()}
     bench = Bench(

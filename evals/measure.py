@@ -20,6 +20,7 @@ from evals.pieces import Pieces
 from evals.records import Answer
 from evals.tax import alignment_tax
 from evals.winrate import WinRate, length_matched_win_rate, win_rate
+from podium.models import context_of
 from podium.sampling.protocol import Sampler, SamplingParams
 from podium.statistics import bon_kl, mean_with_interval
 
@@ -234,9 +235,5 @@ def _skills(measured: Measured, sft: Measured, questions: list[Question]) -> dic
     return values
 
 
-def context_of(model: PreTrainedModel) -> int:
-    return int(getattr(model.config, "max_position_embeddings", LONGEST_CONTEXT))
-
-
 def _context(model: PreTrainedModel) -> int:
-    return min(context_of(model), LONGEST_CONTEXT)
+    return min(context_of(model.config) or LONGEST_CONTEXT, LONGEST_CONTEXT)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,29 +18,140 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from podium.errors import ParentError
+from podium.output_head import measure_output_head
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+# Tensors that old checkpoints hold and that models compute for themselves.
+COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$")
+NAMED = 5  # weights that an error names, of however many
+# What configs call the longest sequence; the first that is there counts.
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "n_ctx")
+UNSTATED_CONTEXT = 2048  # tokens, for whoever must have a limit where the model states none
 
 
 def load_causal_lm(path: str | Path) -> PreTrainedModel:
     """A causal language model in fp32 (autocast brings bf16 where wanted), in eval mode.
 
+    Of its generation config only the token ids stay: a stranger's temperature, top_k or
+    repetition penalty would change what is sampled elsewhere, and transformers refuses to save
+    some of them. Routers of a mixture of experts do not report their logits.
+
     Raises:
-        ParentError: the folder holds no model that transformers can load.
+        ParentError: the folder holds no model that transformers can load, a weight is missing, left
+            over or of another shape, or its logits cannot be computed apart from its forward.
     """
     from transformers import AutoModelForCausalLM
 
+    model = load_whole(AutoModelForCausalLM, path, "causal language model").eval()
+    keep_token_ids_alone(model)
+    silence_routers(model)
+    measure_output_head(model)
+    return model
+
+
+def load_whole(
+    kind: Any, path: str | Path, what: str, fresh: re.Pattern[str] | None = None, **arguments: Any
+) -> PreTrainedModel:
+    """A model in fp32 whose every weight comes from the folder.
+
+    transformers draws missing weights at random and only prints a report, so a checkpoint saved
+    from inside a wrapper, or with its head under another name, would train on noise in silence.
+
+    Args:
+        kind: an auto class of transformers.
+        what: what the folder is asked to hold, for errors.
+        fresh: names of weights that may be missing, since new ones are meant.
+
+    Raises:
+        ParentError: names the weights that are missing, left over or of another shape.
+    """
+    arguments |= {"dtype": torch.float32, "output_loading_info": True}
     try:
-        return AutoModelForCausalLM.from_pretrained(str(path), dtype=torch.float32).eval()
-    except (OSError, ValueError) as error:
+        with _quiet_loading():
+            model, report = kind.from_pretrained(
+                str(path), ignore_mismatched_sizes=True, **arguments
+            )
+    except (OSError, ValueError, RuntimeError) as error:
         raise ParentError(
-            f"{path} holds no causal language model that transformers can load: {error}",
+            f"{path} holds no {what} that transformers can load: {error}",
             "give a folder in Hugging Face layout (config.json, model.safetensors, "
             "tokenizer.json) or a hub id",
         ) from error
+    missing = {n for n in report["missing_keys"] if not (fresh and fresh.search(n))}
+    unexpected = {n for n in report["unexpected_keys"] if not COMPUTED.search(n)}
+    mismatched = {f"{name} {list(here)}" for name, here, *_ in report["mismatched_keys"]}
+    problems = []
+    if missing:
+        problems.append(f"holds no weights for {_listed(missing)}")
+    if mismatched:
+        problems.append(f"has weights of another shape: {_listed(mismatched)}")
+    if unexpected:
+        problems.append(f"holds {_listed(unexpected)}, which a {type(model).__name__} has not")
+    if problems:
+        raise ParentError(
+            f"{path} {'; it '.join(problems)}",
+            "save the whole model under the names that transformers gives its weights "
+            "(model.save_pretrained of the unwrapped model), or give another folder",
+        )
+    return model
+
+
+def keep_token_ids_alone(model: PreTrainedModel) -> None:
+    """Replace the generation config by one that only says which tokens begin, end and pad."""
+    from transformers import GenerationConfig
+
+    kept = model.generation_config
+    if kept is not None:
+        ids = {
+            name: getattr(kept, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+        }
+        model.generation_config = GenerationConfig(**ids)
+
+
+def silence_routers(model: PreTrainedModel) -> None:
+    """A mixture of experts answers without its router's logits, whose masks fit no cached step."""
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        if getattr(config, "output_router_logits", False):
+            config.output_router_logits = False
+
+
+def context_of(config: PretrainedConfig) -> int | None:
+    """The longest sequence in tokens that a model's config states; None where it states none.
+
+    A model whose positions are relative (BLOOM, Mamba) has no limit of its own; whoever must have
+    one takes `UNSTATED_CONTEXT` and says so.
+    """
+    text = config.get_text_config()
+    for key in CONTEXT_KEYS:
+        value = getattr(text, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _listed(names: set[str]) -> str:
+    """A few names and how many more there are."""
+    first = sorted(names)[:NAMED]
+    more = f" and {len(names) - len(first)} more" if len(names) > len(first) else ""
+    return ", ".join(first) + more
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without transformers' own report of what it drew at random: what matters is raised here."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

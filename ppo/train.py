@@ -30,7 +30,7 @@ from data.records import Prompt
 from data.template import decode_response, encode_prompt
 from podium.engine import full_state_dict
 from podium.errors import DataError, DivergenceError, Interrupted, ParentError
-from podium.models import load_causal_lm, load_tokenizer, save_model
+from podium.models import context_of, load_causal_lm, load_tokenizer, save_model
 from podium.rewards.model import (
     RewardEnsemble,
     load_reward_model,
@@ -186,10 +186,7 @@ def load_prompts(
         DataError: none fits.
     """
     prompts = stage.records("prompts", "train")
-    contexts = [
-        getattr(model.config, "max_position_embeddings", None)
-        for model in (models.policy, models.reward)
-    ]
+    contexts = [context_of(model.config) for model in (models.policy, models.reward)]
     room = min((context for context in contexts if context is not None), default=None)
     limits = (config.max_prompt_tokens, room and room - config.response_length - 1)
     limit = min((tokens for tokens in limits if tokens is not None), default=None)

@@ -44,7 +44,15 @@ from podium.engine import (
     step,
 )
 from podium.errors import DataError, Interrupted, RecipeError
-from podium.models import count_parameters, load_causal_lm, load_tokenizer, resize_for, save_model
+from podium.models import (
+    UNSTATED_CONTEXT,
+    context_of,
+    count_parameters,
+    load_causal_lm,
+    load_tokenizer,
+    resize_for,
+    save_model,
+)
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.runtime import rng_state, set_rng_state
@@ -135,7 +143,7 @@ def main(config: Config, stage: StageContext) -> None:
 
     # 2. Documents to full windows. Everything about the data's order follows from the seed and the
     #    step.
-    context = min(config.context, model.config.max_position_embeddings)
+    context = min(config.context, context_of(model.config) or config.context)
     train = windows(tokenizer, documents, context, "train")  # (N, T)
     held_out = windows(tokenizer, stage.records("documents", "validation"), context, "validation")
     held_out = held_out[: max(config.eval_tokens // context, 1)]
@@ -354,7 +362,7 @@ def write_sample(
         *tokenizer(config.sample_prompt, add_special_tokens=False)["input_ids"],
     ]
     ids = torch.tensor([prompt], device=stage.device)
-    room = engine.module.config.max_position_embeddings - len(prompt)
+    room = (context_of(engine.module.config) or UNSTATED_CONTEXT) - len(prompt)
     with torch.random.fork_rng():
         torch.manual_seed(stage.seed)
         written = engine.module.generate(

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from data.records import Message, Prompt, Record
 from data.template import decode_response, encode_prompt, prepare_tokenizer
 from podium.batching import share_of
-from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
+from podium.models import context_of, load_causal_lm, load_tokenizer, moved, resize_for
 from podium.run.context import StageContext
 from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import Sampler, SamplingParams
@@ -56,7 +56,7 @@ def load_writer(stage: StageContext, ref: str, max_batch: int) -> Writer:
     folder = stage.parent(ref, same_tokenizer=False)
     tokenizer, model = prepare_tokenizer(load_tokenizer(folder)), load_causal_lm(folder)
     resize_for(tokenizer, model)
-    context = getattr(model.config, "max_position_embeddings", 10**9)
+    context = context_of(model.config) or 10**9
     model = moved(model, stage.device)
     sampler = make_sampler(stage.sampler(), model, int(tokenizer.pad_token_id), max_batch)
     return Writer(tokenizer, sampler, context)

@@ -27,6 +27,7 @@ from data.jsonl import read_jsonl
 from data.records import Prompt, Ranking
 from data.template import encode_prompt, encode_response
 from data.worlds import World
+from podium.models import context_of
 from podium.rewards.model import RewardEnsemble, load_reward_model
 from podium.rewards.score import score_texts
 from podium.statistics import SHARE, Estimate, mean_with_interval
@@ -319,7 +320,7 @@ def evaluate_file(model: str | Path, file: str | Path, out: str | Path) -> dict[
     check_cohorts(rankings, str(file))
     heldout = [r for r in rankings if r.cohort == HELDOUT]
     parts = Splits([], [r for r in rankings if r.cohort != HELDOUT], heldout, Counter())
-    context = getattr(reward_model.config, "max_position_embeddings", 10**9)
+    context = context_of(reward_model.config) or 10**9
     report = trust_report(reward_model, tokenizer, parts, max_length=context)
     write_report(report, Path(out))
     return report

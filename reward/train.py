@@ -38,7 +38,7 @@ from podium.engine import (
     save_engine,
 )
 from podium.errors import DataError, Interrupted
-from podium.models import load_tokenizer, moved
+from podium.models import context_of, load_tokenizer, moved
 from podium.progress import say
 from podium.rewards.model import (
     Combine,
@@ -244,7 +244,7 @@ def main(config: Config, stage: StageContext) -> None:
 def initial_model(folder: Path, max_length: int | None) -> InitialModel:
     """The model of a folder; sequences are no longer than `max_length` or the model's context."""
     tokenizer = prepare_tokenizer(load_tokenizer(folder))
-    context = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
+    context = context_of(AutoConfig.from_pretrained(folder))
     return InitialModel(folder, tokenizer, min(max_length or 10**9, context or 10**9))
 
 

@@ -27,7 +27,15 @@ from data.packing import encode_documents
 from data.template import encode_prompt, prepare_tokenizer
 from podium.engine import EngineConfig
 from podium.errors import DataError, Interrupted, RecipeError
-from podium.models import count_parameters, load_causal_lm, load_tokenizer, resize_for, save_model
+from podium.models import (
+    UNSTATED_CONTEXT,
+    context_of,
+    count_parameters,
+    load_causal_lm,
+    load_tokenizer,
+    resize_for,
+    save_model,
+)
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.runtime import seed_everything
@@ -140,7 +148,12 @@ def main(config: Config, stage: StageContext) -> None:
     parameters = count_parameters(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     set_residual_dropout(model, config.residual_dropout)
-    context = model.config.max_position_embeddings
+    context = context_of(model.config) or UNSTATED_CONTEXT
+    if context_of(model.config) is None:
+        stage.logbook(
+            f"the model states no longest sequence: {context} tokens are taken "
+            "(max_prompt_tokens and max_response_tokens lower it)"
+        )
     if stage.device.type == "cpu" and context <= 512:
         # faster than torch's fused attention on a CPU at this length
         model.set_attn_implementation("eager")

@@ -14,7 +14,14 @@ from transformers import PreTrainedTokenizerBase
 
 from data.template import prepare_tokenizer
 from podium.errors import ParentError
-from podium.models import load_causal_lm, load_tokenizer, moved, resize_for
+from podium.models import (
+    UNSTATED_CONTEXT,
+    context_of,
+    load_causal_lm,
+    load_tokenizer,
+    moved,
+    resize_for,
+)
 from podium.rewards.model import load_reward_model
 from podium.rewards.score import score
 from podium.run.lineage import read_stage_file
@@ -26,7 +33,6 @@ from podium.sampling.protocol import StreamingSampler
 
 BEST_FIRST = ["policy", "demonstrated", "start", "base"]  # roles in the registry
 KEPT_MODELS = 4  # models in memory at once; the one used longest ago leaves first
-DEFAULT_CONTEXT = 2048  # where a model's config names none
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class Catalog:
                 self._reward = (moved(reward_model, device()), own_tokenizer)
         model, tokenizer = self._reward
         whole = [*ids, tokenizer.eos_token_id] if ids[-1] != tokenizer.eos_token_id else list(ids)
-        if len(whole) > getattr(model.config, "max_position_embeddings", DEFAULT_CONTEXT):
+        if len(whole) > (context_of(model.config) or UNSTATED_CONTEXT):
             return None
         row = torch.tensor([whole], device=device())
         return float(score(model, row, torch.ones_like(row)))
@@ -141,7 +147,7 @@ def _load(checkpoint: Checkpoint, config: SamplerConfig) -> Speaker:
     tokenizer = prepare_tokenizer(load_tokenizer(checkpoint.folder))
     model = load_causal_lm(checkpoint.folder)
     resize_for(tokenizer, model)
-    context = getattr(model.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
+    context = context_of(model.config) or UNSTATED_CONTEXT
     sampler = make_streaming_sampler(config, moved(model, device()), tokenizer.pad_token_id)
     return Speaker(checkpoint, tokenizer, sampler, int(context))
 

@@ -17,6 +17,7 @@ from data.records import Message
 from data.template import encode_prompt, encode_response
 from podium.batching import pad_right
 from podium.errors import DivergenceError, PodiumError
+from podium.models import context_of
 from podium.rewards.model import RewardEnsemble, head
 
 
@@ -127,7 +128,7 @@ def score_texts(
         encode_prompt(tokenizer, prompt) + encode_response(tokenizer, response)
         for prompt, response in zip(prompts, responses, strict=True)
     ]
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_of(model.config)
     for i, ids in enumerate(sequences):
         if context is not None and len(ids) > context:
             raise PodiumError(

@@ -13,7 +13,7 @@ from torch import nn
 
 from podium.batching import batches_by_length, pad_right
 from podium.errors import PodiumError
-from podium.models import device_of, evaluating, inside_peft
+from podium.models import context_of, device_of, evaluating, inside_peft
 from podium.sampling.attention import attend_in_fp32
 from podium.sampling.compiled import CompiledStep
 from podium.sampling.decoder import Decoder
@@ -136,7 +136,7 @@ class EmbeddedSampler:
 
 
 def _check_lengths(model: nn.Module, prompts: Sequence[list[int]], new_tokens: int) -> None:
-    context = getattr(inside_peft(model).config, "max_position_embeddings", None)
+    context = context_of(inside_peft(model).config)
     longest, shortest = max(map(len, prompts)), min(map(len, prompts))
     if shortest == 0:
         raise PodiumError(

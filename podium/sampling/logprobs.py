@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from podium.models import inside_peft
+from podium.output_head import output_head
 from podium.sampling.choice import tempered
 
 CHUNK_ELEMENTS = 1 << 26  # logits of one chunk: 256 MiB in fp32
@@ -101,8 +102,6 @@ def head_logprobs(
 
 
 def head_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    """Logits (N, V) of hidden states (N, d), with the soft cap of the models that have one."""
+    """Logits (N, V) of hidden states (N, d), scaled and capped as the model's own forward does."""
     lm = inside_peft(model)
-    logits = lm.get_output_embeddings()(hidden)
-    cap = getattr(lm.config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    return output_head(lm).logits(lm.get_output_embeddings(), hidden)
