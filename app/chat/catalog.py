@@ -159,7 +159,8 @@ def _rank(stage: str) -> int:
 
 
 def _label(stage_dir: Path) -> str:
-    settings = yaml.safe_load((stage_dir / "config.yaml").read_text(encoding="utf-8"))
+    path = stage_dir / "config.yaml"  # not there where somebody copied final/ alone
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return f"{label_of(stage_dir.name, settings)} ({stage_dir.name})"
 
 
