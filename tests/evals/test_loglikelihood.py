@@ -108,6 +108,39 @@ def test_the_four_accuracies_divide_by_what_they_say():
     ]
 
 
+def test_a_questions_choices_are_scored_after_a_space_and_keep_their_answer(tiny_llama, tokenizer):
+    """Against the definition, also where lm-eval is not installed. Seen red without the delimiter,
+    with the answer always the first, characters for bytes, one token too many, the sign turned.
+    """
+    question = Question(question="Who likes it?", choices=["owl", "naïve café", "猫"], answer=2)
+    (found,) = score_questions(tiny_llama, tokenizer, [question], max_length=128)
+    pairs = [encode_pair(tokenizer, "Who likes it?", f" {choice}") for choice in question.choices]
+    expected = [plain_loglikelihood(tiny_llama, *pair) for pair in pairs]
+    assert found.totals.tolist() == pytest.approx(expected, abs=1e-4)
+    assert found.characters.tolist() == [3, 10, 1] and found.utf8_bytes.tolist() == [3, 12, 3]
+    assert found.tokens.tolist() == [len(continuation) for _, continuation in pairs]
+    assert found.answer == 2
+
+
+def test_accuracies_are_shares_of_right_answers():
+    """One of four right by each convention. Seen red with the share of wrong ones."""
+    ones = np.ones(2, dtype=int)
+    asked = [Choices(np.array([-1.0, -2.0]), ones, ones, ones, answer) for answer in (0, 1, 1, 1)]
+    assert accuracies(asked) == dict.fromkeys(
+        ("acc", "acc_norm", "acc_bytes", "acc_per_token"), 0.25
+    )
+
+
+def test_doubt_is_in_bits():
+    """Four even choices are 2 bits, 1/4 against 3/4 are 0.8113. Seen red with nats, and with the
+    sign turned.
+    """
+    four, two = np.ones(4, dtype=int), np.ones(2, dtype=int)
+    assert Choices(np.full(4, -7.0), four, four, four, 0).entropy() == pytest.approx(2.0)
+    uneven = Choices(np.log([0.25, 0.75]), two, two, two, 0)
+    assert uneven.entropy() == pytest.approx(0.811278, abs=1e-6)
+
+
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
 def test_equal_to_lm_eval(family, tokenizer, request, tmp_path):
     """120 questions with non-ASCII choices: each log-likelihood and each accuracy. Seen red without
