@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 TORCH_INDEX ?=
 RECIPE ?= willowbrook
 
-.PHONY: run test test-marked check help clean
+.PHONY: run test test-marked mutants check help clean
 run: $(READY)          ## the chain: base, SFT, rankings, reward model, PPO-ptx, report
 	$(BIN)/podium run $(RECIPE)
 
@@ -18,6 +18,9 @@ test: $(READY)         ## the default tests (minutes, two cores, no network)
 test-marked: $(READY)  ## the long ones: kill -9, load, PostgreSQL, a real browser
 	# a file stays on one worker: a browser's event loop must be gone before the next file's tests start theirs
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "(slow or postgres or browser) and not gpu"
+
+mutants: $(READY)      ## faults put in by hand, and whether the tests see them:  make mutants FOLDER=ppo
+	$(BIN)/python -m tests.mutants $(FOLDER)
 
 check: $(READY)        ## linter and type checker
 	$(BIN)/ruff check . && $(BIN)/mypy

@@ -106,7 +106,7 @@ class Config(BaseModel):
     old_logprobs: Literal["auto", "sampled", "recomputed"] = Field(
         "auto",
         description="of the old policy: the sampler's, or a training pass's; auto: recomputed in "
-        "bf16, where the two round differently",
+        "bf16 and from other samplers than the embedded one, where the two round differently",
     )
     # Reward.
     kl_coef: float = Field(0.1, ge=0, description="reward units a nat of per-token KL; C.4: 0.02")

@@ -118,9 +118,11 @@ class Learner:
         self.lr_factor = 1.0  # the guard lowers it
         self.rollbacks = 0
         # In bf16 the sampler decodes in fp32 or from a rounded copy, and training autocasts: their
-        # probabilities differ by tens of percent, so ratios would be clipped before any step.
+        # probabilities differ by tens of percent, so ratios would be clipped before any step. What
+        # another kind of sampler rounds is not known here.
+        unlike = dtype == "bf16" or not isinstance(sampler, EmbeddedConfig)
         self.recompute = config.old_logprobs == "recomputed" or (
-            config.old_logprobs == "auto" and dtype == "bf16"
+            config.old_logprobs == "auto" and unlike
         )
         self.sampler_error = 0.0  # of the last rollout, as far as it is known
         self.episodes = self.tokens = 0  # learned from, up to the state that this is

@@ -2,6 +2,7 @@
 guard works.
 """
 
+import itertools
 import json
 import math
 import os
@@ -132,6 +133,43 @@ def test_final_holds_the_average_or_the_last_weights(make_recipe, tmp_path):
     start = load_file(tmp_path / "policy/model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     assert 0 < (average[name] - start[name]).norm() < (last[name] - start[name]).norm()
+
+
+def test_value_model_is_read_where_it_is_named(make_recipe, tmp_path, tokenizer):
+    """Mutation seen red: the value model always a copy of the reward model."""
+    from podium.rewards.model import load_reward_model, save_reward_model
+
+    make_recipe()
+    model = load_reward_model(tmp_path / "reward")[0]
+    model.config.reward_bias = -7.0
+    save_reward_model(model, tokenizer, tmp_path / "other")
+    folder = train(
+        make_recipe(value_model=str(tmp_path / "other"), total_episodes=8), tmp_path / "runs"
+    )
+    assert load_reward_model(folder / "final/value")[0].config.reward_bias == -7.0
+
+
+def test_every_window_is_as_long_as_the_key_says(make_recipe, tmp_path, monkeypatch):
+    """And every iteration asks prompts of its own. Mutations seen red: windows of 16 whatever the
+    key; every iteration begins at the first prompt.
+    """
+    shapes, asked = [], []
+    rollout, update = Learner.rollout, Learner.update
+
+    def remember_rollout(self, prompts, iteration):
+        asked.append(sorted(map(tuple, prompts)))
+        return rollout(self, prompts, iteration)
+
+    def remember_update(self, batch, targets, documents, iteration):
+        seen = list(itertools.islice(documents, 2))
+        shapes.extend(part.shape for part in seen)
+        return update(self, batch, targets, iter(seen), iteration)
+
+    monkeypatch.setattr(Learner, "rollout", remember_rollout)
+    monkeypatch.setattr(Learner, "update", remember_update)
+    train(make_recipe(ptx_context=24, total_episodes=16), tmp_path / "runs")
+    assert shapes == [(2, 24)] * 4
+    assert not set(asked[0]) & set(asked[1])  # 8 and 8 of 20
 
 
 def test_the_log_of_a_run_is_the_same_twice(make_recipe, tmp_path):

@@ -1,0 +1,417 @@
+"""Faults put in by hand, and the test that must notice each: a measure of what the tests see.
+
+    make mutants FOLDER=ppo        applies each mutant of a folder to a copy of the tree, runs its
+                                   test there, and prints the score and what survived
+
+Add a mutant wherever a test exists for it: the file, an exact text that occurs once in it, what
+replaces that text, and one fast test (seconds) that must fail. `test_mutants.py` holds the list to
+the code: a text that is gone or a test that is gone fails at once; that every mutant is killed is a
+slow test.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("podium", "data", "pretrain", "sft", "reward", "ppo", "evals", "app", "recipes", "tests")
+SECONDS = 300  # for one test, imports on a busy machine included
+
+
+class Mutant(NamedTuple):
+    """One fault. `file` and `test` (a pytest node, without parameters: all of them run) are
+    relative to the tree.
+    """
+
+    file: str
+    text: str
+    replacement: str
+    test: str
+
+
+TARGETS = "tests/ppo/test_wiring.py::test_targets_and_their_metrics_against_the_definitions"
+UPDATE = "tests/ppo/test_wiring.py::test_an_update_s_metrics_against_the_definitions"
+VALUE = (
+    "tests/ppo/test_wiring.py::"
+    "test_the_value_model_s_gradient_is_that_of_the_clipped_loss_times_its_coefficient"
+)
+KEY = "tests/ppo/test_wiring.py::test_every_key_does_something"
+GRADIENT = "tests/ppo/test_update.py::test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx"
+RECORD = "tests/ppo/test_train.py::test_the_record_counts_what_was_learned_from"
+SAMPLER = "tests/ppo/test_train.py::test_a_sampler_that_rounds_otherwise_is_noticed_and_mended"
+ADAPTIVE = "tests/ppo/test_update.py::test_the_kl_controller_learns_from_every_episode"
+SHARED = "tests/ppo/test_update.py::test_ptx_windows_are_shared_out_over_any_number_of_processes"
+CONTEXT = "tests/podium/run/test_context.py::"
+SOURCES = "tests/reward/test_sources.py::"
+
+MUTANTS = [
+    # What is looked for and not found; one split over all sets.
+    Mutant(
+        "podium/run/context.py",
+        "            self._note(kind, split, None)\n",
+        "            pass\n",
+        CONTEXT + "test_a_source_that_was_not_there_makes_its_seeker_anew",
+    ),
+    Mutant(
+        "podium/run/context.py",
+        "            self._note(None, None, str(path), files=[missing])\n",
+        "            pass\n",
+        CONTEXT + "test_a_file_that_was_not_there_makes_its_seeker_anew",
+    ),
+    Mutant(
+        "podium/run/context.py",
+        '        self._note("world", None, source)\n',
+        "",
+        CONTEXT + "test_a_world_that_comes_or_goes_makes_its_seeker_anew",
+    ),
+    Mutant(
+        "podium/run/lineage.py",
+        'return hashlib.file_digest(file, "sha256").hexdigest()',
+        "return str(path.stat().st_size)",
+        CONTEXT + "test_an_edit_of_the_same_size_is_an_edit",
+    ),
+    Mutant(
+        "podium/run/lineage.py",
+        "str(Path(os.path.expandvars(source)).expanduser())",
+        "os.path.expandvars(source)",
+        CONTEXT + "test_a_file_in_the_home_folder_is_watched_too",
+    ),
+    Mutant(
+        "podium/run/lineage.py",
+        "if p in recorded or sha256 not in known",
+        "if True",
+        CONTEXT + "test_data_that_moved_with_its_project_is_no_change",
+    ),
+    Mutant(
+        "reward/sources.py",
+        "if prompt_key(r.prompt) not in held_back]",
+        "]",
+        SOURCES + "test_what_a_stage_holds_back_an_export_does_not_teach",
+    ),
+    Mutant(
+        "reward/sources.py",
+        "    check_cohorts([r for splits in sets for part in splits[:3] for r in part], source)\n",
+        "",
+        SOURCES + "test_a_labeler_held_out_in_one_set_teaches_in_none",
+    ),
+    # Rows shared out over processes.
+    Mutant(
+        "podium/batching.py",
+        "    size = -(-count // processes)\n",
+        "    size = count // processes\n",
+        "tests/podium/test_batching.py",
+    ),
+    Mutant(
+        "ppo/update.py",
+        "        share = windows[indices].to(",
+        "        share = windows.chunk(self.world_size)[self.rank].to(",
+        SHARED,
+    ),
+    Mutant(
+        "ppo/update.py",
+        "            target_mask[max(0, counting - number * rows) :] = False\n",
+        "",
+        SHARED,
+    ),
+    # Scores to advantages.
+    Mutant(
+        "ppo/learner.py",
+        'self.kl.update(metrics["objective/kl"], len(batch.scores))',
+        "pass",
+        ADAPTIVE,
+    ),
+    Mutant("ppo/learner.py", 'if config.kl_controller == "adaptive"', "if False", ADAPTIVE),
+    Mutant("ppo/learner.py", "(~batch.finished)", "batch.finished", TARGETS),
+    Mutant("ppo/learner.py", "config.missing_eos_penalty * (", "1.0 * (", TARGETS),
+    Mutant("ppo/learner.py", "scores / self.score_scale.std", "scores", TARGETS),
+    Mutant("ppo/learner.py", "rewards = whiten(rewards,", "whiten(rewards,", TARGETS),
+    Mutant("ppo/learner.py", "config.gamma, config.gae_lambda", "1.0, config.gae_lambda", TARGETS),
+    Mutant("ppo/learner.py", "config.gamma, config.gae_lambda", "config.gamma, 0.95", TARGETS),
+    Mutant(
+        "ppo/learner.py",
+        "Targets(whiten(advantages, batch.action_mask), returns)",
+        "Targets(advantages, returns)",
+        TARGETS,
+    ),
+    Mutant(
+        "ppo/learner.py",
+        "Targets(whiten(advantages, batch.action_mask), returns)",
+        "Targets(whiten(advantages, batch.attention_mask), returns)",
+        TARGETS,
+    ),
+    Mutant(
+        "ppo/advantages.py",
+        "last_action(action_mask)] += scores",
+        "last_action(action_mask) - 1] += scores",
+        TARGETS,
+    ),
+    Mutant(
+        "ppo/advantages.py",
+        "rewards[:, t] + gamma * next_value",
+        "rewards[:, t] + next_value",
+        TARGETS,
+    ),
+    # What is logged.
+    Mutant(
+        "ppo/watch.py",
+        '"objective/kl": kl.mean()',
+        '"objective/kl": kl.sum() / lengths.sum()',
+        TARGETS,
+    ),
+    Mutant(
+        "ppo/watch.py", '"objective/kl_k3": kl3.mean()', '"objective/kl_k3": kl.mean()', TARGETS
+    ),
+    Mutant(
+        "ppo/watch.py",
+        '"objective/rlhf_reward": shaped_scores.mean() - kl_coef',
+        '"objective/rlhf_reward": shaped_scores.mean() + kl_coef',
+        TARGETS,
+    ),
+    Mutant(
+        "ppo/watch.py",
+        '"objective/scores": batch.scores.mean()',
+        '"objective/scores": shaped_scores.mean()',
+        TARGETS,
+    ),
+    Mutant(
+        "ppo/watch.py",
+        "explained_variance(batch.values[mask], returns[mask])",
+        "explained_variance(returns[mask], batch.values[mask])",
+        TARGETS,
+    ),
+    Mutant("ppo/update.py", "0.5 * difference**2", "difference**2", UPDATE),
+    Mutant("ppo/update.py", "clip_fraction(ratio - 1,", "clip_fraction(ratio,", UPDATE),
+    Mutant(
+        "ppo/update.py",
+        'means.pop("ratio_squared") - means["val/ratio"] ** 2',
+        'means.pop("ratio_squared") - means["val/ratio"]',
+        UPDATE,
+    ),
+    Mutant("ppo/update.py", "(ratio - 1).abs().max()", "(ratio - 1).max()", UPDATE),
+    Mutant(
+        "ppo/update.py",
+        "all_reduce_max(self.first_error)",
+        "self.first_error",
+        "tests/ppo/test_distributed.py::test_the_first_error_is_the_largest_of_all_processes",
+    ),
+    # The update.
+    Mutant("ppo/update.py", " * scale * self.config.vf_coef", " * scale", VALUE),
+    Mutant(
+        "ppo/update.py",
+        "values, old_values, returns, self.config.clip_range_value",
+        "values, old_values, returns, 100.0",
+        VALUE,
+    ),
+    Mutant(
+        "ppo/update.py",
+        "values, old_values, returns, self.config.clip_range_value",
+        "values, values.detach(), returns, self.config.clip_range_value",
+        VALUE,
+    ),
+    Mutant(
+        "ppo/losses.py",
+        "torch.maximum((values - returns) ** 2, (held - returns) ** 2)",
+        "(values - returns) ** 2",
+        VALUE,
+    ),
+    Mutant(
+        "ppo/update.py",
+        "logprobs, old_logprobs, advantages, self.config.clip_range",
+        "logprobs, old_logprobs, advantages, 0.2",
+        UPDATE,
+    ),
+    Mutant(
+        "ppo/update.py",
+        "logprobs, old_logprobs, advantages, self.config.clip_range",
+        "logprobs, logprobs.detach(), advantages, self.config.clip_range",
+        UPDATE,
+    ),
+    Mutant(
+        "ppo/update.py",
+        "windows.shape[0] * (windows.shape[1] - 1)",
+        "windows.shape[0] * windows.shape[1]",
+        GRADIENT,
+    ),
+    Mutant("ppo/update.py", "self.config.ptx_coef * self.world_size", "self.world_size", GRADIENT),
+    Mutant("ppo/update.py", "scale = self.world_size / count", "scale = 1 / len(rows)", GRADIENT),
+    Mutant(
+        "ppo/ptx.py",
+        "    target_mask[:, 0] = False\n",
+        "    target_mask[:, :2] = False\n",
+        GRADIENT,
+    ),
+    Mutant("ppo/update.py", "range(self.config.num_ppo_epochs)", "range(1)", KEY),
+    Mutant(
+        "ppo/learner.py",
+        "self.config.value_learning_rate * warm",
+        "self.config.learning_rate * warm",
+        KEY,
+    ),
+    Mutant("ppo/learner.py", "            self.ema.update()\n", "            pass\n", KEY),
+    Mutant("ppo/learner.py", '"weight_decay": config.weight_decay', '"weight_decay": 0.0', KEY),
+    Mutant("ppo/learner.py", "config.kl_target, config.kl_horizon", "6.0, config.kl_horizon", KEY),
+    Mutant(
+        "ppo/learner.py", "config.kl_target, config.kl_horizon", "config.kl_target, 10_000.0", KEY
+    ),
+    # The rollout and the models.
+    Mutant(
+        "ppo/rollout.py",
+        "        ends = attention_mask.sum(1)\n",
+        "        ends = attention_mask.sum(1) - 1\n",
+        "tests/ppo/test_rollout.py::test_a_cut_off_answer_is_scored_as_if_it_ended",
+    ),
+    Mutant(
+        "ppo/models.py",
+        "[:, :-1][\n            target_mask[:, 1:]",
+        "[:, 1:][\n            target_mask[:, 1:]",
+        "tests/ppo/test_rollout.py::test_the_value_is_that_of_the_state_before_the_token",
+    ),
+    Mutant(
+        "ppo/models.py",
+        "self.engine.module.model.disable_adapter()",
+        "nullcontext()",
+        "tests/ppo/test_train.py::"
+        "test_lora_trains_adapters_and_its_reference_is_the_adapter_switched_off",
+    ),
+    Mutant(
+        "ppo/learner.py",
+        'config.old_logprobs == "auto" and unlike',
+        "False",
+        "tests/ppo/test_update.py::test_in_bf16_the_ratio_is_1_and_the_kl_0_before_the_first_step",
+    ),
+    # The stage.
+    Mutant(
+        "ppo/train.py",
+        "start = (iteration - 1) * config.steps_per_iteration",
+        "start = 0",
+        "tests/ppo/test_wiring.py::test_every_iteration_reads_windows_of_its_own",
+    ),
+    Mutant(
+        "ppo/train.py",
+        "stage.seed, start=iteration - 1)",
+        "stage.seed, start=0)",
+        "tests/ppo/test_train.py::test_every_window_is_as_long_as_the_key_says",
+    ),
+    Mutant(
+        "ppo/train.py",
+        "config.value_model or config.reward_model",
+        "config.reward_model",
+        "tests/ppo/test_train.py::test_value_model_is_read_where_it_is_named",
+    ),
+    Mutant(
+        "ppo/train.py",
+        "    with learner.ema.swapped_in():\n",
+        "    if True:\n",
+        "tests/ppo/test_train.py::test_final_holds_the_average_or_the_last_weights",
+    ),
+    Mutant(
+        "ppo/train.py",
+        "            watch_sampler(learner,",
+        "            (lambda *_: 0)(learner,",
+        SAMPLER,
+    ),
+    Mutant(
+        "ppo/learner.py",
+        'self.recompute, self.metrics = state["recompute"], state["metrics"]',
+        'self.metrics = state["metrics"]',
+        SAMPLER,
+    ),
+    Mutant(
+        "ppo/learner.py",
+        '        self.episodes, self.tokens = state["episodes"], state["tokens"]\n',
+        "",
+        RECORD,
+    ),
+    Mutant(
+        "ppo/train.py",
+        "                learner.metrics = metrics\n",
+        "                pass\n            learner.metrics = metrics\n",
+        RECORD,
+    ),
+    Mutant(
+        "ppo/trl_inputs.py",
+        '    "lam": "gae_lambda",\n',
+        "",
+        "tests/ppo/test_trl_inputs.py::test_names_are_translated",
+    ),
+    Mutant(
+        "ppo/guard.py",
+        "iteration <= config.grace",
+        "iteration < config.grace",
+        "tests/ppo/test_guard.py::test_a_raw_value_model_gets_its_grace",
+    ),
+]
+
+
+@contextmanager
+def copied_tree() -> Iterator[Path]:
+    """A copy of everything that tests need, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        tree = Path(folder)
+        for name in COPIED:
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", tree)
+        yield tree
+
+
+def killed(mutant: Mutant, tree: Path) -> bool:
+    """Whether the mutant's test fails on the mutant in `tree`, which is whole again afterwards.
+
+    Raises:
+        RuntimeError: the test did not run, so its failure would say nothing.
+    """
+    file = tree / mutant.file
+    before = file.read_text()
+    file.write_text(before.replace(mutant.text, mutant.replacement))
+    command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-n", "0", mutant.test]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            [*command, "-p", "no:cacheprovider"],
+            cwd=tree,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+    finally:
+        file.write_text(before)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"{mutant.test} did not run: {done.stdout[-2000:]}{done.stderr[-500:]}")
+    return done.returncode == 1
+
+
+def main(folder: str) -> int:
+    """Print how many of a folder's mutants are killed, and those that survive; 1 if any does."""
+    chosen = [mutant for mutant in MUTANTS if mutant.file.startswith(folder)]
+    survivors = []
+    with copied_tree() as tree:
+        for number, mutant in enumerate(chosen, start=1):
+            began = time.monotonic()
+            dead = killed(mutant, tree)
+            survivors += [] if dead else [mutant]
+            word = "killed  " if dead else "SURVIVED"
+            seconds = time.monotonic() - began
+            line = mutant.replacement.strip().split("\n")[-1] or "(left out)"
+            print(
+                f"[{number}/{len(chosen)}] {word} {seconds:4.0f} s  {mutant.file}: {line[:70]}",
+                flush=True,
+            )
+    print(f"\n{folder or 'everything'}: {len(chosen) - len(survivors)} of {len(chosen)} killed")
+    for mutant in survivors:
+        print(
+            f"  survived: {mutant.file}: {mutant.text.strip()!r} -> {mutant.replacement.strip()!r}"
+        )
+        print(f"            {mutant.test}")
+    return bool(survivors)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else ""))
