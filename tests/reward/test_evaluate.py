@@ -213,6 +213,12 @@ def test_the_command_writes_one_self_contained_page(reward_model, tokenizer, tmp
     write_jsonl(tmp_path / "rankings.jsonl", village_rankings(12, 1) + strangers)
     report = evaluate_file(tmp_path / "model", tmp_path / "rankings.jsonl", tmp_path / "out")
     assert set(report) >= {"validation", "heldout"}
+    # of 8 and 12 rankings, those with an untied pair; red when strangers' part is everybody else's
+    told_apart = [
+        sum(len(set(r.ranks)) > 1 for r in part) for part in (village_rankings(12, 1), strangers)
+    ]
+    assert [report[split]["prompts"] for split in ("validation", "heldout")] == told_apart
+    assert told_apart[0] != told_apart[1]
     html = (tmp_path / "out/trust.html").read_text()
     assert "http" not in html.replace("data:image/png", "")
     assert page_of_plots(report)[:4] == b"\x89PNG"
