@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.records import Prompt
 from data.template import decode_response, encode_prompt, encode_response
-from evals.records import Answer
+from evals.records import NO_JUDGE, PROXY_JUDGE, Answer
 from podium.models import context_of
 from podium.rewards.model import RewardEnsemble
 from podium.rewards.score import score_texts
@@ -38,11 +38,7 @@ class Judge:
             return f"the gold score of the world '{self.world.name}'"
         if self.independent is not None:
             return "an independent reward model"
-        return (
-            "none"
-            if self.reward_model is None
-            else "the reward model that PPO optimised (not independent)"
-        )
+        return NO_JUDGE if self.reward_model is None else PROXY_JUDGE
 
     def rewards(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float] | None:
         """The run's reward model's scores; None without one."""

@@ -39,7 +39,7 @@ from podium.rewards.model import load_reward_model
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.run.recipe import Recipe
-from podium.run.registry import spec_of
+from podium.run.registry import label_of, spec_of
 from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import SamplingParams
 
@@ -176,6 +176,15 @@ def rows_of(config: Config, recipe: Recipe) -> dict[str, str]:
     return rows
 
 
+def labels_of(rows: dict[str, str], recipe: Recipe) -> dict[str, str]:
+    """Row -> what people call it. A base or SFT model from elsewhere is still the base, and SFT."""
+    labels = {"base": label_of("pretrain"), "sft": label_of("sft")}
+    for row, stage in rows.items():
+        if row not in labels:
+            labels[row] = label_of(stage, recipe.stage_config(stage).model_dump())
+    return labels
+
+
 def answer_length(config: Config, recipe: Recipe) -> int:
     """The longest answer in tokens: what PPO trains for, unless the config says otherwise."""
     ppo = recipe.stage_config("ppo")
@@ -297,6 +306,7 @@ def describe_setup(
     """What the numbers rest on, for the report."""
     return {
         "models": rows,
+        "labels": labels_of(rows, stage.recipe) | {"best_of_n": f"best of {config.best_of}"},
         "judge": judge.name,
         "reference": reference_of(config, stage.recipe),
         "best_of": config.best_of,

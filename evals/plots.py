@@ -1,4 +1,8 @@
-"""The report's pictures, each from numbers to PNG bytes. A picture without numbers is None."""
+"""The report's pictures: each from numbers to a list of PNGs, one a panel, empty without numbers.
+
+A panel is an image of its own, so that a page can lay them out beside or below each other. They are
+transparent and drawn in dark ink; a dark page inverts their lightness and keeps their hues.
+"""
 
 from io import BytesIO
 from typing import Any
@@ -6,21 +10,20 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from podium.run.registry import spec_of
+
 COLOURS = {
-    "base": "#8a8a8a",
-    "sft": "#2b7a78",
+    "base": spec_of("pretrain").colour,
+    "sft": spec_of("sft").colour,
     "best_of_n": "#b08900",
-    "ppo_ptx": "#1f5fa8",
+    "ppo_ptx": spec_of("ppo").colour,
     "ppo": "#c8553d",
-    "pretrain": "#8a8a8a",
-    "rl_init": "#6a9f58",
-    "reward": "#7b5ea7",
 }
 OTHERS = ["#7b5ea7", "#6a9f58", "#b5179e", "#444444"]  # further PPO arms
 WATCHED = {  # what the guard watches: what goes wrong shows here first
     "objective/kl": "KL from the reference, nats",
     "rollout/length": "length, tokens",
-    "rollout/eos_rate": "EOS rate",
+    "rollout/eos_rate": "share of answers that ended",
     "policy/entropy_avg": "entropy, nats a token",
     "policy/clipfrac_avg": "clip fraction",
     "rollout/near_identical": "near-identical answers",
@@ -28,16 +31,14 @@ WATCHED = {  # what the guard watches: what goes wrong shows here first
 Metrics = list[dict[str, Any]]  # the lines of a metrics.jsonl
 
 
-def losses(metrics: dict[str, Metrics]) -> bytes | None:
+def losses(metrics: dict[str, Metrics]) -> list[bytes]:
     """Every loss of every stage over its steps, a panel a stage; thin where a stage logs
     each step.
     """
     shown = {
         stage: names for stage, lines in metrics.items() if (names := _names_with(lines, "loss"))
     }
-    if not shown:
-        return None
-    figure, axes = _panels(len(shown))
+    axes = _panels(len(shown))
     for axis, (stage, names) in zip(axes, shown.items(), strict=True):
         for name in names:
             steps, values = series(metrics[stage], "step", name)
@@ -46,11 +47,13 @@ def losses(metrics: dict[str, Metrics]) -> bytes | None:
                 steps, values, marker="o" if sparse else "", markersize=3, linewidth=1, label=name
             )
         axis.set(title=stage, xlabel="step")
-        axis.legend(fontsize=7)
-    return _png(figure)
+        axis.legend(fontsize=7, framealpha=0.3)
+    return _pngs(axes)
 
 
-def reward_against_kl(ppo: dict[str, Metrics], results: dict[str, Any]) -> bytes | None:
+def reward_against_kl(
+    ppo: dict[str, Metrics], results: dict[str, Any], labels: dict[str, str]
+) -> list[bytes]:
     """Gold and reward over sqrt(KL): PPO's iterations, best-of-n, and each row's test result with
     its interval.
 
@@ -59,8 +62,8 @@ def reward_against_kl(ppo: dict[str, Metrics], results: dict[str, Any]) -> bytes
     """
     curve, rows = results.get("best_of_curve", []), results.get("rows", {})
     if not curve and not any(_names_with(lines, "objective/kl") for lines in ppo.values()):
-        return None
-    figure, axes = _panels(2)
+        return []
+    axes = _panels(2)
     for axis, kind, name in zip(
         axes, ("gold", "reward"), ("objective/gold", "objective/scores"), strict=True
     ):
@@ -74,7 +77,7 @@ def reward_against_kl(ppo: dict[str, Metrics], results: dict[str, Any]) -> bytes
                     markersize=3,
                     alpha=0.5,
                     color=colour(row, number),
-                    label=f"{row}, training",
+                    label=f"{labels.get(row, row)}, training",
                 )
         placed = [point for point in curve if point.get("kl") is not None]
         if placed:
@@ -84,31 +87,31 @@ def reward_against_kl(ppo: dict[str, Metrics], results: dict[str, Any]) -> bytes
                 "s-",
                 markersize=4,
                 color=COLOURS["best_of_n"],
-                label="best of n (KL at most)",
+                label=f"best of 1 to {curve[-1]['n']} (KL at most)",
             )
         for number, (row, values) in enumerate(rows.items()):
             known = values.get(kind) is not None and values["kl"] is not None
-            if row != "best_of_n" and known:
-                _mark(axis, row, values, kind, colour(row, number))
+            # The base, which was not made from the reference, lies too far away to be shown.
+            if row not in ("base", "best_of_n") and known:
+                _mark(axis, labels.get(row, row), values, kind, colour(row, number))
         axis.set(title=kind, xlabel="sqrt(KL from the reference)")
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7)
-    return _png(figure)
+            axis.legend(fontsize=7, framealpha=0.3)
+    return _pngs(axes)
 
 
-def watched(ppo: dict[str, Metrics]) -> bytes | None:
+def watched(ppo: dict[str, Metrics], labels: dict[str, str]) -> list[bytes]:
     """What PPO's guard watches, over the iterations; one line a PPO run."""
     names = [name for name in WATCHED if any(_names_with(lines, name) for lines in ppo.values())]
-    if not names:
-        return None
-    figure, axes = _panels(len(names))
+    axes = _panels(len(names))
     for axis, name in zip(axes, names, strict=True):
         for number, (row, lines) in enumerate(ppo.items()):
             steps, values = series(lines, "step", name)
-            axis.plot(steps, values, linewidth=1, color=colour(row, number), label=row)
+            name_shown = labels.get(row, row)
+            axis.plot(steps, values, linewidth=1, color=colour(row, number), label=name_shown)
         axis.set(title=WATCHED[name], xlabel="iteration")
-    axes[0].legend(fontsize=7)
-    return _png(figure)
+        axis.legend(fontsize=7, framealpha=0.3)
+    return _pngs(axes)
 
 
 def series(lines: Metrics, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +128,7 @@ def colour(row: str, number: int) -> str:
     return COLOURS.get(row, OTHERS[number % len(OTHERS)])
 
 
-def _mark(axis: Any, row: str, values: dict[str, Any], kind: str, colour: str) -> None:
+def _mark(axis: Any, label: str, values: dict[str, Any], kind: str, colour: str) -> None:
     """One test result; gold has an interval."""
     spread = None
     if kind == "gold" and values["gold_low"] is not None:
@@ -139,7 +142,7 @@ def _mark(axis: Any, row: str, values: dict[str, Any], kind: str, colour: str) -
         markersize=6,
         capsize=3,
         color=colour,
-        label=row,
+        label=label,
     )
 
 
@@ -148,19 +151,19 @@ def _names_with(lines: Metrics, part: str) -> list[str]:
     return list(dict.fromkeys(name for line in lines for name in line if part in name))
 
 
-def _panels(count: int) -> tuple[Figure, list[Any]]:
-    columns = min(count, 3)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(4.3 * columns, 3.1 * rows), layout="constrained")
-    axes = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
+def _panels(count: int) -> list[Any]:
+    """Axes, each in a figure of its own."""
+    axes = [Figure(figsize=(4.3, 3.1), layout="constrained").subplots() for _ in range(count)]
     for axis in axes:
         axis.grid(alpha=0.25)
-    for spare in axes[count:]:
-        spare.set_visible(False)
-    return figure, axes[:count]
+        axis.set_facecolor("none")
+    return axes
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()
+def _pngs(axes: list[Any]) -> list[bytes]:
+    found = []
+    for axis in axes:
+        buffer = BytesIO()
+        axis.figure.savefig(buffer, format="png", dpi=130, transparent=True)
+        found.append(buffer.getvalue())
+    return found

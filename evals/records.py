@@ -1,5 +1,5 @@
-"""What the evaluation leaves in its final/: the files' names, and a line of answers.jsonl. No torch
-here.
+"""What the evaluation leaves in its final/: the files' names, the judges' names, and a line of
+answers.jsonl. No torch here.
 """
 
 from pydantic import Field
@@ -7,6 +7,9 @@ from pydantic import Field
 from data.records import Messages, Record
 
 RESULTS_FILE, ANSWERS_FILE = "results.json", "answers.jsonl"
+# Who decided wins, where it was neither a world nor an independent reward model.
+PROXY_JUDGE = "the reward model that PPO optimised (not independent)"
+NO_JUDGE = "none"
 
 
 class Answer(Record):

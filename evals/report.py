@@ -1,5 +1,5 @@
-"""A run on one page: the table, the pictures, sample answers side by side, and where everything
-comes from and lies.
+"""A run on one page: three sentences, the table, the pictures, sample answers side by side, and
+where everything comes from and lies.
 
 `table` is the JSON object of `podium show RUN --json`; `render` writes report.md and report.html
 (one file, pictures inside, no network) into the run folder and prints the table. Both read files
@@ -9,17 +9,19 @@ the command that makes it.
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data.jsonl import read_jsonl
 from evals import plots
 from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
-from evals.winrate import judge_arms
+from evals.sentences import Outcome, change, duration, glossary, interval, number, opening, verdicts
+from evals.winrate import WinRate, win_rate
 from podium.metrics import read_metrics
 from podium.progress import say
 from podium.run.folders import finished_stages
@@ -37,14 +39,7 @@ FIELDS = (
     "pretrain_loss",
     "fact_accuracy",
 )
-COLUMNS = ("model", "gold", "win rate vs SFT", "KL", "length", "EOS", "pretraining loss", "facts")
-ROW_NAMES = {
-    "base": "base",
-    "sft": "SFT",
-    "best_of_n": "best of n",
-    "ppo_ptx": "PPO-ptx",
-    "ppo": "PPO (no ptx)",
-}
+COLUMNS = ("model", "gold", "win rate vs SFT", "KL", "length", "ended", "pretraining loss", "facts")
 SAMPLE_PROMPTS = 12
 
 
@@ -58,6 +53,16 @@ class Run:
     results: dict[str, Any]  # results.json; empty before the evaluation
     answers: list[Answer]
     missing: dict[str, str]  # stage of the recipe without output -> the command that makes it
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What the sentences are made of; None before the evaluation."""
+        if not self.results:
+            return None
+        seconds = {name: record["wall_seconds"] for name, record in self.stages.items()}
+        rows = self.results["rows"]
+        found = Outcome(rows, self.results["setup"], seconds, None)
+        return replace(found, duel=duel(self.answers, found.policy))
 
 
 def read_run(folder: Path) -> Run:
@@ -124,9 +129,13 @@ def render(run_dir: str | Path) -> Path:
     write_text(page, environment.get_template("report.html.jinja").render(view))
     write_text(run.folder / "report.md", markdown(view))
     for line in [
+        *view["opening"],
+        "",
         *terminal_table(view["rows"]),
+        "",
         *view["verdicts"],
         *view["notes"],
+        view["cost"],
         f"the whole report: {page}",
     ]:
         say(line)
@@ -135,123 +144,148 @@ def render(run_dir: str | Path) -> Path:
 
 def view_of(run: Run) -> dict[str, Any]:
     """Everything the Markdown and the page show."""
-    setup = run.results.get("setup", {})
+    outcome = run.outcome
     return {
         "name": run.folder.resolve().name,
         "folder": str(run.folder),
+        "opening": opening(outcome) if outcome else unknown(run),
+        "cost": cost(run),
+        "tiles": tiles(run),
         "columns": COLUMNS,
-        "rows": [cells(row, values, setup) for row, values in run.results.get("rows", {}).items()],
-        "verdicts": verdicts(run.results.get("rows", {})),
-        "notes": notes(setup) if setup else [],
+        "rows": [cells(outcome, row) for row in outcome.rows] if outcome else [],
+        "verdicts": verdicts(outcome) if outcome else [],
+        "glossary": glossary(outcome) if outcome else [],
+        "notes": notes(outcome) if outcome else [],
         "missing": run.missing,
         "pictures": pictures(run),
         "samples": samples(run),
-        "details": details(run.results.get("rows", {})),
+        "details": details(outcome) if outcome else [],
         "stages": [stage_line(run.folder, name, record) for name, record in run.stages.items()],
-        "wall": sum(record["wall_seconds"] for record in run.stages.values()),
-        "cpu": sum(record["cpu_seconds"] for record in run.stages.values()),
+        "wall": total(run, "wall_seconds"),
+        "cpu": total(run, "cpu_seconds"),
     }
 
 
-def name_of(row: str, setup: dict[str, Any]) -> str:
-    """How people call a row."""
-    if row == "best_of_n":
-        return f"best of {setup.get('best_of', 'n')}"
-    return ROW_NAMES.get(row, row.replace("_", " "))
-
-
-def cells(row: str, values: dict[str, Any], setup: dict[str, Any]) -> list[str]:
-    """A row of the table as text, column by column."""
+def unknown(run: Run) -> list[str]:
+    """What a run without an evaluation can say."""
+    command = run.missing.get("evals")
+    how = f"{command} goes on" if command else "its recipe has no section evals"
     return [
-        name_of(row, setup),
-        _interval(values["gold"], values["gold_low"], values["gold_high"]),
-        "-"
-        if row == "sft"
-        else _interval(values["win_rate"], values["win_rate_low"], values["win_rate_high"], True),
-        # What best-of-n adds to the KL is known as a bound.
-        ("≤ " if row == "best_of_n" and values["kl"] is not None else "") + _number(values["kl"]),
-        _number(values["length"], 1),
-        _number(values["eos_rate"], percent=True),
-        _number(values["pretrain_loss"], 3),
-        _number(values["fact_accuracy"], percent=True),
+        f"Whether RLHF worked is not known yet, for nothing has been evaluated: {how}.",
+        f"So far the run took {duration(total(run, 'wall_seconds'))}.",
     ]
 
 
-def verdicts(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """What the numbers allow to say, and no more: a difference that chance explains, among as many
-    arms as there are, is not called one.
+def total(run: Run, cost: str) -> float:
+    """One cost over all finished stages."""
+    return sum(record.get(cost, 0) for record in run.stages.values())
+
+
+def tiles(run: Run) -> list[tuple[str, str]]:
+    """What the run cost, a number and its meaning each."""
+    watts = next((r["energy_assumption"] for r in run.stages.values()), "nothing has run")
+    return [
+        (duration(total(run, "wall_seconds")), "time, all stages"),
+        (duration(total(run, "cpu_seconds")), "CPU time"),
+        (f"{total(run, 'tokens'):,.0f}", "tokens read and written"),
+        (f"{total(run, 'energy_watt_hours'):.3g} Wh", f"energy, estimated: {watts}"),
+    ]
+
+
+def cost(run: Run) -> str:
+    """The same in a line."""
+    return "the run cost " + "; ".join(f"{value} ({what})" for value, what in tiles(run))
+
+
+def duel(answers: list[Answer], policy: str | None) -> WinRate | None:
+    """The policy's answers against best-of-n's, prompt by prompt; None where one is missing or
+    nobody judged.
     """
-    found, judged = [], judge_arms(rows)
-    for row in ("ppo_ptx", "ppo", "best_of_n"):
-        values = rows.get(row)
-        if values is None or row not in judged:
-            continue
-        interval = _interval(
-            values["win_rate"], values["win_rate_low"], values["win_rate_high"], percent=True
-        )
-        text = f"{ROW_NAMES[row]} {judged[row]} SFT: win rate {interval}."
-        tax = values.get("pretrain_loss_increase")
-        if tax and row != "best_of_n":
-            change = f"{100 * tax['value']:+.1f} %"
-            if tax["low"] is not None:  # several blocks of text
-                change += f" [{100 * tax['low']:+.1f}, {100 * tax['high']:+.1f}]"
-            text += f" Its pretraining loss is {change} against SFT's."
-        found.append(text)
-    return found
+    gold: dict[str, dict[int, list[float]]] = {}
+    for answer in answers:
+        if answer.row in (policy, "best_of_n") and answer.gold is not None:
+            gold.setdefault(answer.row, {}).setdefault(answer.prompt_index, []).append(answer.gold)
+    if policy is None or set(gold) != {policy, "best_of_n"}:
+        return None
+    first, second = (np.array(list(gold[row].values())) for row in (policy, "best_of_n"))
+    return win_rate(first, second)  # (P, S) and (P, 1)
 
 
-def notes(setup: dict[str, Any]) -> list[str]:
+def cells(outcome: Outcome, row: str) -> list[str]:
+    """A row of the table as text, column by column."""
+    values = outcome.rows[row]
+    wins = (values["win_rate"], values["win_rate_low"], values["win_rate_high"])
+    return [
+        outcome.label(row),
+        interval(values["gold"], values["gold_low"], values["gold_high"]),
+        "-" if row == "sft" else interval(*wins, as_percent=True),
+        # What best-of-n adds to the KL is known as a bound.
+        ("≤ " if row == "best_of_n" and values["kl"] is not None else "") + number(values["kl"]),
+        number(values["length"], 1),
+        number(values["eos_rate"], as_percent=True),
+        number(values["pretrain_loss"], 3),
+        number(values["fact_accuracy"], as_percent=True),
+    ]
+
+
+def notes(outcome: Outcome) -> list[str]:
     """How the table was measured."""
+    setup = outcome.setup
     kl = (
         "there is no KL, as answers were not sampled from the whole distribution;"
         if setup["temperature"] == 0 or setup.get("top_p", 1) < 1
-        else f"KL is in nats an answer, from `{setup['reference']}`, and of best-of-n a bound that "
+        else f"KL is in nats an answer, from {outcome.reference}, and of best-of-n a bound that "
         "like answers stay below;"
     )
     return [
-        f"{setup['prompts']} held-out prompts, {setup['samples']} answers each of at most "
+        f"{setup['prompts']:,} held-out prompts, {setup['samples']} answers each of at most "
         f"{setup['max_new_tokens']} "
         f"tokens at temperature {setup['temperature']}; brackets are 95 % intervals over prompts. "
         "A row is said to beat SFT where chance, among as many rows as were compared (Holm), would "
         "give such a win rate in under 5 %.",
         f"Wins are decided by {setup['judge']}, ties count half; {kl} "
-        f"facts are {setup['questions']} questions, each with one right choice.",
+        f"facts are {setup['questions']:,} questions, each with one right choice.",
     ]
 
 
-def pictures(run: Run) -> list[dict[str, str]]:
-    """The pictures there are numbers for, each with a title, a sentence and its PNG as base64."""
-    models = run.results.get("setup", {}).get("models", {})
-    rows = {stage: row for row, stage in models.items()}
+def pictures(run: Run) -> list[dict[str, Any]]:
+    """The pictures there are numbers for, each with a title, a sentence and its PNGs as base64; a
+    `wide` one scrolls on a small screen.
+    """
+    setup = run.results.get("setup", {})
+    rows = {stage: row for row, stage in setup.get("models", {}).items()}
+    labels = setup.get("labels", {})
     arms = [name for name in run.metrics if split_arm(name)[0] == "ppo"]
     ppo = {rows.get(name, name): run.metrics[name] for name in arms}
     trust = run.folder / "reward" / "final" / "trust.png"
+    trained = {name: lines for name, lines in run.metrics.items() if name != "evals"}
     drawn = [
         (
             "Reward and gold against the KL",
             "Where gold falls while the reward still rises, the reward is being hacked.",
-            plots.reward_against_kl(ppo, run.results),
+            plots.reward_against_kl(ppo, run.results, labels),
         ),
         (
             "How far to trust the reward model",
             "Accuracy and calibration on rankings it was not trained on.",
-            trust.read_bytes() if trust.is_file() else None,
+            [trust.read_bytes()] if trust.is_file() else [],
         ),
         (
             "What PPO's guard watches",
             "Falling endings and entropy, or answers alike to every prompt, mean hacking.",
-            plots.watched(ppo),
+            plots.watched(ppo, labels),
         ),
-        (
-            "Losses",
-            "Every loss that the stages logged.",
-            plots.losses({name: lines for name, lines in run.metrics.items() if name != "evals"}),
-        ),
+        ("Losses", "Every loss that the stages logged.", plots.losses(trained)),
     ]
     return [
-        {"title": title, "text": text, "png": base64.b64encode(png).decode()}
-        for title, text, png in drawn
-        if png
+        {
+            "title": title,
+            "text": text,
+            "pngs": [base64.b64encode(png).decode() for png in pngs],
+            "wide": len(pngs) == 1,
+        }
+        for title, text, pngs in drawn
+        if pngs
     ]
 
 
@@ -261,7 +295,9 @@ def samples(run: Run) -> list[dict[str, Any]]:
     for answer in run.answers:
         first.setdefault(answer.prompt_index, {}).setdefault(answer.row, answer)
     chosen = sorted(first)[:: max(1, len(first) // SAMPLE_PROMPTS)][:SAMPLE_PROMPTS]
-    setup = run.results.get("setup", {})
+    outcome = run.outcome
+    if outcome is None:
+        return []
     return [
         {
             "prompt": [
@@ -270,7 +306,7 @@ def samples(run: Run) -> list[dict[str, Any]]:
             ],
             "use_case": next(iter(first[index].values())).use_case or "",
             "answers": [
-                {"name": name_of(row, setup), "text": answer.response, "about": about(answer)}
+                {"name": outcome.label(row), "text": answer.response, "about": about(answer)}
                 for row, answer in first[index].items()
             ],
         }
@@ -285,44 +321,51 @@ def about(answer: Answer) -> str:
     return ", ".join([*parts, f"{answer.tokens} tokens", *([] if answer.finished else ["cut off"])])
 
 
-def details(rows: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
+def details(outcome: Outcome) -> list[tuple[str, list[str]]]:
     """Further numbers, a line each over all rows; the header comes first."""
-    if not rows:
-        return []
+    rows = outcome.rows
 
     def line(label: str, pick: Any) -> tuple[str, list[str]]:
         return label, [pick(values) for values in rows.values()]
 
-    def estimate(values: dict[str, Any], field: str) -> str:
-        found = values.get(field)
-        return (
-            _interval(found["value"], found["low"], found["high"], percent=True) if found else "-"
-        )
+    def loss(values: dict[str, Any]) -> str:
+        found = values.get("pretrain_loss_increase")
+        return "-" if not found or values is rows.get("sft") else change(found)
+
+    def facts(values: dict[str, Any]) -> str:
+        drop = values.get("fact_accuracy_drop")
+        if not drop or values is rows.get("sft"):
+            return "-"
+        ends = {"value": "value", "low": "high", "high": "low"}
+        rise = {end: None if drop[of] is None else -drop[of] for end, of in ends.items()}
+        return change(rise, " points")
 
     def matched(values: dict[str, Any]) -> str:
         found = values.get("win_rate_length_matched")
-        return _interval(found["rate"], found["low"], found["high"], percent=True) if found else "-"
+        return (
+            interval(found["rate"], found["low"], found["high"], as_percent=True) if found else "-"
+        )
 
     lines = [
-        line("reward model's score", lambda v: _number(v.get("reward"))),
+        line("reward model's score", lambda v: number(v.get("reward"))),
         line("win rate among answers of equal length", matched),
-        line("share of ties", lambda v: _number(v["ties"], percent=True)),
-        line("pretraining loss above SFT's", lambda v: estimate(v, "pretrain_loss_increase")),
-        line("fact accuracy below SFT's", lambda v: estimate(v, "fact_accuracy_drop")),
-        line("different answers", lambda v: _number(v["distinct_answers"], percent=True)),
-        line("different word pairs", lambda v: _number(v["distinct_2"], percent=True)),
+        line("share of ties", lambda v: number(v["ties"], as_percent=True)),
+        line("pretraining loss", loss),
+        line("facts", facts),
+        line("different answers", lambda v: number(v["distinct_answers"], as_percent=True)),
+        line("different word pairs", lambda v: number(v["distinct_2"], as_percent=True)),
     ]
     some = next(iter(rows.values()))
     for kind in some.get("fact_accuracy_by_kind", {}):
         lines.append(
             line(
                 f"questions: {kind}",
-                lambda v, k=kind: _number(v["fact_accuracy_by_kind"][k], percent=True),
+                lambda v, k=kind: number(v["fact_accuracy_by_kind"][k], as_percent=True),
             )
         )
     for feature in some.get("features", {}):
-        lines.append(line(f"feature: {feature}", lambda v, f=feature: _number(v["features"][f])))
-    return [("", [ROW_NAMES.get(row, row) for row in rows]), *lines]
+        lines.append(line(f"feature: {feature}", lambda v, f=feature: number(v["features"][f])))
+    return [("", [outcome.label(row) for row in rows]), *lines]
 
 
 def stage_line(folder: Path, name: str, record: dict[str, Any]) -> dict[str, str]:
@@ -330,8 +373,8 @@ def stage_line(folder: Path, name: str, record: dict[str, Any]) -> dict[str, str
     parents = [f"{parent['ref']} {parent['sha256'][:8]}" for parent in record["parents"]]
     return {
         "name": name,
-        "wall": f"{record['wall_seconds']:.0f}",
-        "cpu": f"{record['cpu_seconds']:.0f}",
+        "wall": f"{record['wall_seconds']:,.0f}",
+        "cpu": f"{record['cpu_seconds']:,.0f}",
         "tokens": f"{record.get('tokens', 0):,}",
         "parents": ", ".join(parents) or "-",
         "seed": str(record["seed"]),
@@ -357,9 +400,9 @@ def markdown(view: dict[str, Any]) -> str:
         lines = [header, ["---"] * len(header), *rows]
         return ["| " + " | ".join(_one_line(cell) for cell in line) + " |" for line in lines]
 
-    parts = [f"# Run {view['name']}", *(f"- {verdict}" for verdict in view["verdicts"])]
+    parts = [f"# Run {view['name']}", *(f"\n{sentence}" for sentence in view["opening"])]
     parts += ["", *grid(view["columns"], view["rows"])] if view["rows"] else []
-    parts += ["", *view["notes"]]
+    parts += ["", *(f"- {line}" for line in [*view["verdicts"], *view["notes"], view["cost"]])]
     parts += [
         f"- missing: `{stage}`, made by `{command}`" for stage, command in view["missing"].items()
     ]
@@ -388,22 +431,3 @@ def markdown(view: dict[str, Any]) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _number(value: float | None, digits: int = 2, percent: bool = False) -> str:
-    if value is None:
-        return "-"
-    text = f"{100 * value:.1f} %" if percent else f"{value:.{digits}f}"
-    return text.removeprefix("-") if not text.strip("-0. %") else text  # no minus before a zero
-
-
-def _interval(
-    value: float | None, low: float | None, high: float | None, percent: bool = False
-) -> str:
-    if value is None:
-        return "-"
-    if low is None or high is None:
-        return f"{_number(value, percent=percent)} (one prompt)"
-    if percent:
-        return f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

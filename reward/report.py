@@ -19,8 +19,11 @@ COLOURS = {"validation": "#1f6f8b", "heldout": "#c8553d"}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .3rem .8rem; border-bottom: 1px solid #ddd }
-th { text-align: left } td + td { text-align: right; font-variant-numeric: tabular-nums } img { width: 100% }
+th { text-align: left } td + td { text-align: right; font-variant-numeric: tabular-nums } img { width: 100%; min-width: 44rem }
 .scroll { overflow-x: auto }
+@media (prefers-color-scheme: dark) {
+body { background: #14181e; color: #e6e9ee } td, th { border-color: #333c47 } img { filter: invert(1) hue-rotate(180deg) }
+}
 """
 
 
@@ -92,11 +95,12 @@ def page(report: dict[str, Any], picture: bytes) -> str:
     image = base64.b64encode(picture).decode()
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
-        "content='width=device-width'>"
+        "content='width=device-width'><meta name=color-scheme content='light dark'>"
         f"<title>Reward model: how far to trust it</title><style>{STYLE}</style>"
         "<h1>Reward model: how far to trust it</h1>"
         f"<div class=scroll><table><tr><th></th>{heads}</tr>{body}</table></div>"
-        f"<img alt='Six plots of accuracy and calibration' src='data:image/png;base64,{image}'>"
+        f"<div class=scroll><img alt='Six plots of accuracy and calibration' "
+        f"src='data:image/png;base64,{image}'></div>"
         "<p>Brackets and bars are 95 % intervals over prompts. A score says how a response "
         "compares with others to the "
         "same prompt; scores of different prompts are not comparable.</p></html>\n"
@@ -140,7 +144,7 @@ def page_of_plots(report: dict[str, Any]) -> bytes:
     axes[1].legend(fontsize=8)
     _compare(axes[5], report)
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110, transparent=True)
     return buffer.getvalue()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from podium.metrics import metric_text
 from podium.models import template_hash, tokenizer_hash
 from podium.run.lineage import FORMAT_VERSION, code_revision, library_versions
+from podium.run.registry import label_of
 
 WATTS_PER_CORE, WATTS_PER_GPU = 10.0, 400.0
 
@@ -59,7 +60,9 @@ def stage_record(
 
 
 def model_card(card: str, record: dict[str, Any]) -> str:
-    """README.md: the stage's own words, then how it was made."""
+    """README.md: the stage's own words, then how it was made; a model is called as everywhere."""
+    label = label_of(record["stage"], record["config"])
+    stage = f"`{record['stage']}`" + (f" ({label})" if label != record["stage"] else "")
     parents = ", ".join(f"`{p['ref']}` ({p['sha256'][:12]})" for p in record["parents"]) or "none"
     rows = "\n".join(
         f"| {name} | {metric_text(value)} |"
@@ -70,7 +73,7 @@ def model_card(card: str, record: dict[str, Any]) -> str:
     return (
         f"---\nlibrary_name: transformers\ntags: [podium, "
         f"{record['stage']}]\n---\n\n{card.strip()}\n\n"
-        f"## How it was made\n\nStage `{record['stage']}`, seed {record['seed']}, parents: "
+        f"## How it was made\n\nStage {stage}, seed {record['seed']}, parents: "
         f"{parents}, "
         f"{record['tokens']:,} tokens, {record['wall_seconds']:.0f} s wall, "
         f"{record['cpu_seconds']:.0f} s CPU, about "
