@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from evals import plots
-from evals.report import FIELDS, planned_stages, read_run, render, table
+from evals.report import FIELDS, render, table
+from evals.runs import planned_stages, read_run
 
 ROWS = ["base", "sft", "best_of_n", "ppo_ptx", "ppo"]
 STAGES = ["world", "pretrain", "sft", "reward", "ppo", "ppo_plain", "evals"]

@@ -7,7 +7,7 @@ import pytest
 
 from data.records import Message
 from evals.records import NO_JUDGE, PROXY_JUDGE, Answer
-from evals.report import duel
+from evals.runs import duel
 from evals.sentences import (
     Outcome,
     against_best_of_n,
