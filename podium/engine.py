@@ -122,25 +122,31 @@ def make_engine(
     groups = [group for group in groups if group["params"]]
     # Fused: one pass over memory instead of a dozen; five times faster on a CPU at 100M parameters.
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps, fused=True)
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=_deepspeed_config(config, dtype)
-    )
+    settings = deepspeed_settings(config, dtype)
+    if config.zero_stage == 0:
+        # Without ZeRO, DeepSpeed clips but forgets the norm, so `step` does both there.
+        settings["gradient_clipping"] = 0.0
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     engine.podium_clipping = config.gradient_clipping
     return engine
 
 
-def _deepspeed_config(config: EngineConfig, dtype: Dtype) -> dict[str, Any]:
+def deepspeed_settings(config: EngineConfig, dtype: Dtype) -> dict[str, Any]:
+    """What DeepSpeed is told, under our loops and under TRL's trainer alike.
+
+    Weights and optimizer stay fp32 and bf16 is autocast, so a run can move between ZeRO stages and
+    one process without them, and a small update is never lost to rounding.
+    """
     zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False}
     if config.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
         if config.zero_stage == 3:
             zero["offload_param"] = {"device": "cpu"}
     settings: dict[str, Any] = {
-        # only DeepSpeed's own sample counter reads it; our loops count tokens
+        # Only DeepSpeed's own sample counter reads these two: our loops count tokens.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        # Without ZeRO, DeepSpeed clips but forgets the norm; `step` does both there.
-        "gradient_clipping": config.gradient_clipping if config.zero_stage else 0.0,
+        "gradient_clipping": config.gradient_clipping,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own CPU Adam must be compiled
@@ -154,6 +160,19 @@ def _deepspeed_config(config: EngineConfig, dtype: Dtype) -> dict[str, Any]:
             "lower_precision_safe_modules": [],
         }
     return settings
+
+
+def make_frozen_engine(model: nn.Module, dtype: Dtype) -> Any:
+    """A ZeRO-3 engine without an optimizer: a model that is only read, spread over the processes,
+    which gather one layer at a time.
+    """
+    init_distributed()
+    import deepspeed
+
+    settings = deepspeed_settings(EngineConfig(zero_stage=3), dtype)
+    engine, *_ = deepspeed.initialize(model=model, config=settings)
+    engine.eval()
+    return engine
 
 
 def backward(engine: Any, loss: torch.Tensor, last: bool = True) -> None:

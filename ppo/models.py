@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from podium.engine import make_frozen_engine
 from podium.models import inside_peft
 from podium.rewards.model import DROPOUT_FIELDS, Lora, RewardEnsemble
 from podium.rewards.score import score, token_values
@@ -96,7 +97,7 @@ class Frozen:
         self.module.requires_grad_(False)
         self.module.eval()
         if self.placement == "sharded":
-            self.module = _sharded(self.module, self.dtype)
+            self.module = make_frozen_engine(self.module, self.dtype)
         else:
             self.module.to("cpu" if self.placement == "offload" else self.device)
 
@@ -187,20 +188,3 @@ def gathered(module: nn.Module, zero_stage: int) -> Any:
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(list(module.parameters()))
-
-
-def _sharded(module: nn.Module, dtype: Dtype) -> Any:
-    """A ZeRO-3 engine without an optimizer."""
-    import deepspeed
-
-    from podium.engine import init_distributed
-
-    init_distributed()
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": {"stage": 3},
-        "steps_per_print": 10**9,
-    }
-    engine, *_ = deepspeed.initialize(model=module, config=settings)
-    engine.eval()
-    return engine

@@ -25,7 +25,7 @@ from trl import SFTConfig
 
 from data.packing import encode_documents
 from data.template import encode_prompt, prepare_tokenizer
-from podium.engine import EngineConfig
+from podium.engine import EngineConfig, init_distributed
 from podium.errors import DataError, Interrupted, RecipeError
 from podium.models import (
     UNSTATED_CONTEXT,
@@ -50,10 +50,11 @@ from sft.dropout import set_residual_dropout
 from sft.trainer import (
     StageCallback,
     StageTrainer,
-    deepspeed_settings,
+    forget_deepspeed,
     forget_later_best,
     read_best,
     to_dataset,
+    trainer_settings,
 )
 from sft.validation import RewardScorer, validation_metrics
 
@@ -191,9 +192,12 @@ def main(config: Config, stage: StageContext) -> None:
             stage, bar, tokens_by_step(rows, config.batch_size), steps_per_epoch
         )
         trainer.add_callback(callback)
-        trainer.train(
-            resume_from_checkpoint=str(found[1] / f"checkpoint-{found[0]}") if found else None
-        )
+        try:
+            trainer.train(
+                resume_from_checkpoint=str(found[1] / f"checkpoint-{found[0]}") if found else None
+            )
+        finally:
+            forget_deepspeed()
     if trainer.state.global_step < steps:
         raise Interrupted(
             f"{stage.name} stopped at update {trainer.state.global_step} of {steps}, "
@@ -350,11 +354,13 @@ def trainer_arguments(config: Config, stage: StageContext, steps_per_epoch: int)
     eval_steps = config.eval_steps or max(steps_per_epoch, 1)
     engine = config.engine
     with_deepspeed = stage.world_size > 1 or engine.zero_stage > 0 or engine.offload
+    if with_deepspeed:
+        init_distributed()  # a lone process needs a group too, and the trainer makes none
     return SFTConfig(
         output_dir=str(stage.dir / "checkpoints"),
         seed=stage.seed,
         use_cpu=stage.device.type == "cpu",
-        bf16=stage.dtype == "bf16",
+        bf16=stage.dtype == "bf16" and not with_deepspeed,
         num_train_epochs=1,  # the laid-out rows hold all epochs
         train_sampling_strategy="sequential",
         max_length=None,  # what is too long was dropped
@@ -369,7 +375,7 @@ def trainer_arguments(config: Config, stage: StageContext, steps_per_epoch: int)
         weight_decay=config.weight_decay,
         max_grad_norm=engine.gradient_clipping,
         gradient_checkpointing=config.gradient_checkpointing,
-        deepspeed=deepspeed_settings(engine) if with_deepspeed else None,
+        deepspeed=trainer_settings(engine, stage.dtype) if with_deepspeed else None,
         eval_strategy="steps",
         eval_steps=eval_steps,
         save_strategy="steps",

@@ -12,6 +12,7 @@ DeepSpeed and resuming. This file changes only what the stage contract asks for:
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -20,12 +21,14 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTTrainer
 
-from podium.engine import EngineConfig
+from podium.engine import EngineConfig, deepspeed_settings
 from podium.progress import Bar
 from podium.run.context import StageContext
+from podium.runtime import Dtype
 from podium.storage import PARTIAL, publish, writing
 from sft.batches import Row
 
@@ -180,22 +183,25 @@ def forget_later_best(stage: StageContext, step: int) -> None:
         shutil.rmtree(stage.dir / "best")
 
 
-def deepspeed_settings(engine: EngineConfig) -> dict[str, Any]:
-    """DeepSpeed under the trainer, with torch's AdamW; `auto` is filled in from the trainer's
-    arguments.
+def trainer_settings(engine: EngineConfig, dtype: Dtype) -> dict[str, Any]:
+    """DeepSpeed under the trainer, which counts samples and fills in `auto` from its arguments.
+
+    Its own bf16 must be off: as everywhere in Podium DeepSpeed brings autocast (the trainer's would
+    make it keep the weights in bf16).
     """
-    zero: dict[str, Any] = {"stage": engine.zero_stage, "overlap_comm": False}
+    settings = deepspeed_settings(engine, dtype)
+    settings["train_micro_batch_size_per_gpu"] = "auto"
+    settings["gradient_accumulation_steps"] = "auto"
     if engine.zero_stage == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
-    if engine.offload:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    return {
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": engine.gradient_clipping,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own CPU Adam must be compiled
-        "bf16": {"enabled": "auto"},
-        "steps_per_print": 10**9,
-    }
+        settings["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+    return settings
+
+
+def forget_deepspeed() -> None:
+    """Take back what the trainer's arguments told this process about DeepSpeed.
+
+    Otherwise transformers would load every later model under this run's ZeRO-3, without its
+    weights, and a later trainer that asked for no DeepSpeed would get it.
+    """
+    unset_hf_deepspeed_config()
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
