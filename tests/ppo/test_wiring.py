@@ -115,6 +115,9 @@ def test_an_update_s_metrics_against_the_definitions(make_learner):
     """
     learner = make_learner(**EVERYTHING)
     batch = shaken(learner)
+    # most ratios below 1, so that errors on that side count too
+    lifted = torch.where(batch.action_mask, batch.logprobs + 0.5, 0.0)
+    batch = replace(batch, logprobs=lifted)
     targets, _ = learner.targets(batch)
     logprobs, values = [], []
     for i, on in enumerate(batch.action_mask):
