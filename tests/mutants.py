@@ -50,6 +50,7 @@ ADAPTIVE = "tests/ppo/test_update.py::test_the_kl_controller_learns_from_every_e
 SHARED = "tests/ppo/test_update.py::test_ptx_windows_are_shared_out_over_any_number_of_processes"
 CONTEXT = "tests/podium/run/test_context.py::"
 SOURCES = "tests/reward/test_sources.py::"
+REWARD_KEY = "tests/reward/test_keys.py::test_every_key_does_something"
 
 MUTANTS = [
     # What is looked for and not found; one split over all sets.
@@ -101,6 +102,12 @@ MUTANTS = [
         "",
         SOURCES + "test_a_labeler_held_out_in_one_set_teaches_in_none",
     ),
+    # Keys of the reward stage that nobody reads.
+    Mutant("reward/train.py", "for i in range(config.members)", "for i in range(1)", REWARD_KEY),
+    Mutant("reward/train.py", '    if config.half == "split":', "    if False:", REWARD_KEY),
+    Mutant("reward/train.py", "            margin=config.margin,\n", "", REWARD_KEY),
+    Mutant("reward/train.py", "margin_scale=config.margin_scale", "margin_scale=1.0", REWARD_KEY),
+    Mutant("reward/train.py", "config.warmup_steps, config.min_lr_rate", "0, 0.1", REWARD_KEY),
     # Rows shared out over processes.
     Mutant(
         "podium/batching.py",
