@@ -1,10 +1,11 @@
 """Public formats, one function each: a row as it lies in the file -> the records it holds.
 
-A row that is well-formed but of no use (an empty answer, a tool call) raises `Unusable` with the
-reason; the reader counts these and says so. A row that lacks the format's keys raises `Malformed`:
-it is in another format, and nothing of the file is read.
+A row that is well-formed but of no use (an empty answer, a tool call, a null where text belongs)
+raises `Unusable` with the reason; the reader counts these and says so. A row that lacks the
+format's keys raises `Malformed`: it is in another format, and nothing of the file is read.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -42,13 +43,14 @@ def text(row: Row) -> Iterator[Document]:
 
 def alpaca(row: Row) -> Iterator[Demonstration]:
     """{instruction, input, output, system?, history?: [[question, answer]]}; `response` is read as
-    `output`.
+    `output`, and a turn of the history may be {instruction, output} too.
     """
     question = get_string(row, "instruction")
     if row.get("input"):
         question += "\n\n" + get_string(row, "input")
-    messages = [Message(role="system", content=row["system"])] if row.get("system") else []
-    for asked, answered in row.get("history") or []:
+    messages = _system(row)
+    for turn in row.get("history") or []:
+        asked, answered = _exchange(turn)
         messages += [
             Message(role="user", content=asked),
             Message(role="assistant", content=answered),
@@ -61,10 +63,12 @@ def alpaca(row: Row) -> Iterator[Demonstration]:
 
 
 def sharegpt(row: Row) -> Iterator[Demonstration | Comparison]:
-    """{conversations: [{from, value}]} or {messages: [{role, content}]}; with {chosen, rejected}
-    turns a comparison.
+    """{conversations: [{from, value}]} or {messages: [{role, content}]}, with `system` beside them
+    where the turns do not begin with one; with {chosen, rejected} turns a comparison.
     """
-    messages = _messages(row, "conversations", "messages")
+    if row.get("tools") not in (None, "", "[]", []):
+        raise Unusable("tools to call")
+    messages = _with_system(row, _messages(row, "conversations", "messages"))
     if "chosen" in row and "rejected" in row:
         chosen, rejected = (
             _messages({key: [row[key]]}, key)[0].content for key in ("chosen", "rejected")
@@ -87,7 +91,7 @@ def hh(row: Row) -> Iterator[Comparison]:
     """
     chosen = _transcript(get_string(row, "chosen"))
     rejected = _transcript(get_string(row, "rejected"))
-    if not chosen or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
+    if any(not turns or turns[-1].role != "assistant" for turns in (chosen, rejected)):
         raise Unusable("transcript does not end with an answer")
     if chosen[:-1] != rejected[:-1]:
         raise Unusable("the two transcripts differ before the last answer")
@@ -95,21 +99,43 @@ def hh(row: Row) -> Iterator[Comparison]:
 
 
 def trl_preference(row: Row) -> Iterator[Comparison]:
-    """{prompt, chosen, rejected}, strings or lists of messages; without `prompt` it is what both
-    lists begin with.
+    """{prompt, chosen, rejected}, strings or lists of messages, with `system` beside them; without
+    `prompt` it is what both lists begin with, and a prompt that they repeat counts once.
     """
     if isinstance(row.get("chosen"), str):
-        yield _comparison(
-            _as_prompt(row, "prompt"), get_string(row, "chosen"), get_string(row, "rejected")
-        )
+        prompt = _with_system(row, _as_prompt(row, "prompt"))
+        yield _comparison(prompt, get_string(row, "chosen"), get_string(row, "rejected"))
         return
     chosen, rejected = _messages(row, "chosen"), _messages(row, "rejected")
-    if "prompt" in row:
+    if row.get("prompt") is not None:
         prompt = _as_prompt(row, "prompt")
-        chosen, rejected = [*prompt, *chosen], [*prompt, *rejected]
+        chosen, rejected = _continued(prompt, chosen), _continued(prompt, rejected)
     if chosen[:-1] != rejected[:-1]:
         raise Unusable("chosen and rejected differ before the last answer")
-    yield _comparison(chosen[:-1], chosen[-1].content, rejected[-1].content)
+    prompt = _with_system(row, chosen[:-1])
+    yield _comparison(prompt, chosen[-1].content, rejected[-1].content)
+
+
+def prompt_completion(row: Row) -> Iterator[Demonstration]:
+    """{prompt, completion}, strings or lists of messages, as TRL's SFTTrainer takes them."""
+    prompt = _with_system(row, _as_prompt(row, "prompt"))
+    if isinstance(row.get("completion"), list):
+        messages = _continued(prompt, _messages(row, "completion"))
+    else:
+        content = _said(get_string(row, "completion"), "answer")
+        messages = [*prompt, Message(role="assistant", content=content)]
+    if messages[-1].role != "assistant":
+        raise Unusable("the completion does not end with an answer")
+    yield Demonstration(messages=messages)
+
+
+def _continued(prompt: list[Message], turns: list[Message]) -> list[Message]:
+    """The prompt and what follows it, where the turns may hold the prompt already."""
+    if turns[: len(prompt)] == prompt and len(turns) > len(prompt):
+        return turns
+    if prompt[-1].role == turns[0].role:
+        raise Unusable(f"two turns of the {turns[0].role} in a row")
+    return [*prompt, *turns]
 
 
 def scored_list(row: Row) -> Iterator[Ranking]:
@@ -121,10 +147,11 @@ def scored_list(row: Row) -> Iterator[Ranking]:
     """
     prompt = _as_prompt(row, "instruction", "prompt", "question")
     answers = get_list(row, "responses", "answers", "completions")
-    if isinstance(answers[0], str):
-        answers = [
-            {"output": a, "score": s} for a, s in zip(answers, get_list(row, "scores"), strict=True)
-        ]
+    if any(isinstance(answer, str) for answer in answers):
+        scores = get_list(row, "scores")
+        if len(scores) != len(answers):
+            raise Unusable(f"{len(scores)} scores for {len(answers)} answers")
+        answers = [{"output": a, "score": s} for a, s in zip(answers, scores, strict=True)]
     if len(answers) < 2:
         raise Unusable("fewer than two answers")
     merits = [_merit(answer) for answer in answers]
@@ -145,9 +172,30 @@ def _merit(answer: Row) -> float:
     """What an answer is worth; a rank counts downwards."""
     for key, sign in (("score", 1), ("overall_score", 1), ("rating", 1), ("rank", -1)):
         value = answer.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return sign * float(value)
     raise Unusable("an answer without a score or rank")
+
+
+def _system(row: Row) -> list[Message]:
+    """The system prompt that lies beside the turns, as a list of one message or none."""
+    return [Message(role="system", content=get_string(row, "system"))] if row.get("system") else []
+
+
+def _with_system(row: Row, messages: list[Message]) -> list[Message]:
+    """The turns with that system prompt first, unless they begin with one themselves."""
+    if messages and messages[0].role == "system":
+        return messages
+    return [*_system(row), *messages]
+
+
+def _exchange(turn: Any) -> tuple[str, str]:
+    """A question and its answer in a history: a pair, or an object of alpaca's own keys."""
+    if isinstance(turn, list) and len(turn) == 2:
+        turn = dict(zip(("instruction", "output"), turn, strict=True))
+    if not isinstance(turn, dict):
+        raise Unusable("a history that is not of questions and answers")
+    return get_string(turn, "instruction", "user"), get_string(turn, "output", "assistant")
 
 
 def _comparison(prompt: list[Message], chosen: str, rejected: str) -> Comparison:
@@ -189,6 +237,8 @@ def _messages(row: Row, *keys: str) -> list[Message]:
         role = get_string(turn, "from", "role")
         if role not in ROLES:
             raise Unusable(f"a turn by {role!r}")
+        if turn.get("tool_calls"):
+            raise Unusable("a tool call")
         messages.append(Message(role=ROLES[role], content=_content(turn)))
     return messages
 
@@ -200,7 +250,7 @@ def _content(turn: Row) -> str:
     parts = turn.get("content")
     if not isinstance(parts, list):
         return get_string(turn, "value", "content")
-    if any(part.get("type") != "text" for part in parts):
+    if any(not isinstance(part, dict) or part.get("type") != "text" for part in parts):
         raise Unusable("a turn that is not text")
     return "".join(get_string(part, "text", "value") for part in parts)
 
@@ -222,7 +272,7 @@ def get_list(row: Row, *keys: str) -> list[Any]:
 
 def _get(row: Row, kind: type, kind_name: str, *keys: str) -> Any:
     """The value of the first key the row has. Raises Malformed when it has none or the value's type
-    is wrong.
+    is wrong, Unusable when there is a key and nothing under it.
     """
     if not isinstance(row, dict):
         raise Malformed(keys[0], "the row is not a JSON object")
@@ -231,6 +281,8 @@ def _get(row: Row, kind: type, kind_name: str, *keys: str) -> Any:
             if not isinstance(row[key], kind):
                 raise Malformed(key, f"is {type(row[key]).__name__} but must be {kind_name}")
             return row[key]
+    if empty := next((key for key in keys if key in row), None):
+        raise Unusable(f"null for {empty}")
     raise Malformed(
         keys[0], "the key is missing" + (f" (or {', '.join(keys[1:])})" if len(keys) > 1 else "")
     )

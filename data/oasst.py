@@ -5,7 +5,8 @@ Source: Kopf et al. 2023 (OpenAssistant Conversations). Roles there are `prompte
 ranks count from 0.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from data.formats import ROLES, Row, Unusable, get_list, get_string
@@ -22,6 +23,8 @@ def oasst_tree(row: Row, wanted: type) -> Iterator[Demonstration | Ranking | Pro
     Deleted and rejected messages stay out.
     """
     root = row.get("prompt", row)
+    if get_string(root, "role") != "prompter":
+        raise Unusable("a tree that does not begin with a question")
     get_string(root, "text")
     walks: dict[type, Any] = {Demonstration: _demonstrations, Prompt: _prompts}
     walk = walks.get(wanted, _rankings)
@@ -76,10 +79,32 @@ def _ranking(prompt: list[Message], answers: list[Node], id: str | None = None) 
     return Ranking(
         prompt=prompt,
         responses=[get_string(answer, "text") for answer in answers],
-        ranks=[int(answer["rank"]) + 1 for answer in answers],
+        ranks=[_rank(answer) + 1 for answer in answers],
         generators=["model" if answer.get("synthetic") else "human" for answer in answers],
         id=id,
     )
+
+
+def _rank(answer: Node) -> int:
+    rank = answer.get("rank")
+    if isinstance(rank, bool) or not isinstance(rank, int | float):
+        raise Unusable("an answer without a rank")
+    if not math.isfinite(rank) or rank != int(rank):
+        raise Unusable("a rank that is no whole number")
+    return int(rank)
+
+
+def trees_of(messages: Iterable[Row]) -> Iterator[Node]:
+    """Trees put together from flat messages, a row each, that name their `parent_id` (oasst1 and
+    oasst2 as they lie on the hub). The whole file is read first: a parent may stand anywhere.
+    """
+    rows = [dict(row) for row in messages]
+    replies: dict[Any, list[Node]] = {}
+    for row in rows:
+        replies.setdefault(row.get("parent_id"), []).append(row)
+    for row in rows:
+        row["replies"] = replies.get(row.get("message_id"), [])
+    yield from replies.get(None, [])
 
 
 def _children(node: Node) -> list[Node]:
@@ -88,7 +113,7 @@ def _children(node: Node) -> list[Node]:
         for child in node.get("replies") or []
         if not child.get("deleted")
         and child.get("review_result") is not False
-        and child["text"].strip()
+        and (child.get("text") or "").strip()
     ]
 
 

@@ -10,7 +10,6 @@ than said is an error.
 """
 
 import difflib
-import json
 import logging
 import os
 import re
@@ -19,31 +18,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from data import formats, oasst
 from data.conversion import convert, convertible
 from data.formats import Malformed, Unusable
-from data.jsonl import from_dataset, numbered_lines, read_bytes, read_jsonl
+from data.jsonl import from_dataset, read_jsonl
 from data.records import Comparison, Demonstration, Document, Prompt, Ranking
+from data.rows import file_rows, rows_of, suffix_of
+from data.sources import Source
 from podium.errors import DataError, PodiumError
 
 log = logging.getLogger("podium.data")
 RecordType = TypeVar("RecordType", bound=BaseModel)
 
-Format = Literal[
-    "records",
-    "text",
-    "alpaca",
-    "sharegpt",
-    "oasst_tree",
-    "oasst_kway",
-    "hh",
-    "trl_preference",
-    "scored_list",
-]
 # and what each can yield
 CONVERTERS: dict[str, tuple[Callable[..., Iterator[Any]], tuple[type, ...]]] = {
     "text": (formats.text, (Document,)),
@@ -53,31 +43,9 @@ CONVERTERS: dict[str, tuple[Callable[..., Iterator[Any]], tuple[type, ...]]] = {
     "oasst_kway": (oasst.oasst_kway, (Ranking,)),
     "hh": (formats.hh, (Comparison,)),
     "trl_preference": (formats.trl_preference, (Comparison,)),
+    "prompt_completion": (formats.prompt_completion, (Demonstration,)),
     "scored_list": (formats.scored_list, (Ranking,)),
 }
-
-
-class Source(BaseModel):
-    """Where records come from and how they lie there."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str = Field(description="file, folder or hub id; ${VARIABLES} are filled in")
-    format: Format = Field(default="records", description="our own records, or a public format")
-    split: str = Field(default="train", description="split of a hub data set")
-    config: str | None = Field(
-        default=None, description="configuration of a hub data set that has several"
-    )
-    separator: str = Field(
-        default="<|endoftext|>", description="what stands between documents in a text file"
-    )
-    skip: int = Field(default=0, ge=0, description="leave out so many records at the beginning")
-    limit: int | None = Field(
-        default=None, gt=0, description="read at most so many records after these"
-    )
-    weight: float | None = Field(
-        default=None, gt=0, description="share in a mixture; without, all of it once"
-    )
 
 
 @dataclass
@@ -155,7 +123,7 @@ def _size(record: BaseModel) -> float:
 
 def _read_one(source: Source, record_type: type[Any]) -> tuple[list[Any], ReadReport]:
     path = _expand(source.path)
-    if source.format == "records" and _suffix(Path(path)) == ".txt":
+    if source.format == "records" and suffix_of(Path(path)) == ".txt":
         source = source.model_copy(update={"format": "text"})
     report = ReadReport()
     if source.format == "records":
@@ -181,28 +149,36 @@ def _stored_records(path: str, source: Source, record_type: type[Any]) -> Iterat
     """Our own records; a file of another kind that converts (comparisons for rankings, ...) is
     converted.
     """
-    if _suffix(Path(path)) == ".jsonl":
-        stored = _stored_type(
-            next((row for _, row in _file_rows(Path(path), source)), {}), record_type
-        )
+    if suffix_of(Path(path)) == ".jsonl" and not source.fields:
+        first: Any = next((row for _, row in file_rows(Path(path), source)), {})
+        stored = _stored_type(first, record_type)
         records = read_jsonl(path, stored)
     else:
-        rows = [row for _, row in _rows(path, source)]
+        rows = [row for _, row in rows_of(path, source)]
         stored = _stored_type(rows[0] if rows else {}, record_type)
         records = from_dataset(rows, stored, path)
     return (made for record in records for made in convert(record, record_type))
 
 
 def _stored_type(first: Any, record_type: type[Any]) -> type[Any]:
-    """The kind of record a file holds by its first row's keys; `record_type` unless another kind
-    fits and converts.
+    """The kind of record a file holds by its first row; `record_type` unless another kind fits and
+    converts. Prompts and demonstrations have the same keys: who speaks last tells them apart.
     """
     keys = set(first) if isinstance(first, dict) else set()
+    answered = _last_role(first) == "assistant"
     for kind in (record_type, Ranking, Comparison, Demonstration, Document):
         required = {name for name, info in kind.model_fields.items() if info.is_required()}
+        if kind is Prompt and answered:
+            continue
         if required <= keys and convertible(kind, record_type):
             return kind
     return record_type
+
+
+def _last_role(row: Any) -> str | None:
+    turns = row.get("messages") if isinstance(row, dict) else None
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    return last.get("role") if isinstance(last, dict) else None
 
 
 def _converted(
@@ -210,6 +186,7 @@ def _converted(
 ) -> Iterator[Any]:
     """Records made from the rows of a public format; what is of no use is counted in `report`."""
     converter, yields = CONVERTERS[source.format]
+    trees = source.format == "oasst_tree"
     if not any(convertible(kind, record_type) for kind in yields):
         fitting = [
             name
@@ -220,11 +197,9 @@ def _converted(
         raise DataError(
             path, None, "format", problem, f"formats that do: records, {', '.join(fitting)}"
         )
-    for number, row in _rows(path, source):
+    for number, row in _trees(rows_of(path, source)) if trees else rows_of(path, source):
         try:
-            found = list(
-                converter(row, record_type) if source.format == "oasst_tree" else converter(row)
-            )
+            found = list(converter(row, record_type) if trees else converter(row))
         except Unusable as reason:
             report.dropped[str(reason)] += 1
             continue
@@ -235,6 +210,11 @@ def _converted(
         except ValidationError as error:
             report.dropped[error.errors()[0]["msg"].removeprefix("Value error, ")] += 1
             continue
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # The net: a shape that no converter thought of is named, and ends in no traceback.
+            problem = f"does not fit the format ({type(error).__name__}: {error})"
+            fix = f"correct the row, or name another format than {source.format}"
+            raise DataError(path, number, None, problem, fix) from error
         for record in found:
             if not convertible(type(record), record_type):
                 report.dropped[f"a {type(record).__name__}, not a {record_type.__name__}"] += 1
@@ -245,98 +225,15 @@ def _converted(
             yield from made
 
 
-def _rows(path: str, source: Source) -> Iterator[tuple[int, Any]]:
-    """(number, row) of a file, of every text file in a folder, or of a data set in a folder or on
-    the hub.
-    """
-    local = Path(path)
-    hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) and not local.suffix
-    if local.is_dir() and source.format == "text":
-        files = sorted(local.rglob("*.txt"))
-        if not files:
-            raise DataError(
-                path,
-                None,
-                None,
-                "no .txt file in this folder",
-                "name a file, or a folder of .txt files",
-            )
-        for file in files:
-            yield from _file_rows(file, source)
-    elif local.is_dir() or (hub_id and not local.exists()):
-        yield from enumerate(_hub_rows(path, source), start=1)
-    else:
-        yield from _file_rows(local, source)
-
-
-def _file_rows(path: Path, source: Source) -> Iterator[tuple[int, Any]]:
-    suffix = _suffix(path)
-    if suffix == ".parquet":
-        from pyarrow import parquet
-
-        yield from enumerate(parquet.read_table(path).to_pylist(), start=1)
-    elif suffix == ".jsonl":
-        for number, line in numbered_lines(path):
-            yield number, _wrap(_parse(path, number, line), source)
-    elif suffix == ".json":
-        content = _parse(path, None, _decode(path))
-        if not isinstance(content, list):
-            raise DataError(
-                path,
-                None,
-                None,
-                "is not a JSON list of rows",
-                "name it .jsonl if it has one row a line",
-            )
-        for number, row in enumerate(content, start=1):
-            yield number, _wrap(row, source)
-    else:
-        for number, piece in enumerate(_decode(path).split(source.separator), start=1):
-            yield number, {"text": piece.strip()}
-
-
-def _wrap(row: Any, source: Source) -> Any:
-    """Text files may hold one bare JSON string a line."""
-    return {"text": row} if isinstance(row, str) and source.format == "text" else row
-
-
-def _hub_rows(path: str, source: Source) -> Iterator[dict[str, Any]]:
-    import datasets
-
-    try:
-        dataset = datasets.load_dataset(path, source.config, split=source.split)
-    except (
-        Exception
-    ) as error:  # the library raises a dozen unrelated kinds for "not there" and "no network"
-        why = next(iter(str(error).splitlines()), type(error).__name__)
-        problem = f"is no file here, and could not be loaded as a data set: {why}"
-        raise DataError(
-            path, None, None, problem, "check the path or hub id, split and config"
-        ) from None
-    yield from dataset
-
-
-def _suffix(path: Path) -> str:
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    return {".ndjson": ".jsonl"}.get(suffix, suffix)
-
-
-def _decode(path: Path) -> str:
-    raw = read_bytes(path)
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(path, line, None, "is not UTF-8", "save the file as UTF-8") from None
-
-
-def _parse(path: Path, number: int | None, content: str) -> Any:
-    try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
-        line = number if number is not None else error.lineno
-        problem = f"not valid JSON: {error.msg} at column {error.colno}"
-        raise DataError(path, line, None, problem, "correct the line") from None
+def _trees(rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """Open Assistant's trees, put together first where the file holds flat messages."""
+    numbered = list(rows)
+    if numbered and isinstance(numbered[0][1], dict) and "parent_id" in numbered[0][1]:
+        flat = [row for _, row in numbered if isinstance(row, dict)]
+        if not any(row.get("replies") for row in flat):
+            yield from enumerate(oasst.trees_of(flat), start=1)
+            return
+    yield from numbered
 
 
 def _source(spec: Any) -> Source:

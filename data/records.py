@@ -13,13 +13,23 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 MIN_RESPONSES = 2  # a ranking of one response says nothing; the paper has K = 4 to 9
 
 
+def _encodable(text: str) -> str:
+    """Half a surrogate pair, as JSON's escapes allow it, is no text: no tokenizer takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"holds half a character ({text[error.start]!r})") from None
+    return text
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("is blank")
     return text
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+String = Annotated[str, AfterValidator(_encodable)]
+Text = Annotated[String, AfterValidator(_not_blank)]
 # refuses "1", 1.0 and true, which pydantic would otherwise convert
 Integer = Annotated[int, Field(strict=True)]
 Rank = Annotated[int, Field(strict=True, ge=1)]
@@ -37,7 +47,7 @@ class Message(Record):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: String
 
 
 Messages = Annotated[list[Message], Field(min_length=1)]
@@ -47,20 +57,20 @@ class Document(Record):
     """A text to pretrain on."""
 
     text: Text
-    source: str | None = None
-    id: str | None = None
+    source: String | None = None
+    id: String | None = None
 
 
 class Prompt(Record):
     """What a person asks; the last message is theirs."""
 
     messages: Messages
-    user: str | None = Field(default=None, description="who asked; splits and caps go by it")
-    use_case: str | None = Field(
+    user: String | None = Field(default=None, description="who asked; splits and caps go by it")
+    use_case: String | None = Field(
         default=None, description="generation, open_qa, chat, ... (the paper's Table 1)"
     )
-    source: str | None = None
-    id: str | None = None
+    source: String | None = None
+    id: String | None = None
     meta: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -73,10 +83,10 @@ class Demonstration(Record):
     """A conversation whose last message shows the answer to imitate."""
 
     messages: Messages
-    user: str | None = None
-    use_case: str | None = None
-    source: str | None = None
-    id: str | None = None
+    user: String | None = None
+    use_case: String | None = None
+    source: String | None = None
+    id: String | None = None
     meta: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -93,29 +103,29 @@ class Ranking(Record):
     """
 
     prompt: Messages
-    responses: Annotated[list[str], Field(min_length=MIN_RESPONSES)]
+    responses: Annotated[list[String], Field(min_length=MIN_RESPONSES)]
     ranks: list[Rank]
     likert: list[Likert] | None = Field(
         default=None, description="overall quality 1-7 of each response"
     )
-    flags: list[list[str]] | None = Field(
+    flags: list[list[String]] | None = Field(
         default=None, description="metadata ticked for each response (Table 3)"
     )
-    labeler: str | None = None
-    cohort: str = Field(
+    labeler: String | None = None
+    cohort: String = Field(
         default="train", description="group of labelers: train, heldout, researcher, ..."
     )
-    source: str | None = None
-    task: str | None = Field(default=None, description="the labeling task this ranking answers")
-    instruction: str | None = Field(
+    source: String | None = None
+    task: String | None = Field(default=None, description="the labeling task this ranking answers")
+    instruction: String | None = Field(
         default=None, description="version of the instructions the labeler saw"
     )
-    generators: list[str] | None = Field(
+    generators: list[String] | None = Field(
         default=None, description="which model wrote each response"
     )
-    user: str | None = None
-    use_case: str | None = None
-    id: str | None = None
+    user: String | None = None
+    use_case: String | None = None
+    id: String | None = None
     strength: Strength | None = Field(
         default=None, description="how sure the preference is, where a source says so"
     )
@@ -166,13 +176,13 @@ class Comparison(Record):
     """
 
     prompt: Messages
-    chosen: str
-    rejected: str
-    labeler: str | None = None
-    cohort: str = "train"
-    source: str | None = None
+    chosen: String
+    rejected: String
+    labeler: String | None = None
+    cohort: String = "train"
+    source: String | None = None
     strength: Strength | None = None
-    group_id: str | None = None
+    group_id: String | None = None
     meta: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -199,9 +209,9 @@ class Question(Record):
     """A multiple-choice question or fact probe; `answer` counts from 0 into `choices`."""
 
     question: Text
-    choices: Annotated[list[str], Field(min_length=2)]
+    choices: Annotated[list[String], Field(min_length=2)]
     answer: Annotated[int, Field(strict=True, ge=0)]
-    source: str | None = None
+    source: String | None = None
     meta: dict[str, Any] = {}
 
     @model_validator(mode="after")

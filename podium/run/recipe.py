@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from data.readers import Source
+from data.sources import Source
 from podium.errors import RecipeError
 from podium.run.registry import STAGES, chain_of, spec_of, split_arm
 from podium.sampling.kinds import EmbeddedConfig, SamplerConfig, config_class

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from data import records
-from data.readers import CONVERTERS, Source
+from data.readers import CONVERTERS
+from data.sources import Source
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"\*\*(\w+)\*\*(?:(?!```).)*```jsonl\n(.*?)\n```", PAGE, flags=re.DOTALL)

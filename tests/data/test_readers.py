@@ -10,8 +10,9 @@ import re
 import pytest
 
 from data.jsonl import write_jsonl
-from data.readers import Source, read_source, read_with_report
+from data.readers import read_source, read_with_report
 from data.records import Comparison, Demonstration, Document, Message, Prompt, Ranking
+from data.sources import Source
 from podium.errors import DataError, PodiumError
 
 ASK = Message(role="user", content="Name a fruit.")
@@ -273,8 +274,8 @@ REAL = [
         "C_demos/llamafactory_demo_sets/glaive_toolcall_en_demo.json",
         "sharegpt",
         Demonstration,
-        147,
-        153,
+        109,
+        191,
     ),
     ("C_demos/llamafactory_demo_sets/v1_sft_demo.jsonl", "sharegpt", Demonstration, 500, 0),
     ("C_demos/llamafactory_demo_sets/kto_en_demo.json", "sharegpt", Demonstration, 150, 150),
