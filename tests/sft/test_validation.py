@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaForSequenceClassification
 
+from podium.sampling.kinds import EmbeddedConfig
 from sft.validation import RewardScorer
 
 
@@ -25,7 +26,11 @@ def test_processes_answer_the_prompts_with_the_draws_of_one(
 
     def score(rank: int, world_size: int) -> float:
         stage = SimpleNamespace(
-            rank=rank, world_size=world_size, seed=3, device=torch.device("cpu")
+            rank=rank,
+            world_size=world_size,
+            seed=3,
+            device=torch.device("cpu"),
+            sampler=EmbeddedConfig,
         )
         return RewardScorer(tmp_path / "reward", tokenizer, prompts, 12, stage)(tiny_llama)
 
