@@ -37,7 +37,7 @@ import torch
 from data.readers import read_source
 from data.records import Ranking
 from podium.engine import init_distributed
-from podium.rewards.model import Lora
+from podium.lora import LoraConfig
 from podium.runtime import resolve_dtype
 from podium.statistics import SHARE, mean_with_interval
 from reward import calibration
@@ -207,7 +207,7 @@ def main() -> None:
         learning_rate=options.learning_rate,
         batch_size=options.batch_size,
         micro_batch_tokens=8192,
-        lora=options.lora and Lora(r=options.lora),
+        lora=options.lora and LoraConfig(r=options.lora, alpha=16),
     )
     dtype = resolve_dtype(options.dtype)
     settings = {

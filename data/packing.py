@@ -51,7 +51,7 @@ def apart(windows: torch.Tensor, bos_id: int) -> dict[str, Any]:
 
     Positions start again at each `bos_id`. The mask (B, 1, T, T), 0 or -inf, is given whole because
     not every model of transformers makes one from such positions (OPT does not); attention must be
-    "sdpa", "eager" or `podium.sampling.attention`'s.
+    "sdpa", "eager" or `podium.attention`'s.
     """
     index = torch.arange(windows.shape[1], device=windows.device)
     # (B, T) where each token's document begins

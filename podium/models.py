@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Model = TypeVar("Model", bound=torch.nn.Module)
+# The names under which the families of transformers keep the probability of a dropout.
+DROPOUT_FIELDS = (
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "hidden_dropout",
+    "layerdrop",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+)
 
 
 # Tensors that old checkpoints hold and that models compute for themselves.
@@ -237,6 +248,20 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         if was_training:
             model.train()
+
+
+def remove_dropout(model: Model) -> Model:
+    """Every dropout of the model set to 0, in place: as a module, and as the number that a module
+    or the model's config keeps.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for holder in (module, getattr(module, "config", None)):
+            for field in DROPOUT_FIELDS:
+                if isinstance(getattr(holder, field, None), float):
+                    setattr(holder, field, 0.0)
+    return model
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from podium.engine import EngineConfig
-from podium.rewards.model import Lora
+from podium.lora import LoraConfig
 from ppo.guard import GuardConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -69,7 +69,7 @@ class Config(BaseModel):
     value_model: str | None = Field(
         None, description="where the value model starts; null and C.4: the reward model"
     )
-    lora: Lora | None = Field(
+    lora: LoraConfig | None = Field(
         None, description="train adapters of policy and value; the reference is adapters off"
     )
     frozen_models: Literal["resident", "offload", "sharded"] = Field(
@@ -219,6 +219,11 @@ class Config(BaseModel):
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be split into {self.num_mini_batches} "
                 f"minibatches"
+            )
+        if self.lora is not None and self.lora.dropout > 0:
+            raise ValueError(
+                f"lora.dropout {self.lora.dropout:g}: PPO's ratio compares two passes over the "
+                f"same tokens, which must not differ by what they drop; leave it at 0"
             )
         if self.compile and (self.engine.zero_stage == 3 or self.frozen_models == "sharded"):
             raise ValueError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from podium import runtime
+from podium.attention import attend_in_fp32
 from podium.batching import share_of
 from podium.engine import (
     all_reduce_max,
@@ -26,10 +27,10 @@ from podium.engine import (
     world_size,
 )
 from podium.errors import RecipeError
-from podium.models import count_parameters
-from podium.rewards.model import RewardEnsemble, with_lora
+from podium.lora import with_lora
+from podium.models import count_parameters, remove_dropout
+from podium.rewards.model import RewardEnsemble
 from podium.runtime import Dtype, rng_state, set_rng_state
-from podium.sampling.attention import attend_in_fp32
 from podium.sampling.kinds import EmbeddedConfig, SamplerConfig, make_sampler
 from podium.sampling.protocol import SamplingParams
 from podium.schedule import constant_with_warmup
@@ -44,8 +45,6 @@ from ppo.models import (
     ValueFunction,
     compile_layers,
     gathered,
-    with_policy_lora,
-    without_dropout,
 )
 from ppo.rollout import RolloutBatch, episodes, gather, read_scores, read_tokens
 from ppo.update import Targets, Updater
@@ -135,7 +134,9 @@ class Learner:
         config = self.config
         for model in (models.policy, models.value, models.reward, models.reference):
             if model is not None:
-                without_dropout(model)
+                # The ratio of PPO compares two passes over the same tokens; with dropout they
+                # would differ before anything was learned.
+                remove_dropout(model)
         if self.device.type == "cpu" and self.dtype == "bf16":
             for model in filter(None, (models.policy, models.value, models.reference)):
                 attend_in_fp32(model)
@@ -147,8 +148,8 @@ class Learner:
         self.reward = Frozen(
             RewardFunction(models.reward), config.frozen_models, self.device, self.dtype
         )
-        policy = with_policy_lora(models.policy, config.lora, self.seed)
-        value = with_lora(models.value, config.lora, self.seed)
+        policy = with_lora(models.policy, config.lora, "CAUSAL_LM", self.seed)
+        value = with_lora(models.value, config.lora, "SEQ_CLS", self.seed)
         if config.gradient_checkpointing:
             models.policy.gradient_checkpointing_enable()
             models.value.gradient_checkpointing_enable()

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from podium.engine import make_frozen_engine
 from podium.models import inside_peft
-from podium.rewards.model import DROPOUT_FIELDS, Lora, RewardEnsemble
+from podium.rewards.model import RewardEnsemble
 from podium.rewards.score import score, token_values
 from podium.runtime import Dtype, autocast
 from podium.sampling.logprobs import token_logprobs
@@ -127,42 +127,6 @@ class AdapterOff:
         """The policy's engine, acting as the reference inside."""
         with torch.no_grad(), self.engine.module.model.disable_adapter():
             yield self.engine
-
-
-def with_policy_lora(model: PreTrainedModel, lora: Lora | None, seed: int) -> nn.Module:
-    """The model with adapters and the rest frozen; the model itself without `lora`. The seed draws
-    the adapters.
-    """
-    if lora is None:
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        target_modules=lora.target_modules,
-        lora_dropout=0.0,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)
-
-
-def without_dropout(model: nn.Module) -> nn.Module:
-    """Every dropout of the model set to 0, in place.
-
-    The ratio of PPO compares two passes over the same tokens; with dropout they differ before
-    anything was learned.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for holder in (module, getattr(module, "config", None)):
-            for field in DROPOUT_FIELDS:
-                if isinstance(getattr(holder, field, None), float):
-                    setattr(holder, field, 0.0)
-    return model
 
 
 def compile_layers(model: nn.Module) -> None:

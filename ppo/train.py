@@ -30,20 +30,18 @@ from data.records import Prompt
 from data.template import decode_response, encode_prompt
 from podium.engine import full_state_dict
 from podium.errors import DataError, DivergenceError, Interrupted, ParentError
+from podium.lora import merge_lora, with_lora
 from podium.models import context_of, load_causal_lm, load_tokenizer, save_model
 from podium.rewards.model import (
     RewardEnsemble,
     load_reward_model,
-    merged,
     save_reward_model,
-    with_lora,
 )
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from ppo.config import Config
 from ppo.guard import breaches
 from ppo.learner import Learner, Models
-from ppo.models import with_policy_lora
 from ppo.ptx import ptx_windows
 from ppo.watch import gold_metrics, write_samples
 
@@ -335,15 +333,15 @@ def save_final(
         save_reward_model(learner.value.module.model, tokenizer, folder / "value", value_weights)
         return
     # Rebuilt from the parents, so that merging works whatever the ZeRO stage.
-    policy: Any = with_policy_lora(
-        load_causal_lm(stage.parent(config.model)), config.lora, stage.seed
+    policy: Any = with_lora(
+        load_causal_lm(stage.parent(config.model)), config.lora, "CAUSAL_LM", stage.seed
     )
     policy.load_state_dict(policy_weights)
     policy.save_pretrained(str(folder / "adapter"))
-    value = with_lora(load_value_model(config, stage), config.lora, stage.seed)
+    value = with_lora(load_value_model(config, stage), config.lora, "SEQ_CLS", stage.seed)
     value.load_state_dict(value_weights)
-    save_model(policy.merge_and_unload(), tokenizer, folder)
-    save_reward_model(merged(value), tokenizer, folder / "value")
+    save_model(merge_lora(policy), tokenizer, folder)
+    save_reward_model(merge_lora(value), tokenizer, folder / "value")
 
 
 def plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

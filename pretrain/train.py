@@ -31,6 +31,7 @@ from data.packing import apart, encode_documents, pack
 from data.records import Document
 from data.template import prepare_tokenizer
 from data.tokenizer_training import train_bpe
+from podium.attention import attend_for_training
 from podium.batching import share_of
 from podium.engine import (
     EngineConfig,
@@ -154,10 +155,7 @@ def main(config: Config, stage: StageContext) -> None:
     total_tokens = read_before[-1] * context
 
     # 3. Engine; go on from a checkpoint if there is one.
-    if stage.device.type == "cpu" and context <= 512:
-        # On a CPU the plain formula trains short windows up to 1.4 times faster than torch's fused
-        # attention (bf16).
-        model.set_attn_implementation("eager")
+    attend_for_training(model, stage.device, context)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     engine = make_engine(

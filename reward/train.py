@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.template import prepare_tokenizer
+from podium.attention import attend_for_training
 from podium.engine import (
     EngineConfig,
     full_state_dict,
@@ -38,16 +39,14 @@ from podium.engine import (
     save_engine,
 )
 from podium.errors import DataError, Interrupted
+from podium.lora import LoraConfig, merge_lora, with_lora
 from podium.models import context_of, load_tokenizer, moved
 from podium.progress import say
 from podium.rewards.model import (
     Combine,
-    Lora,
     RewardEnsemble,
-    merged,
     new_reward_model,
     save_reward_model,
-    with_lora,
 )
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
@@ -66,9 +65,6 @@ from reward.evaluate import headline, trust_report
 from reward.report import describe, write_report
 from reward.sources import Splits, in_half, merge_splits, one_split, read_splits
 from reward.updates import LossName, Objective, ScoringModule, update, validate
-
-# tokens; below, a CPU's fused attention is slower backwards than plain matrix products (2x in bf16)
-SHORT = 512
 
 
 class RankingSet(BaseModel):
@@ -151,7 +147,7 @@ class Config(BaseModel):
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass to save memory"
     )
-    lora: Lora | None = Field(
+    lora: LoraConfig | None = Field(
         None, description="train low-rank adapters instead of all weights; merged in final/"
     )
     engine: EngineConfig = Field(
@@ -386,8 +382,7 @@ def new_engine(
 ) -> tuple[Any, Objective]:
     """A fresh reward model under an engine, and what it minimises."""
     module = new_module(config, initial, seed)
-    if device.type == "cpu" and initial.max_length <= SHORT:
-        module.reward_model.set_attn_implementation("eager")
+    attend_for_training(module.reward_model, device, initial.max_length)
     if config.gradient_checkpointing:
         module.reward_model.gradient_checkpointing_enable()
     engine = make_engine(
@@ -410,7 +405,7 @@ def new_module(config: Config, initial: InitialModel, seed: int) -> ScoringModul
     same numbers.
     """
     model = new_reward_model(initial.folder, initial.tokenizer, seed)
-    return ScoringModule(with_lora(model, config.lora, seed))
+    return ScoringModule(with_lora(model, config.lora, "SEQ_CLS", seed))
 
 
 def one_update(
@@ -451,7 +446,7 @@ def finished_model(
     """The plain reward model of trained weights, adapters merged, in eval mode."""
     module = new_module(config, initial, seed)
     module.load_state_dict(weights)
-    return merged(module.model).eval()
+    return merge_lora(module.model).eval()
 
 
 def note_counts(stage: StageContext, counts: Counter[str]) -> None:

@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig
 
 from data.packing import encode_documents
 from data.template import encode_prompt, prepare_tokenizer
+from podium.attention import attend_for_training
 from podium.engine import EngineConfig, init_distributed
 from podium.errors import DataError, Interrupted, RecipeError
+from podium.lora import LoraConfig, merge_lora, peft_config
 from podium.models import (
     UNSTATED_CONTEXT,
     context_of,
@@ -57,17 +59,6 @@ from sft.trainer import (
     trainer_settings,
 )
 from sft.validation import RewardScorer, validation_metrics
-
-
-class Lora(BaseModel):
-    """Low-rank adapters (Hu et al. 2021): W + B A alpha / r, where only A and B train."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    r: int = Field(16, gt=0, description="rank of the update")
-    alpha: int = Field(32, gt=0, description="the update is scaled by alpha / r")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' input")
-    target_modules: str | list[str] = Field("all-linear", description="layers that get an adapter")
 
 
 class Config(BaseModel):
@@ -115,7 +106,9 @@ class Config(BaseModel):
     aux_share: float = Field(
         0.0, ge=0, lt=1, description="share of each batch's rows from the documents; C.3: 0.1"
     )
-    lora: Lora | None = Field(None, description="train adapters only; null trains every weight")
+    lora: LoraConfig | None = Field(
+        None, description="train adapters only; null trains every weight"
+    )
     select_by: Literal["validation_loss", "reward_score", "last"] = Field(
         "validation_loss", description="how the checkpoint is chosen; C.1: reward_score"
     )
@@ -155,9 +148,7 @@ def main(config: Config, stage: StageContext) -> None:
             f"the model states no longest sequence: {context} tokens are taken "
             "(max_prompt_tokens and max_response_tokens lower it)"
         )
-    if stage.device.type == "cpu" and context <= 512:
-        # faster than torch's fused attention on a CPU at this length
-        model.set_attn_implementation("eager")
+    attend_for_training(model, stage.device, context)
 
     # 2. Demonstrations to rows, in the order of the whole run.
     train = encode(config, stage, tokenizer, context, "train")
@@ -183,7 +174,7 @@ def main(config: Config, stage: StageContext) -> None:
         train_dataset=to_dataset(rows),
         eval_dataset=to_dataset(validation.rows),
         processing_class=tokenizer,
-        peft_config=lora_config(config.lora, range(known_tokens, len(tokenizer)))
+        peft_config=peft_config(config.lora, "CAUSAL_LM", list(range(known_tokens, len(tokenizer))))
         if config.lora
         else None,
     )
@@ -387,18 +378,6 @@ def trainer_arguments(config: Config, stage: StageContext, steps_per_epoch: int)
     )
 
 
-def lora_config(lora: Lora, new_tokens: range) -> LoraConfig:
-    """PEFT's configuration; the embeddings of tokens the base model did not know train too."""
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        trainable_token_indices={"embed_tokens": list(new_tokens)} if new_tokens else None,
-    )
-
-
 def save_final(
     config: Config,
     stage: StageContext,
@@ -415,21 +394,14 @@ def save_final(
     if config.lora is None:
         save_model(load_causal_lm(best), tokenizer, folder)
         return
-    save_model(merged(parent, best, tokenizer), tokenizer, folder)
+    base = load_causal_lm(parent)
+    resize_for(tokenizer, base)
+    save_model(merge_lora(PeftModel.from_pretrained(base, str(best))), tokenizer, folder)
     shutil.copytree(
         best,
         folder / "adapter",
         ignore=shutil.ignore_patterns("best.json", "training_args.bin", "*.md"),
     )
-
-
-def merged(base: Path, adapter: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The base model with the adapter's update added to its weights: the same function without
-    PEFT.
-    """
-    model = load_causal_lm(base)
-    resize_for(tokenizer, model)
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
 
 
 def card(config: Config, headline: dict[str, float]) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -21,32 +20,9 @@ from transformers import (
 from transformers.utils import logging
 
 from podium.errors import ParentError
-from podium.models import load_tokenizer, resize_for, save_model
+from podium.models import load_tokenizer, remove_dropout, resize_for, save_model
 
 Combine = Literal["mean", "min", "mean_minus_variance"]
-DROPOUT_FIELDS = (
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "hidden_dropout",
-    "layerdrop",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-)
-
-
-class Lora(BaseModel):
-    """Low-rank adapters (Hu et al. 2021): only they and the reward head train; `final/` holds the
-    merged model.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    r: int = Field(8, gt=0, description="rank of the update")
-    alpha: int = Field(16, gt=0, description="the update is scaled by alpha / r")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' input")
-    target_modules: str | list[str] = Field("all-linear", description="layers that get an adapter")
 
 
 class RewardEnsemble(nn.Module):
@@ -99,15 +75,7 @@ def new_reward_model(
     the order of their data.
     """
     model = _load_classifier(path, num_labels=1)
-    for field in DROPOUT_FIELDS:
-        if hasattr(model.config, field):
-            setattr(model.config, field, 0.0)
-    for module in model.modules():
-        for field in DROPOUT_FIELDS:
-            if isinstance(getattr(module, field, None), float):
-                setattr(module, field, 0.0)
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    remove_dropout(model)
     resize_for(tokenizer, model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.reward_bias = 0.0
@@ -147,32 +115,6 @@ def load_reward_model(
         _load_classifier(Path(folder) / "members" / str(i)) for i in range(1, ensemble["members"])
     ]
     return RewardEnsemble([first, *others], ensemble["combine"], ensemble["bias"]).eval(), tokenizer
-
-
-def with_lora(model: PreTrainedModel, lora: Lora | None, seed: int) -> nn.Module:
-    """The model with adapters in its layers and all but them and the head frozen; the model itself
-    without `lora`.
-    """
-    if lora is None:
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        task_type="SEQ_CLS",
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)
-
-
-def merged(model: nn.Module) -> PreTrainedModel:
-    """Adapters added into the weights, PEFT gone; a model without adapters as it is."""
-    merge: Any = getattr(model, "merge_and_unload", None)
-    return cast(PreTrainedModel, model if merge is None else merge())
 
 
 def save_reward_model(

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from podium.attention import attends_in_fp32
 from podium.batching import pad_left
 from podium.models import device_of, inside_peft
-from podium.sampling.attention import attends_in_fp32
 from podium.sampling.cache import SlotCache
 from podium.sampling.choice import pick_tokens, row_uniforms
 from podium.sampling.compiled import CompiledStep

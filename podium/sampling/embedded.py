@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from podium.attention import attend_in_fp32
 from podium.batching import batches_by_length, pad_right
 from podium.errors import PodiumError
 from podium.models import context_of, device_of, evaluating, inside_peft
-from podium.sampling.attention import attend_in_fp32
 from podium.sampling.compiled import CompiledStep
 from podium.sampling.decoder import Decoder
 from podium.sampling.logprobs import token_logprobs

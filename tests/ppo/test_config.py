@@ -47,6 +47,7 @@ def test_plain_ppo_reads_no_windows():
         ({"kl_coeff": 0.1}, "kl_coeff"),
         ({"batch_size": 10, "num_mini_batches": 4}, "minibatches"),
         ({"total_episodes": 10}, "less than one batch"),
+        ({"lora": {"dropout": 0.1}}, "must not differ"),
         ({"temperature": 0.0}, "temperature"),
     ],
 )

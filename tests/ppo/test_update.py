@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from data.packing import apart
-from ppo.models import without_dropout
+from podium.models import remove_dropout
 from ppo.update import Sums, Targets, compare_gradients, flat_gradient
 
 BOS = 0
@@ -165,7 +165,7 @@ def test_ptx_coefficient_0_is_plain_ppo(make_learner, windows):
 @pytest.mark.parametrize("folder", ["policy_folder", "opt_folder"])
 def test_first_minibatch_has_ratio_1_and_no_clipping(make_learner, request, folder):
     """Pitfalls 2 and 3, on a policy that was trained with dropout, at a temperature. Mutations seen
-    red: `without_dropout` does nothing; the update reads the policy at temperature 1.
+    red: `remove_dropout` does nothing; the update reads the policy at temperature 1.
     """
     learner = make_learner(
         policy=request.getfixturevalue(folder), num_mini_batches=1, temperature=0.7
@@ -210,7 +210,7 @@ def test_dropout_is_switched_off_wherever_a_model_keeps_it():
     """As a module (GPT-2), and as a number that a module reads (OPT). Mutation seen red: modules
     left as they are.
     """
-    model = without_dropout(
+    model = remove_dropout(
         torch.nn.Sequential(torch.nn.Dropout(0.1), torch.nn.MultiheadAttention(4, 2, dropout=0.1))
     )
     assert model[0].p == 0.0 and model[1].dropout == 0.0

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from podium.attention import attend_in_fp32
 from podium.errors import PodiumError
-from podium.sampling.attention import attend_in_fp32
 from podium.sampling.cache import SlotCache
 from podium.sampling.choice import pick_tokens, row_uniforms
 from podium.sampling.embedded import EmbeddedSampler

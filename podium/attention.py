@@ -1,4 +1,5 @@
-"""Attention for a CPU under bf16 autocast: torch's fused kernel, given fp32.
+"""Which attention a CPU trains with: the plain formula for short rows, or, in PPO under bf16
+autocast, torch's fused kernel given fp32.
 
 torch's fused kernel is slow backwards in bf16 on a CPU, and the plain formula keeps (rows, heads,
 T, T) tensors. A cast to fp32 and back is faster than both: training 8 rows of 4 heads of 48 takes
@@ -15,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "sdpa_fp32"
+SHORT = 512  # tokens up to which the plain formula is the faster one on a CPU
 
 
 def attend(
@@ -35,6 +37,17 @@ def attend(
             module, query.float(), key.float(), value.float(), attention_mask, **kwargs
         )
     return output.to(query.dtype), None
+
+
+def attend_for_training(model: PreTrainedModel, device: torch.device, tokens: int) -> None:
+    """Choose the attention that trains rows of at most `tokens` tokens fastest, in fp32 and bf16.
+
+    On a CPU the plain formula trains short rows up to 1.4 times faster than torch's fused kernel,
+    which is slow backwards there in bf16; on a GPU the model's own choice is right. (PPO leaves the
+    choice to the model, and under bf16 takes `attend_in_fp32`.)
+    """
+    if device.type == "cpu" and tokens <= SHORT:
+        model.set_attn_implementation("eager")
 
 
 def attend_in_fp32(model: PreTrainedModel) -> None:

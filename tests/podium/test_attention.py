@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from data.packing import apart
-from podium.sampling.attention import attend, attend_in_fp32, attends_in_fp32
+from podium.attention import attend, attend_in_fp32, attends_in_fp32
 
 
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])

@@ -1,0 +1,73 @@
+"""Low-rank adapters (LoRA): one config and one way to wrap, for the language models of SFT and PPO
+and for the scoring models of the reward stage and of PPO's value function.
+
+peft takes seconds to import, so only the functions that need it do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+if TYPE_CHECKING:
+    import peft
+    from transformers import PreTrainedModel
+
+# What the model is for decides which layers peft trains beside the adapters: a fresh scalar head
+# (SEQ_CLS) has to learn, a language model's head (CAUSAL_LM) stays as it is.
+Task = Literal["CAUSAL_LM", "SEQ_CLS"]
+
+
+class LoraConfig(BaseModel):
+    """Low-rank adapters (Hu et al. 2021): W + B A alpha / r, where only A and B train (and a reward
+    model's head). `final/` holds the merged model.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    r: int = Field(16, gt=0, description="rank of the update")
+    alpha: int = Field(32, gt=0, description="the update is scaled by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the adapters' input")
+    target_modules: str | list[str] = Field("all-linear", description="layers that get an adapter")
+
+
+def peft_config(
+    lora: LoraConfig, task: Task, trained_tokens: list[int] | None = None
+) -> peft.LoraConfig:
+    """The same in peft's words. `trained_tokens`: ids whose embeddings train too, because the model
+    did not know them before.
+    """
+    import peft
+
+    return peft.LoraConfig(
+        task_type=task,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        trainable_token_indices={"embed_tokens": trained_tokens} if trained_tokens else None,
+    )
+
+
+def with_lora(model: PreTrainedModel, lora: LoraConfig | None, task: Task, seed: int) -> nn.Module:
+    """The model with adapters in its layers and the rest frozen (but a scoring model's head); the
+    model itself without `lora`. The seed draws the adapters, and no other random number.
+    """
+    if lora is None:
+        return model
+    from peft import get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, peft_config(lora, task))
+
+
+def merge_lora(model: nn.Module) -> PreTrainedModel:
+    """Adapters added into the weights and peft gone: the same function as a plain model. A model
+    without adapters as it is.
+    """
+    merge: Any = getattr(model, "merge_and_unload", None)
+    return cast("PreTrainedModel", model if merge is None else merge())
