@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from data.records import Document
+from podium.errors import DataError
+
 CHUNK = 1000  # documents tokenized at once; the tokenizer works on them in parallel
 
 
@@ -43,6 +46,32 @@ def pack(documents: Sequence[Sequence[int] | np.ndarray], context: int, bos_id: 
     stream = np.concatenate(parts) if parts else separator[:0]
     rows = len(stream) // context
     return stream[: rows * context].reshape(rows, context)
+
+
+def document_windows(
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[Document],
+    context: int,
+    *,
+    split: str,
+    field: str,
+) -> torch.Tensor:
+    """Documents as full windows of token ids, (N, context) int32: what pretraining reads, and PPO's
+    ptx the same way. An error calls the documents by their `split` and names the config `field`
+    that holds the context.
+
+    Raises:
+        DataError: all documents together do not fill one window.
+    """
+    ids = encode_documents(tokenizer, [document.text for document in documents])
+    windows = torch.from_numpy(pack(ids, context, tokenizer.bos_token_id))
+    if len(windows) == 0:
+        raise DataError(
+            f"documents ({split})",
+            problem=f"{len(documents)} documents do not fill one window of {context} tokens",
+            fix=f"give more documents or set a smaller {field}",
+        )
+    return windows
 
 
 def apart(windows: torch.Tensor, bos_id: int) -> dict[str, Any]:

@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 
 
-def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices sorted by length and cut so that no padded batch holds more than max_tokens."""
+def batches_by_length(lengths: Sequence[int], max_tokens: int | None) -> list[list[int]]:
+    """Indices of rows, the longest first, cut so that no padded batch holds more than `max_tokens`
+    (one row longer than that stands alone). None: all in one batch.
+    """
+    if max_tokens is None:
+        max_tokens = max(lengths, default=0) * len(lengths)
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         widest = lengths[batches[-1][0]] if batches else 0
@@ -36,9 +40,10 @@ def share_of(count: int, processes: int, rank: int) -> tuple[list[int], int]:
     return indices, max(0, min(size, count - first))
 
 
-def pad_left(rows: list[list[int]], pad: int, device: Any) -> tuple[Tensor, Tensor]:
+def pad_left(rows: Sequence[Sequence[int]], pad: int, device: Any = "cpu") -> tuple[Tensor, Tensor]:
+    """Token lists -> ids and attention mask (1 = token), (B, longest) long, padded on the left."""
     width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
+    ids = torch.tensor([[*[pad] * (width - len(row)), *row] for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
 
@@ -46,7 +51,7 @@ def pad_left(rows: list[list[int]], pad: int, device: Any) -> tuple[Tensor, Tens
 def pad_right(
     rows: Sequence[Sequence[int]], pad: int, device: Any = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Token lists -> input_ids and attention_mask, (B, longest) long, padded on the right."""
+    """Token lists -> ids and attention mask (1 = token), (B, longest) long, padded on the right."""
     width = max(map(len, rows))
     ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)

@@ -2,31 +2,10 @@
 (InstructGPT, C.4).
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from data.packing import apart, encode_documents, pack
-from data.records import Document
-from podium.errors import DataError
-
-
-def ptx_windows(tokenizer, documents: Sequence[Document], context: int) -> Tensor:
-    """Documents packed as in pretraining into full windows of token ids, (N, context) int32.
-
-    Raises:
-        DataError: all documents together do not fill one window.
-    """
-    ids = encode_documents(tokenizer, [document.text for document in documents])
-    windows = torch.from_numpy(pack(ids, context, tokenizer.bos_token_id))
-    if len(windows) == 0:
-        raise DataError(
-            "documents (train)",
-            problem=f"{len(documents)} documents do not fill one window of {context} tokens",
-            fix="give more documents or set a smaller ppo.ptx_context",
-        )
-    return windows
+from data.packing import apart
 
 
 def next_tokens(ids: Tensor, bos_id: int | None) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from podium.batching import pad_right
 from podium.engine import all_reduce_max, world_size
 from podium.sampling.protocol import Sample
 
@@ -77,7 +78,7 @@ def episodes(
     action_mask = (columns >= starts) & (columns < ends)
     logprobs[action_mask] = torch.tensor([value for sample in samples for value in sample.logprobs])
     tensors = {
-        "input_ids": torch.tensor([row + [pad_token_id] * (width - len(row)) for row in rows]),
+        "input_ids": pad_right(rows, pad_token_id)[0],
         "attention_mask": columns < ends,
         "action_mask": action_mask,
         "logprobs": logprobs,

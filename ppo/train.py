@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import batches
+from data.packing import batches, document_windows
 from data.records import Prompt
 from data.template import decode_response, encode_prompt
 from podium.engine import full_state_dict
@@ -42,7 +42,6 @@ from podium.run.launch import run_stage_main
 from ppo.config import Config
 from ppo.guard import breaches
 from ppo.learner import Learner, Models
-from ppo.ptx import ptx_windows
 from ppo.watch import gold_metrics, write_samples
 
 __all__ = ["Config", "main"]
@@ -211,7 +210,10 @@ def load_windows(
     """The pretraining documents as full windows, (N, T) int32; None for plain PPO."""
     if not config.windows_per_step:
         return None
-    return ptx_windows(tokenizer, stage.records("documents", "train"), config.ptx_context)
+    documents = stage.records("documents", "train")
+    return document_windows(
+        tokenizer, documents, config.ptx_context, split="train", field="ppo.ptx_context"
+    )
 
 
 def documents_of(

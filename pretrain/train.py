@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import apart, encode_documents, pack
+from data.packing import apart, document_windows
 from data.records import Document
 from data.template import prepare_tokenizer
 from data.tokenizer_training import train_bpe
@@ -44,7 +44,7 @@ from podium.engine import (
     save_engine,
     step,
 )
-from podium.errors import DataError, Interrupted, RecipeError
+from podium.errors import Interrupted, RecipeError
 from podium.models import (
     UNSTATED_CONTEXT,
     context_of,
@@ -145,8 +145,16 @@ def main(config: Config, stage: StageContext) -> None:
     # 2. Documents to full windows. Everything about the data's order follows from the seed and the
     #    step.
     context = min(config.context, context_of(model.config) or config.context)
-    train = windows(tokenizer, documents, context, "train")  # (N, T)
-    held_out = windows(tokenizer, stage.records("documents", "validation"), context, "validation")
+    train = document_windows(
+        tokenizer, documents, context, split="train", field="pretrain.context"
+    )  # (N, T)
+    held_out = document_windows(
+        tokenizer,
+        stage.records("documents", "validation"),
+        context,
+        split="validation",
+        field="pretrain.context",
+    )
     held_out = held_out[: max(config.eval_tokens // context, 1)]
     sizes = plan(config, context, stage.world_size)
     read_before = [0]  # windows read before step i
@@ -253,25 +261,6 @@ def start_model(
         build_model(shape),
         config.learning_rate or preset(config.preset).learning_rate,
     )
-
-
-def windows(
-    tokenizer: PreTrainedTokenizerBase, documents: list[Document], context: int, split: str
-) -> torch.Tensor:
-    """The documents as full windows of token ids, (N, context) int32.
-
-    Raises:
-        DataError: all documents together do not fill one window.
-    """
-    ids = encode_documents(tokenizer, [document.text for document in documents])
-    packed = torch.from_numpy(pack(ids, context, tokenizer.bos_token_id))
-    if len(packed) == 0:
-        raise DataError(
-            f"documents ({split})",
-            problem=f"{len(documents)} documents do not fill one window of {context} tokens",
-            fix="give more documents or set a smaller pretrain.context",
-        )
-    return packed
 
 
 def plan(config: Config, context: int, world_size: int) -> list[int]:

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.records import Ranking
 from data.template import encode_prompt, encode_response
-from podium.batching import pad_right
+from podium.batching import batches_by_length, pad_right
 
 Margin = Literal["none", "strength", "likert"]
 
@@ -262,20 +262,11 @@ def _by_length(
     tokens: list[list[int]], pad_token_id: int, chunk_tokens: int | None
 ) -> tuple[list[int], list[Sequences | SharedPrefix]]:
     """The order in which sequences are forwarded, longest first, and the padded chunks."""
-    order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
-    chunks: list[Sequences | SharedPrefix] = []
-    start = 0
-    while start < len(order):
-        size = (
-            len(order)
-            if chunk_tokens is None
-            else max(1, chunk_tokens // len(tokens[order[start]]))
-        )
-        chunks.append(
-            Sequences(*pad_right([tokens[i] for i in order[start : start + size]], pad_token_id))
-        )
-        start += size
-    return order, chunks
+    cut = batches_by_length([len(ids) for ids in tokens], chunk_tokens)
+    chunks: list[Sequences | SharedPrefix] = [
+        Sequences(*pad_right([tokens[i] for i in rows], pad_token_id)) for rows in cut
+    ]
+    return [i for rows in cut for i in rows], chunks
 
 
 def _shared_prefix(items: Sequence[EncodedRanking], pad_token_id: int) -> SharedPrefix:

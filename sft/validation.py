@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from podium.batching import share_of
+from podium.batching import pad_right, share_of
 from podium.engine import all_reduce_sum
 from podium.errors import ParentError
 from podium.run.context import StageContext
@@ -64,16 +64,9 @@ def pad_rows(
     rows: Sequence[Row], pad_token_id: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """ids, labels and attention mask (1 = token), each (B, longest row), padded on the right."""
-    width = max(len(row.input_ids) for row in rows)
-    ids = torch.full((len(rows), width), pad_token_id)
-    labels = torch.full((len(rows), width), IGNORED)
-    attention = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, row in enumerate(rows):
-        length = len(row.input_ids)
-        ids[i, :length] = torch.tensor(row.input_ids)
-        labels[i, :length] = torch.tensor(row.labels)
-        attention[i, :length] = 1
-    return ids.to(device), labels.to(device), attention.to(device)
+    ids, attention = pad_right([row.input_ids for row in rows], pad_token_id, device)
+    labels, _ = pad_right([row.labels for row in rows], IGNORED, device)
+    return ids, labels, attention
 
 
 class RewardScorer:

@@ -7,7 +7,7 @@ that trains on one reading and uses another has been a source of bugs). The head
 under bf16 autocast: rewards are differences of scores.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.records import Message
 from data.template import encode_prompt, encode_response
-from podium.batching import pad_right
+from podium.batching import batches_by_length, pad_right
 from podium.errors import DivergenceError, PodiumError
 from podium.models import context_of
 from podium.rewards.model import RewardEnsemble, head
@@ -139,7 +139,7 @@ def score_texts(
     was_training = model.training
     model.eval()
     scores = torch.empty(len(sequences))
-    for rows in _batches_by_length([len(ids) for ids in sequences], batch_tokens):
+    for rows in batches_by_length([len(ids) for ids in sequences], batch_tokens):
         input_ids, mask = pad_right(
             [sequences[i] for i in rows], tokenizer.pad_token_id, model.device
         )
@@ -156,15 +156,3 @@ def score_texts(
 
 def _name(i: int, names: Sequence[str] | None) -> str:
     return names[i] if names else f"answer {i + 1}"
-
-
-def _batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences, shortest first, in batches of at most `batch_tokens` padded tokens."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batch and lengths[i] * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
