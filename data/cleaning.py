@@ -1,57 +1,113 @@
 """What the paper did to its prompts before training (section 3.2), and what GPT-3 and OPT did to
-their documents.
+their documents, each to the kinds of records it was made for.
 
-Every step takes records and returns those it keeps, in their order; `clean` runs them all and
-counts what each drops.
+`clean` takes records through these rules, in this order, and reports what each one took:
 
-1. Prompts that share a long common prefix with an earlier one (InstructGPT).
-2. Texts with nearly the words of an earlier one: Jaccard similarity of word 5-grams at least .95
-   (OPT).
-3. More than 200 prompts of one user (InstructGPT).
-4. Split into train, validation and test by user id (InstructGPT).
-5. Training records with personal data (InstructGPT).
-6. Training records that share 13 words in a row with texts held out for evaluation (GPT-3).
+1. common prefix   prompts that begin as an earlier one does (InstructGPT)
+2. near duplicate  records with nearly the words of an earlier one (OPT); data.near_duplicates
+3. user cap        more than so many prompts of one user (InstructGPT)
+4. personal data   is covered, or its record dropped (InstructGPT); data.personal_data
+5. the split into train, validation and test (InstructGPT: by user)
+6. overlap         training text that shares 13 words in a row with texts held out for evaluation
+                   (GPT-3); data.overlap
 
-MinHash is our own: thirty lines of numpy hash a whole text at once and check each candidate pair
-exactly, which the `datasketch` package does not do; that is not worth a dependency.
+Which rules a kind of record gets is `RULES`, the table below.
 """
 
 import hashlib
-import re
-import zlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from pydantic import BaseModel
 
-from data.records import Comparison, Document, Ranking
+from data.near_duplicates import near_duplicates
+from data.overlap import common_run, cut, held_out_runs
+from data.personal_data import redact
+from data.records import (
+    Comparison,
+    Demonstration,
+    Document,
+    Message,
+    Prompt,
+    Ranking,
+    TrainingRecord,
+)
 
-RecordType = TypeVar("RecordType")
+RecordType = TypeVar("RecordType", bound=TrainingRecord)
+Numbered = tuple[int, RecordType]  # a record and its number in the source, from 1
+EXAMPLES_SHOWN = 3  # of every rule in the printed report; the file of dropped records has all
 
-# the paper gives no number; two requests that agree for 200 characters are one request
-PREFIX_CHARACTERS = 200
-USER_CAP = 200  # section 3.2
-NEAR_DUPLICATE = 0.95  # OPT section 2.3
-OVERLAP_WORDS = 13  # GPT-3 appendix C
-SHINGLE_WORDS = 5
-BANDS, BAND_ROWS = 16, 8  # finds 95 % of pairs with Jaccard .8, 99.99 % at .9, all but none at .5
+
+@dataclass(frozen=True)
+class Rules:
+    """How records are cleaned; None or "keep" switches a rule off."""
+
+    prefix_characters: int | None = None  # common prefix: alike for so many characters
+    near_duplicate: float | None = 0.95  # Jaccard similarity from which on; OPT section 2.3
+    user_cap: int | None = None  # records of one user
+    personal_data: Literal["drop", "redact", "keep"] = "redact"
+    overlap: Literal["drop", "cut", "keep"] = "drop"
+    overlap_words: int = 13  # in a row, in common with a held-out text; GPT-3 appendix C
+
+
+RULES: dict[type, Rules] = {
+    # Five books with one licence header begin alike and are five books, so a document is compared
+    # by its whole text. It is nobody's, so no cap. A page is worth more than the one address or
+    # the one quoted test question in it: these are taken out and the page stays.
+    Document: Rules(overlap="cut"),
+    # The paper's own rules. Among prompts a long beginning in common means one person who tries
+    # one request over and over (200 characters: the paper gives no number), and a prompt costs
+    # so little that one with personal data is better dropped than sent to labelers.
+    Prompt: Rules(prefix_characters=200, user_cap=200, personal_data="drop"),
+    # Several questions about one passage begin alike, and several answers to one question are
+    # wanted; each was written by hand, so it is redacted rather than dropped. The cap is for
+    # requests that come by themselves, not for work that was asked for.
+    Demonstration: Rules(),
+    # Several labelers rank the same responses to the same prompt: that is how agreement is
+    # measured, and no repetition. Only the same ranking by the same labeler is one too many.
+    Ranking: Rules(),
+    # As rankings. The comparisons of one K-way ranking share their prompt too.
+    Comparison: Rules(),
+}
+
+
+class Dropped(BaseModel):
+    """A record that was taken out: its number in the source (from 1), the rule, and what the rule
+    saw.
+    """
+
+    number: int
+    rule: str
+    why: str
+    record: TrainingRecord
 
 
 @dataclass
 class CleaningReport:
-    """How many records came in, went out by split, and were dropped by which step."""
+    """How many records came in, went out by split, and were dropped or changed by which rule."""
 
     read: int = 0
     kept: dict[str, int] = field(default_factory=dict)
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: list[Dropped] = field(default_factory=list)
+    changed: dict[str, list[str]] = field(default_factory=dict)  # rule -> one line a record
+
+    def counts(self) -> dict[str, int]:
+        """Dropped records by rule."""
+        return dict(Counter(dropped.rule for dropped in self.dropped))
 
     def __str__(self) -> str:
         lines = [f"{self.read} records read"]
-        lines += [
-            f"  {count:6d} dropped: {reason}" for reason, count in self.dropped.items() if count
-        ]
+        for rule, count in self.counts().items():
+            lines.append(f"  {count:6d} dropped: {rule}")
+            examples = [dropped for dropped in self.dropped if dropped.rule == rule]
+            for dropped in examples[:EXAMPLES_SHOWN]:
+                lines.append(f"           {_label(dropped.number, dropped.record)}: {dropped.why}")
+        for rule, changes in self.changed.items():
+            lines.append(f"  {len(changes):6d} changed: {rule}")
+            lines += [f"           {change}" for change in changes[:EXAMPLES_SHOWN]]
         lines += [f"  {count:6d} kept: {split}" for split, count in self.kept.items()]
         return "\n".join(lines)
 
@@ -59,215 +115,230 @@ class CleaningReport:
 def clean(
     records: Sequence[RecordType],
     shares: Mapping[str, float],
-    *,
-    prefix_characters: int = PREFIX_CHARACTERS,
-    near_duplicate: float = NEAR_DUPLICATE,
-    user_cap: int = USER_CAP,
+    rules: Rules | None = None,
     held_out: Iterable[str] = (),
-    overlap_words: int = OVERLAP_WORDS,
 ) -> tuple[dict[str, list[RecordType]], CleaningReport]:
-    """Clean and split records. `shares` names the splits and their sizes, e.g. {"train": 0.8,
-    "validation": 0.2}.
+    """Clean and split records of one kind.
 
-    Personal data and overlap with `held_out` (texts of the evaluations to come) are taken out of
-    the split "train".
+    shares: the splits and their sizes, e.g. {"train": 0.8, "validation": 0.2}.
+    rules: those of the records' kind in `RULES` by default.
+    held_out: texts of the evaluations to come, which the split "train" must not contain.
     """
+    if rules is None:
+        rules = RULES[type(records[0])] if records else Rules()
     report = CleaningReport(read=len(records))
-    kept = list(records)
-    steps: list[tuple[str, Callable[[list[RecordType]], list[RecordType]]]] = [
-        ("long common prefix", lambda part: drop_common_prefix(part, prefix_characters)),
-        (
-            f"near duplicate (Jaccard {near_duplicate})",
-            lambda part: drop_near_duplicates(part, near_duplicate),
-        ),
-        (f"over {user_cap} of one user", lambda part: cap_per_user(part, user_cap)),
-    ]
-    for reason, step in steps:
-        before = len(kept)
-        kept = step(kept)
-        report.dropped[reason] = before - len(kept)
-    splits = split_by_user(kept, shares)
-    if "train" in splits:
-        train = splits["train"]
-        clear = [record for record in train if not personal_data(" ".join(texts(record)))]
-        splits["train"] = drop_overlap(clear, held_out, overlap_words)
-        report.dropped["personal data in train"] = len(train) - len(clear)
-        report.dropped[f"{overlap_words} words in common with a held-out text"] = len(clear) - len(
-            splits["train"]
-        )
+    kept = list(enumerate(records, start=1))
+    if rules.prefix_characters is not None:
+        earlier = common_prefixes(_bare(kept), rules.prefix_characters)
+        name = f"common prefix of {rules.prefix_characters} characters"
+        kept = _without(kept, name, _like_earlier(kept, earlier), report)
+    if rules.near_duplicate is not None:
+        earlier = near_duplicates(_bare(kept), rules.near_duplicate)
+        name = f"near duplicate (Jaccard {rules.near_duplicate:g})"
+        kept = _without(kept, name, _like_earlier(kept, earlier), report)
+    if rules.user_cap is not None:
+        whys = over_cap(_bare(kept), rules.user_cap)
+        kept = _without(kept, f"over {rules.user_cap} of one user", whys, report)
+    # In every split, not in train alone as in the paper: held-out texts are read and published
+    # too, and what redaction leaves in train looks as in the others.
+    if rules.personal_data == "drop":
+        whys = [", ".join(personal_data(record)) or None for _, record in kept]
+        kept = _without(kept, "personal data", whys, report)
+    elif rules.personal_data == "redact":
+        kept = _redacted(kept, report)
+
+    splits = split(kept, shares)
+    runs = held_out_runs(held_out, rules.overlap_words)
+    if "train" in splits and runs and rules.overlap != "keep":
+        splits["train"] = _without_overlap(splits["train"], runs, rules, report)
     report.kept = {name: len(part) for name, part in splits.items()}
-    return splits, report
+    return {name: _bare(part) for name, part in splits.items()}, report
 
 
-def texts(record: Any) -> list[str]:
-    """Everything people or models wrote in a record."""
-    if isinstance(record, Document):
-        return [record.text]
-    if isinstance(record, Ranking):
-        return [prompt_text(record), *record.responses]
-    if isinstance(record, Comparison):
-        return [prompt_text(record), record.chosen, record.rejected]
-    return [message.content for message in record.messages]
+# The rules: each says of every record why it goes, or None where it stays
+# -----------------------------------------------------------------------------------------------
 
 
-def prompt_text(record: Any) -> str:
-    """The question with what was said before it; a document's text. Demonstrations are compared by
-    their question.
+def common_prefixes(records: Sequence[TrainingRecord], characters: int) -> list[int | None]:
+    """For every record the index of an earlier one whose prompt agrees with its own for
+    `characters`, or wholly when it is shorter; None without one.
+
+    System messages are left out of the comparison: they are the application's words, the same
+    over all its users' prompts.
     """
-    if isinstance(record, Document):
-        return record.text
-    messages = getattr(record, "prompt", None) or record.messages
-    said = messages[:-1] if messages[-1].role == "assistant" else messages
-    return "\n".join(message.content for message in said)
+    first: dict[str, int] = {}
+    earlier: list[int | None] = []
+    for index, record in enumerate(records):
+        said = " ".join(m.content for m in _asked(record) if m.role != "system")
+        found = first.setdefault(" ".join(said.split())[:characters], index)
+        earlier.append(None if found == index else found)
+    return earlier
 
 
-def drop_common_prefix(
-    records: Sequence[RecordType], characters: int = PREFIX_CHARACTERS
-) -> list[RecordType]:
-    """Drop a record whose prompt agrees with an earlier one for `characters`, or wholly when it is
-    shorter.
-    """
-    first: dict[str, RecordType] = {}
-    for record in records:
-        first.setdefault(" ".join(prompt_text(record).split())[:characters], record)
-    return list(first.values())
-
-
-def drop_near_duplicates(
-    records: Sequence[RecordType], threshold: float = NEAR_DUPLICATE
-) -> list[RecordType]:
-    """Drop a record whose words' 5-grams have Jaccard similarity of at least `threshold` with an
-    earlier kept one.
-
-    MinHash signatures in 16 bands of 8 propose pairs, exact similarity decides; thresholds below .8
-    would miss some.
-    """
-    kept: list[RecordType] = []
-    shingles: list[set[int]] = []
-    # one band of a signature -> kept records that have it
-    seen: dict[bytes, list[int]] = defaultdict(list)
-    for record in records:
-        grams = word_hashes(" ".join(texts(record)), SHINGLE_WORDS)
-        bands = [
-            bytes([i]) + band.tobytes()
-            for i, band in enumerate(minhash(grams).reshape(BANDS, BAND_ROWS))
-        ]
-        candidates = {index for band in bands for index in seen[band]}
-        if any(jaccard(grams, shingles[index]) >= threshold for index in candidates):
-            continue
-        for band in bands:
-            seen[band].append(len(kept))
-        kept.append(record)
-        shingles.append(grams)
-    return kept
-
-
-def minhash(values: set[int]) -> np.ndarray:
-    """MinHash signature of a set of 32-bit hashes, (BANDS * BAND_ROWS,) uint64; equal entries
-    estimate the Jaccard.
-    """
-    mixed = np.fromiter(values, dtype=np.uint64)
-    # spread the bits; wraps at 2^64
-    mixed = (mixed ^ (mixed >> np.uint64(16))) * np.uint64(0x9E3779B97F4A7C15)
-    return (
-        (MULTIPLIERS[:, None] * (mixed ^ (mixed >> np.uint64(32)))[None, :]) >> np.uint64(20)
-    ).min(axis=1)
-
-
-MULTIPLIERS = (
-    np.random.default_rng(0).integers(0, 2**63, BANDS * BAND_ROWS, dtype=np.uint64) * 2 + 1
-)
-
-
-def jaccard(a: set[int], b: set[int]) -> float:
-    """Size of the intersection over size of the union."""
-    return len(a & b) / len(a | b)
-
-
-def word_hashes(text: str, words: int) -> set[int]:
-    """32-bit hashes of the runs of `words` words, without case and punctuation; a shorter text is
-    one run.
-    """
-    found = re.findall(r"\w+", text.lower())
-    return {
-        zlib.crc32(" ".join(found[i : i + words]).encode())
-        for i in range(max(len(found) - words + 1, 1))
-    }
-
-
-def cap_per_user(records: Sequence[RecordType], cap: int = USER_CAP) -> list[RecordType]:
-    """Keep at most `cap` records of each user; records without a user are not capped."""
-    counts: Counter[str] = Counter()
-    kept = []
+def over_cap(records: Sequence[TrainingRecord], cap: int) -> list[str | None]:
+    """Why each record is over its user's `cap`, or None; records without a user are not capped."""
+    counts: Counter[str | None] = Counter()
+    whys: list[str | None] = []
     for record in records:
         user = getattr(record, "user", None)
-        if user is not None:
-            counts[user] += 1
-        if user is None or counts[user] <= cap:
-            kept.append(record)
+        counts[user] += user is not None
+        whys.append(f"number {counts[user]} of user '{user}'" if counts[user] > cap else None)
+    return whys
+
+
+def personal_data(record: TrainingRecord) -> list[str]:
+    """The kinds of personal data in a record's texts."""
+    return list(dict.fromkeys(kind for text in texts(record) for kind in redact(text)[1]))
+
+
+# How a rule's answers are carried out
+# -----------------------------------------------------------------------------------------------
+
+
+def _bare(numbered: Sequence[Numbered[RecordType]]) -> list[RecordType]:
+    return [record for _, record in numbered]
+
+
+def _without(
+    numbered: Sequence[Numbered[RecordType]],
+    rule: str,
+    whys: Sequence[str | None],
+    report: CleaningReport,
+) -> list[Numbered[RecordType]]:
+    """The records that have no `why` to go; the others are reported under the rule's name."""
+    kept = []
+    for (number, record), why in zip(numbered, whys, strict=True):
+        if why is None:
+            kept.append((number, record))
+        else:
+            report.dropped.append(Dropped(number=number, rule=rule, why=why, record=record))
     return kept
 
 
-def split_by_user(
-    records: Iterable[RecordType], shares: Mapping[str, float]
-) -> dict[str, list[RecordType]]:
-    """Split so that no user is in two splits; a record without a user goes by its prompt.
+def _like_earlier(
+    numbered: Sequence[Numbered[Any]], earlier: Sequence[int | None]
+) -> list[str | None]:
+    return [None if index is None else f"as {_label(*numbered[index])}" for index in earlier]
 
-    The place is a hash of the user id, so it never changes when records are added. Shares are of
-    users, not of records.
+
+def _redacted(
+    numbered: Sequence[Numbered[RecordType]], report: CleaningReport
+) -> list[Numbered[RecordType]]:
+    """All records, with placeholders over their personal data."""
+    kept = []
+    for number, record in numbered:
+        if kinds := personal_data(record):
+            record = with_texts(record, [redact(text)[0] for text in texts(record)])
+            report.changed.setdefault("personal data redacted", []).append(
+                f"{_label(number, record)}: {', '.join(kinds)}"
+            )
+        kept.append((number, record))
+    return kept
+
+
+def _without_overlap(
+    numbered: Sequence[Numbered[RecordType]],
+    runs: set[str],
+    rules: Rules,
+    report: CleaningReport,
+) -> list[Numbered[RecordType]]:
+    """The records without the held-out `runs` of words. With "cut" a document loses the passage
+    only, and what is left of it may be several documents with its id and number.
+    """
+    name = f"{rules.overlap_words} words in common with a held-out text"
+    kept: list[Numbered[RecordType]] = []
+    for number, record in numbered:
+        found = [common_run(text, runs, rules.overlap_words) for text in texts(record)]
+        run = next((run for run in found if run is not None), None)
+        pieces: list[RecordType] = [record]
+        if run is not None:
+            pieces = []
+            if rules.overlap == "cut" and isinstance(record, Document):
+                pieces = [
+                    with_texts(record, [piece])
+                    for piece in cut(record.text, runs, rules.overlap_words)
+                ]
+            if pieces:
+                change = f"{_label(number, record)}: in {len(pieces)} pieces without {run!r}"
+                report.changed.setdefault(f"{name}, cut out", []).append(change)
+            else:
+                report.dropped.append(Dropped(number=number, rule=name, why=run, record=record))
+        kept += [(number, piece) for piece in pieces]
+    return kept
+
+
+def split(
+    numbered: Iterable[Numbered[RecordType]], shares: Mapping[str, float]
+) -> dict[str, list[Numbered[RecordType]]]:
+    """Deal the records to the splits, all of one `split_key` to the same.
+
+    The place is a hash of that key alone, so that it never changes when records are added. Shares
+    are therefore of keys, not of records.
     """
     edges = np.cumsum(list(shares.values())) / sum(shares.values())
-    splits: dict[str, list[RecordType]] = {name: [] for name in shares}
-    for record in records:
-        key = getattr(record, "user", None) or prompt_text(record)
-        place = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) / 2**64
-        splits[list(shares)[int(np.searchsorted(edges, place, side="right"))]].append(record)
+    splits: dict[str, list[Numbered[RecordType]]] = {name: [] for name in shares}
+    for number, record in numbered:
+        digest = hashlib.blake2b(split_key(record).encode(), digest_size=8).digest()
+        place = int.from_bytes(digest) / 2**64
+        name = list(shares)[int(np.searchsorted(edges, place, side="right"))]
+        splits[name].append((number, record))
     return splits
 
 
-OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
-PERSONAL = {
-    "email": re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
-    "social security number": re.compile(r"(?<!\d)\d{3}-\d{2}-\d{4}(?!\d)"),
-    "IP address": re.compile(rf"(?<![\d.])(?:{OCTET}\.){{3}}{OCTET}(?![\d.]*\d)"),
-    "phone number": re.compile(r"(?<![\w.])(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[.-]\d{4}(?!\d)"),
-    "international phone number": re.compile(
-        r"(?<![\w.])\+\d{1,3}[ .-]?(?:\(0?\d{1,4}\)[ .-]?)?\d{2,4}(?:[ .-]?\d{2,4}){2,3}(?!\d)"
-    ),
-}
-CARD = re.compile(r"(?<![\d-])\d(?:[ -]?\d){12,18}(?![\d-])")
-
-
-def personal_data(text: str) -> list[str]:
-    """The kinds of personal data a text seems to hold: patterns, so it errs both ways; names are
-    not looked for.
+def split_key(record: TrainingRecord) -> str:
+    """What must not be in two splits: of rankings and comparisons the prompt, so that all
+    labelers' rankings of it stay together, whatever is known of its user; of prompts and
+    demonstrations the user, else the prompt (InstructGPT splits by user id); of documents the text.
     """
-    kinds = [kind for kind, pattern in PERSONAL.items() if pattern.search(text)]
-    if any(_passes_luhn(re.sub(r"\D", "", match[0])) for match in CARD.finditer(text)):
-        kinds.append("card number")
-    return kinds
+    if isinstance(record, Document):
+        return record.text
+    asked = "\n".join(message.content for message in _asked(record))
+    user = record.user if isinstance(record, Prompt | Demonstration) else None
+    return user or asked
 
 
-def _passes_luhn(digits: str) -> bool:
-    """The check digit of card numbers: an arbitrary long number fails it nine times in ten."""
-    doubled = [int(digit) * (1 + i % 2) for i, digit in enumerate(reversed(digits))]
-    return sum(value - 9 * (value > 9) for value in doubled) % 10 == 0
+# What is in a record
+# -----------------------------------------------------------------------------------------------
 
 
-def drop_overlap(
-    records: Sequence[RecordType], held_out: Iterable[str], words: int = OVERLAP_WORDS
-) -> list[RecordType]:
-    """Drop records that share a run of `words` words with a held-out text; shorter held-out texts
-    cannot be found.
-    """
-    held = {
-        value
-        for text in held_out
-        if len(re.findall(r"\w+", text)) >= words
-        for value in word_hashes(text, words)
+def texts(record: TrainingRecord) -> list[str]:
+    """Everything people or models wrote in a record. Ids, users and `meta` are not text."""
+    if isinstance(record, Document):
+        return [record.text]
+    if isinstance(record, Ranking):
+        return [*(m.content for m in record.prompt), *record.responses]
+    if isinstance(record, Comparison):
+        return [*(m.content for m in record.prompt), record.chosen, record.rejected]
+    return [message.content for message in record.messages]
+
+
+def with_texts(record: Any, new: Sequence[str]) -> Any:
+    """The record with other texts in the places of `texts(record)`."""
+    if isinstance(record, Document):
+        return record.model_copy(update={"text": new[0]})
+    field_name = "prompt" if isinstance(record, Ranking | Comparison) else "messages"
+    messages: list[Message] = getattr(record, field_name)
+    changes: dict[str, Any] = {
+        field_name: [
+            message.model_copy(update={"content": content})
+            for message, content in zip(messages, new[: len(messages)], strict=True)
+        ]
     }
-    return [
-        record
-        for record in records
-        if not any(word_hashes(text, words) & held for text in texts(record))
-    ]
+    answers = list(new[len(messages) :])
+    if isinstance(record, Ranking):
+        changes["responses"] = answers
+    elif isinstance(record, Comparison):
+        changes["chosen"], changes["rejected"] = answers
+    return record.model_copy(update=changes)
+
+
+def _asked(record: Any) -> list[Message]:
+    """The question with what was said before it, without the answer a demonstration shows."""
+    if isinstance(record, Ranking | Comparison):
+        return record.prompt
+    return record.messages[:-1] if isinstance(record, Demonstration) else record.messages
+
+
+def _label(number: int, record: Any) -> str:
+    name = getattr(record, "id", None)
+    return f"record {number}" + (f" ({name})" if name else "")

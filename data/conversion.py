@@ -3,12 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
-from data.records import Comparison, Demonstration, Document, Message, Prompt, Question, Ranking
+from data.records import (
+    Comparison,
+    Demonstration,
+    Document,
+    Message,
+    Prompt,
+    Question,
+    Ranking,
+    TrainingRecord,
+)
 
-Record = Document | Prompt | Demonstration | Ranking | Comparison | Question
+AnyRecord = TrainingRecord | Question
 
 
-def convert(record: Record, wanted: type[Record]) -> list[Record]:
+def convert(record: AnyRecord, wanted: type[AnyRecord]) -> list[AnyRecord]:
     """`record` as `wanted`s: one, several (a ranking holds many comparisons) or none (every rank is
     a tie).
 
@@ -19,7 +28,7 @@ def convert(record: Record, wanted: type[Record]) -> list[Record]:
     return CONVERSIONS[type(record), wanted](record)
 
 
-def convertible(given: type[Record], wanted: type[Record]) -> bool:
+def convertible(given: type[AnyRecord], wanted: type[AnyRecord]) -> bool:
     """Whether `convert` can make `wanted` from `given`."""
     return given is wanted or (given, wanted) in CONVERSIONS
 

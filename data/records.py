@@ -224,6 +224,10 @@ class Question(Record):
         return self
 
 
+# What stages learn from; a question is for evaluation alone.
+TrainingRecord = Document | Prompt | Demonstration | Ranking | Comparison
+
+
 def _require_last(messages: list[Message], role: str, field: str) -> None:
     """The last message must be `role`'s and say something. The field's name leads the text;
     data.jsonl reads it.

@@ -197,6 +197,22 @@ def label(context: typer.Context) -> None:
         label_app(args=context.args, prog_name="podium label")
 
 
+@app.command(
+    "data",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+)
+def data_command(context: typer.Context) -> None:
+    """Work on files of records: clean and split them (podium data clean --help)."""
+    with _errors_shown():
+        from data.cli import app as data_app
+
+        data_app(args=context.args, prog_name="podium data")
+
+
 @app.command()
 def show(
     run_name: RunArg,

@@ -1,4 +1,6 @@
-"""Cleaning: each step drops what it names and nothing else, and the report counts it."""
+"""Cleaning: each rule takes what it names and nothing else, from the kinds it is for, and the
+report says what went.
+"""
 
 import random
 from collections import Counter
@@ -7,90 +9,94 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.clean import main
-from data.cleaning import (
-    NEAR_DUPLICATE,
-    cap_per_user,
-    clean,
-    drop_common_prefix,
-    drop_near_duplicates,
-    drop_overlap,
-    jaccard,
-    minhash,
-    personal_data,
-    split_by_user,
-    word_hashes,
-)
-from data.jsonl import read_jsonl, write_jsonl
-from data.records import Document, Message, Prompt
+from data.cleaning import RULES, Rules, clean, common_prefixes, over_cap, split, texts, with_texts
+from data.records import Comparison, Demonstration, Document, Message, Prompt, Ranking
 
-WORDS = [f"word{i}" for i in range(5000)]
+OFF = Rules(near_duplicate=None, personal_data="keep", overlap="keep")
+TRAIN = {"train": 1.0}
+QUOTE = "The quick brown fox jumps over the lazy dog near the old stone mill"
 
 
-def prompt(text, user=None):
-    return Prompt(messages=[Message(role="user", content=text)], user=user)
+def prompt(text, user=None, system=None):
+    before = [Message(role="system", content=system)] if system else []
+    return Prompt(messages=[*before, Message(role="user", content=text)], user=user)
 
 
-def document_pair(changed, words=400, seed=0):
-    """Two documents of `words` words that differ in every (words // changed)-th word."""
+def ranking(text, labeler, ranks=(1, 2), user=None):
+    asked = [Message(role="user", content=text)]
+    return Ranking(
+        prompt=asked, responses=["Plum.", "No."], ranks=list(ranks), labeler=labeler, user=user
+    )
+
+
+def book(seed, words=400):
     rng = random.Random(seed)
-    first = rng.choices(WORDS, k=words)
-    second = list(first)
-    for place in range(changed):
-        second[place * words // changed] = f"other{seed}_{place}"
-    return Document(text=" ".join(first)), Document(text=" ".join(second))
+    return " ".join(f"word{rng.randrange(5000)}" for _ in range(words))
+
+
+def cleaned(records, rules=None, **more):
+    return clean(records, TRAIN, rules, **more)[0]["train"]
+
+
+# What was destroyed before rules went by the kind of record
+# -----------------------------------------------------------------------------------------------
+
+
+def test_three_labelers_rankings_of_one_prompt_stay_three():
+    """Seen red with the common prefix rule for every kind, and with near duplicates by text."""
+    rankings = [ranking("Name a fruit.", labeler) for labeler in ("ana", "bram", "cleo")]
+    assert cleaned(rankings) == rankings
+
+
+def test_five_books_with_one_licence_header_stay_five():
+    """Seen red with the common prefix rule for every kind."""
+    header = "You may copy this book, give it away or print it under the terms below. " * 4
+    books = [Document(text=header + book(seed)) for seed in range(5)]
+    assert cleaned(books) == books
+
+
+def test_a_page_with_one_mail_address_stays_without_it():
+    """Seen red with every kind's personal data dropped."""
+    page = Document(text=f"{book(0)} Write to ana@mill.org.", id="page")
+    assert cleaned([page]) == [Document(text=f"{book(0)} Write to [EMAIL ADDRESS].", id="page")]
+
+
+def test_a_book_that_quotes_a_test_question_stays_without_the_passage():
+    """Seen red with a document dropped for thirteen words."""
+    whole = Document(text=f"{book(0)} {QUOTE}. {book(1)}", source="shelf")
+    splits, report = clean([whole], TRAIN, held_out=[QUOTE])
+    before, after = splits["train"]
+    assert book(0).startswith(before.text) and book(1).endswith(after.text)
+    assert before.source == after.source == "shelf" and not report.dropped
+    assert "1 changed: 13 words in common with a held-out text, cut out" in str(report)
+
+
+def test_prompts_under_one_long_system_message_stay():
+    """Seen red with the system message counted as the prompt's beginning."""
+    system = "You are the village's helpful, honest and harmless assistant. " * 6
+    prompts = [prompt(text, system=system) for text in ("Who bakes?", "Where is the well?")]
+    assert cleaned(prompts) == prompts
+
+
+def test_several_answers_to_one_long_question_stay():
+    """Seen red with the common prefix rule for every kind."""
+    asked = Message(role="user", content=book(0))
+    shown = [
+        Demonstration(messages=[asked, Message(role="assistant", content=answer)])
+        for answer in ("It was a quiet year.", "A flood came and went.")
+    ]
+    assert cleaned(shown) == shown
+
+
+# The rules one by one
+# -----------------------------------------------------------------------------------------------
 
 
 def test_prompts_with_a_long_common_prefix_are_one():
     long = "Summarise the following letter for me in one short and friendly sentence: "
-    prompts = [
-        prompt(long + "Dear Ana"),
-        prompt("Hi"),
-        prompt(long + "Dear Bram"),
-        prompt("Hi "),
-        prompt("Hi there"),
-    ]
-    kept = [p.messages[0].content for p in drop_common_prefix(prompts, 60)]
-    assert kept == [long + "Dear Ana", "Hi", "Hi there"]
-
-
-@pytest.mark.parametrize(("changed", "similar"), [(1, 0.975), (3, 0.93), (40, 0.33)])
-def test_near_duplicates_are_those_over_the_threshold(changed, similar):
-    """Pairs planted at known similarity. Seen red with `>=` turned to `<` and with candidates left
-    unverified.
-    """
-    for seed in range(5):
-        first, second = document_pair(changed, seed=seed)
-        exact = jaccard(word_hashes(first.text, 5), word_hashes(second.text, 5))
-        assert exact == pytest.approx(similar, abs=0.02)
-        kept = drop_near_duplicates([first, second])
-        assert kept == ([first] if exact >= NEAR_DUPLICATE else [first, second])
-
-
-def test_near_duplicates_agree_with_comparing_every_pair():
-    rng = random.Random(3)
-    documents = []
-    for seed in range(60):
-        documents += document_pair(
-            rng.choice([1, 2, 4, 8]), words=rng.choice([80, 200, 400]), seed=seed
-        )
-    rng.shuffle(documents)
-    brute = []
-    for document in documents:
-        grams = word_hashes(document.text, 5)
-        if all(jaccard(grams, word_hashes(other.text, 5)) < 0.9 for other in brute):
-            brute.append(document)
-    assert drop_near_duplicates(documents, 0.9) == brute and len(brute) < len(documents)
-
-
-def test_minhash_estimates_the_jaccard_similarity():
-    """Mean over pairs within 0.02 of the truth. Seen red with all MULTIPLIERS equal."""
-    for changed in (4, 20):
-        gaps = []
-        for seed in range(40):
-            a, b = (word_hashes(d.text, 5) for d in document_pair(changed, seed=seed))
-            gaps.append((minhash(a) == minhash(b)).mean() - jaccard(a, b))
-        assert abs(sum(gaps) / len(gaps)) < 0.02
+    asked = (long + "Dear Ana", "Hi", long + "Dear Bram", "Hi ", "Hi there")
+    prompts = [prompt(text) for text in asked]
+    assert common_prefixes(prompts, 60) == [None, None, 0, 1, None]
 
 
 def test_a_user_keeps_at_most_the_cap():
@@ -99,77 +105,112 @@ def test_a_user_keeps_at_most_the_cap():
         + [prompt(f"n{i}") for i in range(5)]
         + [prompt("b", "bram")]
     )
-    assert Counter(p.user for p in cap_per_user(prompts, 3)) == {"ana": 3, None: 5, "bram": 1}
+    whys = over_cap(prompts, 3)
+    assert [bool(why) for why in whys] == [False] * 3 + [True] * 2 + [False] * 6
+    assert whys[4] == "number 5 of user 'ana'"
 
 
 @given(users=st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=60))
 def test_no_user_is_in_two_splits_and_nobody_is_lost(users):
     """Seen red with the place hashed from the text rather than the user."""
     prompts = [prompt(f"question {i}", user) for i, user in enumerate(users)]
-    splits = split_by_user(prompts, {"train": 0.5, "validation": 0.25, "test": 0.25})
+    splits, _ = clean(prompts, {"train": 0.5, "validation": 0.25, "test": 0.25}, OFF)
     owners = [{p.user for p in part} for part in splits.values()]
     assert sum(map(len, splits.values())) == len(prompts)
     assert len(set.union(*owners)) == sum(map(len, owners))
 
 
+def test_all_rankings_of_a_prompt_are_in_one_split():
+    """Whether or not a record knows its user. Seen red with rankings split by user."""
+    rankings = [
+        ranking(f"question {i}", labeler, user=user)
+        for i in range(40)
+        for labeler, user in (("ana", f"user{i}"), ("bram", None), ("cleo", "somebody else"))
+    ]
+    splits, _ = clean(rankings, {"train": 0.5, "test": 0.5})
+    asked = [Counter(r.prompt[0].content for r in part) for part in splits.values()]
+    assert len(asked[0]) + len(asked[1]) == 40 and all(asked)
+    assert {*asked[0].values(), *asked[1].values()} == {3}
+
+
 def test_shares_are_kept_over_many_users_and_do_not_move_when_users_join():
-    many = [prompt("x", f"user{i}") for i in range(4000)]
-    splits = split_by_user(many, {"train": 8, "test": 2})
+    many = list(enumerate([prompt("x", f"user{i}") for i in range(4000)]))
+    splits = split(many, {"train": 8, "test": 2})
     assert len(splits["test"]) / 4000 == pytest.approx(0.2, abs=0.02)
-    few = split_by_user(many[:100], {"train": 8, "test": 2})
+    few = split(many[:100], {"train": 8, "test": 2})
     assert [p for p in splits["test"] if p in many[:100]] == few["test"]
 
 
-PERSONAL = {
-    "Write to ana.b+c@mill.example.org please": ["email"],
-    "my number is (555) 123-4567": ["phone number"],
-    "call 555-123-4567 now": ["phone number"],
-    "Tel. +44 (0)20 7946 0958": ["international phone number"],
-    "SSN 078-05-1120": ["social security number"],
-    "at 192.168.10.7 again": ["IP address"],
-    "card 4111 1111 1111 1111": ["card number"],
-    "card 4111 1111 1111 1112": [],  # wrong check digit
-    "from 1999-2004, on 10.5.2020, pi is 3.14159265358979, version 1.2.3.4.5": [],
-    "Isaiah 55:1-13, 2 x 400 = 800, 12:30:45": [],
-    "mention @ana in a tweet": [],
-}
+def test_training_prompts_that_hold_a_held_out_run_of_words_are_dropped():
+    """From train alone: a held-out text may say what it says."""
+    quoting = [prompt(f"{QUOTE}, or so user {i} says", f"user{i}") for i in range(20)]
+    splits, report = clean(quoting, {"train": 1, "test": 1}, OFF, held_out=[QUOTE])
+    assert len(splits["train"]) + len(splits["test"]) == 20 and not report.dropped
+    rules = Rules(near_duplicate=None, overlap="drop")
+    after, report = clean(quoting, {"train": 1, "test": 1}, rules, held_out=[QUOTE])
+    assert after["train"] == [] and after["test"] == splits["test"]
+    assert len(report.dropped) == len(splits["train"]) > 0
 
 
-@pytest.mark.parametrize("text", PERSONAL)
-def test_personal_data_is_found_and_ordinary_numbers_are_not(text):
-    assert personal_data(text) == PERSONAL[text]
+PERSONAL = [
+    Document(text="Write to ana@mill.org."),
+    prompt("Is ana@mill.org right?"),
+    Demonstration(
+        messages=[
+            Message(role="user", content="Whom do I ask?"),
+            Message(role="assistant", content="Ask ana@mill.org."),
+        ]
+    ),
+    Ranking(
+        prompt=[Message(role="user", content="I am ana@mill.org.")],
+        responses=["Hello bram@mill.org.", "Hello."],
+        ranks=[2, 1],
+        labeler="ana",
+    ),
+    Comparison(
+        prompt=[Message(role="user", content="Who?")], chosen="Ana.", rejected="ana@mill.org"
+    ),
+]
 
 
-def test_training_texts_that_hold_a_held_out_run_of_words_are_dropped():
-    held_out = "The quick brown fox jumps over the lazy dog near the old stone mill today."
-    inside = Document(
-        text="He wrote: the QUICK brown fox, jumps over the lazy dog near the old stone mill; fine."
-    )
-    short = Document(text="the lazy dog near the old stone mill today")
-    assert drop_overlap([inside, short], [held_out, "too short"]) == [short]
+@pytest.mark.parametrize("record", PERSONAL, ids=lambda record: type(record).__name__)
+def test_personal_data_is_dropped_redacted_or_kept_as_asked(record):
+    for choice, left in (("drop", 0), ("keep", 1), ("redact", 1)):
+        found = cleaned([record], Rules(personal_data=choice))
+        assert len(found) == left
+        if choice == "keep":
+            assert found == [record]
+        if choice == "redact":
+            covered = [t.replace("ana@", "bram@") for t in texts(record)]
+            covered = [t.replace("bram@mill.org", "[EMAIL ADDRESS]") for t in covered]
+            assert found == [with_texts(record, covered)] != [record]
+            type(record).model_validate_json(found[0].model_dump_json())
 
 
-def test_the_whole_cleaning_counts_what_each_step_drops():
-    secret = prompt("My mail is a@b.org, is that fine?", "train-user")
-    prompts = [prompt("Same question", "u"), prompt("Same question", "v"), secret]
+def test_every_kind_has_its_rules():
+    """Prompts are the paper's; no other kind has its prefix rule or its cap."""
+    assert set(RULES) == {Document, Prompt, Demonstration, Ranking, Comparison}
+    for kind, rules in RULES.items():
+        assert (rules.prefix_characters is not None) == (kind is Prompt)
+        assert (rules.user_cap is not None) == (kind is Prompt)
+
+
+# The report
+# -----------------------------------------------------------------------------------------------
+
+
+def test_the_report_counts_each_rule_and_shows_examples():
+    prompts = [prompt("Same question", "u"), prompt("Same question", "v")]
+    prompts += [prompt("My mail is a@b.org, is that fine?", "w")]
     prompts += [prompt(f"{i} unlike any other {i * 7}", "busy") for i in range(6)]
-    splits, report = clean(prompts, {"train": 1.0}, user_cap=4)
-    assert len(splits["train"]) == 5 and secret not in splits["train"]
-    assert list(report.dropped.values()) == [1, 0, 2, 1, 0]
-    assert "1 dropped: personal data in train" in str(report)
-
-
-def test_the_command_writes_the_splits_and_refuses_bad_input(tmp_path, capsys):
-    write_jsonl(tmp_path / "in.jsonl", [prompt(f"question number {i}", f"u{i}") for i in range(50)])
-    assert (
-        main([str(tmp_path / "in.jsonl"), str(tmp_path / "out"), "--shares", "train=0.5,test=0.5"])
-        == 0
-    )
-    kept = [
-        read_jsonl(tmp_path / "out" / f"prompts.{split}.jsonl", Prompt)
-        for split in ("train", "test")
-    ]
-    assert sum(map(len, kept)) == 50
-    assert "50 records read" in capsys.readouterr().out
-    assert main([str(tmp_path / "none.jsonl"), str(tmp_path / "out2")]) == 2
-    assert "no such file" in capsys.readouterr().err and not (tmp_path / "out2").exists()
+    rules = Rules(prefix_characters=200, user_cap=4, personal_data="drop")
+    splits, report = clean(prompts, TRAIN, rules)
+    assert len(splits["train"]) == 5
+    assert report.counts() == {
+        "common prefix of 200 characters": 1,
+        "over 4 of one user": 2,
+        "personal data": 1,
+    }
+    assert [dropped.number for dropped in report.dropped] == [2, 8, 9, 3]
+    assert "record 2: as record 1" in str(report)
+    assert "record 3: email address" in str(report)
