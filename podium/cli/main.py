@@ -207,7 +207,7 @@ def label(context: typer.Context) -> None:
 )
 def data_command(context: typer.Context) -> None:
     """Work on files of records: clean and split them (podium data clean --help)."""
-    with _errors_shown():
+    with errors_shown():
         from data.cli import app as data_app
 
         data_app(args=context.args, prog_name="podium data")
