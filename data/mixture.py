@@ -36,6 +36,7 @@ def mix(
     *,
     seed: int = 0,
     total: float | None = None,
+    passes: int = 1,
     size: Callable[[Item], float] = lambda item: 1.0,
 ) -> Mixture[Item]:
     """Draw from every source its share of `total`, in units of `size` (one a record, or characters,
@@ -44,17 +45,24 @@ def mix(
     A source is read through in shuffled passes, so nothing repeats before all of it was seen.
     `total` is by default what the sources hold together; weights are normalised. Drawing stops as
     near to each share as whole items allow.
+
+    Args:
+        passes: how often the reader will want `total`. A second pass goes on where the first one
+            stopped: with the first draw repeated, most of a large source of small weight would
+            never be read, while its few drawn records were read again and again.
     """
     rng = np.random.default_rng(seed)
     sizes = {name: [size(item) for item in items] for name, items in sources.items()}
     held = {name: sum(values) for name, values in sizes.items()}
-    total = sum(held.values()) if total is None else total
+    total = passes * (sum(held.values()) if total is None else total)
     whole = sum(weights[name] for name in sources)
 
     items: list[Item] = []
     drawn: dict[str, list[int]] = {}
-    for name, source in sources.items():
-        drawn[name] = _draw(sizes[name], total * weights[name] / whole, rng)
+    for number, (name, source) in enumerate(sources.items()):
+        # A stream for each source, so that more passes begin as fewer do, whatever lies beside it.
+        own = np.random.default_rng([seed, number])
+        drawn[name] = _draw(sizes[name], total * weights[name] / whole, own)
         items += [source[i] for i in drawn[name]]
     taken = {name: sum(sizes[name][i] for i in indices) for name, indices in drawn.items()}
     report = {

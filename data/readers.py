@@ -78,15 +78,21 @@ def read_source(spec: Any, record_type: type[RecordType]) -> list[RecordType]:
 
 
 def read_with_report(
-    spec: Any, record_type: type[RecordType]
+    spec: Any, record_type: type[RecordType], passes: int = 1
 ) -> tuple[list[RecordType], ReadReport]:
-    """As `read_source`, with the report of what was dropped."""
+    """As `read_source`, with the report of what was dropped.
+
+    passes: how often all of it will be read. A mixture by weight then holds the draws of all
+    passes, one after the other reading on; anything else is read once and repeats.
+    """
     if isinstance(spec, list | tuple):
-        return _read_mixture([_source(part) for part in spec], record_type)
+        return _read_mixture([_source(part) for part in spec], record_type, passes)
     return _read_one(_source(spec), record_type)
 
 
-def _read_mixture(sources: list[Source], record_type: type[Any]) -> tuple[list[Any], ReadReport]:
+def _read_mixture(
+    sources: list[Source], record_type: type[Any], passes: int
+) -> tuple[list[Any], ReadReport]:
     parts: dict[str, list[Any]] = {}
     report = ReadReport()
     weights: dict[str, float] = {}
@@ -110,7 +116,7 @@ def _read_mixture(sources: list[Source], record_type: type[Any]) -> tuple[list[A
     else:
         from data.mixture import mix  # numpy, which a recipe without a mixture does not need
 
-        mixture = mix(parts, weights, size=_size)
+        mixture = mix(parts, weights, passes=passes, size=_size)
         records = mixture.items
         report.epochs = {name: part.epochs for name, part in mixture.report.items()}
     report.kept = len(records)

@@ -10,15 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from podium.run.registry import spec_of
+from podium.run.registry import STAGES
 
-COLOURS = {
-    "base": spec_of("pretrain").colour,
-    "sft": spec_of("sft").colour,
-    "best_of_n": "#b08900",
-    "ppo_ptx": spec_of("ppo").colour,
-    "ppo": "#c8553d",
-}
+STAGE_OF = {"base": "pretrain", "ppo_ptx": "ppo"}  # rows that are not called as their stage is
+BEST_OF_N, PLAIN_PPO = "#b08900", "#c8553d"
 OTHERS = ["#7b5ea7", "#6a9f58", "#b5179e", "#444444"]  # further PPO arms
 WATCHED = {  # what the guard watches: what goes wrong shows here first
     "objective/kl": "KL from the reference, nats",
@@ -86,7 +81,7 @@ def reward_against_kl(
                 [point[kind] for point in placed],
                 "s-",
                 markersize=4,
-                color=COLOURS["best_of_n"],
+                color=BEST_OF_N,
                 label=f"best of 1 to {curve[-1]['n']} (KL at most)",
             )
         for number, (row, values) in enumerate(rows.items()):
@@ -124,8 +119,11 @@ def series(lines: Metrics, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def colour(row: str, number: int) -> str:
-    """A row keeps its colour in every picture."""
-    return COLOURS.get(row, OTHERS[number % len(OTHERS)])
+    """A row's colour: its stage's in the registry; arms share a stage and take what is left."""
+    if row in ("best_of_n", "ppo"):
+        return BEST_OF_N if row == "best_of_n" else PLAIN_PPO
+    spec = STAGES.get(STAGE_OF.get(row, row))
+    return spec.colour if spec else OTHERS[number % len(OTHERS)]
 
 
 def _mark(axis: Any, label: str, values: dict[str, Any], kind: str, colour: str) -> None:

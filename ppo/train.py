@@ -210,10 +210,17 @@ def load_windows(
     """The pretraining documents as full windows, (N, T) int32; None for plain PPO."""
     if not config.windows_per_step:
         return None
-    documents = stage.records("documents", "train")
-    return document_windows(
-        tokenizer, documents, config.ptx_context, split="train", field="ppo.ptx_context"
-    )
+
+    def cut(passes: int) -> Tensor:
+        documents = stage.records("documents", "train", passes)
+        return document_windows(
+            tokenizer, documents, config.ptx_context, split="train", field="ppo.ptx_context"
+        )
+
+    windows = cut(1)
+    wanted = config.iterations * config.steps_per_iteration * config.windows_per_step
+    passes = -(-wanted // len(windows))
+    return cut(passes) if passes > 1 and stage.is_mixture("documents") else windows
 
 
 def documents_of(

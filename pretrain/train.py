@@ -148,6 +148,16 @@ def main(config: Config, stage: StageContext) -> None:
     train = document_windows(
         tokenizer, documents, context, split="train", field="pretrain.context"
     )  # (N, T)
+    passes = -(-sum(plan(config, context, stage.world_size)) // len(train))
+    if passes > 1 and stage.is_mixture("documents"):
+        # One draw of a mixture is not enough: the next ones go on into what was not read yet.
+        train = document_windows(
+            tokenizer,
+            stage.records("documents", "train", passes),
+            context,
+            split="train",
+            field="pretrain.context",
+        )
     held_out = document_windows(
         tokenizer,
         stage.records("documents", "validation"),

@@ -13,6 +13,7 @@ from the paper: rows are grouped by length, and the checkpoint is chosen by vali
 reward model is given.
 """
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -216,6 +217,13 @@ def main(config: Config, stage: StageContext) -> None:
         shutil.rmtree(stage.dir / "best")
 
 
+def passes_of(config: Config, stage: StageContext, split: str) -> int:
+    """How many draws of a mixture the epochs take; 1 for a source that is read whole each epoch."""
+    if split != "train" or not stage.is_mixture("demonstrations", split):
+        return 1
+    return math.ceil(config.num_train_epochs)
+
+
 def encode(
     config: Config,
     stage: StageContext,
@@ -228,7 +236,7 @@ def encode(
     Raises:
         DataError: none fits.
     """
-    demonstrations = stage.records("demonstrations", split)
+    demonstrations = stage.records("demonstrations", split, passes_of(config, stage, split))
     encoded = encode_demonstrations(
         tokenizer,
         demonstrations,
@@ -264,7 +272,7 @@ def lay_out(
     """
     batches = lay_out_batches(
         [len(row.input_ids) for row in rows],
-        epochs=config.num_train_epochs,
+        epochs=config.num_train_epochs / passes_of(config, stage, "train"),
         batch_size=config.batch_size,
         aux_share=config.aux_share,
         seed=stage.seed,

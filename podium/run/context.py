@@ -142,9 +142,9 @@ class StageContext:
                     "tokens it was trained on",
                 )
 
-    def records(self, kind: str, split: str = "train") -> list[Any]:
+    def records(self, kind: str, split: str = "train", passes: int = 1) -> list[Any]:
         """The records of a kind (documents, demonstrations, prompts, rankings, questions), hashed
-        and counted.
+        and counted. `passes`: how often a mixture by weight will be read, see `data.mixture`.
 
         Raises:
             DataError: no source for them in recipe or world, a missing or malformed file.
@@ -161,7 +161,14 @@ class StageContext:
             )
         from data import records
 
-        return self._read(source, getattr(records, RECORD_TYPES[kind]), kind, split)
+        return self._read(source, getattr(records, RECORD_TYPES[kind]), kind, split, passes)
+
+    def is_mixture(self, kind: str, split: str = "train") -> bool:
+        """Whether the source mixes several by weight, so that a pass over it is only a draw."""
+        source = lineage.source_of(self.recipe, self.run_dir, kind, split)
+        return isinstance(source, list) and any(
+            isinstance(part, dict) and part.get("weight") is not None for part in source
+        )
 
     def has_records(self, kind: str, split: str = "train") -> bool:
         """Whether `records(kind, split)` has a source. That it has none is noted too: a source
@@ -186,15 +193,23 @@ class StageContext:
         return path.is_file()
 
     def _read(
-        self, source: Any, record_type: type[Any], kind: str | None, split: str | None
+        self,
+        source: Any,
+        record_type: type[Any],
+        kind: str | None,
+        split: str | None,
+        passes: int = 1,
     ) -> list[Any]:
         from data.readers import read_with_report
 
-        found, report = read_with_report(lineage.absolute(source, self.run_dir), record_type)
+        found, report = read_with_report(
+            lineage.absolute(source, self.run_dir), record_type, passes
+        )
         files = lineage.source_files(source, self.run_dir)
         self._note(kind, split, source, len(found), dict(report.dropped), files)
         if report.dropped or report.epochs:
-            self.logbook(f"{kind or 'data'} ({split or source}): {report}")
+            times = f", for {passes} passes" if passes > 1 else ""
+            self.logbook(f"{kind or 'data'} ({split or source}{times}): {report}")
         return found
 
     def _note(

@@ -45,3 +45,20 @@ def test_the_order_is_shuffled_and_fixed_by_the_seed():
     sources, weights = {"a": ["a"] * 20, "b": ["b"] * 20}, {"a": 1, "b": 1}
     assert mix(sources, weights, seed=1).items == mix(sources, weights, seed=1).items
     assert mix(sources, weights, seed=1).items != sorted(mix(sources, weights, seed=1).items)
+
+
+def test_a_second_pass_reads_on_into_what_was_not_read():
+    """A quarter's weight of a large source: the fourth pass still meets new records. Seen red with
+    `passes` ignored, when the first draw was all that was ever read.
+    """
+    sources = {"small": [f"s{i}" for i in range(100)], "large": [f"l{i}" for i in range(100)]}
+    weights = {"small": 0.875, "large": 0.125}
+    seen = []
+    for passes in (1, 2, 4, 5):
+        mixed = mix(sources, weights, passes=passes, seed=3)
+        large = [item for item in mixed.items if item[0] == "l"]
+        assert len(large) == 25 * passes
+        assert mixed.report["large"].epochs == pytest.approx(0.25 * passes)
+        seen.append(set(large))
+    assert [len(items) for items in seen] == [25, 50, 100, 100]
+    assert seen[0] < seen[1] < seen[2], "what the first pass read is read in the longer ones too"

@@ -5,6 +5,7 @@ what it cannot do.
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.jsonl import write_jsonl
+from data.records import Document
 from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
 from podium.models import save_model
 from podium.run.context import StageContext
@@ -231,3 +234,23 @@ def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
         assert two.keys() == one.keys()
         for name in {"loss", "grad_norm", "validation_loss"} & one.keys():
             assert two[name] == pytest.approx(one[name], rel=1e-3 if name == "grad_norm" else 1e-4)
+
+
+def test_a_mixture_is_read_on_and_not_read_again(make_recipe, tmp_path):
+    """Four draws' worth of tokens from a source that gives a quarter of itself to each draw: all of
+    it is read. Seen red when the second epoch repeated the first draw.
+    """
+    for name in ("rare", "most"):
+        texts = [Document(text=f"{name} {number:02d}.") for number in range(80)]
+        write_jsonl(tmp_path / f"{name}.jsonl", texts)
+    parts = (
+        f"[{{path: {tmp_path}/rare.jsonl, weight: 1}}, {{path: {tmp_path}/most.jsonl, weight: 7}}]"
+    )
+    recipe = load_recipe(make_recipe(tokens=32 * 4 * 30), [f"data.documents.train={parts}"])
+    run_one(recipe, "pretrain", tmp_path / "runs")
+    logbook = (tmp_path / "runs" / "run" / "pretrain" / "logbook.md").read_text()
+    epochs = re.findall(r"rare\.jsonl ([\d.]+), .*most\.jsonl ([\d.]+)", logbook)
+    assert len(epochs) == 2, logbook
+    (first, most), (on, _) = [tuple(map(float, pair)) for pair in epochs]
+    assert first == pytest.approx(0.25, abs=0.05) and most == pytest.approx(1.75, abs=0.05)
+    assert on > 2.5 * first, "the draws after the first one go on"
