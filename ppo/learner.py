@@ -47,7 +47,7 @@ from ppo.models import (
     gathered,
 )
 from ppo.rollout import RolloutBatch, episodes, gather, read_scores, read_tokens
-from ppo.update import Targets, Updater
+from ppo.update import Targets, Updater, UpdateSettings
 from ppo.watch import Profile, rollout_metrics
 
 BF16_COPY_FROM = 32_000_000  # parameters; measured at 4M (no gain) and at 125M
@@ -127,7 +127,22 @@ class Learner:
         self.episodes = self.tokens = 0  # learned from, up to the state that this is
         self.metrics: dict[str, float] = {}  # of the last iteration that was learned from
         self._update = Updater(
-            config, self.policy, self.value, self.world_size, self.rank, bos_token_id
+            UpdateSettings(
+                num_ppo_epochs=config.num_ppo_epochs,
+                num_mini_batches=config.num_mini_batches,
+                per_device_train_batch_size=config.per_device_train_batch_size,
+                temperature=config.temperature,
+                clip_range=config.clip_range,
+                clip_range_value=config.clip_range_value,
+                vf_coef=config.vf_coef,
+                ptx_coef=config.ptx_coef,
+            ),
+            self.policy,
+            self.value,
+            self.world_size,
+            self.rank,
+            bos_token_id,
+            self.profile,
         )
 
     def _make_models(self, models: Models, sampler: SamplerConfig) -> None:
@@ -277,9 +292,7 @@ class Learner:
         diagnose = (
             self.config.engine.zero_stage == 0 and (iteration - 1) % self.config.gradient_steps == 0
         )
-        metrics = self._update(
-            batch, targets, documents, rates, (self.seed, iteration), self.profile, diagnose
-        )
+        metrics = self._update(batch, targets, documents, rates, (self.seed, iteration), diagnose)
         with self.profile.measure("ema"):
             self.ema.update()
         self.episodes += len(batch.scores)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from podium.batching import share_of
 from podium.engine import all_reduce_max, all_reduce_sum, backward, step
-from ppo.config import Config
 from ppo.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
 from ppo.ptx import next_tokens
 from ppo.rollout import RolloutBatch, passes_by_length
@@ -34,9 +33,9 @@ class Targets:
     returns: Tensor
 
 
-class Sums:
-    """Sums over tokens of named quantities, over passes, minibatches and processes; `means` divides
-    by the tokens.
+class UpdateSums:
+    """What an update reports: sums over tokens of named quantities, over passes, minibatches and
+    processes; `means` divides by the tokens.
     """
 
     NAMES = (
@@ -67,25 +66,57 @@ class Sums:
         return means
 
 
+@dataclass(frozen=True)
+class UpdateSettings:
+    """The part of the config that an update reads, under the config's names."""
+
+    num_ppo_epochs: int
+    num_mini_batches: int
+    per_device_train_batch_size: int
+    temperature: float
+    clip_range: float
+    clip_range_value: float
+    vf_coef: float
+    ptx_coef: float
+
+
+@dataclass(frozen=True)
+class MiniBatch:
+    """What one optimizer step learns from, the same on every process."""
+
+    batch: RolloutBatch  # the whole rollout
+    targets: Targets
+    rows: Tensor  # (b,) the rows of it that this step takes
+    windows: Tensor | None  # (D, T) ids of this step's documents; None: no ptx
+    first: bool = False  # no step was taken since the rollout, so every ratio should be 1
+
+    @property
+    def action_tokens(self) -> int:
+        """Over all processes: what the mean losses are divided by."""
+        return int(self.batch.action_mask[self.rows].sum())
+
+
 class Updater:
-    """Learns from rollouts with two engines. `documents` gives the ids (D, T) of a minibatch's ptx
-    windows.
+    """Learns from rollouts with two engines, the policy's and the value model's. `bos_token_id`
+    begins each document of a ptx window; None: a window is one document.
     """
 
     def __init__(
         self,
-        config: Config,
+        settings: UpdateSettings,
         policy: Any,
         value: Any,
         world_size: int,
         rank: int,
         bos_token_id: int | None,
+        profile: Profile,
     ) -> None:
-        self.config = config
+        self.settings = settings
         self.policy = policy
         self.value = value
         self.bos_token_id = bos_token_id
         self.world_size, self.rank = world_size, rank
+        self.profile = profile
 
     def __call__(
         self,
@@ -94,131 +125,115 @@ class Updater:
         documents: Iterator[Tensor] | None,
         learning_rates: tuple[float, float],
         seed: tuple[int, int],
-        profile: Profile,
         diagnose: bool = False,
     ) -> dict[str, float]:
         """All inner epochs over the whole batch (the same on every process); returns metrics by
         their names.
 
-        `learning_rates`: the policy's and the value model's. `seed`: (run seed, iteration), fixes
-        the minibatches. `diagnose` also measures the two gradients of the first step: norms and
-        cosine.
+        `documents`: the ids (D, T) of every step's ptx windows. `learning_rates`: the policy's and
+        the value model's. `seed`: (run seed, iteration), fixes the minibatches. `diagnose` also
+        measures the two gradients of the first step: norms and cosine.
         """
-        sums = Sums(batch.scores.device)
+        sums = UpdateSums(batch.scores.device)
         norms: list[tuple[float, float]] = []
         gradients: dict[str, float] = {}
         self.policy.train()
         self.value.train()
-        for epoch in range(self.config.num_ppo_epochs):
-            order = np.random.default_rng([*seed, epoch]).permutation(len(batch.scores))
-            for rows in (
-                torch.from_numpy(order).to(batch.scores.device).chunk(self.config.num_mini_batches)
-            ):
-                windows = next(documents) if documents is not None else None
-                first = not norms
-                found = self._accumulate(
-                    batch, targets, rows, windows, sums, profile, first, diagnose and first
+        for rows in self._minibatches(len(batch.scores), seed):
+            windows = next(documents) if documents is not None else None
+            rows = rows.to(batch.scores.device)
+            minibatch = MiniBatch(batch, targets, rows, windows, first=not norms)
+            gradients |= self.accumulate(minibatch, sums, diagnose and minibatch.first)
+            with self.profile.measure("optimizer"):
+                norms.append(
+                    (step(self.policy, learning_rates[0]), step(self.value, learning_rates[1]))
                 )
-                gradients = gradients or found
-                with profile.measure("optimizer"):
-                    norms.append(
-                        (step(self.policy, learning_rates[0]), step(self.value, learning_rates[1]))
-                    )
         policy_norm, value_norm = np.mean(norms, axis=0)
         averages = {"grad_norm/policy": float(policy_norm), "grad_norm/value": float(value_norm)}
         return sums.means() | averages | gradients
 
-    def _accumulate(
-        self,
-        batch: RolloutBatch,
-        targets: Targets,
-        rows: Tensor,
-        windows: Tensor | None,
-        sums: Sums,
-        profile: Profile,
-        first: bool,
-        diagnose: bool,
-    ) -> dict[str, float]:
-        """All backward passes of one step over the minibatch `rows` (global indices) and its ptx
-        windows.
+    def _minibatches(self, episodes: int, seed: tuple[int, int]) -> Iterator[Tensor]:
+        """Rows of every step. Each inner epoch deals the whole batch out anew, in an order that the
+        seed fixes, so that every process and a resumed run takes the same.
         """
-        count = int(batch.action_mask[rows].sum())
-        mine = rows[share_of(len(rows), self.world_size, self.rank)[0]]
-        sorted_passes = passes_by_length(
-            batch.attention_mask[mine], self.config.per_device_train_batch_size
-        )
-        passes = [mine[part] for part in sorted_passes]
-        sums.tokens += count
-        for number, part in enumerate(passes):
-            last = number == len(passes) - 1
-            self._ppo_pass(
-                batch, targets, part, count, sums, profile, first, last, last and windows is None
-            )
-        if windows is None:
+        for epoch in range(self.settings.num_ppo_epochs):
+            order = np.random.default_rng([*seed, epoch]).permutation(episodes)
+            yield from torch.from_numpy(order).chunk(self.settings.num_mini_batches)
+
+    def accumulate(
+        self, minibatch: MiniBatch, sums: UpdateSums, diagnose: bool = False
+    ) -> dict[str, float]:
+        """All backward passes of one step. The gradients of PPO and of ptx add up in the engine,
+        which averages over processes at the last backward.
+
+        Returns `compare_gradients` of the two where it is to `diagnose` and there are documents.
+        """
+        settings = self.settings
+        mine = minibatch.rows[share_of(len(minibatch.rows), self.world_size, self.rank)[0]]
+        mask = minibatch.batch.attention_mask[mine]
+        passes = [
+            mine[part] for part in passes_by_length(mask, settings.per_device_train_batch_size)
+        ]
+        sums.tokens += minibatch.action_tokens
+        for number, rows in enumerate(passes):
+            self._ppo_pass(minibatch, rows, sums, last=number == len(passes) - 1)
+        if minibatch.windows is None:
             return {}
+        # A snapshot before ptx adds to the same gradient; the difference is ptx's own.
         ppo_gradient = flat_gradient(self.policy) if diagnose else None
-        with profile.measure("ptx"):
-            self._ptx_passes(windows, sums)
+        with self.profile.measure("ptx"):
+            self._ptx_passes(minibatch.windows, sums)
         if ppo_gradient is None:
             return {}
         return compare_gradients(
             all_reduce_sum(ppo_gradient) / self.world_size, flat_gradient(self.policy)
         )
 
-    def _ppo_pass(
-        self,
-        batch: RolloutBatch,
-        targets: Targets,
-        rows: Tensor,
-        count: int,
-        sums: Sums,
-        profile: Profile,
-        first: bool,
-        last: bool,
-        policy_last: bool,
-    ) -> None:
-        """Forward and backward of policy and value on one micro-batch; `count` action tokens are in
-        the minibatch.
+    def _ppo_pass(self, minibatch: MiniBatch, rows: Tensor, sums: UpdateSums, last: bool) -> None:
+        """Forward and backward of policy and value on `rows`, a micro-batch; `last` of the
+        minibatch.
         """
-        part = batch.rows(rows)
+        settings = self.settings
+        part = minibatch.batch.rows(rows)
         actions = part.action_mask
         width = actions.shape[1]
         old_logprobs, old_values = part.logprobs[actions], part.values[actions]  # (N,)
-        advantages = targets.advantages[rows, :width][actions]
-        returns = targets.returns[rows, :width][actions]
-        # the engine averages over processes; this makes it the global mean
-        scale = self.world_size / count
-        with profile.measure("update_policy"):
+        advantages = minibatch.targets.advantages[rows, :width][actions]
+        returns = minibatch.targets.returns[rows, :width][actions]
+        # The engine averages gradients over processes; with this factor the local sums make the
+        # global mean.
+        scale = self.world_size / minibatch.action_tokens
+        with self.profile.measure("update_policy"):
             logprobs = self.policy(
-                part.input_ids, part.attention_mask, actions, self.config.temperature
+                part.input_ids, part.attention_mask, actions, settings.temperature
             )
             policy_loss = clipped_policy_loss(
-                logprobs, old_logprobs, advantages, self.config.clip_range
+                logprobs, old_logprobs, advantages, settings.clip_range
             )
+            # With ptx the policy's last backward is the last one over documents.
+            policy_last = last and minibatch.windows is None
             backward(self.policy, policy_loss.sum() * scale, last=policy_last)
-        with profile.measure("update_value"):
+        with self.profile.measure("update_value"):
             values = self.value(part.input_ids, part.attention_mask, actions)
-            value_loss = clipped_value_loss(
-                values, old_values, returns, self.config.clip_range_value
-            )
-            backward(self.value, value_loss.sum() * scale * self.config.vf_coef, last=last)
+            value_loss = clipped_value_loss(values, old_values, returns, settings.clip_range_value)
+            backward(self.value, value_loss.sum() * scale * settings.vf_coef, last=last)
         with torch.no_grad():
             difference = logprobs - old_logprobs
             ratio = difference.exp()
-            if first:
+            if minibatch.first:
                 sums.first_error = torch.maximum(sums.first_error, (ratio - 1).abs().max())
             quantities = (
                 policy_loss,
                 value_loss,
                 0.5 * difference**2,
-                clip_fraction(ratio - 1, self.config.clip_range),
-                clip_fraction(values - old_values, self.config.clip_range_value),
+                clip_fraction(ratio - 1, settings.clip_range),
+                clip_fraction(values - old_values, settings.clip_range_value),
                 ratio,
                 ratio**2,
             )
             sums.values += torch.stack([quantity.double().sum() for quantity in quantities])
 
-    def _ptx_passes(self, windows: Tensor, sums: Sums) -> None:
+    def _ptx_passes(self, windows: Tensor, sums: UpdateSums) -> None:
         """The second backward pass: documents (D, T), this process's share of them, into the same
         gradient.
         """
@@ -226,14 +241,14 @@ class Updater:
         sums.ptx_tokens += targets
         indices, counting = share_of(len(windows), self.world_size, self.rank)
         share = windows[indices].to(sums.ptx.device, torch.long)
-        rows = self.config.per_device_train_batch_size
+        rows = self.settings.per_device_train_batch_size
         parts = share.split(rows)
         for number, ids in enumerate(parts):
             mask, positions, target_mask = next_tokens(ids, self.bos_token_id)
             # what only keeps this process in step with the others
             target_mask[max(0, counting - number * rows) :] = False
             nll = -self.policy(ids, mask, target_mask, 1.0, positions).sum()
-            scale = self.config.ptx_coef * self.world_size / targets
+            scale = self.settings.ptx_coef * self.world_size / targets
             backward(self.policy, nll * scale, last=number == len(parts) - 1)
             sums.ptx += nll.detach()
 

@@ -209,17 +209,17 @@ MUTANTS = [
         "tests/ppo/test_distributed.py::test_the_first_error_is_the_largest_of_all_processes",
     ),
     # The update.
-    Mutant("ppo/update.py", " * scale * self.config.vf_coef", " * scale", VALUE),
+    Mutant("ppo/update.py", " * scale * settings.vf_coef", " * scale", VALUE),
     Mutant(
         "ppo/update.py",
-        "values, old_values, returns, self.config.clip_range_value",
+        "values, old_values, returns, settings.clip_range_value",
         "values, old_values, returns, 100.0",
         VALUE,
     ),
     Mutant(
         "ppo/update.py",
-        "values, old_values, returns, self.config.clip_range_value",
-        "values, values.detach(), returns, self.config.clip_range_value",
+        "values, old_values, returns, settings.clip_range_value",
+        "values, values.detach(), returns, settings.clip_range_value",
         VALUE,
     ),
     Mutant(
@@ -230,14 +230,14 @@ MUTANTS = [
     ),
     Mutant(
         "ppo/update.py",
-        "logprobs, old_logprobs, advantages, self.config.clip_range",
+        "logprobs, old_logprobs, advantages, settings.clip_range",
         "logprobs, old_logprobs, advantages, 0.2",
         UPDATE,
     ),
     Mutant(
         "ppo/update.py",
-        "logprobs, old_logprobs, advantages, self.config.clip_range",
-        "logprobs, logprobs.detach(), advantages, self.config.clip_range",
+        "logprobs, old_logprobs, advantages, settings.clip_range",
+        "logprobs, logprobs.detach(), advantages, settings.clip_range",
         UPDATE,
     ),
     Mutant(
@@ -246,15 +246,22 @@ MUTANTS = [
         "windows.shape[0] * windows.shape[1]",
         GRADIENT,
     ),
-    Mutant("ppo/update.py", "self.config.ptx_coef * self.world_size", "self.world_size", GRADIENT),
-    Mutant("ppo/update.py", "scale = self.world_size / count", "scale = 1 / len(rows)", GRADIENT),
+    Mutant(
+        "ppo/update.py", "self.settings.ptx_coef * self.world_size", "self.world_size", GRADIENT
+    ),
+    Mutant(
+        "ppo/update.py",
+        "scale = self.world_size / minibatch.action_tokens",
+        "scale = 1 / len(rows)",
+        GRADIENT,
+    ),
     Mutant(
         "ppo/ptx.py",
         "    target_mask[:, 0] = False\n",
         "    target_mask[:, :2] = False\n",
         GRADIENT,
     ),
-    Mutant("ppo/update.py", "range(self.config.num_ppo_epochs)", "range(1)", KEY),
+    Mutant("ppo/update.py", "range(self.settings.num_ppo_epochs)", "range(1)", KEY),
     Mutant(
         "ppo/learner.py",
         "self.config.value_learning_rate * warm",

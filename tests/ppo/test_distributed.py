@@ -101,10 +101,10 @@ def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, config):
 
 FIRST_ERRORS = """
 import sys, torch
-from ppo.update import Sums
+from ppo.update import UpdateSums
 torch.distributed.init_process_group(
     "gloo", init_method="file://" + sys.argv[2], rank=int(sys.argv[1]), world_size=2)
-sums = Sums(torch.device("cpu"))
+sums = UpdateSums(torch.device("cpu"))
 sums.tokens = 1
 sums.first_error = torch.tensor((0.25, 0.5)[int(sys.argv[1])])
 print(sums.means()["val/ratio_first_error"])

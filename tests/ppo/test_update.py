@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from data.packing import apart
 from podium.models import remove_dropout
-from ppo.update import Sums, Targets, compare_gradients, flat_gradient
+from ppo.update import MiniBatch, Targets, UpdateSums, compare_gradients, flat_gradient
 
 BOS = 0
 PROMPTS = [
@@ -43,9 +43,9 @@ def accumulated_gradient(learner, batch, targets, windows=None) -> torch.Tensor:
     """The policy's gradient that one step over the whole batch would use."""
     learner.policy.train()
     learner.value.train()
-    sums = Sums(batch.scores.device)
+    sums = UpdateSums(batch.scores.device)
     rows = torch.arange(len(batch.scores))
-    learner._update._accumulate(batch, targets, rows, windows, sums, learner.profile, True, False)
+    learner._update.accumulate(MiniBatch(batch, targets, rows, windows, first=True), sums)
     return flat_gradient(learner.policy)
 
 
@@ -103,7 +103,7 @@ def test_ptx_windows_are_shared_out_over_any_number_of_processes(make_learner, w
     def gradient(rank: int, world_size: int, count: int) -> tuple[torch.Tensor, float, int]:
         updater.rank, updater.world_size = rank, world_size
         passes.clear()
-        sums = Sums(torch.device("cpu"))
+        sums = UpdateSums(torch.device("cpu"))
         learner.policy.module.zero_grad()
         updater._ptx_passes(windows[:count], sums)
         return flat_gradient(learner.policy) / world_size, float(sums.ptx), len(passes)
@@ -124,16 +124,9 @@ def test_reported_gradient_norms_are_those_of_the_two_gradients(make_learner, wi
     g_ppo, g_ptx = plain_gradients(learner, batch, targets, windows)
     learner.policy.train()
     learner.value.train()
-    found = learner._update._accumulate(
-        batch,
-        targets,
-        torch.arange(8),
-        windows,
-        Sums(batch.scores.device),
-        learner.profile,
-        True,
-        True,
-    )
+    minibatch = MiniBatch(batch, targets, torch.arange(8), windows, first=True)
+    sums = UpdateSums(batch.scores.device)
+    found = learner._update.accumulate(minibatch, sums, diagnose=True)
     assert found["grad_norm/ppo"] == pytest.approx(float(g_ppo.norm()), rel=1e-3)
     assert found["grad_norm/ptx"] == pytest.approx(2.0 * float(g_ptx.norm()), rel=1e-3)
     assert found["grad_norm/cosine"] == pytest.approx(

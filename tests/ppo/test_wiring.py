@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ppo.config import Config
 from ppo.train import documents_of
-from ppo.update import Sums, flat_gradient
+from ppo.update import MiniBatch, UpdateSums, flat_gradient
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [16], [17, 18, 19], [21, 22], [23, 24], [26, 27]]
 EVERYTHING = {
@@ -162,10 +162,8 @@ def test_the_value_model_s_gradient_is_that_of_the_clipped_loss_times_its_coeffi
     loss = torch.maximum((values - returns) ** 2, (held - returns) ** 2).mean() / 2
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(3.0 * loss, parameters)])
     learner.value.train()
-    sums = Sums(torch.device("cpu"))
-    learner._update._accumulate(
-        batch, targets, torch.arange(8), None, sums, learner.profile, True, False
-    )
+    sums = UpdateSums(torch.device("cpu"))
+    learner._update.accumulate(MiniBatch(batch, targets, torch.arange(8), None, first=True), sums)
     found = flat_gradient(learner.value)
     assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
 
