@@ -197,6 +197,7 @@ def run_podium(work: dict[str, Any]) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    from podium.rewards.model_reward import ModelReward
     from ppo.config import Config
     from ppo.learner import Learner, Models
 
@@ -230,7 +231,7 @@ def run_podium(work: dict[str, Any]) -> dict[str, Any]:
         final_weights="last",
         compile=work["compile"],
     )
-    models = Models(policy, reward, value, reference)
+    models = Models(policy, ModelReward(reward), value, reference)
     learner = Learner(config, models, PAD, work["stop_token_id"], work["seed"], dtype=work["dtype"])
     seconds, profile, batch = [], {}, None
     for iteration in [2, *range(2, work["iterations"] + 1)]:

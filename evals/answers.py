@@ -7,29 +7,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from data.records import Prompt
-from data.template import decode_response, encode_prompt, encode_response
+from data.template import decode_response, encode_prompt
 from evals.records import NO_JUDGE, PROXY_JUDGE, Answer
-from podium.models import context_of
-from podium.rewards.model import RewardEnsemble
-from podium.rewards.score import score_texts
+from podium.rewards.protocol import Reward
 from podium.sampling.protocol import Sample, Sampler, SamplingParams
 from podium.statistics import bon_kl, bon_unbiased
-
-Scorer = tuple[PreTrainedModel | RewardEnsemble, PreTrainedTokenizerBase]
 
 
 @dataclass(frozen=True)
 class Judge:
     """Who scores answers: the embedded world's gold score, else an independent judge, else the
-    reward model itself.
+    reward itself.
     """
 
     world: Any | None
-    independent: Scorer | None
-    reward_model: Scorer | None
+    independent: Reward | None
+    reward: Reward | None
 
     @property
     def name(self) -> str:
@@ -37,12 +33,12 @@ class Judge:
         if self.world is not None:
             return f"the gold score of the world '{self.world.name}'"
         if self.independent is not None:
-            return "an independent reward model"
-        return NO_JUDGE if self.reward_model is None else PROXY_JUDGE
+            return "an independent reward"
+        return NO_JUDGE if self.reward is None else PROXY_JUDGE
 
     def rewards(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float] | None:
-        """The run's reward model's scores; None without one."""
-        return None if self.reward_model is None else _score(self.reward_model, prompts, texts)
+        """The run's reward of each answer; None without one."""
+        return None if self.reward is None else _score(self.reward, prompts, texts)
 
     def gold(
         self, prompts: Sequence[Prompt], texts: Sequence[str], rewards: list[float] | None
@@ -63,27 +59,8 @@ class Judge:
         )
 
 
-def _score(scorer: Scorer, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-    model, tokenizer = scorer
-    context = context_of(model.config)
-    if context is not None:
-        texts = [
-            fitting(tokenizer, prompt, text, context)
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
-    return score_texts(model, tokenizer, [prompt.messages for prompt in prompts], texts)
-
-
-def fitting(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str, context: int) -> str:
-    """The answer, cut where it does not fit the scorer's context.
-
-    A text can take more tokens than were sampled: broken bytes of an untrained model become U+FFFD,
-    three tokens each.
-    """
-    room = context - len(encode_prompt(tokenizer, prompt.messages))
-    while (length := len(encode_response(tokenizer, text))) > room:
-        text = text[: int(len(text) * room / length)]
-    return text
+def _score(reward: Reward, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+    return [float(score) for score in reward(prompts, texts)]
 
 
 def answer_prompts(

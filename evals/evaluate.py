@@ -29,13 +29,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.jsonl import write_jsonl
 from data.template import encode_prompt
-from evals.answers import Judge, Scorer, best_of_curve, pick_best
+from evals.answers import Judge, best_of_curve, pick_best
 from evals.measure import LONGEST_CONTEXT, Bench, HeldOut, Measured, answers_of, measure, summarise
 from evals.pieces import Pieces
 from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
 from podium.errors import DataError
 from podium.models import context_of, load_causal_lm, load_tokenizer, moved, resize_for
-from podium.rewards.model import load_reward_model
+from podium.rewards.kinds import RewardSpec, make_reward
+from podium.rewards.protocol import Reward
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.run.recipe import Recipe
@@ -58,11 +59,14 @@ class Config(BaseModel):
     reference: str | None = Field(
         None, description="KL is measured from it; null: what PPO started from"
     )
-    reward_model: str | None = Field(
-        None, description="scores answers and picks best-of-n; null: the chain's"
+    reward: RewardSpec | None = Field(
+        None,
+        description="scores answers and picks best-of-n, as in ppo.reward; null: the chain's",
     )
-    judge: str | None = Field(
-        None, description="an independent reward model that decides wins where there is no world"
+    judge: RewardSpec | None = Field(
+        None,
+        description="an independent reward that decides wins where there is no world; as in "
+        "ppo.reward",
     )
     prompts: int = Field(
         200,
@@ -120,7 +124,7 @@ def main(config: Config, stage: StageContext) -> None:
             sampler = cache(lambda load=load: make_sampler(sampling_by, load(), pad))
             params = sampling(config, length, tokenizer, seed=stage.seed + 1000 * number)
             measured[row] = measure(row, load, sampler, bench, config.samples, params)
-            if row == "sft" and config.best_of and judge.reward_model is not None:
+            if row == "sft" and config.best_of and judge.reward is not None:
                 fresh = replace(params, seed=params.seed + 500)
                 candidates = answers_of(row, sampler, bench, config.best_of, fresh)
             progress.advance()
@@ -214,20 +218,21 @@ def reference_of(config: Config, recipe: Recipe) -> str:
 
 
 def make_judge(config: Config, stage: StageContext) -> Judge:
-    """The world, the independent judge and the reward model, as far as the run has them."""
-    reward, ppo = config.reward_model, stage.recipe.stage_config("ppo")
-    if reward is None and stage.recipe.stage_config("reward") is not None:
-        reward = "reward"
-    elif reward is None and ppo is not None:
-        reward = ppo.reward_model
+    """The world, the independent judge and the reward, as far as the run has them. The reward is
+    the one that PPO optimises, unless the config names another.
+    """
+    spec, ppo = config.reward, stage.recipe.stage_config("ppo")
+    if spec is None and ppo is not None:
+        spec = ppo.reward
+    elif spec is None and stage.recipe.stage_config("reward") is not None:
+        spec = "reward"
 
-    def load(ref: str | None) -> Scorer | None:
-        if ref is None:
+    def load(spec: RewardSpec | None) -> Reward | None:
+        if spec is None:
             return None
-        model, tokenizer = load_reward_model(stage.parent(ref, same_tokenizer=False))
-        return moved(model, stage.device), tokenizer
+        return moved(make_reward(spec, stage, same_tokenizer=False), stage.device).eval()
 
-    return Judge(stage.world(), load(config.judge), load(reward))
+    return Judge(stage.world(), load(config.judge), load(spec))
 
 
 def read_held_out(

@@ -1,10 +1,16 @@
 """Rows of token ids made into batches: padded on either side, grouped by length, shared out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from podium.engine import world_size
+
+# Tokens of a pass from which on a shorter pass is no slower a token: seen on a CPU, a guess for a
+# GPU.
+CPU_TOKENS, GPU_TOKENS = 256, 16384
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int | None) -> list[list[int]]:
@@ -56,3 +62,26 @@ def pad_right(
     ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
     return ids, mask
+
+
+def passes_by_length(attention_mask: Tensor, rows_per_pass: int) -> Iterator[Tensor]:
+    """Row indices (b,) in order of length, the longest first, at most `rows_per_pass` at a time.
+
+    In a lone process a pass that holds tokens enough to keep the device busy ends before a row that
+    would be a fifth padding: of 16 geometric lengths, passes of 8 are a third padding. Several
+    processes must make equal numbers of passes (ZeRO-3 gathers in each), so there the count alone
+    decides.
+    """
+    lengths, order = attention_mask.sum(1).sort(descending=True, stable=True)
+    if world_size() > 1:
+        return iter(order.split(rows_per_pass))
+    enough = GPU_TOKENS if attention_mask.is_cuda else CPU_TOKENS
+    sizes: list[int] = []
+    longest = 0
+    for length in lengths.tolist():
+        short = length < 0.8 * longest and sizes[-1] * longest >= enough
+        if not sizes or sizes[-1] == rows_per_pass or short:
+            sizes.append(0)
+            longest = length
+        sizes[-1] += 1
+    return iter(order.split(sizes))

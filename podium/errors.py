@@ -55,6 +55,12 @@ class ParentError(PodiumError):
     """
 
 
+class FunctionError(PodiumError):
+    """A function from outside Podium is missing, raised, or returned what cannot be used; names the
+    function. A stage that stops by it goes on from its last checkpoint once the file is mended.
+    """
+
+
 class RunFolderError(PodiumError):
     """The run folder cannot be written: full disk, no permission, or another podium works in it."""
 

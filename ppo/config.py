@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from podium.engine import EngineConfig
 from podium.lora import LoraConfig
+from podium.rewards.kinds import RewardSpec
 from ppo.guard import GuardConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -65,9 +66,15 @@ class Config(BaseModel):
         "sft",
         description="policy and reference: a stage of this run, a folder, a hub id; C.3: rl_init",
     )
-    reward_model: str = Field("reward", description="scores whole responses")
+    reward: RewardSpec = Field(
+        "reward",
+        description="scores whole responses: a reward stage, folder or hub id, module:function, "
+        "path/to/file.py:function, or a list of {reward, weight}",
+    )
     value_model: str | None = Field(
-        None, description="where the value model starts; null and C.4: the reward model"
+        None,
+        description="where the value model starts; null and C.4: the reward model, or, where there "
+        "is none, `model` with a new head",
     )
     lora: LoraConfig | None = Field(
         None, description="train adapters of policy and value; the reference is adapters off"

@@ -6,7 +6,7 @@ It knows models and token ids, not stages or recipes, so a script can drive it (
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from data.records import Prompt
 from podium import runtime
 from podium.attention import attend_in_fp32
 from podium.batching import share_of
@@ -29,7 +30,8 @@ from podium.engine import (
 from podium.errors import RecipeError
 from podium.lora import with_lora
 from podium.models import count_parameters, remove_dropout
-from podium.rewards.model import RewardEnsemble
+from podium.rewards.protocol import Reward
+from podium.rewards.sampled import read_scores
 from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.sampling.kinds import EmbeddedConfig, SamplerConfig, make_sampler
 from podium.sampling.protocol import SamplingParams
@@ -41,12 +43,11 @@ from ppo.models import (
     AdapterOff,
     Frozen,
     Policy,
-    RewardFunction,
     ValueFunction,
     compile_layers,
     gathered,
 )
-from ppo.rollout import RolloutBatch, episodes, gather, read_scores, read_tokens
+from ppo.rollout import RolloutBatch, episodes, gather, read_tokens
 from ppo.update import Targets, Updater, UpdateSettings
 from ppo.watch import Profile, rollout_metrics
 
@@ -60,7 +61,7 @@ class Models:
     """
 
     policy: PreTrainedModel
-    reward: PreTrainedModel | RewardEnsemble
+    reward: Reward
     value: PreTrainedModel
     reference: PreTrainedModel | None = None
 
@@ -75,7 +76,8 @@ class Learner:
 
     Every process of a distributed run makes one. After `rollout` each holds the whole batch;
     updates share it out. `bos_token_id` begins each document of the ptx windows and keeps them
-    apart; None: a window is one document.
+    apart; None: a window is one document. `decode` makes a response's ids a text, for a reward that
+    reads text; `rollout` and `answer` want the prompts as records then.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Learner:
         device: torch.device | None = None,
         bos_token_id: int | None = None,
         sampler: SamplerConfig = EmbeddedConfig(),
+        decode: Callable[[list[int]], str] | None = None,
     ) -> None:
         init_distributed()
         self.config, self.seed, self.dtype = config, seed, dtype
@@ -103,6 +106,7 @@ class Learner:
                 f"{self.world_size} processes",
                 "make it a multiple of num_mini_batches times the processes",
             )
+        self.decode, self.reads_text = decode, models.reward.reads_text
         self.profile = Profile(self.device)
         self._make_models(models, sampler)
         # Of nothing where nobody wants it: the average is a copy of all weights.
@@ -119,7 +123,7 @@ class Learner:
         # In bf16 the sampler decodes in fp32 or from a rounded copy, and training autocasts: their
         # probabilities differ by tens of percent, so ratios would be clipped before any step. What
         # another kind of sampler rounds is not known here.
-        unlike = dtype == "bf16" or not isinstance(sampler, EmbeddedConfig)
+        unlike = dtype == "bf16" or not sampler.exact
         self.recompute = config.old_logprobs == "recomputed" or (
             config.old_logprobs == "auto" and unlike
         )
@@ -160,9 +164,7 @@ class Learner:
             self.reference: Any = Frozen(
                 Policy(reference), config.frozen_models, self.device, self.dtype
             )
-        self.reward = Frozen(
-            RewardFunction(models.reward), config.frozen_models, self.device, self.dtype
-        )
+        self.reward = Frozen(models.reward, config.frozen_models, self.device, self.dtype)
         policy = with_lora(models.policy, config.lora, "CAUSAL_LM", self.seed)
         value = with_lora(models.value, config.lora, "SEQ_CLS", self.seed)
         if config.gradient_checkpointing:
@@ -207,9 +209,14 @@ class Learner:
     # ---- the three moves
     # ----------------------------------------------------------------------------------------
 
-    def rollout(self, prompts: Sequence[list[int]], iteration: int) -> RolloutBatch:
+    def rollout(
+        self,
+        prompts: Sequence[list[int]],
+        iteration: int,
+        asked: Sequence[Prompt] | None = None,
+    ) -> RolloutBatch:
         """Answer the prompts (ids of the whole batch, the same on every process) and read the four
-        models.
+        models. `asked`: the same prompts as records, for a reward that reads text.
 
         `iteration` (from 1) and the run's seed fix what is said: equal again, different from any
         other iteration.
@@ -220,6 +227,7 @@ class Learner:
         if self.world_size > 1 and len(prompts) != self.config.batch_size:
             raise ValueError(f"{len(prompts)} prompts, not batch_size {self.config.batch_size}")
         mine = share_of(len(prompts), self.world_size, self.rank)[0]
+        asked = asked and [asked[i] for i in mine]
         with self.profile.measure("generate"):
             parts = self._sample([prompts[i] for i in mine], self.sampling(iteration, mine[0]))
         ids, mask, actions = parts["input_ids"], parts["attention_mask"], parts["action_mask"]
@@ -239,10 +247,8 @@ class Learner:
                 parts["ref_logprobs"] = read_tokens(
                     lambda *batch: reference(*batch, temperature), ids, mask, actions, rows
                 )
-            with self.profile.measure("reward"), self.reward.ready() as reward:
-                parts["scores"] = read_scores(
-                    reward, ids, mask, parts["finished"], self.stop_token_id, rows
-                )
+            with self.profile.measure("reward"):
+                parts["scores"] = self._scores(parts, asked)
             with self.profile.measure("value"):
                 parts["values"] = read_tokens(self.value, ids, mask, actions, rows)
         return gather(RolloutBatch(**parts), self.world_size)
@@ -313,20 +319,14 @@ class Learner:
         )
 
     def answer(
-        self, prompts: Sequence[list[int]], params: SamplingParams
+        self,
+        prompts: Sequence[list[int]],
+        params: SamplingParams,
+        asked: Sequence[Prompt] | None = None,
     ) -> tuple[list[list[int]], list[float]]:
         """Responses and their scores, outside of training. Every process answers all of them."""
         parts = self._sample(prompts, params)
-        rows = self.config.per_device_eval_batch_size
-        with self.reward.ready() as reward:
-            scores = read_scores(
-                reward,
-                parts["input_ids"],
-                parts["attention_mask"],
-                parts["finished"],
-                self.stop_token_id,
-                rows,
-            )
+        scores = self._scores(parts, asked)
         rows_and_masks = zip(parts["input_ids"], parts["action_mask"], strict=True)
         return [ids[mask].tolist() for ids, mask in rows_and_masks], scores.tolist()
 
@@ -339,6 +339,27 @@ class Learner:
         return episodes(
             prompts, self.sampler.generate(prompts, params), self.pad_token_id, self.device
         )
+
+    def _scores(self, parts: dict[str, Tensor], asked: Sequence[Prompt] | None) -> Tensor:
+        """The reward of sampled answers, (B,). Their texts are decoded where the reward reads
+        text.
+        """
+        texts = None
+        if self.reads_text:
+            assert self.decode is not None and asked is not None, "a reward of texts needs texts"
+            rows = zip(parts["input_ids"], parts["action_mask"], strict=True)
+            texts = [self.decode(ids[mask].tolist()) for ids, mask in rows]
+        with self.reward.ready() as reward:
+            return read_scores(
+                reward,
+                parts["input_ids"],
+                parts["attention_mask"],
+                parts["finished"],
+                self.stop_token_id,
+                self.config.per_device_eval_batch_size,
+                asked,
+                texts,
+            )
 
     def save(self, folder: Path) -> None:
         """All state into `folder`, every process its part."""

@@ -3,7 +3,7 @@ appendix C.4).
 
 The policy starts from the RL initialisation, which stays as the reference; the value model starts
 from the reward model, bias and all, with weights of its own. With LoRA the reference is the policy
-with its adapters switched off.
+with its adapters switched off. The reward is any of `podium.rewards.kinds`.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,7 @@ from transformers import PreTrainedModel
 
 from podium.engine import make_frozen_engine
 from podium.models import inside_peft
-from podium.rewards.model import RewardEnsemble
-from podium.rewards.score import score, token_values
+from podium.rewards.score import token_values
 from podium.runtime import Dtype, autocast
 from podium.sampling.logprobs import token_logprobs
 
@@ -66,20 +65,6 @@ class ValueFunction(nn.Module):
         ]
 
 
-class RewardFunction(nn.Module):
-    """The one scoring function (`podium.rewards.score`) as a module, so that its weights can be
-    sharded.
-    """
-
-    def __init__(self, model: PreTrainedModel | RewardEnsemble) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, T) -> (B,) fp32, read at each row's last attended token."""
-        return score(self.model, input_ids, attention_mask)
-
-
 @dataclass
 class Frozen:
     """A model that is only read, and where it lives.
@@ -96,7 +81,8 @@ class Frozen:
     def __post_init__(self) -> None:
         self.module.requires_grad_(False)
         self.module.eval()
-        if self.placement == "sharded":
+        # a reward without weights has nothing to share out
+        if self.placement == "sharded" and any(True for _ in self.module.parameters()):
             self.module = make_frozen_engine(self.module, self.dtype)
         else:
             self.module.to("cpu" if self.placement == "offload" else self.device)

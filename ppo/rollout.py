@@ -5,7 +5,7 @@ Shapes: B episodes, T columns of prompt and response, padded on the right. Every
 token t stands in column t, so a mask selects it and no shift is ever needed outside the models.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,13 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from podium.batching import pad_right
-from podium.engine import all_reduce_max, world_size
+from podium.batching import pad_right, passes_by_length
+from podium.engine import all_reduce_max
 from podium.sampling.protocol import Sample
-
-# Tokens of a pass from which on a shorter pass is no slower a token: seen on a CPU, a guess for a
-# GPU.
-CPU_TOKENS, GPU_TOKENS = 256, 16384
 
 
 @dataclass(frozen=True)
@@ -87,29 +83,6 @@ def episodes(
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
-def passes_by_length(attention_mask: Tensor, rows_per_pass: int) -> Iterator[Tensor]:
-    """Row indices (b,) in order of length, the longest first, at most `rows_per_pass` at a time.
-
-    In a lone process a pass that holds tokens enough to keep the device busy ends before a row that
-    would be a fifth padding: of 16 geometric lengths, passes of 8 are a third padding. Several
-    processes must make equal numbers of passes (ZeRO-3 gathers in each), so there the count alone
-    decides.
-    """
-    lengths, order = attention_mask.sum(1).sort(descending=True, stable=True)
-    if world_size() > 1:
-        return iter(order.split(rows_per_pass))
-    enough = GPU_TOKENS if attention_mask.is_cuda else CPU_TOKENS
-    sizes: list[int] = []
-    longest = 0
-    for length in lengths.tolist():
-        short = length < 0.8 * longest and sizes[-1] * longest >= enough
-        if not sizes or sizes[-1] == rows_per_pass or short:
-            sizes.append(0)
-            longest = length
-        sizes[-1] += 1
-    return iter(order.split(sizes))
-
-
 def read_tokens(
     function: Callable[[Tensor, Tensor, Tensor], Tensor],
     input_ids: Tensor,
@@ -130,33 +103,6 @@ def read_tokens(
         ).float()
         result[rows, :width] = part
     return result
-
-
-def read_scores(
-    function: Callable[[Tensor, Tensor], Tensor],
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    finished: Tensor,
-    stop_token_id: int | None,
-    rows_per_pass: int,
-) -> Tensor:
-    """The reward of every episode, (B,).
-
-    The reward model has learned from ended answers only, so a response that was cut off is read as
-    if it had ended there (the stop token is appended for this reading alone); `missing_eos_penalty`
-    is what it costs not to end.
-    """
-    if stop_token_id is not None:
-        ends = attention_mask.sum(1)
-        input_ids, attention_mask = F.pad(input_ids, (0, 1)), F.pad(attention_mask, (0, 1))
-        cut = (~finished).nonzero().squeeze(-1)
-        input_ids[cut, ends[cut]] = stop_token_id
-        attention_mask[cut, ends[cut]] = True
-    scores = torch.zeros(len(input_ids), device=input_ids.device)
-    for rows in passes_by_length(attention_mask, rows_per_pass):
-        width = int(attention_mask[rows].sum(1).max())
-        scores[rows] = function(input_ids[rows, :width], attention_mask[rows, :width]).float()
-    return scores
 
 
 def gather(batch: RolloutBatch, world_size: int) -> RolloutBatch:

@@ -6,7 +6,7 @@ answers, every token pays for its distance from the reference, and the gradient 
 documents joins PPO's in each step (ptx).
 
 Reads   prompts (train), documents (train) when `ptx_coef` is above 0, a model (`model`), a
-`reward_model`. Writes  final/: the policy; final/value/: the value model; with LoRA also
+`reward`. Writes  final/: the policy; final/value/: the value model; with LoRA also
 final/adapter/; samples/: answers to fixed
         prompts; breaches/: what the guard saw.
 Run     python -m ppo.train RECIPE        torchrun --nproc-per-node 2 -m ppo.train RECIPE
@@ -32,9 +32,12 @@ from podium.engine import full_state_dict
 from podium.errors import DataError, DivergenceError, Interrupted, ParentError
 from podium.lora import merge_lora, with_lora
 from podium.models import context_of, load_causal_lm, load_tokenizer, save_model
+from podium.rewards.kinds import make_reward, parents
 from podium.rewards.model import (
     RewardEnsemble,
+    is_reward_model,
     load_reward_model,
+    new_reward_model,
     save_reward_model,
 )
 from podium.run.context import StageContext
@@ -61,6 +64,7 @@ def main(config: Config, stage: StageContext) -> None:
         stage.device,
         tokenizer.bos_token_id,
         stage.sampler(),
+        lambda ids: decode_response(tokenizer, ids),
     )
     done = resume(learner, stage)
 
@@ -75,8 +79,9 @@ def main(config: Config, stage: StageContext) -> None:
     with stage.progress(config.iterations, "ppo", unit="iteration", start=done) as progress:
         for iteration in range(done + 1, config.iterations + 1):
             rows = next(batches(len(prompts), config.batch_size, stage.seed, start=iteration - 1))
+            asked = [prompts[i] for i in rows]
             # samples, log-probs, scores, values
-            batch = learner.rollout([prompt_ids[i] for i in rows], iteration)
+            batch = learner.rollout([prompt_ids[i] for i in rows], iteration, asked)
             targets, metrics = learner.targets(batch)  # KL-shaped rewards, GAE, whitening
             problems = breaches(metrics, config.guard, iteration)
             if not problems:
@@ -84,7 +89,6 @@ def main(config: Config, stage: StageContext) -> None:
                 metrics |= learner.update(batch, targets, documents, iteration)
                 problems = breaches(metrics, config.guard, iteration)
 
-            asked = [prompts[i] for i in rows]
             texts = [decode_response(tokenizer, ids) for ids in batch.responses()]
             metrics |= {
                 "episode": iteration * config.batch_size,
@@ -141,7 +145,7 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
     Raises:
         ParentError: pad and end are one token.
     """
-    policy_dir, reward_dir = stage.parent(config.model), stage.parent(config.reward_model)
+    policy_dir = stage.parent(config.model)
     tokenizer = load_tokenizer(policy_dir)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ParentError(
@@ -149,15 +153,29 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
             f"cannot be learned",
             "fine-tune the model with `podium sft` first: it prepares tokenizer and model",
         )
-    reward = load_reward_model(reward_dir)[0]
-    return tokenizer, Models(load_causal_lm(policy_dir), reward, load_value_model(config, stage))
+    reward = make_reward(config.reward, stage)
+    value = load_value_model(config, stage)
+    start = value_start(config)
+    if start == config.model and not is_reward_model(stage.parent(start)):
+        stage.logbook(f"the value model starts from '{start}' with a new head: no reward model")
+    return tokenizer, Models(load_causal_lm(policy_dir), reward, value)
+
+
+def value_start(config: Config) -> str:
+    """Where the value model starts: what the recipe names, the (first) reward model, or the
+    policy's start.
+    """
+    return config.value_model or next(parents(config.reward), config.model)
 
 
 def load_value_model(config: Config, stage: StageContext) -> PreTrainedModel:
-    """A copy of the reward model, or the model that the recipe names; of an ensemble its first
-    member.
+    """A copy of the model that the value function starts from; of an ensemble its first member. A
+    language model is given a new scalar head, drawn by the run's seed.
     """
-    value = load_reward_model(stage.parent(config.value_model or config.reward_model))[0]
+    folder = stage.parent(value_start(config))
+    if not is_reward_model(folder):
+        return new_reward_model(folder, load_tokenizer(folder), stage.seed)
+    value = load_reward_model(folder)[0]
     return value.members[0] if isinstance(value, RewardEnsemble) else value
 
 
@@ -183,7 +201,7 @@ def load_prompts(
         DataError: none fits.
     """
     prompts = stage.records("prompts", "train")
-    contexts = [context_of(model.config) for model in (models.policy, models.reward)]
+    contexts = [context_of(models.policy.config), models.reward.context]
     room = min((context for context in contexts if context is not None), default=None)
     limits = (config.max_prompt_tokens, room and room - config.response_length - 1)
     limit = min((tokens for tokens in limits if tokens is not None), default=None)
@@ -261,10 +279,11 @@ def show_samples(
     """Answer the fixed prompts, always with the same random numbers, and write
     samples/<step>.jsonl.
     """
-    responses, scores = learner.answer([ids for _, ids in fixed], learner.sampling(0))
+    asked = [prompt for prompt, _ in fixed]
+    responses, scores = learner.answer([ids for _, ids in fixed], learner.sampling(0), asked)
     if stage.is_main:
         texts = [decode_response(tokenizer, ids) for ids in responses]
-        write_samples(stage.dir / "samples", step, [prompt for prompt, _ in fixed], texts, scores)
+        write_samples(stage.dir / "samples", step, asked, texts, scores)
 
 
 def roll_back(

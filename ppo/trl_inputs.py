@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.packing import batches
 from podium.errors import RecipeError
+from podium.rewards.model_reward import ModelReward
 from ppo.config import Config
 from ppo.learner import Learner, Models
 
@@ -96,7 +97,7 @@ def learner_from_trl(
         stop = processing_class.eos_token_id
     return Learner(
         config_from_trl(args),
-        Models(model, reward_model, value_model, ref_model),
+        Models(model, ModelReward(reward_model), value_model, ref_model),
         processing_class.pad_token_id,
         stop,
         seed=given.get("seed", 42),

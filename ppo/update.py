@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from podium.batching import share_of
+from podium.batching import passes_by_length, share_of
 from podium.engine import all_reduce_max, all_reduce_sum, backward, step
 from ppo.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
 from ppo.ptx import next_tokens
-from ppo.rollout import RolloutBatch, passes_by_length
+from ppo.rollout import RolloutBatch
 from ppo.watch import Profile
 
 

@@ -1,5 +1,5 @@
-"""Best-of-n: sample n answers, keep the one the reward model likes best. The plainest way to use a
-reward model.
+"""Best-of-n: sample n answers, keep the one the reward likes best. The plainest way to use a
+reward.
 
 It needs no training, and its distance from the model it samples is known: at most log n - (n - 1) /
 n nats (Stiennon et al. 2020), less where answers are the same or score alike. That is what PPO has
@@ -18,10 +18,9 @@ from data.template import decode_response, encode_prompt
 from data.worlds import open_world
 from podium.errors import DataError, PodiumError
 from podium.models import load_causal_lm, load_tokenizer, moved
-from podium.rewards.model import load_reward_model
-from podium.rewards.score import score_texts
+from podium.rewards.kinds import RewardSpec, make_reward, parts
 from podium.run.lineage import absolute, source_of
-from podium.run.parents import find_parent
+from podium.run.place import Place
 from podium.run.recipe import load_recipe
 from podium.runtime import device
 from podium.sampling.kinds import SamplerConfig, make_sampler
@@ -36,24 +35,29 @@ def best_of(
     n: int = 16,
     prompts: int = 64,
     model: str = "sft",
-    reward_model: str = "reward",
+    reward: RewardSpec | None = None,
     max_new_tokens: int = 64,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Expected scores of the favourite of 1, 2, 4, ... n answers to a run's test prompts, with the
-    most KL from the sampled model that each can cost.
+    most KL from the sampled model that each can cost. `reward`: as in `ppo.reward`; None: the
+    recipe's, else its reward stage.
 
     2n answers a prompt are sampled at temperature 1; the estimate for n averages over all sets of n
     among them (`bon_unbiased`). Gold is the world's own score, where the run has a world. Intervals
     are over prompts.
 
     Raises:
-        PodiumError: the run has no such model, reward model or prompts.
+        PodiumError: the run has no such model, reward or prompts.
     """
     if n < 1:
         raise PodiumError(f"best of {n} answers cannot be", "give --n 1 or more")
     recipe = load_recipe(run / "recipe.yaml")
-    policy_dir, reward_dir = (find_parent(ref, recipe, run) for ref in (model, reward_model))
+    place = Place(recipe, run, device(), seed)
+    policy_dir = place.parent(model)
+    ppo = recipe.stage_config("ppo")
+    reward = reward or (ppo.reward if ppo is not None else "reward")
+    scorer = moved(make_reward(reward, place), place.device).eval()
     source = source_of(recipe, run, "prompts", "test") or source_of(
         recipe, run, "prompts", "validation"
     )
@@ -69,15 +73,12 @@ def best_of(
 
     # P lists of 2n
     texts = sample(policy_dir, recipe.sampler, asked, SPARE * n, max_new_tokens, seed)
-    scorer, tokenizer = load_reward_model(reward_dir)
     flat = [text for answers in texts for text in answers]
-    asked_flat = [prompt.messages for prompt in asked for _ in range(SPARE * n)]
-    proxy = np.array(score_texts(moved(scorer, device()), tokenizer, asked_flat, flat)).reshape(
-        len(asked), -1
-    )
+    asked_flat = [prompt for prompt in asked for _ in range(SPARE * n)]
+    proxy = scorer(asked_flat, flat).double().cpu().numpy().reshape(len(asked), -1)
     gold = None
     if recipe.data.world is not None:
-        world = open_world(find_parent("world", recipe, run))
+        world = open_world(place.parent("world"))
         gold = np.array(
             [
                 [world.gold(p, text) for text in answers]
@@ -90,7 +91,7 @@ def best_of(
     ]
     return {
         "model": str(policy_dir),
-        "reward_model": str(reward_dir),
+        "reward": " + ".join(f"{part.weight:g} {part.reward}" for part in parts(reward)),
         "prompts": len(asked),
         "curve": [curve_row(proxy, gold, size) for size in sizes],
         "examples": [

@@ -6,7 +6,8 @@ several models, so that the reward model knows poor answers from good ones and n
 from each other: the SFT model, the base model, and answers to other prompts ("off_topic"), without
 which a policy finds replies that score well anywhere.
 
-Reads   prompts (train, validation), the models to sample from, and the world's labelers; or, where
+Reads   prompts (train, validation), the models to sample from, and the world's labelers or a
+        `reward` that ranks in their place; or, where
         the recipe has `data.rankings` (a file, an export of the labeling site), just those.
 Writes  final/: rankings.train.jsonl; rankings.validation.jsonl, by several training labelers a
         prompt, so that their agreement can be measured; rankings.heldout.jsonl, the same candidates
@@ -31,12 +32,15 @@ from data.jsonl import read_jsonl, write_jsonl
 from data.records import Prompt, Ranking
 from data.worlds import Labeler
 from podium.errors import DataError, Interrupted
+from podium.models import moved
 from podium.progress import say
+from podium.rewards.kinds import RewardSpec, make_reward
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.sampling.protocol import SamplingParams
 from podium.storage import write_json
 from reward.candidates import OFF_TOPIC, Candidates, block, fits, load_writer, plan
+from reward.labeler import RewardLabeler
 from reward.sources import HELDOUT, SPLITS, read_splits
 
 
@@ -71,6 +75,9 @@ class Config(BaseModel):
     labelers_per_validation_prompt: int = Field(
         3, gt=0, description="the same for validation prompts"
     )
+    reward: RewardSpec | None = Field(
+        None, description="ranks in the labelers' place; what ppo.reward may be"
+    )
     max_new_tokens: int = Field(64, gt=0, description="longest candidate in tokens; paper: 1,000")
     temperature: float = Field(1.0, gt=0, description="of sampling; not in the paper")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling, 1 = off; not in the paper")
@@ -99,11 +106,16 @@ def main(config: Config, stage: StageContext) -> None:
     # 2. Sample candidates.
     candidates, counts = sample(config, stage)
 
-    # 3. Labelers put them in order.
-    world = stage.world()
-    if world is None:
+    # 3. Labelers put them in order, or a reward does in their place.
+    world = stage.world() if config.reward is None else None
+    if config.reward is not None:
+        reward = make_reward(config.reward, stage, same_tokenizer=False)
+        labelers: Sequence[Labeler] = [RewardLabeler(moved(reward, stage.device).eval())]
+    elif world is not None:
+        labelers = world.labelers(stage.seed)
+    else:
         raise nobody_ranks(stage, candidates)
-    rankings = rank(config, world.labelers(stage.seed), candidates, stage.seed, counts)
+    rankings = rank(config, labelers, candidates, stage.seed, counts)
 
     # 4. The rankings.
     publish(stage, rankings, candidates, counts)

@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig
 
 from data.packing import encode_documents
+from data.records import Prompt
 from data.template import encode_prompt, prepare_tokenizer
 from podium.attention import attend_for_training
 from podium.engine import EngineConfig, init_distributed
@@ -36,9 +37,11 @@ from podium.models import (
     count_parameters,
     load_causal_lm,
     load_tokenizer,
+    moved,
     resize_for,
     save_model,
 )
+from podium.rewards.kinds import RewardSpec, make_reward
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.runtime import seed_everything
@@ -113,8 +116,9 @@ class Config(BaseModel):
     select_by: Literal["validation_loss", "reward_score", "last"] = Field(
         "validation_loss", description="how the checkpoint is chosen; C.1: reward_score"
     )
-    reward_model: str | None = Field(
-        None, description="a reward stage's folder, for select_by: reward_score"
+    reward: RewardSpec | None = Field(
+        None,
+        description="for select_by: reward_score; a reward stage's folder, or as in ppo.reward",
     )
     reward_prompts: int = Field(
         128, gt=0, description="validation prompts answered for the reward score"
@@ -304,23 +308,31 @@ def make_measure(
     """The function from a model to its validation metrics."""
     scorer = None
     if config.select_by == "reward_score":
-        if config.reward_model is None or config.engine.zero_stage == 3:
+        if config.reward is None or config.engine.zero_stage == 3:
             raise RecipeError(
-                f"{stage.name}.select_by: reward_score needs a reward_model and whole weights "
+                f"{stage.name}.select_by: reward_score needs a reward and whole weights "
                 f"(not ZeRO-3)",
-                fix=f"set {stage.name}.reward_model to a reward stage's folder, or select_by: "
+                fix=f"set {stage.name}.reward to a reward stage's folder, or select_by: "
                 f"validation_loss",
             )
         demonstrations = stage.records("demonstrations", "validation")
         room = config.max_response_tokens or context // 2
         prompts = [
-            encode_prompt(tokenizer, demonstration.messages[:-1])
-            for demonstration in demonstrations
+            Prompt(messages=d.messages[:-1], user=d.user, use_case=d.use_case, meta=d.meta)
+            for d in demonstrations
         ]
-        prompts = [prompt for prompt in prompts if len(prompt) + room <= context][
-            : config.reward_prompts
+        fitting = [
+            p for p in prompts if len(encode_prompt(tokenizer, p.messages)) + room <= context
         ]
-        scorer = RewardScorer(stage.parent(config.reward_model), tokenizer, prompts, room, stage)
+        asked = fitting[: config.reward_prompts]
+        scorer = RewardScorer(
+            moved(make_reward(config.reward, stage), stage.device),
+            tokenizer,
+            asked,
+            room,
+            config.per_device_train_batch_size,
+            stage,
+        )
 
     def measure(model: Any) -> dict[str, float]:
         metrics = validation_metrics(

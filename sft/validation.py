@@ -3,21 +3,19 @@ a reward score.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedTokenizerBase
 
+from data.records import Prompt
+from data.template import decode_response, encode_prompt
 from podium.batching import pad_right, share_of
 from podium.engine import all_reduce_sum
-from podium.errors import ParentError
+from podium.rewards.protocol import Reward
+from podium.rewards.sampled import read_scores
 from podium.run.context import StageContext
 from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import SamplingParams
@@ -73,27 +71,22 @@ class RewardScorer:
     """Mean reward of sampled answers to held-out prompts: InstructGPT chose its SFT checkpoint by
     it (C.1).
 
-    The reward model is read as any Hugging Face sequence classifier with one label; `reward_bias`
-    in its configuration is subtracted.
+    Answers are scored as PPO scores them: an ensemble by all its members, an answer that was cut
+    off as if it had ended there.
     """
 
     def __init__(
         self,
-        folder: Path,
+        reward: Reward,
         tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Prompt],
         max_new_tokens: int,
+        rows_per_pass: int,
         stage: StageContext,
     ) -> None:
-        try:
-            loaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            raise ParentError(
-                f"{folder} holds no reward model: {error}", fix="name a finished reward stage"
-            ) from error
-        self.model: PreTrainedModel = loaded.eval().to(stage.device)
-        self.tokenizer, self.prompts, self.stage = tokenizer, prompts, stage
-        self.max_new_tokens = max_new_tokens
+        self.reward, self.tokenizer = reward.eval(), tokenizer
+        self.prompts, self.stage = prompts, stage
+        self.max_new_tokens, self.rows_per_pass = max_new_tokens, rows_per_pass
         self.sampler = stage.sampler()
 
     @torch.no_grad()
@@ -101,20 +94,28 @@ class RewardScorer:
         """Each process answers its share of the prompts, always with the same random draws."""
         indices, counting = share_of(len(self.prompts), self.stage.world_size, self.stage.rank)
         mine = [self.prompts[i] for i in indices[:counting]]
-        params = SamplingParams(
-            self.max_new_tokens,
-            stop_token_id=self.tokenizer.eos_token_id,
-            seed=self.stage.seed,
-            first_row=indices[0] if indices else 0,
-        )
-        sampler = make_sampler(self.sampler, policy, self.tokenizer.pad_token_id)
-        samples = sampler.generate(mine, params)
-        rows = [
-            Row([*prompt, *sample.tokens], []) for prompt, sample in zip(mine, samples, strict=True)
-        ]
         total = torch.zeros((), device=self.stage.device)
-        for row in rows:
-            ids = torch.tensor([row.input_ids], device=self.stage.device)
-            total += self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.sum()
-        bias = getattr(self.model.config, "reward_bias", 0.0)
-        return all_reduce_sum(total).item() / len(self.prompts) - bias
+        if mine:
+            total += self._scores(policy, mine, indices[0]).sum()
+        return all_reduce_sum(total).item() / len(self.prompts)
+
+    def _scores(self, policy: Any, prompts: Sequence[Prompt], first_row: int) -> torch.Tensor:
+        """Rewards (B,) of one sampled answer to each prompt."""
+        pad, stop = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        params = SamplingParams(
+            self.max_new_tokens, stop_token_id=stop, seed=self.stage.seed, first_row=first_row
+        )
+        asked = [encode_prompt(self.tokenizer, prompt.messages) for prompt in prompts]
+        samples = make_sampler(self.sampler, policy, pad).generate(asked, params)
+        rows = [ids + sample.tokens for ids, sample in zip(asked, samples, strict=True)]
+        ids, attention = pad_right(rows, pad, self.stage.device)
+        return read_scores(
+            self.reward,
+            ids,
+            attention.bool(),
+            torch.tensor([sample.finished for sample in samples], device=ids.device),
+            stop,
+            self.rows_per_pass,
+            prompts,
+            [decode_response(self.tokenizer, sample.tokens) for sample in samples],
+        )

@@ -276,7 +276,7 @@ MUTANTS = [
     ),
     # The rollout and the models.
     Mutant(
-        "ppo/rollout.py",
+        "podium/rewards/sampled.py",
         "        ends = attention_mask.sum(1)\n",
         "        ends = attention_mask.sum(1) - 1\n",
         "tests/ppo/test_rollout.py::test_a_cut_off_answer_is_scored_as_if_it_ended",
@@ -315,8 +315,8 @@ MUTANTS = [
     ),
     Mutant(
         "ppo/train.py",
-        "config.value_model or config.reward_model",
-        "config.reward_model",
+        "return config.value_model or next",
+        "return next",
         "tests/ppo/test_train.py::test_value_model_is_read_where_it_is_named",
     ),
     Mutant(

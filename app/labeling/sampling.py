@@ -5,7 +5,6 @@ a process of its own (`podium label sample`), so that labelers never wait for a 
 """
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,33 +14,9 @@ from data.records import Prompt
 from podium.errors import ParentError
 
 if TYPE_CHECKING:
-    import torch
-
     from podium.run.context import StageContext
-    from podium.run.recipe import Recipe
-    from podium.sampling.kinds import SamplerConfig
 
 OFF_TOPIC_SHARE = 0.15  # as in the reward stage's default mix
-
-
-@dataclass(frozen=True)
-class Place:
-    """What `reward.candidates` asks of the stage it works for, without opening one in the run."""
-
-    recipe: "Recipe"
-    run_dir: Path
-    device: "torch.device"
-    seed: int
-    rank: int = 0
-    world_size: int = 1
-
-    def sampler(self) -> "SamplerConfig":
-        return cast("SamplerConfig", self.recipe.sampler)
-
-    def parent(self, ref: str, same_tokenizer: bool = True) -> Path:
-        from podium.run.parents import find_parent
-
-        return find_parent(ref, self.recipe, self.run_dir)
 
 
 def sample_candidates(
@@ -61,6 +36,7 @@ def sample_candidates(
     Raises:
         ParentError: a checkpoint is missing, or the run has no prompts.
     """
+    from podium.run.place import Place
     from podium.run.recipe import load_recipe
     from podium.runtime import device
     from podium.sampling.protocol import SamplingParams

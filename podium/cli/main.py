@@ -135,12 +135,16 @@ def reward_score(
 def best_of(
     run_name: RunArg,
     n: Annotated[
-        int, typer.Option("--n", min=1, help="Answers a prompt; the reward model picks one.")
+        int, typer.Option("--n", min=1, help="Answers a prompt; the reward picks one.")
     ] = 16,
     prompts: Annotated[int, typer.Option(min=1, help="How many test prompts.")] = 64,
+    reward: Annotated[
+        str | None,
+        typer.Option(help="A reward model or module:function; otherwise what PPO optimises."),
+    ] = None,
     runs_dir: RunsDir = DEFAULT_RUNS,
 ) -> None:
-    """Sample n answers a prompt from the SFT model and let the reward model pick: what PPO is up
+    """Sample n answers a prompt from the SFT model and let the reward pick: what PPO is up
     against.
     """
     with errors_shown():
@@ -149,7 +153,9 @@ def best_of(
         from reward.best_of import best_of as measure
 
         quieten_libraries()
-        typer.echo(json.dumps(measure(find_run(run_name, runs_dir), n, prompts), indent=2))
+        typer.echo(
+            json.dumps(measure(find_run(run_name, runs_dir), n, prompts, reward=reward), indent=2)
+        )
 
 
 @app.command()

@@ -7,6 +7,7 @@ is its first member's, with the others beside it in `members/1`, `members/2`, ..
 in config.json says how to combine them.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -115,6 +116,12 @@ def load_reward_model(
         _load_classifier(Path(folder) / "members" / str(i)) for i in range(1, ensemble["members"])
     ]
     return RewardEnsemble([first, *others], ensemble["combine"], ensemble["bias"]).eval(), tokenizer
+
+
+def is_reward_model(folder: Path) -> bool:
+    """Whether `load_reward_model` reads the folder, by its config.json alone."""
+    config = folder / "config.json"
+    return config.is_file() and "reward_bias" in json.loads(config.read_text(encoding="utf-8"))
 
 
 def save_reward_model(

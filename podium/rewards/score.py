@@ -1,5 +1,5 @@
-"""The one scoring function. Training, PPO, best-of-n, the chat and evaluation all read a reward
-model through `score`.
+"""The one scoring function. Training, PPO, SFT's selection, best-of-n, the chat and evaluation all
+read a reward model through `score`.
 
 A response's score is the head's output at its last token, less the model's `reward_bias`. "Last" is
 the last attended token, so padding on either side and of any amount changes nothing (public code

@@ -14,6 +14,7 @@ from typing import Any
 from podium.errors import ParentError
 from podium.metrics import metric_text
 from podium.progress import say
+from podium.rewards.kinds import kind_of, parts
 from podium.run.launch import opened_run, run_stage
 from podium.run.lineage import STAGE_FILE, read_stage_file
 from podium.run.parents import find_parent
@@ -70,25 +71,41 @@ def check_parents(recipe: Recipe, run_dir: Path) -> None:
 
     Raises:
         ParentError: names the stage, the field and what would be right.
+        FunctionError: a reward names a function that is not there.
     """
     chain = recipe.chain()
     for position, stage in enumerate(chain):
-        for field in spec_of(stage).parents:
-            for ref in _refs(getattr(recipe.stage_config(stage), field, None)):
-                if ref in chain[:position] or (run_dir / ref / "final" / STAGE_FILE).is_file():
-                    continue
-                if not is_stage(ref) and Path(os.path.expandvars(ref)).expanduser().exists():
-                    # a stage's name is never a path: the checkout has folders of the same names
-                    continue
-                if ref in chain[position:]:
-                    raise ParentError(
-                        f"{stage}.{field} names '{ref}', which runs after it",
-                        f"the order is {', '.join(chain)}",
-                    )
-                try:
-                    find_parent(ref, recipe, run_dir)
-                except ParentError as error:
-                    raise ParentError(f"{stage}.{field}: {error.message}", error.fix) from error
+        config, spec = recipe.stage_config(stage), spec_of(stage)
+        for field in spec.parents:
+            for ref in _refs(getattr(config, field, None)):
+                _check_parent(ref, recipe, run_dir, position, f"{stage}.{field}")
+        for field in spec.rewards:
+            for part in parts(getattr(config, field, None)):
+                check = kind_of(part.reward).check
+                if check is None:
+                    _check_parent(part.reward, recipe, run_dir, position, f"{stage}.{field}")
+                else:
+                    check(part.reward)
+
+
+def _check_parent(ref: str, recipe: Recipe, run_dir: Path, position: int, where: str) -> None:
+    """Whether the stage at `position` of the chain will find its parent; `where` names the field in
+    errors.
+    """
+    chain = recipe.chain()
+    if ref in chain[:position] or (run_dir / ref / "final" / STAGE_FILE).is_file():
+        return
+    if not is_stage(ref) and Path(os.path.expandvars(ref)).expanduser().exists():
+        # a stage's name is never a path: the checkout has folders of the same names
+        return
+    if ref in chain[position:]:
+        raise ParentError(
+            f"{where} names '{ref}', which runs after it", f"the order is {', '.join(chain)}"
+        )
+    try:
+        find_parent(ref, recipe, run_dir)
+    except ParentError as error:
+        raise ParentError(f"{where}: {error.message}", error.fix) from error
 
 
 def _refs(value: Any) -> Iterator[str]:

@@ -70,6 +70,7 @@ class StageContext:
         self._parents: dict[str, dict[str, Any]] = {}
         self._tokenizer_owner: tuple[str, str | None, str | None] | None = None
         self._data: dict[str, dict[str, Any]] = {}
+        self._code: dict[str, dict[str, str]] = {}
         self._sampler: SamplerConfig | None = None
         self._resume = self._newest_checkpoint()
         before = self._resume[1] if self._resume else {}
@@ -235,6 +236,27 @@ class StageContext:
         """How this run samples, for `make_sampler`, and a note of it in the lineage."""
         self._sampler = self.recipe.sampler
         return self._sampler
+
+    def code(self, path: Path) -> None:
+        """Note a source file from outside Podium in the lineage: other content makes the stage
+        anew. A stage that stopped because the code failed goes on with what it has become.
+        """
+        now = {"path": lineage.relative(path, self.run_dir), "sha256": lineage.hash_file(path)}
+        self._code[now["path"]] = now
+        before = self._resume[1].get("code", []) if self._resume else []
+        if any(old["path"] == now["path"] and old["sha256"] != now["sha256"] for old in before):
+            self.logbook(f"{path} was mended after it had failed: other content from here on")
+
+    def code_failed(self) -> bool:
+        """Let the code change without the stage being made anew, from the newest checkpoint on;
+        False where there is none to go on from.
+        """
+        newest = self._newest_checkpoint()
+        if newest is None or not self._code:
+            return False
+        folder, state = newest
+        write_json(folder / CHECKPOINT_FILE, state | {"code_failed": True})
+        return True
 
     def world(self) -> Any | None:
         """The embedded world, for its gold score and labelers; None when the run has only data of
@@ -415,6 +437,7 @@ class StageContext:
             "config": lineage.fingerprint(self.recipe, self.name),
             "parents": list(self._parents.values()),
             "data": list(self._data.values()),
+            "code": list(self._code.values()),
             "sampler": self._sampler and self._sampler.model_dump(mode="json"),
         }
 

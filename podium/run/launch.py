@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from podium.engine import init_distributed, leave_distributed
-from podium.errors import Interrupted, PodiumError, RecipeError
+from podium.errors import FunctionError, Interrupted, PodiumError, RecipeError
 from podium.progress import quieten_libraries, say
 from podium.run import lineage
 from podium.run.context import StageContext, checkpoint_record
@@ -61,6 +61,13 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
         quieten_libraries()
         with _stop_signals(stage):
             main(stage.config, stage)
+    except FunctionError as error:
+        if stage.code_failed():
+            error.fix = (
+                f"{error.fix}; nothing is lost: the same command goes on from the last checkpoint"
+            )
+        stage.logbook(f"stopped: {error.message}")
+        raise
     except Interrupted as stop:
         stop.caught(stage.signal_seen or stop.signum)
         stop.fix = "nothing is lost: the same command goes on from the last checkpoint"

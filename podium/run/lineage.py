@@ -172,6 +172,10 @@ def changes(record: dict[str, Any], recipe: Recipe, stage: str, run_dir: Path) -
         folder = run_dir / parent["path"]  # an absolute path stays as it is
         if folder.is_dir() and hash_folder(folder) != parent["sha256"]:
             found.append(f"the parent '{parent['ref']}' was made anew")
+    for file in record.get("code", []):
+        path = run_dir / file["path"]
+        if path.is_file() and hash_file(path) != file["sha256"] and not record.get("code_failed"):
+            found.append(f"the code in {path} has other content")
     for entry in record["data"]:
         found += _data_changes(entry, recipe, run_dir)
     return found

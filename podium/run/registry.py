@@ -25,6 +25,7 @@ class StageSpec:
         reason: what the stage is for, as a part of a sentence: the chain, `--help` and the recipe
             reference say it.
         parents: the config fields that name other stages (or model folders or hub ids).
+        rewards: the config fields that name a reward (`podium.rewards.kinds`).
         role: what the others do with the output. `records` and `report`: nothing is loaded from it.
             `base`: the model before it was taught to answer. `demonstrated`: the model that wins
             are counted against. `start`: a model to talk to, not compared. `policy`: a model that
@@ -39,6 +40,7 @@ class StageSpec:
     module: str
     reason: str
     parents: tuple[str, ...] = ()
+    rewards: tuple[str, ...] = ()
     role: Role = "records"
     label: str | Callable[[Settings], str] = ""
     colour: str = "#8a8a8a"
@@ -68,6 +70,7 @@ STAGES: dict[str, StageSpec] = {
         "sft.train",
         "learn to answer from demonstrations",
         ("model",),
+        rewards=("reward",),
         role="demonstrated",
         label="SFT",
         colour="#2b7a78",
@@ -76,6 +79,7 @@ STAGES: dict[str, StageSpec] = {
         "reward.collect",
         "sample K answers a prompt and let labelers rank them",
         ("models",),
+        rewards=("reward",),
     ),
     "reward": StageSpec(
         "reward.train",
@@ -89,6 +93,7 @@ STAGES: dict[str, StageSpec] = {
         "sft.train",
         "the short fine-tune that PPO starts from and stays close to (InstructGPT C.3)",
         ("model",),
+        rewards=("reward",),
         role="start",
         label="RL start",
         colour="#6a9f58",
@@ -96,7 +101,8 @@ STAGES: dict[str, StageSpec] = {
     "ppo": StageSpec(
         "ppo.train",
         "raise the reward, keep the language: PPO-ptx",
-        ("model", "reward_model"),
+        ("model", "value_model"),
+        rewards=("reward",),
         role="policy",
         label=lambda settings: "PPO-ptx" if settings.get("ptx_coef", 1) else "PPO",
         colour="#1f5fa8",
@@ -105,6 +111,7 @@ STAGES: dict[str, StageSpec] = {
     "evals": StageSpec(
         "evals.evaluate",
         "measure every model of the chain and write the report",
+        rewards=("reward", "judge"),
         role="report",
         reads_all=True,
         distributed=False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,15 +23,20 @@ if TYPE_CHECKING:
 
 
 class SamplerConfig(BaseModel):
-    """What every kind's section has in common: its name."""
+    """What every kind's section has in common: its name. `exact` is a property of the kind: in fp32
+    its log-probabilities are those of a training pass but for the last digits.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    exact: ClassVar[bool] = False
 
     kind: str = Field(description="a row of podium.sampling.kinds.KINDS")
 
 
 class EmbeddedConfig(SamplerConfig):
     """Batched decoding in this process, bit-exact on a CPU."""
+
+    exact: ClassVar[bool] = True
 
     kind: Literal["embedded"] = Field("embedded", description="decode in this process")
     max_tokens: int = Field(

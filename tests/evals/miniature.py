@@ -38,7 +38,7 @@ class Section(BaseModel):
     """A stage's section of the recipe, as far as evaluation looks at it."""
 
     model: str = "sft"
-    reward_model: str = "reward"
+    reward: str = "reward"
     ptx_coef: float = 1.0
     response_length: int = 8
 

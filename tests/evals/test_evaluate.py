@@ -15,15 +15,15 @@ from evals.answers import (
     answer_prompts,
     best_of_curve,
     by_prompt,
-    fitting,
     log_ratios,
     pick_best,
 )
-from evals.evaluate import Config, drop_foreign_base, main, reference_of, rows_of
+from evals.evaluate import Config, drop_foreign_base, main, make_judge, reference_of, rows_of
 from evals.measure import Measured, summarise
 from evals.records import Answer
 from podium.errors import DataError
 from podium.models import load_tokenizer, save_model
+from podium.rewards.model_reward import fitting
 from podium.run.context import StageContext
 from podium.sampling.embedded import EmbeddedSampler
 from podium.sampling.protocol import SamplingParams
@@ -109,7 +109,7 @@ def test_kl_is_the_models_divergence_from_the_reference(tokenizer):
 def test_the_same_seed_gives_the_same_answers_and_another_seed_others(tokenizer):
     sampler = EmbeddedSampler(make_model(tokenizer), tokenizer.pad_token_id)
     prompt = Prompt(messages=[Message(role="user", content="Tell me a story.")])
-    judge = Judge(world=None, independent=None, reward_model=None)
+    judge = Judge(world=None, independent=None, reward=None)
 
     def sample(seed: int) -> list[str]:
         params = SamplingParams(max_new_tokens=12, seed=seed)
@@ -174,12 +174,33 @@ def test_best_of_ns_curve_stands_on_the_axis_of_the_others():
     assert [point["kl"] for point in curve] == pytest.approx([0.45, np.log(2) - 0.5 + 0.3])
 
 
+def test_reward_and_judge_are_what_ppo_s_reward_may_be(tokenizer, tmp_path):
+    """Functions, or a sum. Without a key the reward is PPO's. Seen red with the reward stage asked
+    first.
+    """
+    (tmp_path / "rewards.py").write_text(
+        "def score(prompts, responses):\n    return [len(r) for r in responses]\n"
+        "def fixed(prompts, responses):\n    return [7 for r in responses]\n"
+    )
+    score, fixed = (f"{tmp_path / 'rewards.py'}:{name}" for name in ("score", "fixed"))
+    recipe = make_recipe(Config(judge=fixed), world=False, ppo=Section(reward=score))
+    stage = StageContext("evals", recipe, tmp_path / "run")
+    judge = make_judge(stage.config, stage)
+    asked = [Prompt(messages=[Message(role="user", content="Who?")])] * 2
+    rewards = judge.rewards(asked, ["An owl.", ""])
+    assert rewards == [7.0, 0.0] and judge.gold(asked, ["An owl.", ""], rewards) == [7.0, 7.0]
+    assert judge.name == "an independent reward"
+    own = Config(reward=[{"reward": score, "weight": 2}])
+    assert make_judge(own, stage).rewards(asked, ["An owl.", ""]) == [14.0, 0.0]
+    stage.close()
+
+
 @pytest.mark.parametrize("cut", [{"temperature": 0.0}, {"top_p": 0.9}, {"top_k": 5}])
 def test_no_kl_is_claimed_of_answers_from_a_cut_distribution(cut, tokenizer):
     """Seen red before: the mean log-ratio of greedy answers stood in the table as their KL."""
     sampler = EmbeddedSampler(make_model(tokenizer), tokenizer.pad_token_id)
     prompt = [Message(role="user", content="Who?")]
-    judge = Judge(world=None, independent=None, reward_model=None)
+    judge = Judge(world=None, independent=None, reward=None)
     params = SamplingParams(max_new_tokens=3, **cut)
     asked = [Prompt(messages=prompt)]
     answers = answer_prompts("sft", sampler, sampler, tokenizer, asked, 2, params, judge, range(2))

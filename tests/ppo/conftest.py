@@ -61,6 +61,7 @@ def make_learner(policy_folder, reward_folder):
     """`make_learner(seed=0, policy=folder, dtype="fp32", **config) -> Learner`, stop token 3."""
     from podium.models import load_causal_lm
     from podium.rewards.model import load_reward_model
+    from podium.rewards.model_reward import ModelReward
     from ppo.config import Config
     from ppo.learner import Learner, Models
 
@@ -72,7 +73,7 @@ def make_learner(policy_folder, reward_folder):
         **config,
     ) -> Learner:
         reward, value = (load_reward_model(reward_folder)[0] for _ in range(2))
-        models = Models(load_causal_lm(policy), reward, value)
+        models = Models(load_causal_lm(policy), ModelReward(reward), value)
         return Learner(
             Config(**{**SMALL, **config}), models, 1, stop_token_id, seed, dtype, bos_token_id=BOS
         )
@@ -113,7 +114,7 @@ def make_recipe(policy_folder, reward_folder, tmp_path):
         small = {
             **SMALL,
             "model": str(policy_folder),
-            "reward_model": str(reward_folder),
+            "reward": str(reward_folder),
             "total_episodes": 32,
             "save_steps": 2,
             "sample_steps": 2,

@@ -99,6 +99,30 @@ def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, config):
     assert_same_run(launch(make_recipe("two", **small, **config), tmp_path / "runs", 2), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [True, False], ids=["function", "sum"])
+def test_a_function_rewards_two_processes_as_it_does_one(
+    make_recipe, reward_folder, tmp_path, alone
+):
+    """Each hands it the texts of its own share, sharded reward models beside it or none. Seen red
+    with all prompts handed to both processes.
+    """
+    (tmp_path / "rewards.py").write_text(
+        "def score(prompts, responses):\n"
+        "    return [r.count('e') + len(p.user) for p, r in zip(prompts, responses)]\n"
+    )
+    function = f"{tmp_path / 'rewards.py'}:score"
+    both = [{"reward": str(reward_folder)}, {"reward": function, "weight": 0.5}]
+    small = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "total_episodes": 16}
+    config = small | {
+        "reward": function if alone else both,
+        "engine": {"zero_stage": 3},
+        "frozen_models": "sharded",
+    }
+    expected = launch(make_recipe("one", **config), tmp_path / "runs", 1)
+    assert_same_run(launch(make_recipe("two", **config), tmp_path / "runs", 2), expected)
+
+
 FIRST_ERRORS = """
 import sys, torch
 from ppo.update import UpdateSums

@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from podium.batching import passes_by_length
+from podium.rewards.sampled import read_scores
 from podium.sampling.protocol import Sample
-from ppo.rollout import episodes, passes_by_length, read_scores, read_tokens
+from ppo.rollout import episodes, read_tokens
 
 PROMPTS = [
     [5, 6, 7],
@@ -111,7 +113,7 @@ def test_values_start_as_the_reward_model_with_its_bias(make_learner):
         by_value = learner.value(
             ids, torch.ones_like(ids).bool(), torch.tensor([[False, True, True]])
         )
-        by_reward = learner.reward.module(ids[:, :2], torch.ones(1, 2).long())
+        by_reward = learner.reward.module(None, None, ids[:, :2], torch.ones(1, 2).long())
     assert by_value[-1].item() == pytest.approx(by_reward.item(), abs=1e-6)
 
 
@@ -154,7 +156,7 @@ def test_a_cut_off_answer_is_scored_as_if_it_ended(parts):
     """Mutation seen red: the stop token appended to finished rows as well."""
     seen = {}
 
-    def remember(ids, mask):
+    def remember(prompts, responses, ids, mask):
         for row, on in zip(ids, mask, strict=True):
             seen[int(row[0])] = row[on.bool()].tolist()
         return torch.zeros(len(ids))
@@ -174,7 +176,12 @@ def test_reading_in_passes_changes_nothing(parts, rows_per_pass):
     )
     assert torch.equal(read, torch.where(actions, ids * 10, 0).float())
     scores = read_scores(
-        lambda ids, mask: mask.sum(1) + ids[:, 0], ids, mask, parts["finished"], None, rows_per_pass
+        lambda asked, said, ids, mask: mask.sum(1) + ids[:, 0],
+        ids,
+        mask,
+        parts["finished"],
+        None,
+        rows_per_pass,
     )
     assert torch.equal(scores, (mask.sum(1) + ids[:, 0]).float())
 
@@ -193,12 +200,12 @@ def test_a_full_pass_ends_before_rows_that_would_be_padding(monkeypatch):
     """
     lengths = [30, 29, 28, 27, 26, 12, 11, 3]
     mask = torch.arange(30) < torch.tensor(lengths)[:, None]
-    monkeypatch.setattr("ppo.rollout.CPU_TOKENS", 50)
+    monkeypatch.setattr("podium.batching.CPU_TOKENS", 50)
     widths = [[lengths[i] for i in rows] for rows in passes_by_length(mask, 4)]
     assert widths == [[30, 29, 28, 27], [26, 12], [11, 3]]  # 26 alone is not enough
     mask = mask[torch.tensor([0, 1, 5, 6, 7])]
     assert [len(rows) for rows in passes_by_length(mask, 4)] == [2, 3]
-    monkeypatch.setattr("ppo.rollout.world_size", lambda: 2)
+    monkeypatch.setattr("podium.batching.world_size", lambda: 2)
     assert [len(rows) for rows in passes_by_length(mask, 4)] == [4, 1]
 
 

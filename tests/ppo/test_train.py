@@ -157,9 +157,9 @@ def test_every_window_is_as_long_as_the_key_says(make_recipe, tmp_path, monkeypa
     shapes, asked = [], []
     rollout, update = Learner.rollout, Learner.update
 
-    def remember_rollout(self, prompts, iteration):
+    def remember_rollout(self, prompts, iteration, *others):
         asked.append(sorted(map(tuple, prompts)))
-        return rollout(self, prompts, iteration)
+        return rollout(self, prompts, iteration, *others)
 
     def remember_update(self, batch, targets, documents, iteration):
         seen = list(itertools.islice(documents, 2))
@@ -238,11 +238,11 @@ def test_the_rolled_back_state_is_that_of_the_checkpoint(make_recipe, tmp_path, 
     states = {}
     original = Learner.rollout
 
-    def rollout(self, prompts, iteration):
+    def rollout(self, prompts, iteration, *others):
         states[iteration] = torch.cat(
             [p.detach().flatten().clone() for p in self.policy.module.parameters()]
         )
-        batch = original(self, prompts, iteration)
+        batch = original(self, prompts, iteration, *others)
         if iteration == 4:
             batch.scores[0] = float("nan")
         return batch
@@ -258,8 +258,8 @@ def test_resume_after_a_rollback_is_bit_exact(make_recipe, tmp_path, monkeypatch
     """
     original = Learner.rollout
 
-    def rollout(self, prompts, iteration):
-        batch = original(self, prompts, iteration)
+    def rollout(self, prompts, iteration, *others):
+        batch = original(self, prompts, iteration, *others)
         if iteration == 2:
             batch.scores[:] = float("inf")
         return batch
@@ -303,8 +303,8 @@ def test_the_record_counts_what_was_learned_from(make_recipe, tmp_path, monkeypa
     """
     original = Learner.rollout
 
-    def rollout(self, prompts, iteration):
-        batch = original(self, prompts, iteration)
+    def rollout(self, prompts, iteration, *others):
+        batch = original(self, prompts, iteration, *others)
         if iteration == broken:
             batch.scores[0] = float("nan")
         return batch
@@ -333,8 +333,8 @@ def test_a_run_whose_every_iteration_is_taken_back_says_so(make_recipe, tmp_path
     """Seen red: the card told the numbers of an iteration that nothing is left of."""
     original = Learner.rollout
 
-    def rollout(self, prompts, iteration):
-        batch = original(self, prompts, iteration)
+    def rollout(self, prompts, iteration, *others):
+        batch = original(self, prompts, iteration, *others)
         batch.scores[0] = float("nan")
         return batch
 
@@ -349,8 +349,8 @@ def test_a_reward_that_stays_nan_stops_the_run_with_the_reason(make_recipe, tmp_
     """Mutation seen red: the guard looks at thresholds only."""
     original = Learner.rollout
 
-    def rollout(self, prompts, iteration):
-        batch = original(self, prompts, iteration)
+    def rollout(self, prompts, iteration, *others):
+        batch = original(self, prompts, iteration, *others)
         batch.scores[3] = float("nan")
         return batch
 
@@ -372,7 +372,7 @@ def test_a_reward_model_that_likes_one_token_is_detected_as_hacking(
     end.
     """
 
-    def one_token(function, ids, mask, finished, stop, rows_per_pass):
+    def one_token(reward, ids, mask, *_):
         return 10 * ((ids == 50) & mask).sum(1) / mask.sum(1)
 
     monkeypatch.setattr("ppo.learner.read_scores", one_token)

@@ -245,7 +245,7 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
 ELSEWHERE = {  # key: why not here
     "preset": "test_config.py: the papers' numbers and keys beside a preset",
     "model": "a folder: test_train.py reads its weights back from final/",
-    "reward_model": "a folder: test_train.py, a reward of its own",
+    "reward": "a folder or a function: test_rewards.py",
     "value_model": "a folder: test_value_model_is_read_where_it_is_named",
     "frozen_models": "changes no number: test_where_things_lie_changes_no_number",
     "total_episodes": "test_config.py: iterations; test_train.py: steps of the log",

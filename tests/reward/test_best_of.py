@@ -29,13 +29,25 @@ def run(tiny_llama, tokenizer, tmp_path):
 
 def test_reward_grows_with_n_at_a_known_kl(run):
     found = best_of(
-        run, n=8, model=str(run / "policy"), reward_model=str(run / "reward"), max_new_tokens=6
+        run, n=8, model=str(run / "policy"), reward=str(run / "reward"), max_new_tokens=6
     )
     assert [row["n"] for row in found["curve"]] == [1, 2, 4, 8]
     rewards = [row["reward"]["value"] for row in found["curve"]]
     assert rewards == sorted(rewards)
     assert found["curve"][-1]["kl"] == pytest.approx(math.log(8) - 7 / 8)
     assert "gold" not in found["curve"][0] and len(found["examples"]) == 4
+
+
+def test_a_function_picks_as_well(run):
+    """Seen red with the answers of all prompts given to the first prompt."""
+    (run / "rewards.py").write_text(
+        "def score(prompts, responses):\n"
+        "    return [-1.0 * int(p.messages[-1].content[5]) for p in prompts]\n"
+    )
+    reward = f"{run / 'rewards.py'}:score"
+    found = best_of(run, n=2, model=str(run / "policy"), reward=reward, max_new_tokens=4)
+    assert found["curve"][0]["reward"]["value"] == pytest.approx(-1.5)  # tales 0 to 3
+    assert found["reward"] == f"1 {reward}"
 
 
 def test_a_row_of_the_curve_by_hand():

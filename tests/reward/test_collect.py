@@ -162,6 +162,23 @@ def test_people_s_rankings_replace_the_world_s_when_they_come(recipe, tmp_path):
     assert len(read_jsonl(final / "rankings.train.jsonl", Ranking)) > 40
 
 
+def test_a_reward_ranks_in_the_labelers_place(recipe, tmp_path):
+    """No world is needed then. Seen red with the order turned round."""
+    (tmp_path / "rewards.py").write_text(
+        "def score(prompts, responses):\n    return [len(r) + p.meta['n'] for p, r in zip(prompts, responses)]\n"
+    )
+    write_jsonl(tmp_path / "prompts.jsonl", PROMPTS)
+    where = {split: str(tmp_path / "prompts.jsonl") for split in ("train", "validation")}
+    path = recipe({"prompts": where}, reward=f"{tmp_path / 'rewards.py'}:score")
+    final = collect(path, tmp_path / "runs")
+    train = read_jsonl(final / "rankings.train.jsonl", Ranking)
+    assert len(train) == 12 and {r.labeler for r in train} == {"reward"}
+    for ranking in train:
+        lengths = [len(text) for text in ranking.responses]
+        assert ranking.ranks == [1 + sum(other > own for other in lengths) for own in lengths]
+    assert len(read_jsonl(final / "rankings.validation.jsonl", Ranking)) == 4
+
+
 def test_without_labelers_the_candidates_wait_for_people(recipe, tmp_path):
     write_jsonl(tmp_path / "prompts.jsonl", PROMPTS)
     where = {

@@ -18,12 +18,15 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from data.jsonl import read_jsonl
 from data.records import Demonstration
-from data.template import encode_conversation
+from data.template import encode_conversation, encode_prompt
 from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
 from podium.models import load_causal_lm, load_tokenizer, save_model
+from podium.rewards.model import RewardEnsemble, new_reward_model, save_reward_model
 from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
+from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.protocol import SamplingParams
 from sft.batches import IGNORED, encode_demonstrations, lay_out_batches
 from sft.trainer import StageTrainer
 from sft.validation import pad_rows, validation_metrics
@@ -197,20 +200,59 @@ def test_a_reward_model_can_choose_the_checkpoint(make_recipe, tmp_path, tokeniz
             num_attention_heads=2,
             num_labels=1,
             pad_token_id=tokenizer.pad_token_id,
+            reward_bias=0.0,
         )
     )
     save_model(reward_model, tokenizer, tmp_path / "reward")
     choice = {"select_by": "reward_score", "reward_prompts": 8, "max_response_tokens": 24}
     folder = train(
-        make_recipe(reward_model=str(tmp_path / "reward"), eval_steps=3, **choice),
+        make_recipe(reward=str(tmp_path / "reward"), eval_steps=3, **choice),
         tmp_path / "runs",
     )
     scores = {
         line["step"]: line["reward_score"] for line in metrics(folder) if "reward_score" in line
     }
     assert headline(folder)["step"] == max(scores, key=scores.get)
-    with pytest.raises(RecipeError, match="reward_model"):
+    with pytest.raises(RecipeError, match="needs a reward"):
         train(make_recipe("blind", **choice), tmp_path / "runs")
+
+
+def test_the_checkpoint_is_chosen_by_what_the_reward_stage_would_say(
+    make_recipe, base, tmp_path, tokenizer
+):
+    """By all members of an ensemble, and of an answer that was cut off as if it had ended there.
+    Seen red on the scoring that SFT once had of its own: it read the first member alone, and cut
+    answers at their last token.
+    """
+    members = [new_reward_model(base, tokenizer, seed) for seed in (0, 1)]
+    ensemble = RewardEnsemble(members, "min", bias=0.25).eval()
+    save_reward_model(ensemble, tokenizer, tmp_path / "reward")
+    small = {"num_train_epochs": 1, "eval_steps": 5, "reward_prompts": 8}
+    choice = {"select_by": "reward_score", "reward": str(tmp_path / "reward")}
+    folder = train(make_recipe(max_response_tokens=8, **choice, **small), tmp_path / "runs")
+    validation = read_jsonl(tmp_path / "demonstrations.validation.jsonl", Demonstration)[:8]
+    prompts = [encode_prompt(tokenizer, d.messages[:-1]) for d in validation]
+    end = tokenizer.eos_token_id
+    sampler = EmbeddedSampler(load_causal_lm(folder / "final"), tokenizer.pad_token_id)
+    params = SamplingParams(8, stop_token_id=end, seed=3)
+    samples = sampler.generate(prompts, params)
+    assert not all(sample.finished for sample in samples)
+    scores = []
+    for prompt, sample in zip(prompts, samples, strict=True):
+        ids = torch.tensor([prompt + sample.tokens + ([] if sample.finished else [end])])
+        with torch.no_grad():
+            each = [model(input_ids=ids).logits.item() for model in ensemble.members]
+        scores.append(min(each) - 0.25)
+    assert headline(folder)["reward_score"] == pytest.approx(sum(scores) / 8, abs=1e-4)
+
+
+def test_a_function_can_choose_the_checkpoint(make_recipe, tmp_path):
+    """The same key takes what PPO's does. Its records hold what the demonstration's do."""
+    file = tmp_path / "rewards.py"
+    file.write_text("def score(prompts, responses):\n    return [len(p.user) for p in prompts]\n")
+    choice = {"select_by": "reward_score", "reward": f"{file}:score", "reward_prompts": 8}
+    folder = train(make_recipe(num_train_epochs=1, **choice), tmp_path / "runs")
+    assert headline(folder)["reward_score"] == len("user0")
 
 
 def test_merged_adapters_are_the_adapted_model(make_recipe, tmp_path):

@@ -1,0 +1,62 @@
+"""A reward that is a reward model, or an ensemble of them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data.records import Prompt
+from data.template import encode_prompt, encode_response
+from podium.models import context_of
+from podium.rewards.model import RewardEnsemble
+from podium.rewards.protocol import Reward
+from podium.rewards.score import score, score_texts
+
+
+class ModelReward(Reward):
+    """A reward model or an ensemble, read by ids where those are given and by its own tokenizer
+    where only text is.
+
+    An answer that as a text does not fit the context is cut: a text can take more tokens than were
+    sampled (broken bytes of an untrained model become U+FFFD, three tokens each).
+    """
+
+    reads_text = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel | RewardEnsemble,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.context = context_of(model.config)
+
+    def forward(
+        self,
+        prompts: Sequence[Prompt] | None,
+        responses: Sequence[str] | None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """(B,) fp32; by text on the CPU."""
+        if input_ids is not None:
+            assert attention_mask is not None
+            return score(self.model, input_ids, attention_mask)
+        assert prompts is not None and responses is not None and self.tokenizer is not None
+        if self.context is not None:
+            responses = [
+                fitting(self.tokenizer, prompt, text, self.context)
+                for prompt, text in zip(prompts, responses, strict=True)
+            ]
+        asked = [prompt.messages for prompt in prompts]
+        return torch.tensor(score_texts(self.model, self.tokenizer, asked, responses))
+
+
+def fitting(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, text: str, context: int) -> str:
+    """The answer, cut where it does not fit the context; whole where the prompt leaves no room."""
+    room = context - len(encode_prompt(tokenizer, prompt.messages))
+    while room > 0 and (length := len(encode_response(tokenizer, text))) > room:
+        text = text[: int(len(text) * room / length)]
+    return text
