@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
@@ -106,7 +107,8 @@ class RewardScorer:
             self.max_new_tokens, stop_token_id=stop, seed=self.stage.seed, first_row=first_row
         )
         asked = [encode_prompt(self.tokenizer, prompt.messages) for prompt in prompts]
-        samples = make_sampler(self.sampler, policy, pad).generate(asked, params)
+        model = extract_model_from_parallel(policy)  # several processes wrap it to train
+        samples = make_sampler(self.sampler, model, pad).generate(asked, params)
         rows = [ids + sample.tokens for ids, sample in zip(asked, samples, strict=True)]
         ids, attention = pad_right(rows, pad, self.stage.device)
         return read_scores(
