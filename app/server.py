@@ -13,28 +13,24 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
-import uvicorn
-from fastapi import FastAPI, Request
-from uvicorn.supervisors import Multiprocess
+from fastapi import FastAPI, HTTPException, Request
 
-from app.labeling.access import CHAT, user_of_cookie
+from app import serving
+from app.labeling.access import user_of_cookie
 from app.labeling.application import create_site
 from app.labeling.site import Settings, Site, open_site
 from app.labeling.votes import VoteBox
-from podium.errors import PlatformError, PodiumError
-
-# labelers read for minutes between requests; a closed connection would fail their next click
-KEEP_ALIVE_SECONDS = 75
+from app.middleware import CHAT
+from podium.errors import PodiumError
 
 
-def serve(site: Site, workers: int, announce: Callable[[], None]) -> None:
+def serve(site: Site, workers: int, announce: Callable[[str], None]) -> None:
     """Serve until Ctrl-C with `workers` processes on one port; one that dies is started again.
 
     Args:
-        announce: called once the port is ours.
+        announce: called with the address once the port is ours.
 
     Raises:
         PodiumError: the port is taken, or several processes are to serve a chat. ParentError: see
@@ -45,28 +41,8 @@ def serve(site: Site, workers: int, announce: Callable[[], None]) -> None:
         raise PodiumError(
             "the chat keeps its conversations in one process", "leave out --run or --workers"
         )
-    config = uvicorn.Config(
-        build_server(site) if workers == 1 else partial(_worker, settings, os.getpid()),
-        factory=workers > 1,
-        host=settings.host,
-        port=settings.port,
-        workers=workers,
-        log_level="warning",
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-    )
-    try:
-        listening = config.bind_socket()
-    except SystemExit:
-        raise PlatformError(
-            f"cannot listen on {settings.host}:{settings.port}", "take another --port"
-        ) from None
-    announce()
-    with suppress(KeyboardInterrupt):
-        if workers > 1:
-            Multiprocess(config, [listening]).run()
-        else:
-            uvicorn.Server(config).run([listening])
+    application = build_server(site) if workers == 1 else partial(_worker, settings, os.getpid())
+    serving.serve(application, settings.host, settings.port, announce, workers)
 
 
 def _worker(settings: Settings, parent: int) -> FastAPI:
@@ -97,8 +73,12 @@ def build_server(site: Site) -> FastAPI:
     from app.chat.page import appearance, build  # before gradio: it switches analytics off
 
     def logged_in(request: Request) -> str | None:
-        """Gradio asks who is there; None is answered with 401."""
+        """Gradio asks who is there; None is answered with 401, and a person's browser is led to
+        the login.
+        """
         user = user_of_cookie(site, request)
+        if user is None and "text/html" in request.headers.get("accept", ""):
+            raise HTTPException(303, headers={"Location": "/login"})
         return user.handle if user else None
 
     server.state.chat = True

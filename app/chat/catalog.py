@@ -13,7 +13,7 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from data.template import prepare_tokenizer
-from podium.errors import ParentError
+from podium.errors import DataError, ParentError
 from podium.models import (
     UNSTATED_CONTEXT,
     context_of,
@@ -132,6 +132,11 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
     outside = _outside_base(folder)
     if outside is not None and "pretrain" not in stages:
         found.insert(0, Checkpoint("base", f"base ({outside.name})", outside))
+    if not found and (folder / "config.json").is_file():
+        raise ParentError(
+            f"{folder} holds a model that does not answer (a reward model, perhaps)",
+            "give a run's folder, or that of a causal language model in Hugging Face layout",
+        )
     if not found:
         raise ParentError(
             f"{folder} holds no model to talk to yet",
@@ -168,7 +173,10 @@ def _is_causal_lm(folder: Path) -> bool:
     path = folder / "config.json"
     if not path.is_file():
         return False
-    architectures = json.loads(path.read_text(encoding="utf-8")).get("architectures") or []
+    try:
+        architectures = json.loads(path.read_text(encoding="utf-8")).get("architectures") or []
+    except ValueError as error:
+        raise DataError(path, problem=f"is no JSON: {error}", fix="save the model anew") from error
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
 
 

@@ -20,11 +20,10 @@ import gradio as gr
 
 from app.chat.catalog import Catalog
 from app.chat.conversation import Conversation, Settings
-from app.chat.talk import LONGEST_MESSAGE, SIDES, VOTES, Talk, Thumb, Votes
+from app.chat.talk import SIDES, VOTES, Talk, Thumb, Votes
 from data.jsonl import read_jsonl
 from data.records import Prompt
-from podium.errors import PlatformError, PodiumError
-from podium.progress import say
+from podium.errors import PodiumError
 
 SUGGESTIONS = 3
 THUMBS: dict[bool, Thumb] = {True: "up", False: "down"}
@@ -99,7 +98,6 @@ def build(
                 show_label=False,
                 lines=1,
                 max_lines=6,
-                max_length=LONGEST_MESSAGE,
                 autofocus=True,
                 elem_id="message",
                 submit_btn=False,
@@ -147,7 +145,6 @@ def build(
                     label="Seed",
                     info="same seed, same answer",
                     precision=0,
-                    minimum=0,
                     elem_id="seed",
                 ),
             ]
@@ -213,7 +210,7 @@ def suggestions(folder: Path) -> list[str]:
 
 
 def appearance() -> dict[str, Any]:
-    """What Gradio wants beside the page in `launch` and `gr.mount_gradio_app`: system fonts and our
+    """What Gradio wants beside the page in `gr.mount_gradio_app`: system fonts and our
     style sheet.
     """
     sans = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
@@ -226,38 +223,3 @@ def appearance() -> dict[str, Any]:
         "ssr_mode": False,
         "enable_monitoring": False,
     }
-
-
-def launch(
-    run_dir: str | Path,
-    compare: bool = False,
-    votes: Votes | None = None,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    block: bool = True,
-) -> str:
-    """Serve the page until Ctrl-C and return its address; `port` 0 takes a free one, `block=False`
-    returns at once.
-
-    Raises:
-        PlatformError: the port is taken. ParentError: the folder holds no model to talk to.
-    """
-    page = build(run_dir, compare, votes)
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port or None,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            **appearance(),
-        )
-    except OSError as error:
-        raise PlatformError(
-            f"cannot serve at {host}:{port}: {error}",
-            "take another port, or --port 0 for a free one",
-        ) from error
-    if block:
-        say(f"chat: {address}   (Ctrl-C ends it)")
-        page.block_thread()
-    return address

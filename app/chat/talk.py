@@ -16,6 +16,7 @@ from podium.errors import PodiumError
 SIDES = (0, 1)  # left, right
 REFRESH_SECONDS = 0.06  # between updates of the page; tiny models draw hundreds of tokens a second
 LONGEST_MESSAGE = 20_000  # characters
+MAX_SEED = 2**53 - 1  # the largest whole number a browser keeps exactly
 Choice = Literal["left", "right", "tie", "both bad"]
 Thumb = Literal["up", "down"]
 VOTES: dict[str, Choice] = {
@@ -69,15 +70,15 @@ class Talk:
         elif not text.strip():
             gr.Info("Write something first.")
         else:
-            conversation.turns.append(Turn(user=text[:LONGEST_MESSAGE]))
-            yield from self._answer(conversation, *given)
+            turns = [*conversation.turns, Turn(user=text)]
+            yield from self._answer(conversation, turns, text, *given)
 
     def retry(self, conversation: Conversation, *given: Any) -> Iterator[tuple]:
         """Answer the last message anew, with the next seed."""
         if not conversation.busy and conversation.turns:
             last = conversation.turns[-1]
-            conversation.turns[-1] = Turn(last.user, attempt=last.attempt + 1)
-            yield from self._answer(conversation, *given)
+            turns = [*conversation.turns[:-1], Turn(last.user, attempt=last.attempt + 1)]
+            yield from self._answer(conversation, turns, None, *given)
 
     def edit(self, edited: gr.EditData, conversation: Conversation, *given: Any) -> Iterator[tuple]:
         """Change an earlier message of the person; what came after it is forgotten and answered
@@ -92,8 +93,8 @@ class Talk:
         if conversation.busy or turn is None or not text.strip():
             yield self._view(conversation, bool(given[2]))
             return
-        conversation.turns[turn:] = [Turn(user=text[:LONGEST_MESSAGE])]
-        yield from self._answer(conversation, *given)
+        turns = [*conversation.turns[:turn], Turn(user=text)]
+        yield from self._answer(conversation, turns, text, *given)
 
     def halt(self, conversation: Conversation) -> None:
         """Ask the running answers to end; what they said so far stays."""
@@ -185,6 +186,8 @@ class Talk:
     def _answer(
         self,
         conversation: Conversation,
+        turns: list[Turn],
+        text: str | None,
         left: str,
         right: str,
         both: bool,
@@ -193,19 +196,19 @@ class Talk:
         length: float,
         seed: float | None,
     ) -> Iterator[tuple]:
-        """Let one or two models answer the last turn, token by token in turn, and show it as it
-        grows.
+        """Let one or two models answer the last of `turns`, token by token in turn, and show it as
+        it grows.
+
+        What cannot be answered changes nothing: the conversation is as it was, and `text`
+        (what was typed) is in the box.
         """
-        settings = Settings(
-            temperature=min(max(float(temperature), 0.0), 2.0),
-            top_p=min(max(float(top_p), 0.01), 1.0),
-            max_new_tokens=max(1, int(length)),
-            seed=max(0, int(seed or 0)),
-        )
-        turn = conversation.turns[-1]
+        before, turn = list(conversation.turns), turns[-1]
+        conversation.turns[:] = turns
         conversation.busy, conversation.stop = True, False
         try:
-            yield self._view(conversation, both, text="")
+            settings = _settings(temperature, top_p, length, seed)
+            _check_length(turn.user)
+            yield self._view(conversation, both, text=None if text is None else "")
             speakers = [self.catalog.speaker(key) for key in ([left, right] if both else [left])]
             voices = {
                 side: speak(speaker, conversation.messages(side), settings, turn.attempt)
@@ -226,10 +229,11 @@ class Talk:
             conversation.busy = False
             yield self._view(conversation, both)
         except PodiumError as problem:  # too long for the model, or the model cannot be loaded
-            conversation.turns.remove(turn)
+            if turn in conversation.turns:  # no new chat was begun meanwhile
+                conversation.turns[:] = before
             conversation.busy = False
             gr.Warning(problem.message)
-            yield self._view(conversation, both, text=turn.user)
+            yield self._view(conversation, both, text=text)
         finally:
             conversation.busy = False
 
@@ -260,6 +264,29 @@ class Talk:
             gr.update(visible=busy),
             gr.update(visible=bool(both and self.votes and not busy and _can_vote(conversation))),
             gr.update(visible=not conversation.turns),
+        )
+
+
+def _settings(temperature: float, top_p: float, length: float, seed: float | None) -> Settings:
+    """How to sample, held to the limits of the page; PodiumError for a seed that is none.
+
+    A browser's numbers are whole up to MAX_SEED; beyond, it would be another seed than was typed.
+    """
+    if not 0 <= (seed or 0) <= MAX_SEED:
+        raise PodiumError(f"The seed is a whole number from 0 to {MAX_SEED:,}.")
+    return Settings(
+        temperature=min(max(float(temperature), 0.0), 2.0),
+        top_p=min(max(float(top_p), 0.01), 1.0),
+        max_new_tokens=max(1, int(length)),
+        seed=int(seed or 0),
+    )
+
+
+def _check_length(text: str) -> None:
+    if len(text) > LONGEST_MESSAGE:
+        raise PodiumError(
+            f"This message has {len(text):,} characters; {LONGEST_MESSAGE:,} are the most. Please "
+            "shorten it."
         )
 
 

@@ -17,9 +17,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from app.labeling import account_routes, accounts, admin_routes, labeler_routes, people_routes
-from app.labeling.access import AccessMiddleware
 from app.labeling.problems import Problem, of_database
 from app.labeling.site import Site
+from app.middleware import LOCAL_NAMES, AccessMiddleware
 from podium.errors import PodiumError, RunFolderError
 
 HERE = Path(__file__).parent
@@ -27,7 +27,6 @@ HERE = Path(__file__).parent
 # hundred labelers on PostgreSQL waited 0.73 s for a task (95th percentile), with 6 they waited 0.20
 # s (docs/labeling.md).
 THREADS = 6
-LOCAL_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 
 
 def create_site(site: Site) -> FastAPI:

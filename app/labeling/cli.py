@@ -86,7 +86,9 @@ def serve(
     folder: Folder = DEFAULT_FOLDER,
     database: DatabaseUrl = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 = any free one.")
+    ] = 8000,
     run: Annotated[
         Path | None, typer.Option(help="A run's folder: adds the chat at /chat and sampling.")
     ] = None,
@@ -103,7 +105,7 @@ def serve(
     with opened(folder, database, **settings) as site:
         from app.server import serve as serve_site
 
-        serve_site(site, workers, lambda: _greet(site))
+        serve_site(site, workers, lambda address: _greet(site, address))
 
 
 @app.command()
@@ -351,11 +353,10 @@ def _add_user(folder: Path, database: str | None, handle: str, role: str, cohort
     typer.echo(f"added {handle} as {role}, cohort {cohort}")
 
 
-def _greet(site: "Site") -> None:
+def _greet(site: "Site", address: str) -> None:
     """Where the site is, and the way in for its first admin."""
     from app.labeling import accounts
 
-    address = site.settings.address
     typer.echo(f"labeling: {address}/" + (f"   chat: {address}/chat" if site.settings.run else ""))
     with site.database.write() as session:
         if not accounts.count_admins(session):

@@ -22,7 +22,7 @@ from app.labeling.importing import (
     stored_candidates,
 )
 from app.labeling.sampling import sample_candidates
-from app.labeling.simulate import serving, simulate
+from app.labeling.simulate import simulate
 from app.labeling.site import Settings, Site, open_site
 from app.labeling.terminal import print_agreement
 from data.worlds import Labeler, open_world
@@ -82,14 +82,19 @@ def demonstrate(
 
 def run_labelers(site: Site, labelers: Sequence[Labeler], seed: int) -> None:
     """All of them until no open task is left, with a progress bar of answers."""
+    from app.labeling.application import create_site
     from app.labeling.progress import batch_progress
+    from app.serving import serving
 
     with site.database.read() as session:
         candidates = stored_candidates(session)
         rows = [row for row in batch_progress(session) if row.state == "open"]
         wanted = sum(row.wanted - row.done for row in rows)
     begun = time.monotonic()
-    with serving(site) as address, progress_bar(wanted, "rankings", unit="ranking") as bar:
+    with (
+        serving(create_site(site)) as address,
+        progress_bar(wanted, "rankings", unit="ranking") as bar,
+    ):
         done = simulate(
             site,
             address,

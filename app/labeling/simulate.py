@@ -7,17 +7,14 @@ reward model runs without people.
 
 import json
 import random
-import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
 from sqlalchemy import select
 
 from app.labeling import accounts
@@ -192,30 +189,3 @@ def simulate(
             for labeler in labelers
         ]
         return sum((job.result() for job in jobs), Counter())
-
-
-@contextmanager
-def serving(site: Site, application: FastAPI | None = None) -> Iterator[str]:
-    """The site (or an application built on it) on a free port, in a thread of this process; yields
-    its address.
-    """
-    import uvicorn
-
-    from app.labeling.application import create_site
-
-    config = uvicorn.Config(
-        application or create_site(site), host="127.0.0.1", port=0, log_level="warning"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not server.started:
-        if not thread.is_alive() or time.monotonic() > deadline:
-            raise PodiumError("the labeling site did not start", "see the messages above")
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()

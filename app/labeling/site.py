@@ -4,7 +4,6 @@ import os
 import secrets
 import time
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -13,6 +12,7 @@ from app.labeling import accounts
 from app.labeling.database import Database
 from app.labeling.importing import add_defaults
 from app.labeling.tables import SiteSetting
+from app.middleware import is_local
 from podium.errors import PodiumError
 
 MIN_SECRET = 32
@@ -40,14 +40,7 @@ class Settings:
 
     @property
     def is_local(self) -> bool:
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-    @property
-    def address(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return is_local(self.host)
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,14 @@ def chat(
         bool, typer.Option("--compare", help="Two checkpoints side by side.")
     ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 = any free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 = any free one.")] = 7860,
+    open_to_everyone: Annotated[
+        bool,
+        typer.Option(
+            "--open-to-everyone",
+            help="With --host: whoever reaches this machine may talk, without a login.",
+        ),
+    ] = False,
     runs_dir: RunsDir = DEFAULT_RUNS,
 ) -> None:
     """Talk to the checkpoints of a run in the browser, with the reward model's score under each
@@ -174,16 +181,14 @@ def chat(
     with errors_shown():
         from podium.run.folders import find_run
 
-        model_folder = Path(run_name)  # a single model in Hugging Face layout is a run of one
-        run_dir = (
-            model_folder
-            if (model_folder / "config.json").is_file()
-            else find_run(run_name, runs_dir)
-        )
-        from app.chat.page import launch
+        # a single model in Hugging Face layout is a run of one, and so is a stage's folder
+        models = (Path(run_name) / place / "config.json" for place in ("", "final"))
+        found = any(path.is_file() for path in models)
+        run_dir = Path(run_name) if found else find_run(run_name, runs_dir)
+        from app.chat.alone import launch
 
         typer.echo(f"loading {run_dir} ...")
-        launch(run_dir, compare, host=host, port=port)
+        launch(run_dir, compare, host, port, open_to_everyone)
 
 
 @app.command(

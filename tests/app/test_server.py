@@ -81,11 +81,11 @@ def test_the_chat_works_in_a_browser_and_a_vote_reaches_the_labeling_database(si
         pytest.skip("chromium is not installed")
     from sqlalchemy import select
 
-    from app.labeling.simulate import serving
     from app.labeling.tables import Person, Vote
+    from app.serving import serving
 
     with (
-        serving(site, application=build_server(site)) as address,
+        serving(build_server(site)) as address,
         sync_api.sync_playwright() as playwright,
     ):
         flags = [

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,11 +77,13 @@ def no_votes_yet(votes) -> None:
 
 
 @pytest.fixture(scope="session")
-def address(chat_run, votes) -> str:
+def address(chat_run, votes) -> Iterator[str]:
     """Where the page is served."""
-    from app.chat.page import launch
+    from app.chat.alone import build_server
+    from app.serving import serving
 
-    return launch(chat_run, votes=votes, port=0, block=False)
+    with serving(build_server(chat_run, votes=votes)) as address:
+        yield address
 
 
 @pytest.fixture

@@ -241,23 +241,24 @@ def test_the_page_answers_whatever_it_is_built_with(
     browser, chat_run, votes, voting, compare, home
 ):
     """Seen red with a like handler on a log that offers no thumbs: the page never shows an answer."""
+    from fastapi import FastAPI
+    from gradio import mount_gradio_app
+
     from app.chat.page import appearance, build
+    from app.serving import serving
 
     page = build(chat_run, compare, votes if voting else None, home)
-    _, address, _ = page.launch(
-        server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **appearance()
-    )
-    tab = browser.new_context().new_page()
     faults: list[str] = []
+    tab = browser.new_context().new_page()
     tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.goto(address)
-    tab.wait_for_selector("#message textarea")
-    say(tab, "Tell me a story.")
-    for side in range(1 + compare):
-        assert wait_for_answers(tab, 1, side)[0] == "Tell me a story."
-    expect(tab.locator("#votes")).to_be_visible(visible=voting and compare)
-    expect(tab.locator("[aria-label='Like']")).to_have_count((1 + compare) * voting)
-    expect(tab.get_by_text("to the labeling site")).to_have_count(int(home))
-    tab.context.close()
-    page.close()
+    with serving(mount_gradio_app(FastAPI(), page, path="/", **appearance())) as address:
+        tab.goto(address)
+        tab.wait_for_selector("#message textarea")
+        say(tab, "Tell me a story.")
+        for side in range(1 + compare):
+            assert wait_for_answers(tab, 1, side)[0] == "Tell me a story."
+        expect(tab.locator("#votes")).to_be_visible(visible=voting and compare)
+        expect(tab.locator("[aria-label='Like']")).to_have_count((1 + compare) * voting)
+        expect(tab.get_by_text("to the labeling site")).to_have_count(int(home))
+        tab.context.close()
     assert faults == []

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from app.labeling.application import create_site
 from app.labeling.importing import Candidates
-from app.labeling.simulate import serving
 from app.labeling.tables import Assignment, ResponseRating, Submission
+from app.serving import serving
 from data.records import Message
 from tests.app.labeling.making import PASSWORD, add_batch, add_person, candidates
 
@@ -62,7 +63,7 @@ def served(site):
     """The site's address; lea is a labeler, ada an admin."""
     add_person(site, "lea")
     add_person(site, "ada", role="admin")
-    with serving(site) as address:
+    with serving(create_site(site)) as address:
         yield address
 
 

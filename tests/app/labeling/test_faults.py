@@ -19,11 +19,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import select
 
+from app.labeling.application import create_site
 from app.labeling.database import Database
 from app.labeling.queue import recount
-from app.labeling.simulate import serving
 from app.labeling.site import Settings, Site, open_site
 from app.labeling.tables import Submission, Task
+from app.serving import serving
 from benchmarks.labeling import PASSWORD, Load, free_port, prepare, random_answer, wait_until_up
 from tests.app.labeling.making import Browser, add_batch, add_person, answer_to
 
@@ -146,7 +147,7 @@ def test_postgres_restarts_under_load(tmp_path, cluster):
     url = cluster.url(f"restart{uuid.uuid4().hex[:8]}")
     prepare(tmp_path, url, load)
     site = open_site(Settings(folder=tmp_path, database=url))
-    with serving(site) as address:
+    with serving(create_site(site)) as address:
         workers, threads = start_work(address, load.labelers, acknowledged)
         for _ in range(2):
             time.sleep(0.5)
