@@ -3,8 +3,8 @@
 Documents lie one after the other with a separator between, cut into windows of the context's length
 (Brown et al. 2020, section 2.3), so a window never holds padding. Unlike GPT-3, a token attends to
 its own document alone, as in LLaMA 3 (Grattafiori et al. 2024, section 3.2): a small model that
-sees its neighbours' texts too does not learn to look up what the request named (docs/results.md has
-the figures). `apart` gives what every reader of windows needs.
+sees its neighbours' texts too does not learn to look up what the request named (figures in
+docs/lab/results.md). `apart` gives what every reader of windows needs.
 """
 
 from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ carry over between sizes and normalisations:
   `grad_norm/ptx` show it). The paper does not say how its losses are normalised; sums over tokens
   on one side are the likely reason for its number.
 - `ptx_ratio` 0.5 against 8: windows an episode. Eight would take most of a ten-minute budget; half
-  a window brought the pretraining loss back (docs/results.md).
+  a window brought the pretraining loss back (docs/lab/results.md).
 - `ema_decay` 0.9 against 0.992: it spans 1 / (1 - decay) iterations, 10 of 40 here and 125 of 500
   there.
 """

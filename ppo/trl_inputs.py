@@ -1,5 +1,5 @@
 """For users of TRL's PPOTrainer (removed in 1.13): the same inputs, our loop.
-docs/migrating-from-trl.md has the names.
+docs/use/migrating-from-trl.md has the names.
 
 learner = learner_from_trl(args, tokenizer, model, ref_model, reward_model, value_model)
 for metrics in iterations(learner, prompts_from_trl(train_dataset, tokenizer.pad_token_id)):
