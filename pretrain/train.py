@@ -188,11 +188,13 @@ def main(config: Config, stage: StageContext) -> None:
     done = resume(engine, stage)
 
     # 4. Train.
+    rows_per_pass = config.per_device_train_batch_size
     metrics: dict[str, float] = {}
-    busy_seconds, busy_tokens = 0.0, 0
+    busy_seconds, busy_tokens = 0.0, 0  # of the updates alone: neither evaluation nor saving
     with stage.progress(len(sizes), "pretrain", start=done) as progress:
         for number in range(done + 1, len(sizes) + 1):
             began = time.perf_counter()
+            # Pure functions of the update's number, so a resumed run reads the same windows.
             rows = rows_at(read_before[number - 1], sizes[number - 1], len(train), stage.seed)
             tokens_after = read_before[number] * context
             learning_rate = peak * cosine_to_fraction(
@@ -201,7 +203,10 @@ def main(config: Config, stage: StageContext) -> None:
                 config.warmup_tokens,
                 config.min_lr_rate,
             )
-            loss, grad_norm = update(engine, train[rows], bos_id, learning_rate, config, stage)
+            loss, grad_norm = update(
+                engine, train[rows], bos_id, learning_rate, rows_per_pass, stage
+            )
+            # Before anything is logged or saved: a checkpoint must never hold a diverged model.
             stage.check_finite("loss", loss, number)
             stage.check_finite("gradient norm", grad_norm, number)
             busy_seconds += time.perf_counter() - began
@@ -215,14 +220,17 @@ def main(config: Config, stage: StageContext) -> None:
                 "tokens_per_second": busy_tokens / busy_seconds,
             }
             if number % config.eval_steps == 0 or number == len(sizes):
-                metrics |= evaluate(engine, held_out, bos_id, config, stage)
-                write_sample(engine, tokenizer, config, stage, number)
+                metrics |= evaluate(engine, held_out, bos_id, rows_per_pass, stage)
+                if config.engine.zero_stage < 3:  # sharded weights would need all processes' help
+                    write_sample(engine, tokenizer, config.sample_prompt, stage, number)
             stage.log(number, metrics)
             progress.advance(tokens=len(rows) * context, loss=loss)
-            stop = stage.stop_requested
-            if (number % config.save_steps == 0 or stop) and number < len(sizes):
+            # Asked once an update, so that the checkpoint and the interruption agree even when the
+            # signal comes between them. After the last update final/ is the checkpoint.
+            stopping = stage.stop_requested
+            if (number % config.save_steps == 0 or stopping) and number < len(sizes):
                 save(engine, stage, number)
-                if stop:
+                if stopping:
                     raise Interrupted(
                         f"pretraining stopped at update {number} of {len(sizes)}, checkpoint saved"
                     )
@@ -295,27 +303,26 @@ def update(
     batch: torch.Tensor,
     bos_id: int,
     learning_rate: float,
-    config: Config,
+    rows_per_pass: int,
     stage: StageContext,
 ) -> tuple[float, float]:
     """One update on the global batch, (B, T); returns its mean loss in nats a token and the
     gradient norm.
     """
-    targets = batch.shape[0] * (batch.shape[1] - 1)
-    # (B / processes, T)
+    target_tokens = batch.shape[0] * (batch.shape[1] - 1)
     mine, _ = share_of(len(batch), stage.world_size, stage.rank)  # `plan` makes all of them count
-    share = batch[mine].to(stage.device, torch.long)
-    passes = share.split(config.per_device_train_batch_size)
+    share = batch[mine].to(stage.device, torch.long)  # (B / processes, T)
+    passes = share.split(rows_per_pass)
     summed = torch.zeros((), device=share.device)
     engine.train()
     for i, ids in enumerate(passes):
         nll = next_token_nll(engine, ids, bos_id)
-        # The engine averages gradients over processes: their number / targets makes local sums the
+        # The engine averages gradients over processes; with this factor the local sums make the
         # global mean.
-        backward(engine, nll * (stage.world_size / targets), last=i == len(passes) - 1)
+        backward(engine, nll * (stage.world_size / target_tokens), last=i == len(passes) - 1)
         summed += nll.detach()
     grad_norm = step(engine, learning_rate)
-    return all_reduce_sum(summed).item() / targets, grad_norm
+    return all_reduce_sum(summed).item() / target_tokens, grad_norm
 
 
 def next_token_nll(engine: Any, ids: torch.Tensor, bos_id: int) -> torch.Tensor:
@@ -330,12 +337,12 @@ def next_token_nll(engine: Any, ids: torch.Tensor, bos_id: int) -> torch.Tensor:
 
 @torch.no_grad()
 def evaluate(
-    engine: Any, held_out: torch.Tensor, bos_id: int, config: Config, stage: StageContext
+    engine: Any, held_out: torch.Tensor, bos_id: int, rows_per_pass: int, stage: StageContext
 ) -> dict[str, float]:
     """Mean loss a token, in nats, on held-out windows (N, T), shared out over processes."""
     engine.eval()
     summed = torch.zeros((), device=stage.device)
-    for group in held_out.split(stage.world_size * config.per_device_train_batch_size):
+    for group in held_out.split(stage.world_size * rows_per_pass):
         mine, counting = share_of(len(group), stage.world_size, stage.rank)
         ids = group[mine[: max(1, counting)]].to(stage.device, torch.long)
         summed += next_token_nll(engine, ids, bos_id) * (counting > 0)
@@ -347,16 +354,16 @@ def evaluate(
 def write_sample(
     engine: Any,
     tokenizer: PreTrainedTokenizerBase,
-    config: Config,
+    sample_prompt: str,
     stage: StageContext,
     number: int,
 ) -> None:
     """Put a text of the model's own into the logbook. Its randomness does not touch training's."""
-    if config.engine.zero_stage == 3 or not stage.is_main:
-        return  # sharded weights would need all processes to write along
+    if not stage.is_main:
+        return
     prompt = [
         tokenizer.bos_token_id,
-        *tokenizer(config.sample_prompt, add_special_tokens=False)["input_ids"],
+        *tokenizer(sample_prompt, add_special_tokens=False)["input_ids"],
     ]
     ids = torch.tensor([prompt], device=stage.device)
     room = (context_of(engine.module.config) or UNSTATED_CONTEXT) - len(prompt)

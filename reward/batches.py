@@ -73,17 +73,19 @@ def encode_rankings(
     for ranking in rankings:
         prompt = tuple(encode_prompt(tokenizer, ranking.prompt))
         responses = [tuple(encode_response(tokenizer, text)) for text in ranking.responses]
+        # Dropped rather than cut: a cut response is not what the labeler ranked.
         fits = [k for k, ids in enumerate(responses) if len(prompt) + len(ids) <= max_length]
         counts["responses over the context (dropped)"] += len(responses) - len(fits)
         counts["empty responses (kept)"] += sum(not ranking.responses[k].strip() for k in fits)
         if len(fits) < 2:
             counts["rankings with fewer than two responses (dropped)"] += 1
             continue
+        # `dict.fromkeys` keeps the order, so the same record always makes the same item.
         distinct = list(dict.fromkeys(responses[k] for k in fits))
         response_index = tuple(distinct.index(responses[k]) for k in fits)
         counts["duplicate responses (forwarded once)"] += len(response_index) - len(distinct)
         ranks = tie_duplicates([ranking.ranks[k] for k in fits], response_index)
-        if len(set(ranks)) < 2:
+        if len(set(ranks)) < 2:  # no strict pair, so no loss and no gradient
             counts["rankings with nothing but ties (dropped)"] += 1
             continue
         ratings = _ratings(ranking, fits, ranks, margin, margin_scale)
@@ -112,7 +114,8 @@ def _ratings(
     if margin == "likert" and ranking.likert is not None:
         return tuple(scale * ranking.likert[k] for k in fits)
     if margin == "strength" and ranking.strength is not None:
-        # so a K = 2 margin is scale * strength, and each further place adds as much
+        # A ranking has one strength, not one a pair: the margin of neighbours is scale * strength
+        # (all there is at K = 2), and each further place adds as much.
         places = sorted(set(ranks))
         return tuple(-scale * ranking.strength * places.index(rank) for rank in ranks)
     return None
@@ -179,6 +182,8 @@ def micro_batches(
             cut[-1].append(item)
         else:
             cut.append([item])
+    # Every process must run as many backward passes as the others, or they would wait for ever in
+    # the engine's exchange of gradients.
     while len(cut) % processes:
         largest = max(cut, key=len)
         if len(largest) > 1:
@@ -186,7 +191,7 @@ def micro_batches(
             cut += [largest[::2], largest[1::2]]
         else:
             cut.append([replace(largest[0], weight=0.0)])
-    # like sizes side by side
+    # Sorted, micro-batches of like size run at the same time, one on each process.
     cut.sort(key=lambda items: sum(item.tokens for item in items), reverse=True)
     return [cut[process::processes] for process in range(processes)]
 

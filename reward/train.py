@@ -215,7 +215,7 @@ def main(config: Config, stage: StageContext) -> None:
             save_reward_model(model, initial.tokenizer, folder / "held_out")
         write_report(report, folder)
 
-    if not stage.is_main:
+    if not stage.is_main:  # it has given its share of the weights; the main process does the rest
         stage.finish(lambda folder: None, {}, "")
         return
     models = [
@@ -227,6 +227,7 @@ def main(config: Config, stage: StageContext) -> None:
         reward_model = RewardEnsemble(models[: config.members], config.combine)
     train_rankings = [ranking for splits, _ in sets for ranking in splits.train]
     zero = zero_point(stage, train_rankings, initial.tokenizer, initial.max_length)
+    # The ensemble too, whose rule (the worst, or less the variance) moves the mean again.
     for each in models if config.members == 1 else [*models, reward_model]:
         center(each, initial.tokenizer, zero)
     report = trust_report(
@@ -343,6 +344,8 @@ def train_models(
     with stage.progress(sum(len(plan.batches) for plan in plans), "reward", start=done) as bar:
         for plan in plans:
             end = first + len(plan.batches)
+            # A model whose updates are all done lies in the checkpoint's `trained`. Of the one that
+            # was cut short the checkpoint holds the engine; the ones after it start anew.
             if end > done:
                 engine, objective = new_engine(
                     config, initial, plan.seed, stage.device, stage.dtype
@@ -354,6 +357,8 @@ def train_models(
                     )
                 for number in range(max(first, done) + 1, end + 1):
                     metrics = one_update(config, engine, objective, plan.batches, number - first)
+                    # Before anything is logged or saved: a checkpoint must never hold a diverged
+                    # model.
                     for name in ("loss", "grad_norm"):
                         stage.check_finite(name, metrics[name], number)
                     if validation_items and (number % config.eval_steps == 0 or number == end):
@@ -364,10 +369,12 @@ def train_models(
                         loss=metrics["loss"],
                         accuracy=metrics["accuracy"],
                     )
-                    stop = stage.stop_requested
-                    if number < end and (stop or number % config.save_steps == 0):
+                    # At a model's last update there is nothing to save: the next model's first
+                    # checkpoint holds its weights, and so does final/.
+                    stopping = stage.stop_requested
+                    if number < end and (stopping or number % config.save_steps == 0):
                         save_progress(stage, engine, number, trained)
-                        if stop:
+                        if stopping:
                             raise Interrupted(
                                 f"reward training stopped at update {number}, checkpoint saved"
                             )

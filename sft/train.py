@@ -168,6 +168,7 @@ def main(config: Config, stage: StageContext) -> None:
     found = stage.latest_checkpoint()
     forget_later_best(stage, found[0] if found else -1)
     steps = len(rows) // config.batch_size
+    # Anew, so that nothing that was drawn while loading changes the adapters or the dropout.
     seed_everything(stage.seed)
     trainer = StageTrainer(
         stage=stage,

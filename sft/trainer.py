@@ -33,8 +33,8 @@ from podium.storage import PARTIAL, publish, writing
 from sft.batches import Row
 
 BEST_FILE = "best.json"
-# To the trainer the whole run is one epoch, and it counts tokens from the last resume: both are
-# ours to count.
+# What the trainer logs under these names is not logged: to it the whole run is one epoch, and it
+# counts tokens from the last resume. `StageCallback` counts both over the whole run.
 UNWANTED = {"epoch", "num_tokens"}
 
 
@@ -72,7 +72,7 @@ class StageTrainer(SFTTrainer):
         trained: Any = self.model
         head = trained.get_output_embeddings()
         if not hasattr(head, "bias"):
-            # TRL reads it, and PEFT's wrapper of a tied head with trainable tokens has none
+            # TRL reads the attribute, which PEFT's wrapper of a tied head lacks when tokens train.
             head.bias = None
         for chatter in (PrinterCallback, ProgressCallback):
             self.remove_callback(chatter)
@@ -135,6 +135,9 @@ class StageCallback(TrainerCallback):
         # a step's training metrics, until its evaluation joins them in one line
         self.waiting: dict[str, float] = {}
 
+    # Seconds and tokens of the updates alone, so that speed does not depend on how often the run is
+    # evaluated or saved.
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began = time.perf_counter()
 
@@ -142,13 +145,13 @@ class StageCallback(TrainerCallback):
         self.busy_seconds += time.perf_counter() - self.began
         self.busy_tokens += self.step_tokens[state.global_step - 1]
         if state.global_step >= state.max_steps:
-            control.should_evaluate = True
+            control.should_evaluate = True  # so that the last model can be the best one, too
         if self.stage.stop_requested:
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs: dict[str, float] = kwargs["logs"]
-        if "train_runtime" in logs:
+        if "train_runtime" in logs:  # the trainer's own summary at the end of the run
             return
         metrics = {name: value for name, value in logs.items() if name not in UNWANTED}
         if "loss" in metrics:
@@ -158,7 +161,7 @@ class StageCallback(TrainerCallback):
             metrics["tokens_per_second"] = self.tokens_per_second
             self.bar.advance(tokens=self.step_tokens[state.global_step - 1], loss=metrics["loss"])
             self.waiting = metrics
-            if control.should_evaluate:
+            if control.should_evaluate:  # the next log has the validation metrics of this step
                 return
         self.stage.log(state.global_step, self.waiting | metrics)
 

@@ -29,8 +29,9 @@ def hash_file(path: Path) -> str:
 
 
 def hash_folder(folder: Path) -> str:
-    """A stage's output is known by its stage.json; any other model folder by the content of its
-    files.
+    """SHA-256 that tells whether a parent is still the same. A stage's output is known by its
+    stage.json, which is written last and holds a time, so a stage that was made anew counts as
+    changed; any other model folder is known by the content of its files.
     """
     if (folder / STAGE_FILE).is_file():
         return hash_file(folder / STAGE_FILE)
@@ -63,8 +64,8 @@ def read_stage_file(final: Path) -> dict[str, Any] | None:
 
 
 def source_of(recipe: Recipe, run_dir: Path, kind: str, split: str | None) -> Source | None:
-    """Where a kind of records comes from: the recipe's own data, else the world's file; None =
-    nowhere. The kind "world" is the world itself.
+    """Where a kind of records comes from: the recipe's own data, else the world's file; None where
+    neither has it. The kind "world" is the world itself.
 
     A kind the recipe gives is never filled up from the world: two splits of different data would
     not belong together. A world has labelers, but no rankings.
@@ -116,6 +117,7 @@ def absolute(source: Source, run_dir: Path) -> Source:
             if "path" in source
             else source
         )
+    # Only the world lies inside the run: every other relative path means the working directory.
     inside = run_dir / source
     return (
         str(inside)
@@ -155,13 +157,14 @@ def fingerprint(recipe: Recipe, stage: str) -> dict[str, Any]:
         mode="json"
     )
     if spec_of(stage).reads_all:
+        # Such a stage reports on every stage before it, so another chain makes another report.
         tree["chain"] = [name for name in recipe.chain() if name != stage]
     return tree
 
 
 def changes(record: dict[str, Any], recipe: Recipe, stage: str, run_dir: Path) -> list[str]:
-    """What differs between a record (stage.json, checkpoint.json) and now, one sentence each; empty
-    = nothing.
+    """What differs between a record (stage.json, checkpoint.json) and now, one sentence each; an
+    empty list where nothing does.
 
     A parent or data file that is gone is no change: an output outlives what it was made from.
     """
@@ -199,6 +202,8 @@ def _data_changes(entry: dict[str, Any], recipe: Recipe, run_dir: Path) -> list[
             found = {file["path"]: file["sha256"] for file in source_files(source, run_dir)}
             known = set(recorded.values())
             now = {p: sha256 for p, sha256 in found.items() if p in recorded or sha256 not in known}
+    # Data files that no source of the recipe names any more (a stage may read others) are compared
+    # where they lie; one that is gone is no change.
     for path in recorded.keys() - now.keys():
         if (run_dir / path).is_file():
             now[path] = hash_file(run_dir / path)

@@ -24,7 +24,8 @@ class Aim:
     fixed: bool = False
     rows: slice = field(default_factory=lambda: slice(0, 0))
     start: int = 0
-    # not the last column: torch.compile fails at sizes that are differences, where heads are shared
+    # A length and not the last column: where heads are shared, torch.compile fails at sizes that
+    # are differences.
     seen: int = 0
     write: slice | Tensor = field(default_factory=lambda: slice(0, 0))
     new: int = 0  # columns that `write` names
@@ -37,7 +38,9 @@ class SlotLayer(CacheLayerMixin):
 
     def __init__(self, aim: Aim) -> None:
         super().__init__()
-        self.aim = aim  # not the cache: in a ring of references the buffers would outlive their use
+        # The aim and not the cache, which holds this layer: in a ring of references the buffers
+        # would outlive their use.
+        self.aim = aim
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         slots, columns = self.aim.slots, self.aim.columns

@@ -43,7 +43,8 @@ def pick_tokens(
         tokens = logprobs.argmax(-1)
     else:
         cumulative = _truncated(logprobs, top_k, top_p).exp().cumsum(-1)  # (B, V)
-        # < the total in fp32 too: uniforms are multiples of 2**-24
+        # Uniforms are multiples of 2**-24 below 1, so the product stays below the total in fp32 too
+        # and the search never runs off the end.
         target = uniforms[:, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)

@@ -22,8 +22,8 @@ COLUMNS = 128  # a GPU's columns are rounded to multiples of this, its rows to p
 class CompiledStep:
     """Logits of the next token, for rows of one token whose past lies in a cache.
 
-    The first call compiles, for 20 to 50 s. `rounded`: as on a GPU, where it was never run: only
-    its numbers were tested, on a CPU.
+    The first call compiles, for 20 to 50 s. `rounded` says that shapes are rounded up, as a GPU
+    needs it. Decoding so was never run on a GPU; only its numbers were tested, on a CPU.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,9 +37,9 @@ class CompiledStep:
     def serves(self, model: nn.Module) -> bool:
         """Whether the model can be stepped so, and gains by it.
 
-        Not where weights are packed for decoding: the packed product cannot be compiled, and gains
-        more. Not with a sliding window, which is counted from the last column, nor without position
-        ids (ALiBi).
+        It does not serve where weights are packed for decoding: the packed product cannot be
+        compiled, and gains more. Nor does it serve a sliding window, which is counted from the last
+        column, or a model without position ids (ALiBi).
         """
         lm = inside_peft(model)
         slides = getattr(lm.config, "sliding_window", None) is not None

@@ -43,10 +43,12 @@ class Decoder:
         self.budget = budget
         self.device = device_of(model)
         self.slots = min(slots, len(prompts))
-        # longest first: a prompt that is refilled later always fits to the left of the newest
-        # column
+        # The longest come first, so that a prompt admitted later always fits to the left of the
+        # newest column.
         self.queue = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
         widest, refills = len(prompts[self.queue[0]]), len(prompts) > self.slots
+        # Where slots are refilled, rows of different ages share the columns. Room for twice the
+        # longest response lets them decode on for a while before `_shift` drops old columns.
         columns = widest + params.max_new_tokens * (2 if refills else 1)
         self.end = widest
         dtype = torch.float32 if attends_in_fp32(inside_peft(model)) else None
@@ -80,6 +82,8 @@ class Decoder:
         free.
         """
         free = self.slots - len(self.row)
+        # Admitting costs a pass over whole prompts, so it waits until a quarter of the slots is
+        # free and then serves many at once.
         if self.queue and (len(self.row) == 0 or free >= max(1, self.slots // 4)):
             self._admit(free)
         else:
@@ -110,7 +114,7 @@ class Decoder:
         if self.end == len(self.columns):
             self._shift()
         newest, self.end = self.end, self.end + 1
-        # which torch.compile would compile apart, if it were not rounded up
+        # torch.compile would compile one row apart from many, where one is not rounded up to two.
         lone = len(self.row) == 1
         if self.compiled is not None and (self.compiled.rounded or not lone):
             logits = self._compiled_logits(newest)
@@ -124,8 +128,8 @@ class Decoder:
         self.count = self.count + 1
 
     def _compiled_logits(self, newest: int) -> Tensor:
-        """The same by the compiled step, whose shapes may be rounded up: idle slots see nothing but
-        their own token.
+        """The logits of `_advance` by the compiled step. Its shapes may be rounded up; the idle
+        slots that this adds see nothing but their own token, and their logits are dropped.
         """
         assert self.compiled is not None
         live = len(self.row)
@@ -134,8 +138,9 @@ class Decoder:
         last = F.pad(self.last, (0, rows - live), value=self.pad)
         columns = self.columns[left:right]
         mask = (columns >= start[:, None]) & (columns <= newest)  # (rows, columns seen)
-        # As a tensor it is no part of the shape. A CPU has exact shapes anyway and is twice as slow
-        # with it.
+        # The column to write is given as a tensor where shapes are rounded, so that it is no part
+        # of the shape and a recorded graph serves every token. A CPU compiles for any shape, and
+        # writing by a tensor would make it twice as slow.
         write = (
             self.columns[newest : self.end] if self.compiled.rounded else slice(newest, self.end)
         )
@@ -159,6 +164,8 @@ class Decoder:
         """Draw and record one token a row; returns the tokens and which rows are finished."""
         params = self.params
         uniforms = self.uniforms[rows, count] if params.temperature > 0 else self.uniforms[rows, 0]
+        # A row's random numbers are drawn ahead and found by its own index and length, so what it
+        # says does not depend on its slot or its neighbours.
         drawn, found = pick_tokens(logits, uniforms, params.temperature, params.top_k, params.top_p)
         self.tokens[rows, count] = drawn
         self.token_logprobs[rows, count] = found
@@ -174,6 +181,8 @@ class Decoder:
         """
         if not self.done.any():
             return
+        # The live rows must stay in slots 0..live-1: only those of them that lie beyond move, each
+        # into the slot of a finished row.
         alive = ~self.done
         live = int(alive.sum())
         holes = self.done[:live].nonzero().squeeze(-1)
@@ -194,10 +203,12 @@ class Decoder:
     def samples(self) -> list[Sample]:
         """The finished rows, in the prompts' order."""
         tokens, found = self.tokens.tolist(), self.token_logprobs.tolist()
-        stop, lengths = self.params.stop_token_id, self.lengths.tolist()
+        stop_token_id, lengths = self.params.stop_token_id, self.lengths.tolist()
         return [
             Sample(
-                tokens[i][:n], found[i][:n], finished=stop is not None and tokens[i][n - 1] == stop
+                tokens[i][:n],
+                found[i][:n],
+                finished=stop_token_id is not None and tokens[i][n - 1] == stop_token_id,
             )
             for i, n in enumerate(lengths)
         ]

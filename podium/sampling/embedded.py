@@ -61,7 +61,8 @@ class EmbeddedSampler:
             return
         if self._copy is None:
             self._copy = copy.deepcopy(model).eval()
-            # not the buffers: rotary frequencies in bf16 would be 0.2 % off
+            # Parameters alone are converted. Among the buffers are rotary frequencies, which would
+            # be 0.2 % off in bf16.
             for parameter in self._copy.parameters():
                 parameter.data = parameter.data.to(self.dtype)
             if device_of(model).type == "cpu" and self.dtype != torch.float32:
