@@ -54,7 +54,7 @@ def podium(make_recipe, tmp_path):
 
 def test_a_function_in_a_file_trains_ppo_by_one_key(podium, tmp_path):
     """Without a reward model the critic starts from the policy's start with a new head, and the
-    logbook says so. Seen red with `reward.context` not asked, and before there were functions.
+    logbook says so. Seen red with prompt and answer handed to the function as its answer.
     """
     done = podium("ppo", reward="rewards.py:score")
     assert done.returncode == 0, done.stderr
