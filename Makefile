@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 TORCH_INDEX ?=
 RECIPE ?= willowbrook
 
-.PHONY: run test test-marked mutants check help clean
+.PHONY: run test test-marked mutants check help clean docs
 run: $(READY)          ## the chain: base, SFT, rankings, reward model, PPO-ptx, report
 	$(BIN)/podium run $(RECIPE)
 
@@ -22,8 +22,12 @@ test-marked: $(READY)  ## the long ones: kill -9, load, PostgreSQL, a real brows
 mutants: $(READY)      ## faults put in by hand, and whether the tests see them:  make mutants FOLDER=ppo
 	$(BIN)/python -m tests.mutants $(FOLDER)
 
-check: $(READY)        ## linter and type checker
-	$(BIN)/ruff check . && $(BIN)/mypy
+check: $(READY)        ## formatter, linter, type checker, and the documentation built strictly
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet --site-dir $$(mktemp -d)
+
+docs: $(READY)         ## write the reference pages anew from the code
+	$(BIN)/python docs/generate.py
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -42,7 +42,9 @@ def clean(
         Literal["documents", "prompts", "demonstrations", "rankings", "comparisons"],
         typer.Option(help="What the records are; the rules go by it."),
     ],
-    format: Annotated[str, typer.Option(help="Of the source, see docs/use/data.md.")] = "records",
+    format: Annotated[
+        str, typer.Option(help="Of the source: docs/use/your-own-data.md.")
+    ] = "records",
     shares: Annotated[
         Any, typer.Option(parser=_shares, metavar="SHARES", help="The splits and their sizes.")
     ] = "train=0.8,validation=0.1,test=0.1",
@@ -80,7 +82,7 @@ def clean(
     ] = None,
 ) -> None:
     """Clean a source, split it, and say what went and why. Which rules a kind of record gets, and
-    the reasons, are told in docs/use/data.md.
+    the reasons, are told in docs/use/your-own-data.md.
     """
     # Imported here so that --help answers at once.
     from data import records

@@ -3,7 +3,7 @@
 Documents lie one after the other with a separator between, cut into windows of the context's length
 (Brown et al. 2020, section 2.3), so a window never holds padding. Unlike GPT-3, a token attends to
 its own document alone, as in LLaMA 3 (Grattafiori et al. 2024, section 3.2): a small model that
-sees its neighbours' texts too does not learn to look up what the request named (figures in
+sees its neighbours' texts too does not learn to look up what the request named (the figures are in
 docs/lab/results.md). `apart` gives what every reader of windows needs.
 """
 

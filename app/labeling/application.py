@@ -25,7 +25,7 @@ from podium.errors import PodiumError, RunFolderError
 HERE = Path(__file__).parent
 # Requests worked on at once in a process. More would only fight for Python's lock: with 40, a
 # hundred labelers on PostgreSQL waited 0.73 s for a task (95th percentile), with 6 they waited 0.20
-# s (docs/use/labeling.md).
+# s (docs/lab/labeling.md).
 THREADS = 6
 
 

@@ -84,8 +84,14 @@ def as_markdown(keys: Sequence[Key]) -> str:
                 "|---|---|---|---|---|",
             ]
         cells = f"`{key.name}`", f"`{key.type}`", f"`{key.default}`", key.meaning, key.paper
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
     return "\n".join(lines).strip() + "\n"
+
+
+def _escaped(cell: str) -> str:
+    """Inside a table and outside of code neither bars nor angle brackets mean themselves."""
+    text = cell.replace("|", r"\|")
+    return text if text.startswith("`") else text.replace("<", "&lt;")
 
 
 def _whole_model() -> type[Recipe]:

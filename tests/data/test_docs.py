@@ -1,4 +1,4 @@
-"""docs/use/data.md cannot rot: its examples are read by the code they describe."""
+"""docs/use/your-own-data.md cannot rot: its examples are read by the code they describe."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from data import records
 from data.readers import CONVERTERS
 from data.sources import Source
 
-PAGE = (Path(__file__).parents[2] / "docs/use/data.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "use" / "your-own-data.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"\*\*(\w+)\*\*(?:(?!```).)*```jsonl\n(.*?)\n```", PAGE, flags=re.DOTALL)
 
 

@@ -19,7 +19,7 @@ def named_tests(text: str) -> list[tuple[str, str]]:
 
 def test_every_pitfall_has_tests_and_every_test_named_is_there():
     """Mutation seen red: a test of the table renamed; a row of the table left out."""
-    page = (ROOT / "docs/use/ppo.md").read_text()
+    page = (ROOT / "docs/lab/ppo.md").read_text()
     table = page.split("## The pitfalls")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([\d, ]+) .*$", table, re.MULTILINE)
     assert sorted(int(number) for row in rows for number in row.split(",")) == list(range(1, 18))
