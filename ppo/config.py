@@ -4,8 +4,8 @@
 instructgpt` is the paper as far as it says: the released policy's learning rate is not published
 (9.65e-6 is its SFT's; E.8 says that above 8.05e-6 PPO without ptx diverges), nor is lambda of GAE,
 value clipping or advantage whitening. Its final checkpoint was chosen by reward score; ours is the
-last one's weight average. Keys given beside a preset win. They differ because the coefficients do not
-carry over between sizes and normalisations:
+last one's weight average. Keys given beside a preset win. The presets differ because the
+coefficients do not carry over between sizes and normalisations:
 
 - Learning rate 5e-5 (2e-4 in recipes/willowbrook.yaml) against about 1e-5: a model a thousand times
   smaller moves less with the same step, and has some 40 iterations of its own where the paper has

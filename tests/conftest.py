@@ -20,6 +20,18 @@ SENTENCES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_group_left_behind():
+    """A test that trains without a stage around it starts a group of one process; the next test must
+    not find it: TRL's trainer would wrap its model for distributed training.
+    """
+    yield
+    if "PODIUM_GROUP" in os.environ:
+        from podium.engine import leave_distributed
+
+        leave_distributed()
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data named by PODIUM_REAL_DATA; the test skips visibly without it."""
