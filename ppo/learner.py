@@ -109,7 +109,8 @@ class Learner:
         self.decode, self.reads_text = decode, models.reward.reads_text
         self.profile = Profile(self.device)
         self._make_models(models, sampler)
-        # Of nothing where nobody wants it: the average is a copy of all weights.
+        # The average is a second copy of all weights, so it is of no parameters where final/ holds
+        # the last weights.
         averaged = self.policy.module.parameters() if config.final_weights == "ema" else ()
         self.ema = EMA(averaged, config.ema_decay)
         self.kl = (
@@ -127,8 +128,11 @@ class Learner:
         self.recompute = config.old_logprobs == "recomputed" or (
             config.old_logprobs == "auto" and unlike
         )
-        self.sampler_error = 0.0  # of the last rollout, as far as it is known
-        self.episodes = self.tokens = 0  # learned from, up to the state that this is
+        # Largest |ratio - 1| of the sampler's and the trainer's probabilities in the last rollout;
+        # known where log-probabilities are recomputed.
+        self.sampler_error = 0.0
+        # What was learned from to come to these weights: a rollback takes the counts back, too.
+        self.episodes = self.tokens = 0
         self.metrics: dict[str, float] = {}  # of the last iteration that was learned from
         self._update = Updater(
             UpdateSettings(
@@ -170,9 +174,10 @@ class Learner:
         if config.gradient_checkpointing:
             models.policy.gradient_checkpointing_enable()
             models.value.gradient_checkpointing_enable()
-        # Sampled from a copy: sharded weights; layers compiled for training, as decoding compiles a
-        # whole step instead; in bf16, weights whose reading dominates decoding. (On a CPU 125M
-        # parameters decode 2.7 times faster than in fp32, 4M no faster.)
+        # The sampler reads the policy's own weights but in three cases, where it keeps a copy:
+        # ZeRO-3 shards them; compiled layers are compiled for training, and decoding compiles a
+        # whole step instead; and in bf16 a copy in bf16 is faster where reading weights dominates
+        # decoding. (On a CPU 125M parameters decode 2.7 times faster than in fp32, 4M no faster.)
         apart = config.engine.zero_stage == 3 or config.compile
         halved = self.dtype == "bf16" and (
             self.device.type == "cuda" or count_parameters(policy) > BF16_COPY_FROM
@@ -206,7 +211,7 @@ class Learner:
             if config.lora is None:
                 compile_layers(self.reference.module)
 
-    # ---- the three moves
+    # ---- the three moves: rollout, targets, update
     # ----------------------------------------------------------------------------------------
 
     def rollout(

@@ -43,7 +43,7 @@ from podium.rewards.model import (
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from ppo.config import Config
-from ppo.guard import breaches
+from ppo.guard import GuardConfig, breaches
 from ppo.learner import Learner, Models
 from ppo.watch import gold_metrics, write_samples
 
@@ -53,29 +53,29 @@ __all__ = ["Config", "main"]
 def main(config: Config, stage: StageContext) -> None:
     # 1. Tokenizer, four models, engines; go on from a checkpoint if there is one.
     tokenizer, models = load_models(config, stage)
-    pad, stop = tokenizer.pad_token_id, tokenizer.eos_token_id
     learner = Learner(
         config,
         models,
-        pad,
-        stop,
-        stage.seed,
-        stage.dtype,
-        stage.device,
-        tokenizer.bos_token_id,
-        stage.sampler(),
-        lambda ids: decode_response(tokenizer, ids),
+        pad_token_id=tokenizer.pad_token_id,
+        stop_token_id=tokenizer.eos_token_id,
+        seed=stage.seed,
+        dtype=stage.dtype,
+        device=stage.device,
+        bos_token_id=tokenizer.bos_token_id,
+        sampler=stage.sampler(),
+        decode=lambda ids: decode_response(tokenizer, ids),
     )
     done = resume(learner, stage)
 
     # 2. Prompts and documents. Their order follows from the seed and the number of the iteration.
-    prompts, prompt_ids = load_prompts(config, stage, tokenizer, models)
+    limit = prompt_limit(models, config.max_prompt_tokens, config.response_length)
+    prompts, prompt_ids = load_prompts(stage, tokenizer, limit, config.response_length)
     windows = load_windows(config, stage, tokenizer)
-    fixed = fixed_prompts(config, stage, tokenizer)
-    world = stage.world() if stage.is_main else None
+    fixed = fixed_prompts(config.sample_prompts, stage, tokenizer)
+    world = stage.world() if stage.is_main else None  # gold scores are logged, never trained on
 
     # 3. The loop.
-    saved = done
+    saved = done  # the iteration of the newest checkpoint, which the guard goes back to
     with stage.progress(config.iterations, "ppo", unit="iteration", start=done) as progress:
         for iteration in range(done + 1, config.iterations + 1):
             rows = next(batches(len(prompts), config.batch_size, stage.seed, start=iteration - 1))
@@ -83,9 +83,17 @@ def main(config: Config, stage: StageContext) -> None:
             # samples, log-probs, scores, values
             batch = learner.rollout([prompt_ids[i] for i in rows], iteration, asked)
             targets, metrics = learner.targets(batch)  # KL-shaped rewards, GAE, whitening
+            # The guard looks twice: a rollout that is wrong must not be learned from, and an update
+            # that went wrong must be undone.
             problems = breaches(metrics, config.guard, iteration)
             if not problems:
-                documents = documents_of(windows, config, stage.seed, iteration)
+                documents = documents_of(
+                    windows,
+                    config.steps_per_iteration,
+                    config.windows_per_step,
+                    stage.seed,
+                    iteration,
+                )
                 metrics |= learner.update(batch, targets, documents, iteration)
                 problems = breaches(metrics, config.guard, iteration)
 
@@ -104,23 +112,26 @@ def main(config: Config, stage: StageContext) -> None:
                 tokens=int(metrics["rollout/tokens"]), score=metrics["objective/scores"]
             )
 
+            # A rollback undoes the iteration's learning but not its number: the run goes on with
+            # the next prompts and other random numbers, or it would meet the same breach again.
             if problems:
                 if stage.is_main:
                     write_samples(
                         stage.dir / "breaches", iteration, asked, texts, batch.scores.tolist()
                     )
-                roll_back(learner, config, stage, iteration, problems, saved)
+                roll_back(learner, config.guard, stage, iteration, problems, saved)
             else:
                 learner.metrics = metrics
-            watch_sampler(learner, config, stage, iteration, metrics)
-            stop = stage.stop_requested
+            watch_sampler(learner, config.guard.max_first_error, stage, iteration, metrics)
+            # After a rollback too: a resumed run must know of it, and of the lower learning rates.
+            stopping = stage.stop_requested
             if (
-                iteration % config.save_steps == 0 or stop or problems
+                iteration % config.save_steps == 0 or stopping or problems
             ) and iteration < config.iterations:
                 with learner.profile.measure("checkpoint"):
                     stage.save_checkpoint(iteration, learner.save)
                 saved = iteration
-                if stop:
+                if stopping:
                     raise Interrupted(
                         f"PPO stopped at iteration {iteration} of {config.iterations}, "
                         f"checkpoint saved"
@@ -191,27 +202,36 @@ def resume(learner: Learner, stage: StageContext) -> int:
     return found[0]
 
 
+def prompt_limit(models: Models, max_prompt_tokens: int | None, response_length: int) -> int | None:
+    """Most tokens of a prompt: what the recipe allows, and what leaves room for a whole response
+    and its end in the contexts of policy and reward. None: no limit.
+    """
+    contexts = [context_of(models.policy.config), models.reward.context]
+    room = min((context for context in contexts if context is not None), default=None)
+    limits = (max_prompt_tokens, room and room - response_length - 1)
+    return min((tokens for tokens in limits if tokens is not None), default=None)
+
+
 def load_prompts(
-    config: Config, stage: StageContext, tokenizer: PreTrainedTokenizerBase, models: Models
+    stage: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    response_length: int,
 ) -> tuple[list[Prompt], list[list[int]]]:
-    """The training prompts that fit, and their ids. Longer ones are dropped and counted (the paper:
-    over 1k tokens).
+    """The training prompts of at most `limit` tokens, and their ids. Longer ones are dropped and
+    counted (the paper: over 1k tokens).
 
     Raises:
         DataError: none fits.
     """
     prompts = stage.records("prompts", "train")
-    contexts = [context_of(models.policy.config), models.reward.context]
-    room = min((context for context in contexts if context is not None), default=None)
-    limits = (config.max_prompt_tokens, room and room - config.response_length - 1)
-    limit = min((tokens for tokens in limits if tokens is not None), default=None)
     encoded = [(prompt, encode_prompt(tokenizer, prompt.messages)) for prompt in prompts]
     kept = [(prompt, ids) for prompt, ids in encoded if limit is None or len(ids) <= limit]
     if not kept:
         raise DataError(
             "prompts (train)",
             problem=f"none of {len(prompts)} is as short as {limit} tokens",
-            fix=f"lower ppo.response_length (now {config.response_length}) or take models with "
+            fix=f"lower ppo.response_length (now {response_length}) or take models with "
             f"a longer context",
         )
     if len(kept) < len(prompts):
@@ -242,31 +262,31 @@ def load_windows(
 
 
 def documents_of(
-    windows: Tensor | None, config: Config, seed: int, iteration: int
+    windows: Tensor | None, steps: int, windows_per_step: int, seed: int, iteration: int
 ) -> Iterator[Tensor] | None:
-    """The ptx windows (D, T) of every optimizer step of an iteration."""
+    """The ptx windows (D, T) of each of the optimizer `steps` of an iteration."""
     if windows is None:
         return None
-    start = (iteration - 1) * config.steps_per_iteration
+    start = (iteration - 1) * steps
     return (
         windows[torch.from_numpy(rows)]
-        for rows in batches(len(windows), config.windows_per_step, seed, start)
+        for rows in batches(len(windows), windows_per_step, seed, start)
     )
 
 
 def fixed_prompts(
-    config: Config, stage: StageContext, tokenizer: PreTrainedTokenizerBase
+    count: int, stage: StageContext, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[Prompt, list[int]]]:
-    """The prompts whose answers are written every few iterations: the first of the validation set
-    that are short.
+    """The `count` prompts whose answers are written every few iterations: the shortest of the first
+    of the validation set, so that prompt and answer are read at a glance.
     """
     split = "validation" if stage.has_records("prompts", "validation") else "train"
-    found = stage.records("prompts", split)[: 4 * config.sample_prompts]
+    found = stage.records("prompts", split)[: 4 * count]
     encoded = sorted(
         ((prompt, encode_prompt(tokenizer, prompt.messages)) for prompt in found),
         key=lambda p: len(p[1]),
     )
-    return encoded[: config.sample_prompts]
+    return encoded[:count]
 
 
 def show_samples(
@@ -288,7 +308,7 @@ def show_samples(
 
 def roll_back(
     learner: Learner,
-    config: Config,
+    guard: GuardConfig,
     stage: StageContext,
     iteration: int,
     problems: list[str],
@@ -300,7 +320,7 @@ def roll_back(
         DivergenceError: the guard is told to stop, or has gone back too often.
     """
     reason, rollbacks = "; ".join(problems), learner.rollbacks
-    if config.guard.on_breach == "stop" or rollbacks >= config.guard.max_rollbacks:
+    if guard.on_breach == "stop" or rollbacks >= guard.max_rollbacks:
         stage.logbook(
             f"guard: iteration {iteration}: {reason}; stopped after {rollbacks} rollbacks"
         )
@@ -311,7 +331,7 @@ def roll_back(
             "reward model; the thresholds are in ppo.guard",
         )
     learner.load(stage.dir / "checkpoints" / str(saved))
-    learner.lr_factor *= config.guard.lr_factor
+    learner.lr_factor *= guard.lr_factor
     learner.rollbacks += 1
     stage.logbook(
         f"guard: iteration {iteration}: {reason}; back to the state after iteration {saved}, "
@@ -322,7 +342,7 @@ def roll_back(
 
 def watch_sampler(
     learner: Learner,
-    config: Config,
+    limit: float | None,
     stage: StageContext,
     iteration: int,
     metrics: dict[str, float],
@@ -330,7 +350,7 @@ def watch_sampler(
     """Before the first step every ratio is 1, unless sampler and trainer disagree on what the
     policy said; then its log-probabilities are recomputed from now on.
     """
-    limit, error = config.guard.max_first_error, metrics.get("val/ratio_first_error", 0.0)
+    error = metrics.get("val/ratio_first_error", 0.0)
     if limit is None or error <= limit or learner.recompute:
         return
     learner.recompute = True

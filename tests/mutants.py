@@ -303,7 +303,7 @@ MUTANTS = [
     # The stage.
     Mutant(
         "ppo/train.py",
-        "start = (iteration - 1) * config.steps_per_iteration",
+        "start = (iteration - 1) * steps",
         "start = 0",
         "tests/ppo/test_wiring.py::test_every_iteration_reads_windows_of_its_own",
     ),

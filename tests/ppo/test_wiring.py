@@ -176,7 +176,9 @@ def test_every_iteration_reads_windows_of_its_own(windows):
     marked = torch.arange(16)[:, None].expand(16, 4).contiguous()
     seen = []
     for iteration in (1, 2):
-        documents = documents_of(marked, config, 0, iteration)
+        documents = documents_of(
+            marked, config.steps_per_iteration, config.windows_per_step, 0, iteration
+        )
         seen += [int(row[0]) for _ in range(4) for row in next(documents)]
     assert sorted(seen) == list(range(16))
 
