@@ -4,7 +4,7 @@ Documents lie one after the other with a separator between, cut into windows of 
 (Brown et al. 2020, section 2.3), so a window never holds padding. Unlike GPT-3, a token attends to
 its own document alone, as in LLaMA 3 (Grattafiori et al. 2024, section 3.2): a small model that
 sees its neighbours' texts too does not learn to look up what the request named (the figures are in
-docs/lab/results.md). `apart` gives what every reader of windows needs.
+docs/lab/results.md). `packed_inputs` gives what every reader of windows needs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from data.records import Document
 from podium.errors import DataError
 
+FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names
 CHUNK = 1000  # documents tokenized at once; the tokenizer works on them in parallel
 
 
@@ -74,25 +75,61 @@ def document_windows(
     return windows
 
 
-def apart(windows: torch.Tensor, bos_id: int) -> dict[str, Any]:
+def packed_inputs(windows: torch.Tensor, bos_id: int, config: PretrainedConfig) -> dict[str, Any]:
     """What to call a causal LM with on windows (B, T) so that no document sees another:
-    `model(**apart(ids, bos_id))`.
+    `model(**packed_inputs(ids, bos_id, model.config))`.
 
     Positions start again at each `bos_id`. The mask (B, 1, T, T), 0 or -inf, is given whole because
     not every model of transformers makes one from such positions (OPT does not); attention must be
-    "sdpa", "eager" or `podium.attention`'s.
+    "sdpa", "eager" or `podium.attention`'s. A mask given whole replaces the model's own, so the
+    sliding window of a family that has one is in it; where only some layers slide, there is a mask
+    for either kind.
+
+    Raises:
+        DataError: some layers look back in a way that no mask here expresses, and T is longer than
+            they look.
     """
     index = torch.arange(windows.shape[1], device=windows.device)
     # (B, T) where each token's document begins
     starts = torch.where(windows == bos_id, index, 0).cummax(dim=1).values
     visible = (starts[:, :, None] == starts[:, None, :]) & (index[:, None] >= index)
-    mask = torch.zeros(visible.shape, device=windows.device).masked_fill(~visible, float("-inf"))
+    whole = _as_mask(visible)
+    kinds, reach = _layer_kinds(config, windows.shape[1])
+    near = _as_mask(visible & (index[:, None] - index < reach)) if reach else whole
+    masks = {kind: near if kind == SLIDING else whole for kind in kinds}
     return {
         "input_ids": windows,
         "position_ids": index - starts,
-        "attention_mask": mask[:, None],
+        "attention_mask": masks if len(masks) > 1 else next(iter(masks.values())),
         "use_cache": False,
     }
+
+
+def _as_mask(visible: torch.Tensor) -> torch.Tensor:
+    """(B, T, T) bool -> (B, 1, T, T), 0 where a token sees another and -inf where not."""
+    mask = torch.zeros(visible.shape, device=visible.device)
+    return mask.masked_fill(~visible, float("-inf"))[:, None]
+
+
+def _layer_kinds(config: PretrainedConfig, length: int) -> tuple[set[str], int | None]:
+    """The kinds of attention in a model's layers, and how many tokens back the sliding ones look;
+    where `length` tokens are within that reach, all layers see alike.
+    """
+    text = config.get_text_config()
+    reach = getattr(text, "sliding_window", None)
+    chunk = getattr(text, "attention_chunk_size", None)
+    kinds = set(getattr(text, "layer_types", None) or [SLIDING if reach else FULL])
+    unknown = kinds - {FULL, SLIDING}
+    if unknown and (chunk is None or length > chunk):
+        raise DataError(
+            "documents",
+            problem=f"{text.model_type} has layers of kind {', '.join(sorted(unknown))}, in which "
+            f"documents of one window of {length} tokens cannot be kept from each other",
+            fix="set a context within their reach, or start from another family",
+        )
+    if reach is None or length <= reach:
+        return {FULL}, None
+    return kinds - unknown, reach
 
 
 def batches(count: int, batch_size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import apart
+from data.packing import packed_inputs
 from evals.loglikelihood import Pair, encode_pair, loglikelihoods
 
 
@@ -44,7 +44,9 @@ def block_losses(
     for start in range(0, len(blocks), size):
         # (B, T)
         ids = torch.as_tensor(blocks[start : start + size], dtype=torch.long, device=model.device)
-        logits = model(**apart(ids, bos_id)).logits[:, :-1].float()  # (B, T - 1, V)
+        logits = (
+            model(**packed_inputs(ids, bos_id, model.config)).logits[:, :-1].float()
+        )  # (B, T - 1, V)
         loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         losses.append(loss.view(len(ids), -1).mean(dim=1).cpu().numpy())
     return np.concatenate(losses)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from podium.batching import passes_by_length, share_of
 from podium.engine import all_reduce_max, all_reduce_sum, backward, step
+from podium.models import inside_peft
 from ppo.losses import clip_fraction, clipped_policy_loss, clipped_value_loss
 from ppo.ptx import next_tokens
 from ppo.rollout import RolloutBatch
@@ -244,7 +245,9 @@ class Updater:
         rows = self.settings.per_device_train_batch_size
         parts = share.split(rows)
         for number, ids in enumerate(parts):
-            mask, positions, target_mask = next_tokens(ids, self.bos_token_id)
+            mask, positions, target_mask = next_tokens(
+                ids, self.bos_token_id, inside_peft(self.policy.module.model).config
+            )
             # what only keeps this process in step with the others
             target_mask[max(0, counting - number * rows) :] = False
             nll = -self.policy(ids, mask, target_mask, 1.0, positions).sum()

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import apart, document_windows
+from data.packing import document_windows, packed_inputs
 from data.records import Document
 from data.template import prepare_tokenizer
 from data.tokenizer_training import train_bpe
@@ -329,7 +329,8 @@ def next_token_nll(engine: Any, ids: torch.Tensor, bos_id: int) -> torch.Tensor:
     """Sum over windows and positions of -log p(next token), in nats; `ids` is (B, T), logits are
     compared in fp32.
     """
-    logits = engine(**apart(ids, bos_id)).logits  # (B, T, V); the engine autocasts
+    logits = engine(**packed_inputs(ids, bos_id, engine.module.config)).logits
+    # (B, T, V); the engine autocasts
     return F.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum"
     )

@@ -42,7 +42,7 @@ def token_logprobs(
         target_mask: (B, T) bool, True at tokens whose log-probability is wanted; never the first
             column.
         positions: (B, T), of full rows that hold several documents; then the mask is theirs
-            (`data.packing.apart`).
+            (`data.packing.packed_inputs`).
 
     Returns:
         (N,) fp32, N = target_mask.sum(), row by row.

@@ -2,6 +2,7 @@
 start.
 """
 
+import copy
 import itertools
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from data.packing import apart, batches, encode_documents, pack
+from data.packing import batches, encode_documents, pack, packed_inputs
+from podium.errors import DataError
 
 BOS = 0
 DOCUMENTS = st.lists(st.lists(st.integers(1, 50), max_size=12), max_size=8)
@@ -72,6 +75,54 @@ def test_a_document_is_read_as_if_it_were_alone_in_its_window(request, family, a
     # two tokens go on from a window before
     window = torch.tensor([[7, 8, *itertools.chain(*documents)]])
     with torch.no_grad():
-        together = model(**apart(window, BOS)).logits[0]
+        together = model(**packed_inputs(window, BOS, model.config)).logits[0]
         alone = [model(input_ids=torch.tensor([ids])).logits[0] for ids in [[7, 8], *documents]]
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+SIZE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8}
+SLIDING_FAMILIES = {  # all layers slide, every other one, the first ones only
+    "mistral": {},
+    "phi3": {},
+    "starcoder2": {},
+    "gemma2": GEMMA,
+    "gemma3_text": GEMMA,
+    "cohere2": {},
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
+}
+
+
+@pytest.mark.parametrize("family", SLIDING_FAMILIES)
+def test_a_sliding_window_slides_in_packed_documents_too(family):
+    """Seen red with the documents' mask alone, which let every token see all of its document."""
+    torch.manual_seed(0)
+    more = SLIDING_FAMILIES[family] | {"sliding_window": 4}
+    config = AutoConfig.for_model(family, **SIZE, **more)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    documents = [[BOS, *range(11, 20)], [BOS, 21, 22], [BOS, *range(31, 44)]]
+    window = torch.tensor([[*itertools.chain(*documents)]])
+    with torch.no_grad():
+        together = model(**packed_inputs(window, BOS, model.config)).logits[0]
+        alone = [model(input_ids=torch.tensor([ids])).logits[0] for ids in documents]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-4)
+
+
+def test_layers_that_look_back_in_another_way_are_refused_where_it_matters(tiny_llama):
+    config = copy.deepcopy(tiny_llama.config)
+    config.layer_types, config.attention_chunk_size = ["chunked_attention", "full_attention"], 8
+    packed_inputs(torch.full((1, 8), 5), BOS, config)
+    with pytest.raises(DataError, match="chunked_attention"):
+        packed_inputs(torch.full((1, 9), 5), BOS, config)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.packing import apart
+from data.packing import packed_inputs
 from evals.perplexity import block_losses, perplexity, rolling_windows
 
 TEXTS = [
@@ -23,7 +23,7 @@ def test_block_losses_average_to_the_models_own_loss(tiny_llama):
     ids = torch.tensor(blocks)
     with torch.no_grad():
         assert losses.mean() == pytest.approx(
-            float(tiny_llama(**apart(ids, 0), labels=ids).loss), abs=1e-5
+            float(tiny_llama(**packed_inputs(ids, 0, tiny_llama.config), labels=ids).loss), abs=1e-5
         )
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from data.packing import apart
+from data.packing import packed_inputs
 from podium.attention import attend, attend_in_fp32, attends_in_fp32
 
 
@@ -19,7 +19,7 @@ def test_a_model_says_what_it_says_with_sdpa(request, family, layout):
     ids = torch.randint(10, 300, (2, 12), generator=torch.Generator().manual_seed(0))
     if layout == "documents":
         ids[:, [0, 5]] = 3
-        inputs = apart(ids, 3)
+        inputs = packed_inputs(ids, 3, model.config)
     else:
         mask = torch.ones_like(ids)
         mask[0, 9:] = 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data.packing import apart
+from data.packing import packed_inputs
 from podium.models import remove_dropout
 from ppo.update import MiniBatch, Targets, UpdateSums, compare_gradients, flat_gradient
 
@@ -66,7 +66,8 @@ def plain_gradients(learner, batch, targets, windows) -> tuple[torch.Tensor, tor
     ppo = torch.autograd.grad(torch.cat(losses).mean(), parameters)
     ptx = torch.autograd.grad(
         F.cross_entropy(
-            model(**apart(windows, BOS)).logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten()
+            model(**packed_inputs(windows, BOS, model.config)).logits[:, :-1].flatten(0, 1),
+            windows[:, 1:].flatten(),
         ),
         parameters,
     )

@@ -69,7 +69,7 @@ def test_it_learns_more_than_word_frequencies(make_recipe, tmp_path):
     """
     folder = train(make_recipe(tokens=32 * 8 * 60, batch_size=8), tmp_path / "runs")
     from data.jsonl import read_jsonl
-    from data.packing import apart, encode_documents, pack
+    from data.packing import encode_documents, pack, packed_inputs
     from data.records import Document
     from podium.models import load_causal_lm, load_tokenizer
 
@@ -79,11 +79,15 @@ def test_it_learns_more_than_word_frequencies(make_recipe, tmp_path):
         pack(encode_documents(tokenizer, texts), 32, tokenizer.bos_token_id)
     ).long()
     with torch.no_grad():
-        loss = model(**apart(ids, tokenizer.bos_token_id), labels=ids).loss.item()
+        loss = model(
+            **packed_inputs(ids, tokenizer.bos_token_id, model.config), labels=ids
+        ).loss.item()
     assert loss < 0.5 * unigram_entropy(ids)
     # The logged loss is the same quantity on the first ten windows (320 tokens).
     with torch.no_grad():
-        logged = model(**apart(ids[:10], tokenizer.bos_token_id), labels=ids[:10]).loss.item()
+        logged = model(
+            **packed_inputs(ids[:10], tokenizer.bos_token_id, model.config), labels=ids[:10]
+        ).loss.item()
     assert metrics(folder)[-1]["validation_loss"] == pytest.approx(logged, rel=1e-5)
 
 
