@@ -232,7 +232,8 @@ def run_podium(work: dict[str, Any]) -> dict[str, Any]:
         compile=work["compile"],
     )
     models = Models(policy, ModelReward(reward), value, reference)
-    learner = Learner(config, models, PAD, work["stop_token_id"], work["seed"], dtype=work["dtype"])
+    stops = () if work["stop_token_id"] is None else (work["stop_token_id"],)
+    learner = Learner(config, models, PAD, stops, work["seed"], dtype=work["dtype"])
     seconds, profile, batch = [], {}, None
     for iteration in [2, *range(2, work["iterations"] + 1)]:
         rows = range((iteration - 1) * batch_size, iteration * batch_size)

@@ -12,18 +12,19 @@ Two rules hold for it and for the template a foreign tokenizer brings along:
   the ids of the stage that sampled it.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from textwrap import shorten
+from typing import Any, cast
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from data.records import Message
-from podium.errors import PodiumError
+from data.rendering import TODAY, RefusedByTemplate, answer_lead, render, render_answer, turn_end
+from data.text_ids import encode_rendered, encode_text, last_kind
+from podium.errors import DataError
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 ROLE_TOKENS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
@@ -58,6 +59,8 @@ def prepare_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     if not tokenizer.chat_template:
         tokenizer.chat_template = CHAT_TEMPLATE
+    if tokenizer.pad_token == turn_end(tokenizer):
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     if tokenizer.chat_template == CHAT_TEMPLATE:
         roles = [
             token for token in ROLE_TOKENS.values() if token not in tokenizer.all_special_tokens
@@ -77,16 +80,19 @@ def encode_response(tokenizer: Tokenizer, text: str, ended: bool = True) -> list
     """Ids of an answer as they follow `encode_prompt`; no end token for an answer that was cut off
     (`ended=False`).
     """
-    end = [tokenizer.eos_token_id] if ended else []
+    end = [turn_end_id(tokenizer)] if ended else []
     if tokenizer.chat_template == CHAT_TEMPLATE:
-        return _encode_text(tokenizer, text, after="special") + end
-    after = _prompt_ends_with(tokenizer, tokenizer.chat_template)
-    return _encode_rendered(tokenizer, _hide_specials(tokenizer, text), after) + end
+        return encode_text(tokenizer, text, after="special") + end
+    after = _prompt_ends_with(tokenizer, tokenizer.get_chat_template())
+    return encode_rendered(tokenizer, render_answer(tokenizer, text), after) + end
 
 
 def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> Encoded:
     """(ids, loss_mask) of a conversation; the mask is True on every answer's tokens and the token
     that ends it.
+
+    Where the template writes earlier answers unlike last ones, it is True on the last answer alone:
+    see `examples_of`.
     """
     if messages[-1].role != "assistant":
         return _encode_history(tokenizer, messages, answer_next=False)
@@ -95,11 +101,89 @@ def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> En
     return ids + answer, mask + [True] * len(answer)
 
 
+def examples_of(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Sequence[Message]]:
+    """The conversations that teach every answer of this one: itself, or one that ends with each
+    answer where the template writes earlier answers unlike last ones.
+    """
+    answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    if len(answers) < 2 or tokenizer.chat_template == CHAT_TEMPLATE:
+        return [messages]
+    if render(tokenizer, messages[:-1], answer_next=True).answers is not None:
+        return [messages]
+    return [messages[: i + 1] for i in answers]
+
+
+def turn_end_id(tokenizer: Tokenizer) -> int:
+    """Id of the token that ends a turn in the tokenizer's chat template."""
+    if tokenizer.chat_template == CHAT_TEMPLATE:
+        return cast(int, tokenizer.eos_token_id)
+    return cast(int, tokenizer.convert_tokens_to_ids(turn_end(tokenizer)))
+
+
+def stop_token_ids(tokenizer: Tokenizer, model: Any) -> tuple[int, ...]:
+    """The ids that end an answer when a model is sampled: what ends a turn in the template, first,
+    then the eos ids of the model's generation config.
+
+    An id of an ordinary word there comes from a config class's defaults and does not count.
+    """
+    config = getattr(model, "generation_config", None)
+    given = getattr(config, "eos_token_id", None)
+    given = given if isinstance(given, list) else [given]
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return tuple(dict.fromkeys([turn_end_id(tokenizer), *(i for i in given if i in special)]))
+
+
+def save_stop_token_ids(tokenizer: Tokenizer, model: Any) -> None:
+    """Note the stop ids in the model's generation config, so that whoever loads it stops there."""
+    ids = stop_token_ids(tokenizer, model)
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = ids[0] if len(ids) == 1 else list(ids)
+
+
+def turns_in_words(tokenizer: Tokenizer, stops: Sequence[int]) -> str:
+    """For a model card: what ends an answer, and which day the prompts name."""
+    names = ", ".join(f"`{name}`" for name in tokenizer.convert_ids_to_tokens(list(stops)))
+    text = f"Answers end with `{turn_end(tokenizer)}`; sampling stops at {names}."
+    if "strftime_now" in (tokenizer.chat_template or ""):
+        text += f" The template names today's date: in every prompt here that was {TODAY:%d %B %Y}."
+    return text
+
+
+@contextmanager
+def naming_record(
+    kind: str, number: int, name: str | None, messages: Sequence[Message]
+) -> Iterator[None]:
+    """Let an error about a conversation that the chat template refuses say which record it is.
+
+    Args:
+        kind: which data, such as "demonstrations".
+        number: the record's place among them as they were read, from 1.
+        name: its id, where it has one.
+    """
+    try:
+        yield
+    except RefusedByTemplate as error:
+        called = f" ({name})" if name else ""
+        words = shorten(messages[0].content, 60, placeholder=" ...")
+        raise DataError(
+            kind,
+            None,
+            "messages",
+            f"record {number}{called}, which begins {words!r}: {error.message}",
+            error.fix,
+        ) from None
+
+
 def decode_response(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of a sampled answer: up to its first end token, special tokens left out."""
-    ids = list(ids)
-    if tokenizer.eos_token_id in ids:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    """The text of a sampled answer: up to its first end token, special tokens left out, and without
+    what the template puts before every answer.
+    """
+    ids, ends = list(ids), (tokenizer.eos_token_id, turn_end_id(tokenizer))
+    ids = ids[: next((at for at, token in enumerate(ids) if token in ends), len(ids))]
+    if tokenizer.chat_template and tokenizer.chat_template != CHAT_TEMPLATE:
+        lead = _lead_ids(tokenizer, tokenizer.get_chat_template())
+        if ids[: len(lead)] == lead[: len(ids)]:  # of a streamed answer there may be a part yet
+            ids = ids[len(lead) :]
     return cast(
         str, tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     )
@@ -114,7 +198,7 @@ def _encode_history(
     role_ids = {role: tokenizer.convert_tokens_to_ids(token) for role, token in ROLE_TOKENS.items()}
     ids, mask = [tokenizer.bos_token_id], [False]
     for message in messages:
-        turn = [*_encode_text(tokenizer, message.content, after="special"), tokenizer.eos_token_id]
+        turn = [*encode_text(tokenizer, message.content, after="special"), tokenizer.eos_token_id]
         ids += [role_ids[message.role], *turn]
         mask += [False] + [message.role == "assistant"] * len(turn)
     if answer_next:
@@ -123,129 +207,31 @@ def _encode_history(
     return ids, mask
 
 
-# Foreign templates
-# -----------------------------------------------------------------------------------------------
-#
-# A template is a program, so the text is rendered first. Special tokens that people typed are
-# hidden behind private-use characters before rendering and turned back into ordinary text
-# afterwards.
-
-# first of the private-use characters that stand for the tokenizer's special tokens
-HIDDEN = 0xF0000
-
-
-class _Rendered(NamedTuple):
-    text: str
-    answers: list[tuple[int, int]]  # start and end character of each answer with its end token
-
-
 def _encode_foreign(
     tokenizer: Tokenizer, messages: Sequence[Message], answer_next: bool
 ) -> Encoded:
-    text, answers = _render(tokenizer, messages, answer_next)
+    """The same through a stranger's template, in pieces that begin where an answer does."""
+    text, answers = render(tokenizer, messages, answer_next)
+    stops = dict(answers or [])
     ids: list[int] = []
     mask: list[bool] = []
-    cuts = sorted({0, len(text), *(edge for span in answers for edge in span)})
-    starts = {start for start, _ in answers}
-    for start, end in pairwise(cuts):
-        after = "nothing" if start == 0 else _last_kind(tokenizer, text[:start])
-        piece = _encode_rendered(tokenizer, text[start:end], after)
+    for start, end in pairwise(sorted({0, *stops, len(text)})):
+        after = "nothing" if start == 0 else last_kind(tokenizer, text[:start])
+        piece = encode_rendered(tokenizer, text[start:end], after)
+        learned = 0
+        if start in stops:
+            learned = _answer_length(tokenizer, piece, text[start : stops[start]], after)
         ids += piece
-        mask += [start in starts] * len(piece)
+        mask += [True] * learned + [False] * (len(piece) - learned)
     return ids, mask
 
 
-def _render(tokenizer: Tokenizer, messages: Sequence[Message], answer_next: bool) -> _Rendered:
-    """The conversation's text, specials hidden, and where its answers are: by {% generation %},
-    else by prefixes.
-    """
-    template = tokenizer.get_chat_template()
-    chat = [{"role": m.role, "content": _hide_specials(tokenizer, m.content)} for m in messages]
-    marked = re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
-    # templates refer to {{ bos_token }} and the like
-    special: dict[str, Any] = tokenizer.special_tokens_map
-
-    def render(
-        part: list[dict[str, str]], generation_prompt: bool
-    ) -> tuple[str, list[tuple[int, int]]]:
-        try:
-            texts, spans = cast(
-                Any,
-                render_jinja_template(
-                    conversations=[part],
-                    chat_template=template,
-                    return_assistant_tokens_mask=marked,
-                    add_generation_prompt=generation_prompt,
-                    **special,
-                ),
-            )
-        except TemplateError as error:
-            raise PodiumError(
-                f"the tokenizer's chat template refuses a conversation: {error}",
-                fix="drop such conversations or give the tokenizer another chat_template",
-            ) from None
-        return texts[0], spans[0] if marked else []
-
-    text, spans = render(chat, answer_next)
-    if not marked:
-        for i in (i for i, message in enumerate(messages) if message.role == "assistant"):
-            before, until = render(chat[:i], True)[0], render(chat[: i + 1], False)[0]
-            if not (until.startswith(before) and text.startswith(until)):
-                raise PodiumError(
-                    "the tokenizer's chat template rewrites earlier turns, so answers cannot "
-                    "be found in its text",
-                    fix="put {% generation %} ... {% endgeneration %} around the answer in the "
-                    "template",
-                )
-            spans.append((len(before), len(until)))
-    return _Rendered(text, [_until_end_token(text, span, tokenizer.eos_token) for span in spans])
-
-
-def _until_end_token(text: str, span: tuple[int, int], eos: str) -> tuple[int, int]:
-    """Shorten an answer's span to its end token: the line break many templates write after it is
-    not learned.
-    """
-    start, stop = span
-    end = text.find(eos, start, stop)
-    return start, stop if end < 0 else end + len(eos)
-
-
-def _special_strings(tokenizer: Tokenizer) -> list[str]:
-    """The strings of the special tokens, longest first so that a token wins over one it
-    contains.
-    """
-    strings = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(strings, key=lambda string: (-len(string), string))
-
-
-def _hide_specials(tokenizer: Tokenizer, text: str) -> str:
-    strings = _special_strings(tokenizer)
-    text = re.sub(_hidden_marks(strings), "", text)  # nobody can type a hidden mark
-    return re.sub(
-        "|".join(map(re.escape, strings)), lambda match: chr(HIDDEN + strings.index(match[0])), text
-    )
-
-
-def _hidden_marks(strings: list[str]) -> str:
-    return f"([{chr(HIDDEN)}-{chr(HIDDEN + len(strings) - 1)}])"
-
-
-def _encode_rendered(tokenizer: Tokenizer, text: str, after: str) -> list[int]:
-    """Ids of rendered text: the template's special tokens become tokens, the hidden ones of people
-    become text.
-    """
-    strings = _special_strings(tokenizer)
-    ids: list[int] = []
-    for i, piece in enumerate(re.split(_hidden_marks(strings), text)):
-        if hidden := i % 2 == 1:
-            piece = strings[ord(piece) - HIDDEN]
-        ids += _encode_text(tokenizer, piece, after, as_text=hidden)
-        after = _last_kind(tokenizer, piece) if piece and not hidden else "text"
-    return ids
-
-
-def _last_kind(tokenizer: Tokenizer, text: str) -> str:
-    return "special" if text.endswith(tuple(_special_strings(tokenizer))) else "text"
+def _answer_length(tokenizer: Tokenizer, piece: list[int], answer: str, after: str) -> int:
+    """How many ids of a piece are the answer that it begins with, its end token included."""
+    end = turn_end_id(tokenizer)
+    if answer.endswith(turn_end(tokenizer)) and end in piece:
+        return piece.index(end) + 1
+    return min(len(encode_rendered(tokenizer, answer, after)), len(piece))
 
 
 @lru_cache(maxsize=16)
@@ -253,40 +239,12 @@ def _prompt_ends_with(tokenizer: Tokenizer, template: str) -> str:
     """Whether an answer follows a special token or ordinary text ("special" or "text") in this
     template.
     """
-    return _last_kind(
-        tokenizer, _render(tokenizer, [Message(role="user", content="a")], answer_next=True).text
-    )
-
-
-# One string to ids
-# -----------------------------------------------------------------------------------------------
-
-
-def _encode_text(tokenizer: Tokenizer, text: str, after: str, as_text: bool = True) -> list[int]:
-    """Ids of `text` as it stands `after` "nothing", a "special" token or other "text".
-
-    With `as_text` (text people wrote) the strings of special tokens stay characters.
-    """
-    if not text:
-        return []
-    if after == "nothing" or after in _like_a_start(tokenizer):
-        return _ids(tokenizer, text, as_text)
-    newline = _ids(tokenizer, "\n", as_text)
-    # SentencePiece would mark the start of a string with a space
-    ids = _ids(tokenizer, "\n" + text, as_text)
-    return ids[len(newline) :] if ids[: len(newline)] == newline else _ids(tokenizer, text, as_text)
+    asked = [Message(role="user", content="a")]
+    return last_kind(tokenizer, render(tokenizer, asked, answer_next=True).text)
 
 
 @lru_cache(maxsize=16)
-def _like_a_start(tokenizer: Tokenizer) -> frozenset[str]:
-    """After what ("special", "text") this tokenizer encodes a text just as at the start of a
-    string.
-    """
-    start = _ids(tokenizer, "a", as_text=True)
-    after_special = _ids(tokenizer, tokenizer.eos_token + "a", as_text=False)[1:]
-    after_text = _ids(tokenizer, "\na", as_text=True)[len(_ids(tokenizer, "\n", as_text=True)) :]
-    return frozenset(["special"] * (after_special == start) + ["text"] * (after_text == start))
-
-
-def _ids(tokenizer: Tokenizer, text: str, as_text: bool) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
+def _lead_ids(tokenizer: Tokenizer, template: str) -> list[int]:
+    """Ids of what the template puts before every answer."""
+    after = _prompt_ends_with(tokenizer, template)
+    return encode_rendered(tokenizer, answer_lead(tokenizer), after)

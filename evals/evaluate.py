@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.jsonl import write_jsonl
-from data.template import encode_prompt
+from data.template import encode_prompt, stop_token_ids
 from evals.answers import Judge, best_of_curve, pick_best
 from evals.measure import LONGEST_CONTEXT, Bench, HeldOut, Measured, answers_of, measure, summarise
 from evals.pieces import Pieces
@@ -104,6 +104,7 @@ def main(config: Config, stage: StageContext) -> None:
     context = context_of(reference.config) or LONGEST_CONTEXT
     held_out = read_held_out(config, stage, tokenizer, context)
     pad, sampling_by = tokenizer.pad_token_id, stage.sampler()
+    stops = stop_token_ids(tokenizer, reference)  # of every model: they answer the same prompts
     folders = {row: stage.parent(ref, row != "base") for row, ref in rows.items()}
     bench = Bench(
         make_sampler(sampling_by, reference, pad),
@@ -122,7 +123,7 @@ def main(config: Config, stage: StageContext) -> None:
         for number, (row, folder) in enumerate(folders.items()):
             load = cache(partial(_load, stage, folder, tokenizer))
             sampler = cache(lambda load=load: make_sampler(sampling_by, load(), pad))
-            params = sampling(config, length, tokenizer, seed=stage.seed + 1000 * number)
+            params = sampling(config, length, stops, seed=stage.seed + 1000 * number)
             measured[row] = measure(row, load, sampler, bench, config.samples, params)
             if row == "sft" and config.best_of and judge.reward is not None:
                 fresh = replace(params, seed=params.seed + 500)
@@ -284,7 +285,7 @@ def read_held_out(
 
 
 def sampling(
-    config: Config, length: int, tokenizer: PreTrainedTokenizerBase, seed: int
+    config: Config, length: int, stop_token_ids: tuple[int, ...], seed: int
 ) -> SamplingParams:
     """Each model has a seed of its own: answers drawn with the same random numbers would not be
     independent.
@@ -293,7 +294,7 @@ def sampling(
         max_new_tokens=length,
         temperature=config.temperature,
         top_p=config.top_p,
-        stop_token_id=tokenizer.eos_token_id,
+        stop_token_ids=stop_token_ids,
         seed=seed,
     )
 

@@ -85,7 +85,7 @@ class Learner:
         config: Config,
         models: Models,
         pad_token_id: int,
-        stop_token_id: int | None,
+        stop_token_ids: tuple[int, ...],
         seed: int,
         dtype: Dtype = "fp32",
         device: torch.device | None = None,
@@ -96,7 +96,7 @@ class Learner:
         init_distributed()
         self.config, self.seed, self.dtype = config, seed, dtype
         self.device = device or runtime.device()
-        self.pad_token_id, self.stop_token_id = pad_token_id, stop_token_id
+        self.pad_token_id, self.stop_token_ids = pad_token_id, stop_token_ids
         self.world_size = world_size()
         self.rank = torch.distributed.get_rank()
         if config.batch_size % (config.num_mini_batches * self.world_size):
@@ -271,7 +271,7 @@ class Learner:
             scores = scores / self.score_scale.std
         if config.score_clip is not None:
             scores = scores.clamp(-config.score_clip, config.score_clip)
-        if self.stop_token_id is not None:
+        if self.stop_token_ids:
             scores = scores - config.missing_eos_penalty * (~batch.finished)
         kl_coef = self.kl.kl_coef
         rewards = kl_shaped_rewards(
@@ -318,7 +318,7 @@ class Learner:
         return SamplingParams(
             self.config.response_length,
             self.config.temperature,
-            stop_token_id=self.stop_token_id,
+            stop_token_ids=self.stop_token_ids,
             seed=sampling_seed(self.seed, iteration),
             first_row=first_row,
         )
@@ -360,7 +360,7 @@ class Learner:
                 parts["input_ids"],
                 parts["attention_mask"],
                 parts["finished"],
-                self.stop_token_id,
+                self.stop_token_ids,
                 self.config.per_device_eval_batch_size,
                 asked,
                 texts,

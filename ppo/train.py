@@ -27,7 +27,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.packing import batches, document_windows
 from data.records import Prompt
-from data.template import decode_response, encode_prompt
+from data.template import (
+    decode_response,
+    encode_prompt,
+    naming_record,
+    save_stop_token_ids,
+    stop_token_ids,
+    turn_end_id,
+    turns_in_words,
+)
 from podium.engine import full_state_dict
 from podium.errors import DataError, DivergenceError, Interrupted, ParentError
 from podium.lora import merge_lora, with_lora
@@ -57,7 +65,7 @@ def main(config: Config, stage: StageContext) -> None:
         config,
         models,
         pad_token_id=tokenizer.pad_token_id,
-        stop_token_id=tokenizer.eos_token_id,
+        stop_token_ids=stop_token_ids(tokenizer, models.policy),
         seed=stage.seed,
         dtype=stage.dtype,
         device=stage.device,
@@ -141,7 +149,7 @@ def main(config: Config, stage: StageContext) -> None:
     stage.finish(
         lambda folder: save_final(learner, tokenizer, config, stage, folder),
         headline(learner),
-        card(config, learner),
+        card(config, learner, tokenizer),
         tokens=learner.tokens,
     )
 
@@ -158,7 +166,7 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
     """
     policy_dir = stage.parent(config.model)
     tokenizer = load_tokenizer(policy_dir)
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == turn_end_id(tokenizer):
         raise ParentError(
             f"{policy_dir}: the tokenizer's pad token is its end token or missing, so endings "
             f"cannot be learned",
@@ -225,7 +233,10 @@ def load_prompts(
         DataError: none fits.
     """
     prompts = stage.records("prompts", "train")
-    encoded = [(prompt, encode_prompt(tokenizer, prompt.messages)) for prompt in prompts]
+    encoded = []
+    for number, prompt in enumerate(prompts, 1):
+        with naming_record("prompts (train)", number, prompt.id, prompt.messages):
+            encoded.append((prompt, encode_prompt(tokenizer, prompt.messages)))
     kept = [(prompt, ids) for prompt, ids in encoded if limit is None or len(ids) <= limit]
     if not kept:
         raise DataError(
@@ -377,6 +388,7 @@ def save_final(
     if not stage.is_main:
         return
     if config.lora is None:
+        save_stop_token_ids(tokenizer, learner.policy.module.model)
         save_model(learner.policy.module.model, tokenizer, folder, policy_weights)
         save_reward_model(learner.value.module.model, tokenizer, folder / "value", value_weights)
         return
@@ -388,7 +400,9 @@ def save_final(
     policy.save_pretrained(str(folder / "adapter"))
     value = with_lora(load_value_model(config, stage), config.lora, "SEQ_CLS", stage.seed)
     value.load_state_dict(value_weights)
-    save_model(merge_lora(policy), tokenizer, folder)
+    merged = merge_lora(policy)
+    save_stop_token_ids(tokenizer, merged)
+    save_model(merged, tokenizer, folder)
     save_reward_model(merge_lora(value), tokenizer, folder / "value")
 
 
@@ -412,7 +426,7 @@ def headline(learner: Learner) -> dict[str, float]:
     return {short: metrics[name] for short, name in names.items() if name in metrics}
 
 
-def card(config: Config, learner: Learner) -> str:
+def card(config: Config, learner: Learner, tokenizer: PreTrainedTokenizerBase) -> str:
     """The model card's text: what was learned from, not what was planned."""
     metrics, iterations = learner.metrics, learner.episodes // config.batch_size
     kind = (
@@ -437,7 +451,8 @@ def card(config: Config, learner: Learner) -> str:
         f"A policy trained with {kind}: {learner.episodes:,} episodes in "
         f"{iterations} iterations, KL "
         f"coefficient {config.kl_coef:g}, learning rate {config.learning_rate:g}; the weights "
-        f"are {weights}.\n\n{last}`value/` holds the value model (a reward model's layout).\n"
+        f"are {weights}.\n\n{last}`value/` holds the value model (a reward model's layout)."
+        f"\n\n{turns_in_words(tokenizer, learner.stop_token_ids)}\n"
     )
 
 

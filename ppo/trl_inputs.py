@@ -99,7 +99,7 @@ def learner_from_trl(
         config_from_trl(args),
         Models(model, ModelReward(reward_model), value_model, ref_model),
         processing_class.pad_token_id,
-        stop,
+        () if stop is None else (stop,),
         seed=given.get("seed", 42),
         dtype="bf16" if given.get("bf16") else "fp32",
     )

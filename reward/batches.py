@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from data.records import Ranking
-from data.template import encode_prompt, encode_response
+from data.template import encode_prompt, encode_response, naming_record
 from podium.batching import batches_by_length, pad_right
 
 Margin = Literal["none", "strength", "likert"]
@@ -70,8 +70,9 @@ def encode_rankings(
     """
     items: list[EncodedRanking] = []
     counts: Counter[str] = Counter()
-    for ranking in rankings:
-        prompt = tuple(encode_prompt(tokenizer, ranking.prompt))
+    for number, ranking in enumerate(rankings, 1):
+        with naming_record("rankings", number, ranking.id, ranking.prompt):
+            prompt = tuple(encode_prompt(tokenizer, ranking.prompt))
         responses = [tuple(encode_response(tokenizer, text)) for text in ranking.responses]
         # Dropped rather than cut: a cut response is not what the labeler ranked.
         fits = [k for k, ids in enumerate(responses) if len(prompt) + len(ids) <= max_length]

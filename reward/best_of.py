@@ -14,7 +14,7 @@ import numpy as np
 
 from data.readers import read_source
 from data.records import Prompt
-from data.template import decode_response, encode_prompt
+from data.template import decode_response, encode_prompt, stop_token_ids
 from data.worlds import open_world
 from podium.errors import DataError, PodiumError
 from podium.models import load_causal_lm, load_tokenizer, moved
@@ -113,7 +113,9 @@ def sample(
     tokenizer, model = load_tokenizer(folder), load_causal_lm(folder)
     sampler = make_sampler(sampler_config, moved(model, device()), int(tokenizer.pad_token_id))
     rows = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts for _ in range(count)]
-    params = SamplingParams(max_new_tokens, stop_token_id=tokenizer.eos_token_id, seed=seed)
+    params = SamplingParams(
+        max_new_tokens, stop_token_ids=stop_token_ids(tokenizer, model), seed=seed
+    )
     texts = [decode_response(tokenizer, answer.tokens) for answer in sampler.generate(rows, params)]
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 

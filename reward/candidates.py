@@ -17,7 +17,7 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from data.records import Message, Prompt, Record
-from data.template import decode_response, encode_prompt, prepare_tokenizer
+from data.template import decode_response, encode_prompt, prepare_tokenizer, stop_token_ids
 from podium.batching import share_of
 from podium.models import context_of, load_causal_lm, load_tokenizer, moved, resize_for
 from podium.run.context import StageContext
@@ -47,6 +47,7 @@ class Writer(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     sampler: Sampler
     context: int
+    stop_token_ids: tuple[int, ...]
 
 
 def load_writer(stage: StageContext, ref: str, max_batch: int) -> Writer:
@@ -57,9 +58,10 @@ def load_writer(stage: StageContext, ref: str, max_batch: int) -> Writer:
     tokenizer, model = prepare_tokenizer(load_tokenizer(folder)), load_causal_lm(folder)
     resize_for(tokenizer, model)
     context = context_of(model.config) or 10**9
+    stops = stop_token_ids(tokenizer, model)
     model = moved(model, stage.device)
     sampler = make_sampler(stage.sampler(), model, int(tokenizer.pad_token_id), max_batch)
-    return Writer(tokenizer, sampler, context)
+    return Writer(tokenizer, sampler, context, stops)
 
 
 def plan(main: str, mix: dict[str, float], k: int, rng: random.Random) -> list[str]:
@@ -94,9 +96,7 @@ def answer(
         for _ in range(count)
     ]
     mine, counting = share_of(len(rows), stage.world_size, stage.rank)
-    params = replace(
-        params, stop_token_id=writer.tokenizer.eos_token_id, first_row=mine[0] if mine else 0
-    )
+    params = replace(params, stop_token_ids=writer.stop_token_ids, first_row=mine[0] if mine else 0)
     samples = writer.sampler.generate([rows[i] for i in mine[:counting]], params)
     found = [
         (decode_response(writer.tokenizer, sample.tokens), sample.finished) for sample in samples

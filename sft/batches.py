@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from data.records import Demonstration
-from data.template import encode_conversation, encode_prompt
+from data.records import Demonstration, Message
+from data.template import encode_conversation, encode_prompt, examples_of, naming_record
 
 IGNORED = -100  # the label Hugging Face's losses skip
 
@@ -30,7 +30,9 @@ class Row:
 
 @dataclass(frozen=True)
 class EncodedDemonstrations:
-    """Rows that fit, and how many demonstrations did not fit which limit."""
+    """Rows that fit, and how many conversations did not fit which limit. A demonstration is one
+    row, or one for each of its answers (`data.template.examples_of`).
+    """
 
     rows: list[Row]
     long_prompts: int
@@ -52,13 +54,14 @@ def encode_demonstrations(
     """Tokenise conversations with the chat template; drop what is over a limit rather than cut it.
 
     A cut response would teach the model to stop in the middle of a sentence, or never to stop. The
-    loss covers every assistant turn with its end token. Limits are in tokens; `context` bounds the
+    loss covers every assistant turn with its end token: in one row, or in one each where the
+    template writes earlier answers unlike last ones. Limits are in tokens; `context` bounds the
     whole conversation.
     """
     rows, long_prompts, long_responses = [], 0, 0
-    for demonstration in demonstrations:
-        ids, is_response = encode_conversation(tokenizer, demonstration.messages)
-        prompt_tokens = len(encode_prompt(tokenizer, demonstration.messages[:-1]))
+    for messages in _examples(tokenizer, demonstrations):
+        ids, is_response = encode_conversation(tokenizer, messages)
+        prompt_tokens = len(encode_prompt(tokenizer, messages[:-1]))
         if prompt_tokens > (max_prompt_tokens or context - 1):
             long_prompts += 1
         elif len(ids) > context or len(ids) - prompt_tokens > (max_response_tokens or context):
@@ -69,6 +72,17 @@ def encode_demonstrations(
             ]
             rows.append(Row(ids, labels))
     return EncodedDemonstrations(rows, long_prompts, long_responses)
+
+
+def _examples(
+    tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Demonstration]
+) -> list[Sequence[Message]]:
+    """The conversations to learn from, each one that the template takes."""
+    found: list[Sequence[Message]] = []
+    for number, demonstration in enumerate(demonstrations, 1):
+        with naming_record("demonstrations", number, demonstration.id, demonstration.messages):
+            found += examples_of(tokenizer, demonstration.messages)
+    return found
 
 
 def aux_rows(batches: int, batch_size: int, share: float) -> list[int]:

@@ -15,6 +15,7 @@ reward model is given.
 
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,13 @@ from trl import SFTConfig
 
 from data.packing import encode_documents
 from data.records import Prompt
-from data.template import encode_prompt, prepare_tokenizer
+from data.template import (
+    encode_prompt,
+    prepare_tokenizer,
+    save_stop_token_ids,
+    stop_token_ids,
+    turns_in_words,
+)
 from podium.attention import attend_for_training
 from podium.engine import EngineConfig, init_distributed
 from podium.errors import DataError, Interrupted, RecipeError
@@ -146,6 +153,7 @@ def main(config: Config, stage: StageContext) -> None:
     resize_for(tokenizer, model)
     parameters = count_parameters(model)
     model.config.pad_token_id = tokenizer.pad_token_id
+    save_stop_token_ids(tokenizer, model)
     set_residual_dropout(model, config.residual_dropout)
     context = context_of(model.config) or UNSTATED_CONTEXT
     if context_of(model.config) is None:
@@ -214,7 +222,7 @@ def main(config: Config, stage: StageContext) -> None:
         "aux_token_share": aux_tokens / tokens,
         "tokens_per_second": callback.tokens_per_second,
     }
-    text = card(config, headline)
+    text = card(config, headline, tokenizer, stop_token_ids(tokenizer, model))
     stage.finish(
         lambda folder: save_final(config, stage, tokenizer, parent, folder), headline, text, tokens
     )
@@ -413,10 +421,13 @@ def save_final(
         return
     best = stage.dir / "best"
     if config.lora is None:
-        save_model(load_causal_lm(best), tokenizer, folder)
+        tuned = load_causal_lm(best)
+        save_stop_token_ids(tokenizer, tuned)
+        save_model(tuned, tokenizer, folder)
         return
     base = load_causal_lm(parent)
     resize_for(tokenizer, base)
+    save_stop_token_ids(tokenizer, base)
     save_model(merge_lora(PeftModel.from_pretrained(base, str(best))), tokenizer, folder)
     shutil.copytree(
         best,
@@ -425,7 +436,12 @@ def save_final(
     )
 
 
-def card(config: Config, headline: dict[str, float]) -> str:
+def card(
+    config: Config,
+    headline: dict[str, float],
+    tokenizer: PreTrainedTokenizerBase,
+    stops: Sequence[int],
+) -> str:
     """The model card's text."""
     how = f"LoRA rank {config.lora.r}" if config.lora else "all weights"
     mix = (
@@ -441,7 +457,7 @@ def card(config: Config, headline: dict[str, float]) -> str:
         f"Chosen by {config.select_by.replace('_', ' ')} at update {headline['step']:.0f}: "
         f"validation loss "
         f"{headline['validation_loss']:.4f} nats a response token, token accuracy "
-        f"{headline['token_accuracy']:.3f}.\n"
+        f"{headline['token_accuracy']:.3f}.\n\n{turns_in_words(tokenizer, stops)}\n"
     )
 
 

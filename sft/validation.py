@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from data.records import Prompt
-from data.template import decode_response, encode_prompt
+from data.template import decode_response, encode_prompt, stop_token_ids
 from podium.batching import pad_right, share_of
 from podium.engine import all_reduce_sum
 from podium.rewards.protocol import Reward
@@ -102,12 +102,12 @@ class RewardScorer:
 
     def _scores(self, policy: Any, prompts: Sequence[Prompt], first_row: int) -> torch.Tensor:
         """Rewards (B,) of one sampled answer to each prompt."""
-        pad, stop = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        model = extract_model_from_parallel(policy)  # several processes wrap it to train
+        pad, stops = self.tokenizer.pad_token_id, stop_token_ids(self.tokenizer, model)
         params = SamplingParams(
-            self.max_new_tokens, stop_token_id=stop, seed=self.stage.seed, first_row=first_row
+            self.max_new_tokens, stop_token_ids=stops, seed=self.stage.seed, first_row=first_row
         )
         asked = [encode_prompt(self.tokenizer, prompt.messages) for prompt in prompts]
-        model = extract_model_from_parallel(policy)  # several processes wrap it to train
         samples = make_sampler(self.sampler, model, pad).generate(asked, params)
         rows = [ids + sample.tokens for ids, sample in zip(asked, samples, strict=True)]
         ids, attention = pad_right(rows, pad, self.stage.device)
@@ -116,7 +116,7 @@ class RewardScorer:
             ids,
             attention.bool(),
             torch.tensor([sample.finished for sample in samples], device=ids.device),
-            stop,
+            stops,
             self.rows_per_pass,
             prompts,
             [decode_response(self.tokenizer, sample.tokens) for sample in samples],

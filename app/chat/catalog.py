@@ -12,7 +12,7 @@ import torch
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from data.template import prepare_tokenizer
+from data.template import prepare_tokenizer, stop_token_ids, turn_end_id
 from podium.errors import DataError, ParentError
 from podium.models import (
     UNSTATED_CONTEXT,
@@ -51,6 +51,7 @@ class Speaker(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
     sampler: StreamingSampler
     context: int
+    stop_token_ids: tuple[int, ...]
 
 
 class Catalog:
@@ -103,7 +104,8 @@ class Catalog:
                 reward_model, own_tokenizer = load_reward_model(self.reward_folder)
                 self._reward = (moved(reward_model, device()), own_tokenizer)
         model, tokenizer = self._reward
-        whole = [*ids, tokenizer.eos_token_id] if ids[-1] != tokenizer.eos_token_id else list(ids)
+        end = turn_end_id(tokenizer)
+        whole = [*ids, end] if ids[-1] != end else list(ids)
         if len(whole) > (context_of(model.config) or UNSTATED_CONTEXT):
             return None
         row = torch.tensor([whole], device=device())
@@ -154,7 +156,8 @@ def _load(checkpoint: Checkpoint, config: SamplerConfig) -> Speaker:
     resize_for(tokenizer, model)
     context = context_of(model.config) or UNSTATED_CONTEXT
     sampler = make_streaming_sampler(config, moved(model, device()), tokenizer.pad_token_id)
-    return Speaker(checkpoint, tokenizer, sampler, int(context))
+    stops = stop_token_ids(tokenizer, model)
+    return Speaker(checkpoint, tokenizer, sampler, int(context), stops)
 
 
 def _rank(stage: str) -> int:

@@ -140,7 +140,7 @@ def speak(
         max_new_tokens=longest,
         temperature=settings.temperature,
         top_p=settings.top_p,
-        stop_token_id=speaker.tokenizer.eos_token_id,
+        stop_token_ids=speaker.stop_token_ids,
         seed=answer.seed,
     )
     tokens: list[int] = []

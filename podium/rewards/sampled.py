@@ -15,23 +15,24 @@ def read_scores(
     input_ids: Tensor,
     attention_mask: Tensor,
     finished: Tensor,
-    stop_token_id: int | None,
+    stop_token_ids: Sequence[int],
     rows_per_pass: int,
     prompts: Sequence[Prompt] | None = None,
     responses: Sequence[str] | None = None,
 ) -> Tensor:
     """The scores (B,) of sampled answers that are known by ids (B, T), padded on the right.
 
-    A reward model has learned from ended answers only, so a response that was cut off is read as if
-    it had ended there: the stop token is appended for this reading alone. PPO takes
-    `missing_eos_penalty` for not ending. prompts, responses: where the reward reads text.
+    A reward model has learned from answers that end with the first of the stop tokens. So a
+    response that was cut off is read as if it had ended there, and one that another stop token
+    ended as if that one had, for this reading alone. PPO takes `missing_eos_penalty` for not
+    ending. prompts, responses: where the reward reads text.
     """
-    if stop_token_id is not None:
+    if stop_token_ids:
         ends = attention_mask.sum(1)
         input_ids, attention_mask = F.pad(input_ids, (0, 1)), F.pad(attention_mask, (0, 1))
-        cut = (~finished).nonzero().squeeze(-1)
-        input_ids[cut, ends[cut]] = stop_token_id
-        attention_mask[cut, ends[cut]] = True
+        rows, last = torch.arange(len(ends), device=ends.device), ends - finished.long()
+        input_ids[rows, last] = stop_token_ids[0]
+        attention_mask[rows, last] = True
     scores = torch.zeros(len(input_ids), device=input_ids.device)
     for rows in passes_by_length(attention_mask, rows_per_pass):
         width = int(attention_mask[rows].sum(1).max())

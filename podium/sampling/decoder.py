@@ -171,9 +171,9 @@ class Decoder:
         self.token_logprobs[rows, count] = found
         self.lengths[rows] = count + 1
         done = count + 1 >= params.max_new_tokens
-        return drawn, done if params.stop_token_id is None else done | (
-            drawn == params.stop_token_id
-        )
+        for stop in params.stop_token_ids:
+            done = done | (drawn == stop)
+        return drawn, done
 
     def _retire(self) -> None:
         """Free the slots of finished rows: live rows from the tail move into them, so little is
@@ -203,12 +203,8 @@ class Decoder:
     def samples(self) -> list[Sample]:
         """The finished rows, in the prompts' order."""
         tokens, found = self.tokens.tolist(), self.token_logprobs.tolist()
-        stop_token_id, lengths = self.params.stop_token_id, self.lengths.tolist()
+        stops, lengths = self.params.stop_token_ids, self.lengths.tolist()
         return [
-            Sample(
-                tokens[i][:n],
-                found[i][:n],
-                finished=stop_token_id is not None and tokens[i][n - 1] == stop_token_id,
-            )
+            Sample(tokens[i][:n], found[i][:n], finished=tokens[i][n - 1] in stops)
             for i, n in enumerate(lengths)
         ]

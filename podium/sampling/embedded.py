@@ -104,7 +104,7 @@ class EmbeddedSampler:
             while decoder.busy:
                 decoder.step()
                 token = int(decoder.tokens[0, int(decoder.lengths[0]) - 1])
-                if token != params.stop_token_id:
+                if token not in params.stop_token_ids:
                     yield token
 
     @torch.inference_mode()

@@ -12,23 +12,23 @@ class SamplingParams:
     """How to sample. The same parameters and prompts give the same text, however the batch is
     split.
 
-    temperature 0 is greedy; top_k 0 and top_p 1.0 are off; stop_token_id None never stops before
-    max_new_tokens. Prompt i draws from the stream (seed, first_row + i): a rank that holds rows
-    64..127 of a batch sets first_row 64.
+    temperature 0 is greedy; top_k 0 and top_p 1.0 are off; a response ends with the first of
+    stop_token_ids that is drawn, without any never before max_new_tokens. Prompt i draws from the
+    stream (seed, first_row + i): a rank that holds rows 64..127 of a batch sets first_row 64.
     """
 
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
-    stop_token_id: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
     seed: int = 0
     first_row: int = 0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One response. `tokens` ends with the stop token when `finished`; `logprobs` has one entry a
+    """One response. `tokens` ends with a stop token when `finished`; `logprobs` has one entry a
     token.
     """
 

@@ -277,15 +277,13 @@ def test_a_foreign_template_is_kept_and_gets_no_role_tokens(tokenizers):
 
 
 def test_templates_that_cannot_be_used_say_so(tokenizers):
-    rewriting = copy.deepcopy(tokenizers["chatml"])
-    rewriting.chat_template = "{{ messages | length }}" + CHATML
-    with pytest.raises(PodiumError, match="generation"):
-        encode_conversation(rewriting, [*HELLO, *HELLO])
     strict = copy.deepcopy(tokenizers["chatml"])
-    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    refuse = (
+        "{% if messages[0]['content'] == 'Be kind.' %}{{ raise_exception('no way') }}{% endif %}"
+    )
     strict.chat_template = refuse + CHATML
-    with pytest.raises(PodiumError, match="no system"):
-        encode_prompt(strict, [Message(role="system", content="Be kind."), HELLO[0]])
+    with pytest.raises(PodiumError, match="no way"):
+        encode_prompt(strict, [user("Be kind."), *HELLO[::-1]])
 
 
 def test_stories260k_works_with_our_form(real_data):

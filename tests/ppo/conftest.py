@@ -68,14 +68,14 @@ def make_learner(policy_folder, reward_folder):
     def make(
         seed: int = 0,
         policy: Path = policy_folder,
-        stop_token_id: int | None = 3,
+        stop_token_ids: tuple[int, ...] = (3,),
         dtype: str = "fp32",
         **config,
     ) -> Learner:
         reward, value = (load_reward_model(reward_folder)[0] for _ in range(2))
         models = Models(load_causal_lm(policy), ModelReward(reward), value)
         return Learner(
-            Config(**{**SMALL, **config}), models, 1, stop_token_id, seed, dtype, bos_token_id=BOS
+            Config(**{**SMALL, **config}), models, 1, stop_token_ids, seed, dtype, bos_token_id=BOS
         )
 
     return make

@@ -141,7 +141,7 @@ def test_ppo_scores_as_the_reward_stage_does(make_learner):
     """Pitfalls 9 and 15: one function, whatever the padding. Mutation seen red: the score read at
     column -1.
     """
-    learner = make_learner(stop_token_id=None)
+    learner = make_learner(stop_token_ids=())
     batch = learner.rollout(PROMPTS, 1)
     from podium.rewards.score import score
 
@@ -153,7 +153,9 @@ def test_ppo_scores_as_the_reward_stage_does(make_learner):
 
 
 def test_a_cut_off_answer_is_scored_as_if_it_ended(parts):
-    """Mutation seen red: the stop token appended to finished rows as well."""
+    """One that another stop token ended is read as if the first had ended it. Mutations seen red:
+    the stop token appended to finished rows as well; the other stop token left where it is.
+    """
     seen = {}
 
     def remember(prompts, responses, ids, mask):
@@ -162,9 +164,18 @@ def test_a_cut_off_answer_is_scored_as_if_it_ended(parts):
         return torch.zeros(len(ids))
 
     read_scores(
-        remember, parts["input_ids"], parts["attention_mask"], parts["finished"], 3, rows_per_pass=2
+        remember,
+        parts["input_ids"],
+        parts["attention_mask"],
+        parts["finished"],
+        (3,),
+        rows_per_pass=2,
     )
-    assert seen == {5: [5, 6, 30, 31, 3], 7: [7, 8, 9, 32, 3], 10: [10, 33, 34, 35, 36, 3]}
+    expected = {5: [5, 6, 30, 31, 3], 7: [7, 8, 9, 32, 3], 10: [10, 33, 34, 35, 36, 3]}
+    assert seen == expected
+    by_another = parts["input_ids"].masked_fill(parts["input_ids"] == 3, 4)
+    read_scores(remember, by_another, parts["attention_mask"], parts["finished"], (3, 4), 2)
+    assert seen == expected
 
 
 @pytest.mark.parametrize("rows_per_pass", [1, 2, 100])
@@ -180,7 +191,7 @@ def test_reading_in_passes_changes_nothing(parts, rows_per_pass):
         ids,
         mask,
         parts["finished"],
-        None,
+        (),
         rows_per_pass,
     )
     assert torch.equal(scores, (mask.sum(1) + ids[:, 0]).float())

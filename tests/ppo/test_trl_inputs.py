@@ -59,5 +59,5 @@ def test_four_models_train_in_place(policy_folder, reward_folder, tokenizer):
     learner = learner_from_trl(ARGS, tokenizer, model, reference, reward, value)
     logged = list(iterations(learner, [[10, 11, 12], [13, 14], [15], [16, 17, 18, 19]] * 2))
     assert len(logged) == 2 and logged[0]["objective/kl"] == pytest.approx(0.0, abs=1e-4)
-    assert learner.stop_token_id == tokenizer.eos_token_id
+    assert learner.stop_token_ids == (tokenizer.eos_token_id,)
     assert not before.equal(model.model.layers[0].mlp.up_proj.weight)

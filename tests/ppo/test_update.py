@@ -340,7 +340,7 @@ def test_missing_end_is_punished_by_the_configured_stop_token(make_learner, toke
     pays.
     """
     learner = make_learner(
-        stop_token_id=7, missing_eos_penalty=2.0, kl_coef=0.0, batch_size=64, total_episodes=64
+        stop_token_ids=(7,), missing_eos_penalty=2.0, kl_coef=0.0, batch_size=64, total_episodes=64
     )
     batch = learner.rollout(PROMPTS * 8, 1)
     responses = batch.responses()
@@ -351,7 +351,7 @@ def test_missing_end_is_punished_by_the_configured_stop_token(make_learner, toke
     _, metrics = learner.targets(batch)
     paid = metrics["objective/scores"] - metrics["objective/shaped_scores"]
     assert paid == pytest.approx(2.0 * (1 - ended), abs=1e-5)
-    endless = make_learner(stop_token_id=None, missing_eos_penalty=2.0).targets(batch)[1]
+    endless = make_learner(stop_token_ids=(), missing_eos_penalty=2.0).targets(batch)[1]
     assert endless["objective/shaped_scores"] == pytest.approx(
         metrics["objective/scores"], abs=1e-5
     )

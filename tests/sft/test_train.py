@@ -234,7 +234,7 @@ def test_the_checkpoint_is_chosen_by_what_the_reward_stage_would_say(
     prompts = [encode_prompt(tokenizer, d.messages[:-1]) for d in validation]
     end = tokenizer.eos_token_id
     sampler = EmbeddedSampler(load_causal_lm(folder / "final"), tokenizer.pad_token_id)
-    params = SamplingParams(8, stop_token_id=end, seed=3)
+    params = SamplingParams(8, stop_token_ids=(end,), seed=3)
     samples = sampler.generate(prompts, params)
     assert not all(sample.finished for sample in samples)
     scores = []

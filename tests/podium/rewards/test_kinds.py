@@ -100,7 +100,7 @@ def test_a_function_is_given_records_and_texts_in_their_places(write, tokenizer)
     )
     ids, mask = pad_right([[5] * (4 + len(answer)) for answer in ANSWERS], 1)
     done = torch.tensor([True, True, False])
-    found = read_scores(reward, ids, mask.bool(), done, 3, 1, prompts, ANSWERS)
+    found = read_scores(reward, ids, mask.bool(), done, (3,), 1, prompts, ANSWERS)
     expected = [n + len(answer) / 100 for n, answer in enumerate(ANSWERS)]
     assert found.tolist() == pytest.approx(expected)
 

@@ -59,10 +59,10 @@ def test_a_compiled_step_says_the_same(model, served, monkeypatch, rounded):
     )
     compiled._step.rounded = rounded
     for seed, prompts in ((1, PROMPTS), (2, PROMPTS[:3] + PROMPTS[4:]), (3, PROMPTS[::-1])):
-        params = SamplingParams(20, stop_token_id=None, seed=seed)
+        params = SamplingParams(20, stop_token_ids=(), seed=seed)
         # row 0 ends early, others where they happen to say it
         stop = plain.generate(prompts, params)[0].tokens[4]
-        params = SamplingParams(20, stop_token_id=stop, seed=seed)
+        params = SamplingParams(20, stop_token_ids=(stop,), seed=seed)
         expected, found = plain.generate(prompts, params), compiled.generate(prompts, params)
         assert [sample.tokens for sample in found] == [sample.tokens for sample in expected]
         for mine, theirs in zip(found, expected, strict=True):

@@ -91,7 +91,7 @@ def test_batching_and_refill_do_not_change_the_text(model, max_batch):
     """
     prompts = PROMPTS * 4
     params = SamplingParams(30, temperature=0.5, seed=1)
-    params = replace(params, stop_token_id=ragged_stop(model, prompts, params))
+    params = replace(params, stop_token_ids=(ragged_stop(model, prompts, params),))
     reference = [
         EmbeddedSampler(model, 1).generate([prompt], replace(params, first_row=i))[0]
         for i, prompt in enumerate(prompts)
@@ -111,7 +111,9 @@ def test_a_custom_stop_token_ends_the_row_and_is_part_of_it(model):
     """
     params = SamplingParams(30, temperature=0.5, seed=9)
     stop = ragged_stop(model, [[5]] * 20, params)
-    samples = EmbeddedSampler(model, 1).generate([[5]] * 20, replace(params, stop_token_id=stop))
+    samples = EmbeddedSampler(model, 1).generate(
+        [[5]] * 20, replace(params, stop_token_ids=(stop,))
+    )
     ended = [sample for sample in samples if sample.finished]
     assert ended and all(
         sample.tokens.count(stop) == 1 and sample.tokens[-1] == stop for sample in ended
@@ -121,6 +123,27 @@ def test_a_custom_stop_token_ends_the_row_and_is_part_of_it(model):
         for sample in samples
         if not sample.finished
     )
+
+
+def test_the_first_of_several_stop_tokens_ends_a_row(model, sampler):
+    """A row is what it was up to the first of them. Mutations seen red: the first id alone stops;
+    `finished` or the stream compares with the first alone.
+    """
+    params = SamplingParams(30, temperature=0.5, seed=9)
+    prompts = [[5]] * 20
+    stops = tuple(dict.fromkeys(s.tokens[4] for s in sampler.generate(prompts, params)))[:2]
+    whole = [sample.tokens for sample in sampler.generate(prompts, params)]
+    params = replace(params, stop_token_ids=stops)
+    ended = set()
+    for i, (sample, tokens) in enumerate(
+        zip(sampler.generate(prompts, params), whole, strict=True)
+    ):
+        end = next((n for n, token in enumerate(tokens) if token in stops), 30)
+        assert sample.tokens == tokens[: end + 1] and sample.finished == (end < 30)
+        ended |= set(tokens[end : end + 1])
+        said = list(sampler.stream([5], replace(params, first_row=i)))
+        assert said == tokens[:end]
+    assert ended == set(stops)  # both ended some row
 
 
 def test_rollouts_of_one_prompt_differ_and_a_rerun_is_equal(sampler):
@@ -135,7 +158,7 @@ def test_rollouts_of_one_prompt_differ_and_a_rerun_is_equal(sampler):
 
 def test_stream_gives_what_generate_gives(model, sampler):
     params = SamplingParams(25, temperature=0.5, seed=2)
-    params = replace(params, stop_token_id=ragged_stop(model, PROMPTS, params))
+    params = replace(params, stop_token_ids=(ragged_stop(model, PROMPTS, params),))
     for prompt in PROMPTS:
         sample = sampler.generate([prompt], params)[0]
         expected = sample.tokens[:-1] if sample.finished else sample.tokens
