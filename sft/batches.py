@@ -6,13 +6,13 @@ back. So the position in the data is the step number, a resumed run reads the sa
 consecutive `batch_size` rows are one batch however many processes share it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from data.records import Demonstration, Message
+from data.records import Demonstration
 from data.template import encode_conversation, encode_prompt, examples_of, naming_record
 
 IGNORED = -100  # the label Hugging Face's losses skip
@@ -59,9 +59,7 @@ def encode_demonstrations(
     whole conversation.
     """
     rows, long_prompts, long_responses = [], 0, 0
-    for messages in _examples(tokenizer, demonstrations):
-        ids, is_response = encode_conversation(tokenizer, messages)
-        prompt_tokens = len(encode_prompt(tokenizer, messages[:-1]))
+    for ids, is_response, prompt_tokens in _encoded(tokenizer, demonstrations):
         if prompt_tokens > (max_prompt_tokens or context - 1):
             long_prompts += 1
         elif len(ids) > context or len(ids) - prompt_tokens > (max_response_tokens or context):
@@ -74,15 +72,19 @@ def encode_demonstrations(
     return EncodedDemonstrations(rows, long_prompts, long_responses)
 
 
-def _examples(
+def _encoded(
     tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Demonstration]
-) -> list[Sequence[Message]]:
-    """The conversations to learn from, each one that the template takes."""
-    found: list[Sequence[Message]] = []
+) -> Iterator[tuple[list[int], list[bool], int]]:
+    """Ids, loss mask and tokens of the prompt of every conversation to learn from; an error names
+    the demonstration that the template refuses.
+    """
     for number, demonstration in enumerate(demonstrations, 1):
         with naming_record("demonstrations", number, demonstration.id, demonstration.messages):
-            found += examples_of(tokenizer, demonstration.messages)
-    return found
+            found = [
+                (*encode_conversation(tokenizer, part), len(encode_prompt(tokenizer, part[:-1])))
+                for part in examples_of(tokenizer, demonstration.messages)
+            ]
+        yield from found
 
 
 def aux_rows(batches: int, batch_size: int, share: float) -> list[int]:

@@ -320,14 +320,15 @@ def test_a_system_message_opens_the_first_question_where_there_is_no_system_turn
 
 
 def test_a_conversation_that_the_template_refuses_is_named():
-    """Seen red with the template's own words alone."""
+    """One answer or several. Seen red with the template's own words alone, and with a name for
+    conversations of several answers only.
+    """
     good = Demonstration(messages=TWO_TURNS)
-    bad = Demonstration(messages=[user("One?"), *TWO_TURNS], id="row-7")
-    with pytest.raises(
-        DataError, match=r"demonstrations, field 'messages': record 2 \(row-7\)"
-    ) as e:
-        encode_demonstrations(stranger(GEMMA), [good, bad], context=1000)
-    assert "'One?'" in str(e.value) and "Roles must alternate" in str(e.value)
+    for turns in (TWO_TURNS, TWO_TURNS[:2]):
+        bad = Demonstration(messages=[user("One?"), *turns], id="row-7")
+        with pytest.raises(DataError, match=r"field 'messages': record 2 \(row-7\)") as refused:
+            encode_demonstrations(stranger(GEMMA), [good, bad], context=1000)
+        assert "'One?'" in str(refused.value) and "Roles must alternate" in str(refused.value)
 
 
 def test_each_answer_is_a_row_where_the_template_rewrites_earlier_ones():
