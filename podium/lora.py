@@ -35,12 +35,17 @@ class LoraConfig(BaseModel):
 
 
 def peft_config(
-    lora: LoraConfig, task: Task, trained_tokens: list[int] | None = None
+    lora: LoraConfig,
+    task: Task,
+    trained_tokens: list[int] | None = None,
+    model: PreTrainedModel | None = None,
 ) -> peft.LoraConfig:
-    """The same in peft's words. `trained_tokens`: ids whose embeddings train too, because the model
-    did not know them before.
+    """The same in peft's words. `trained_tokens`: ids whose rows in the embedding (and in an output
+    head of its own) train too, because `model` did not know them before.
     """
     import peft
+
+    tables = embedding_names(model) if model is not None and trained_tokens else []
 
     return peft.LoraConfig(
         task_type=task,
@@ -48,8 +53,24 @@ def peft_config(
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
-        trainable_token_indices={"embed_tokens": trained_tokens} if trained_tokens else None,
+        trainable_token_indices={name: list(trained_tokens or []) for name in tables} or None,
     )
+
+
+def embedding_names(model: PreTrainedModel) -> list[str]:
+    """What the family calls its token embedding (`embed_tokens`, `wte`, `embed_in`, ...), and its
+    output head where that has rows of its own.
+    """
+    words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tables: list[Any] = [words]
+    if head is not None and getattr(head, "weight", None) is not getattr(words, "weight", None):
+        tables.append(head)
+    return [
+        name.rsplit(".", 1)[-1]
+        for table in tables
+        for name, module in model.named_modules()
+        if module is table
+    ]
 
 
 def with_lora(model: PreTrainedModel, lora: LoraConfig | None, task: Task, seed: int) -> nn.Module:

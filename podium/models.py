@@ -39,6 +39,8 @@ DROPOUT_FIELDS = (
 
 # Tensors that old checkpoints hold and that models compute for themselves.
 COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$")
+# What others call the scalar head of a reward model.
+SCALAR_HEAD = re.compile(r"(^|\.)(v|value|reward|regression|rm|score)_?head(\.|$)|^summary\.")
 NAMED = 5  # weights that an error names, of however many
 # What configs call the longest sequence; the first that is there counts.
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "n_ctx")
@@ -66,7 +68,12 @@ def load_causal_lm(path: str | Path) -> PreTrainedModel:
 
 
 def load_whole(
-    kind: Any, path: str | Path, what: str, fresh: re.Pattern[str] | None = None, **arguments: Any
+    kind: Any,
+    path: str | Path,
+    what: str,
+    fresh: re.Pattern[str] | None = None,
+    left_over: re.Pattern[str] | None = None,
+    **arguments: Any,
 ) -> PreTrainedModel:
     """A model in fp32 whose every weight comes from the folder.
 
@@ -77,6 +84,7 @@ def load_whole(
         kind: an auto class of transformers.
         what: what the folder is asked to hold, for errors.
         fresh: names of weights that may be missing, since new ones are meant.
+        left_over: names of weights that may stay unread, since the model is to have others.
 
     Raises:
         ParentError: names the weights that are missing, left over or of another shape.
@@ -94,7 +102,11 @@ def load_whole(
             "tokenizer.json) or a hub id",
         ) from error
     missing = {n for n in report["missing_keys"] if not (fresh and fresh.search(n))}
-    unexpected = {n for n in report["unexpected_keys"] if not COMPUTED.search(n)}
+    unexpected = {
+        name
+        for name in report["unexpected_keys"]
+        if not COMPUTED.search(name) and not (left_over and left_over.search(name))
+    }
     mismatched = {f"{name} {list(here)}" for name, here, *_ in report["mismatched_keys"]}
     problems = []
     if missing:
@@ -106,10 +118,19 @@ def load_whole(
     if problems:
         raise ParentError(
             f"{path} {'; it '.join(problems)}",
-            "save the whole model under the names that transformers gives its weights "
+            _rename_fix(missing, unexpected)
+            or "save the whole model under the names that transformers gives its weights "
             "(model.save_pretrained of the unwrapped model), or give another folder",
         )
     return model
+
+
+def _rename_fix(missing: set[str], unexpected: set[str]) -> str | None:
+    """What to do where a reward head only has another name (DeepSpeed-Chat, trlX, UltraRM)."""
+    heads = [name for name in sorted(unexpected) if SCALAR_HEAD.search(name)]
+    if missing != {"score.weight"} or not heads:
+        return None
+    return f"if '{heads[0]}' is the reward head, rename it to 'score.weight' in the weights' file"
 
 
 def keep_token_ids_alone(model: PreTrainedModel) -> None:
@@ -129,6 +150,23 @@ def silence_routers(model: PreTrainedModel) -> None:
     for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
         if getattr(config, "output_router_logits", False):
             config.output_router_logits = False
+
+
+def check_reward_head(config: PretrainedConfig, name: str) -> None:
+    """Whether transformers can put a scalar head on a model of this family.
+
+    Raises:
+        ParentError: it cannot; `name` says whose model it is.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ParentError(
+            f"{name}: transformers has no reward head for {config.model_type} (no "
+            "...ForSequenceClassification)",
+            "start the reward model from another architecture, or take a reward that is none: a "
+            "Python function, or a reward model of another family",
+        )
 
 
 def context_of(config: PretrainedConfig) -> int | None:

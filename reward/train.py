@@ -45,8 +45,10 @@ from podium.progress import say
 from podium.rewards.model import (
     Combine,
     RewardEnsemble,
+    is_reward_model,
     new_reward_model,
     save_reward_model,
+    started_reward_model,
 )
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
@@ -88,6 +90,11 @@ class Config(BaseModel):
     model: str = Field(
         "sft",
         description="where to start: a stage (sft, pretrain), a folder or a hub id; paper: SFT",
+    )
+    new_head: bool = Field(
+        False,
+        description="draw a new scalar head although `model` is a reward model and has one; "
+        "members of an ensemble always do",
     )
     rankings: str | list[RankingSet] | None = Field(
         "rankings",
@@ -196,6 +203,12 @@ def main(config: Config, stage: StageContext) -> None:
     # 1. Rankings as tokens. What cannot teach is dropped, counted and reported.
     init_distributed()
     initial = initial_model(stage.parent(config.model), config.max_length)
+    if is_reward_model(initial.folder):
+        kept = keeps_head(config, initial.folder)
+        stage.logbook(
+            f"'{config.model}' is a reward model: "
+            + ("its head is trained on" if kept else "a new head takes the place of its own")
+        )
     sets = ranking_sets(config, stage)
     plans = plan_training(config, stage, sets, initial)
     validation = [ranking for splits, _ in sets for ranking in splits.validation]
@@ -407,11 +420,21 @@ def new_engine(
     )
 
 
-def new_module(config: Config, initial: InitialModel, seed: int) -> ScoringModule:
-    """The parent with a fresh head (and adapters), as the engine wants it; the same seed gives the
-    same numbers.
+def keeps_head(config: Config, folder: Path) -> bool:
+    """Whether training goes on with the parent's own head. Members of an ensemble differ by their
+    heads, so they draw new ones.
     """
-    model = new_reward_model(initial.folder, initial.tokenizer, seed)
+    return is_reward_model(folder) and not config.new_head and config.members == 1
+
+
+def new_module(config: Config, initial: InitialModel, seed: int) -> ScoringModule:
+    """The parent with a fresh head, or the head it has where it is a reward model itself (and
+    adapters), as the engine wants it; the same seed gives the same numbers.
+    """
+    if keeps_head(config, initial.folder):
+        model = started_reward_model(initial.folder, initial.tokenizer)
+    else:
+        model = new_reward_model(initial.folder, initial.tokenizer, seed)
     return ScoringModule(with_lora(model, config.lora, "SEQ_CLS", seed))
 
 

@@ -188,7 +188,9 @@ def main(config: Config, stage: StageContext) -> None:
         train_dataset=to_dataset(rows),
         eval_dataset=to_dataset(validation.rows),
         processing_class=tokenizer,
-        peft_config=peft_config(config.lora, "CAUSAL_LM", list(range(known_tokens, len(tokenizer))))
+        peft_config=peft_config(
+            config.lora, "CAUSAL_LM", list(range(known_tokens, len(tokenizer))), model
+        )
         if config.lora
         else None,
     )

@@ -8,20 +8,28 @@ in config.json says how to combine them.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from podium.errors import ParentError
-from podium.models import load_tokenizer, remove_dropout, resize_for, save_model
+from podium.models import (
+    check_reward_head,
+    load_tokenizer,
+    load_whole,
+    remove_dropout,
+    resize_for,
+    save_model,
+)
 
 Combine = Literal["mean", "min", "mean_minus_variance"]
 
@@ -65,6 +73,11 @@ class RewardEnsemble(nn.Module):
         return combined - self.bias
 
 
+NEW_HEAD = re.compile(r"^score\.")
+# A language model's own head stays unread where a scalar one takes its place.
+LANGUAGE_HEAD = re.compile(r"^(lm_head|embed_out|output_projection)\.")
+
+
 def new_reward_model(
     path: str | Path, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> PreTrainedModel:
@@ -74,16 +87,40 @@ def new_reward_model(
     Dropout is off: the paper names none for the reward model, and one epoch leaves little to
     regularise. The seed draws the head alone, so members of an ensemble differ by their head and by
     the order of their data.
+
+    Raises:
+        ParentError: transformers has no scalar head for the family, or a weight is missing.
     """
-    model = _load_classifier(path, num_labels=1)
-    remove_dropout(model)
-    resize_for(tokenizer, model)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.config.reward_bias = 0.0
+    check_reward_head(AutoConfig.from_pretrained(str(path)), str(path))
+    model = _load_classifier(path, fresh=NEW_HEAD, left_over=LANGUAGE_HEAD, num_labels=1)
     weight = head(model).weight  # (1, d)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         weight.copy_(torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5)
+    return _prepared(model, tokenizer)
+
+
+def started_reward_model(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The reward model at `path` with the head it has, to be trained on.
+
+    Raises:
+        ParentError: it is an ensemble, whose rule no single model carries on.
+    """
+    model = _load_classifier(path)
+    if getattr(model.config, "reward_ensemble", None) is not None:
+        raise ParentError(
+            f"{path} is an ensemble; a new reward model cannot go on from all of its members",
+            "set reward.new_head: true to start from its first member's body, or name "
+            "members/1 of the folder",
+        )
+    return _prepared(model, tokenizer)
+
+
+def _prepared(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    remove_dropout(model)
+    resize_for(tokenizer, model)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.reward_bias = 0.0
     return model
 
 
@@ -100,14 +137,14 @@ def load_reward_model(
     Raises:
         ParentError: the folder holds a model without a trained reward head.
     """
-    first = _load_classifier(folder)
-    if not hasattr(first.config, "reward_bias"):
+    if not is_reward_model(Path(folder)):
         raise ParentError(
             f"{folder} is no reward model: its config.json has no reward_bias",
             "name the folder that `podium reward` wrote (runs/<run>/reward/final); for a "
             "reward model trained "
             'elsewhere add "reward_bias": 0.0 to its config.json',
         )
+    first = _load_classifier(folder)
     tokenizer = load_tokenizer(folder)
     ensemble = getattr(first.config, "reward_ensemble", None)
     if ensemble is None:
@@ -147,18 +184,11 @@ def save_reward_model(
         save_model(member, tokenizer, folder / "members" / str(i))
 
 
-def _load_classifier(path: str | Path, **config: Any) -> PreTrainedModel:
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # transformers warns of a fresh head, which is the point
-    try:
-        return AutoModelForSequenceClassification.from_pretrained(
-            str(path), dtype=torch.float32, **config
-        )
-    except (OSError, ValueError) as error:
-        raise ParentError(
-            f"{path} holds no model that can carry a reward head: {error}",
-            "give a folder in Hugging Face layout (config.json, model.safetensors, "
-            "tokenizer.json) or a hub id",
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
+def _load_classifier(
+    path: str | Path,
+    fresh: re.Pattern[str] | None = None,
+    left_over: re.Pattern[str] | None = None,
+    **config: Any,
+) -> PreTrainedModel:
+    what = "model that can carry a reward head"
+    return load_whole(AutoModelForSequenceClassification, path, what, fresh, left_over, **config)

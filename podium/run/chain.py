@@ -13,6 +13,7 @@ from typing import Any
 
 from podium.errors import ParentError
 from podium.metrics import metric_text
+from podium.models import check_reward_head
 from podium.progress import say
 from podium.rewards.kinds import kind_of, parts
 from podium.run.launch import opened_run, run_stage
@@ -86,6 +87,24 @@ def check_parents(recipe: Recipe, run_dir: Path) -> None:
                     _check_parent(part.reward, recipe, run_dir, position, f"{stage}.{field}")
                 else:
                     check(part.reward)
+        if spec.role == "reward":
+            _check_head(recipe, run_dir, stage)
+
+
+def _check_head(recipe: Recipe, run_dir: Path, stage: str) -> None:
+    """Whether the family that a reward stage will start from can carry a scalar head: otherwise the
+    stages before it would train for nothing.
+    """
+    ref = recipe.stage_config(stage).model
+    while isinstance(ref, str) and ref in recipe.chain():
+        ref = getattr(recipe.stage_config(ref), "model", None)
+    if not isinstance(ref, str) or is_stage(ref):
+        return
+    folder = find_parent(ref, recipe, run_dir)
+    if (folder / "config.json").is_file():
+        from transformers import AutoConfig
+
+        check_reward_head(AutoConfig.from_pretrained(str(folder)), f"{stage}.model")
 
 
 def _check_parent(ref: str, recipe: Recipe, run_dir: Path, position: int, where: str) -> None:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BloomConfig,
     BloomForCausalLM,
@@ -16,6 +18,7 @@ from transformers import (
 )
 
 from podium.errors import ParentError
+from podium.lora import embedding_names
 from podium.models import UNSTATED_CONTEXT, context_of, load_causal_lm
 
 
@@ -120,3 +123,14 @@ def test_the_context_is_what_the_config_states_under_any_name(tiny_opt):
     bloom = BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4)
     assert context_of(bloom) is None and UNSTATED_CONTEXT == 2048
     BloomForCausalLM(bloom)  # which has none, since its positions are relative
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [("gpt2", ["wte"]), ("gpt_neox", ["embed_in", "lm_head"]), ("llama", ["embed_tokens"])],
+)
+def test_new_tokens_train_under_the_familys_own_name(family, names):
+    """Seen red with `embed_tokens` for every family: LoRA on GPT-2 and Pythia ended in a traceback."""
+    size = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = AutoConfig.for_model(family, **size, tie_word_embeddings=family != "gpt_neox")
+    assert embedding_names(AutoModelForCausalLM.from_config(config)) == names

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from transformers import GraniteConfig
 
 from podium.errors import ParentError, RecipeError
 from podium.run import chain, recipe
@@ -170,3 +171,13 @@ def test_python_code_hands_over_configs_and_a_section_that_is_no_stage_is_named(
     assert made.chain() == ["sft"] and made.stage_config("sft") is config
     with pytest.raises(ValueError, match="'sfft' is no stage; there are evals, pretrain, sft"):
         Recipe(name="mine", sfft=config)
+
+
+def test_a_base_without_a_reward_head_is_refused_before_anything_trains(tmp_path, tokenizer):
+    """Seen red: the SFT stage trained first, and the error then listed 130 classes."""
+    config = GraniteConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1)
+    config.save_pretrained(tmp_path / "base")
+    (tmp_path / "r.yaml").write_text(f"sft: {{model: {tmp_path / 'base'}}}\nreward: {{}}\n")
+    loaded = load_recipe(tmp_path / "r.yaml", ["reward.rankings=null"])
+    with pytest.raises(ParentError, match=r"reward\.model: transformers has no reward head"):
+        chain.check_parents(loaded, tmp_path)
