@@ -59,6 +59,8 @@ class Tau(NamedTuple):
 
 
 class FlagAgreement(NamedTuple):
+    """How far labelers agree on one flag."""
+
     # Krippendorff, nominal; None when everybody ticked it everywhere or nowhere
     alpha: float | None
     # share of judgements in which it was ticked: a rare flag's alpha means little
@@ -256,6 +258,8 @@ class AgreementRow(NamedTuple):
 
 
 class AgreementReport(NamedTuple):
+    """Everything that tells whether labelers agree, with each other and with themselves."""
+
     rows: list[AgreementRow]
     likert_alpha: float | None
     flags: dict[str, FlagAgreement]

@@ -74,6 +74,7 @@ def _words(text: str | None) -> str:
 
 
 def main() -> None:
+    """Write both pages anew."""
     (USE / "recipe-reference.md").write_text(recipe_reference(), encoding="utf-8")
     (USE / "cli-reference.md").write_text(cli_reference(), encoding="utf-8")
 

@@ -94,6 +94,7 @@ class Config(BaseModel):
 
 
 def main(config: Config, stage: StageContext) -> None:
+    """Compare the models of the run and write what each is worth."""
     # 1. Who is compared, who judges, and on what.
     length = answer_length(config, stage.recipe)
     rows = rows_of(config, stage.recipe)

@@ -216,6 +216,7 @@ def number(value: float | None, digits: int = 2, as_percent: bool = False) -> st
 
 
 def percent(share: float) -> str:
+    """A share from 0 to 1 as a percentage with one digit."""
     return f"{100 * share:.1f} %"
 
 

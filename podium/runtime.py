@@ -63,6 +63,7 @@ def resolve_dtype(wanted: Literal["auto", "fp32", "bf16"]) -> Dtype:
 
 
 def cpu_has_bf16() -> bool:
+    """Whether Linux reports bf16 products for this processor (avx512_bf16)."""
     try:
         return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux

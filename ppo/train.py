@@ -59,6 +59,7 @@ __all__ = ["Config", "main"]
 
 
 def main(config: Config, stage: StageContext) -> None:
+    """Train the policy, from the start or from the newest checkpoint, and save it."""
     # 1. Tokenizer, four models, engines; go on from a checkpoint if there is one.
     tokenizer, models = load_models(config, stage)
     learner = Learner(

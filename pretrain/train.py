@@ -136,6 +136,7 @@ class Config(BaseModel):
 
 
 def main(config: Config, stage: StageContext) -> None:
+    """Train the base model, from the start or from the newest checkpoint, and save it."""
     # 1. Tokenizer and model.
     init_distributed()
     documents = stage.records("documents", "train")

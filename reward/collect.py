@@ -97,6 +97,7 @@ class Config(BaseModel):
 
 
 def main(config: Config, stage: StageContext) -> None:
+    """Publish rankings: those that people made, or else sampled and ranked candidates."""
     # 1. Rankings that people made need no sampling.
     if any(stage.has_records("rankings", split) for split in ("train", "validation")):
         splits = read_splits(stage, None)

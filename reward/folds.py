@@ -179,6 +179,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Write reward-folds.json and reward-folds.md, the accuracies and their table, into the run."""
     parser = argparse.ArgumentParser(
         description="Accuracy of the reward model on labelers it did not learn from."
     )

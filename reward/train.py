@@ -200,6 +200,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def main(config: Config, stage: StageContext) -> None:
+    """Train the reward model, from the start or from the newest checkpoint, and save it."""
     # 1. Rankings as tokens. What cannot teach is dropped, counted and reported.
     init_distributed()
     initial = initial_model(stage.parent(config.model), config.max_length)

@@ -135,6 +135,7 @@ def prepare(items: Sequence[EncodedRanking], engine: Any, objective: Objective) 
 
 
 def forward(engine: Any, chunks: list[Sequences | SharedPrefix], objective: Objective) -> Tensor:
+    """Scores of the chunks' sequences (N,), in the objective's precision."""
     with autocast(engine.device, objective.dtype):
         return engine(chunks)
 

@@ -145,6 +145,7 @@ class Config(BaseModel):
 
 
 def main(config: Config, stage: StageContext) -> None:
+    """Fine-tune the model, from the start or from the newest checkpoint, and save it."""
     # 1. Model and tokenizer.
     parent = stage.parent(config.model)
     tokenizer = load_tokenizer(parent)

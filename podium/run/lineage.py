@@ -24,6 +24,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "trl", "peft", "deepspeed", 
 
 
 def hash_file(path: Path) -> str:
+    """SHA-256 of the file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -252,6 +253,7 @@ def code_revision() -> str:
 
 
 def library_versions() -> dict[str, str]:
+    """Version of Python and of each of `LIBRARIES` that is installed."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
