@@ -68,30 +68,26 @@ def as_text(keys: Sequence[Key]) -> str:
 
 
 def as_markdown(keys: Sequence[Key]) -> str:
-    """For the documentation: a table a section."""
+    """For the documentation: a table a section, where a section has keys of its own."""
     lines: list[str] = []
+    in_table = False
     for key in keys:
         if key.type == "section":
-            lines += ["", f"## `{key.name}`", "", f"{_sentence(key.meaning)}", ""]
-            lines += [
-                "| key | type | default | meaning | source's value |",
-                "|---|---|---|---|---|",
-            ]
+            lines += ["", f"## `{key.name}`", "", _sentence(_escaped(key.meaning))]
+            in_table = False
             continue
-        if not lines:
-            lines += [
-                "| key | type | default | meaning | source's value |",
-                "|---|---|---|---|---|",
-            ]
-        cells = f"`{key.name}`", f"`{key.type}`", f"`{key.default}`", key.meaning, key.paper
-        lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
+        if not in_table:
+            lines += ["", *HEAD]
+            in_table = True
+        # In code a bar would keep its backslash on the site, so types stand as plain text.
+        kind, meaning, paper = _escaped(key.type), _escaped(key.meaning), _escaped(key.paper)
+        lines.append(f"| `{key.name}` | {kind} | `{key.default}` | {meaning} | {paper} |")
     return "\n".join(lines).strip() + "\n"
 
 
-def _escaped(cell: str) -> str:
+def _escaped(text: str) -> str:
     """Inside a table and outside of code neither bars nor angle brackets mean themselves."""
-    text = cell.replace("|", r"\|")
-    return text if text.startswith("`") else text.replace("<", "&lt;")
+    return text.replace("<", "&lt;").replace("|", r"\|")
 
 
 def _whole_model() -> type[Recipe]:

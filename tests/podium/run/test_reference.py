@@ -58,3 +58,15 @@ def test_the_reference_is_read_by_people_and_programs(all_keys):
         key.name.startswith("ppo.") and key.type != "section" for key in all_keys
     )
     assert "properties" in json.loads(schema_of("willowbrook"))
+
+
+def test_markdown_shows_bars_as_bars_and_no_table_without_rows():
+    """Red with types set as code: the site showed `auto \\| int`; and with a head a section."""
+    keys = [
+        Key("outer", "section", "", "holds sections alone", "", ""),
+        Key("outer.inner", "section", "", "holds a key", "", ""),
+        Key("outer.inner.kind", "auto | int", '"auto"', "is <name>", "", ""),
+    ]
+    page = as_markdown(keys)
+    assert r'| `outer.inner.kind` | auto \| int | `"auto"` | is &lt;name> |  |' in page
+    assert page.count("| key | type |") == 1
