@@ -96,7 +96,8 @@ def test_two_turns_stay_in_the_conversation(served, visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_always_shows_where_to_write(served, visit, scheme):
     """Before the first answer, after long ones, and with two logs. Seen red without `flex: none` on
-    the logs: answers push the box off the screen.
+    the logs: the page grows with the conversation. Seen red without `position: sticky`: two logs
+    push the box off the screen.
     """
     page = visit(served.addresses["chat"], PHONE, scheme)
     page.wait_for_selector("#message textarea")
@@ -106,6 +107,7 @@ def test_a_phone_always_shows_where_to_write(served, visit, scheme):
         ask(page, "Tell me a story.")
         answered(page, number)
         assert in_view(page, "#message textarea") and in_view(page, "#send")
+    assert page.evaluate("document.documentElement.scrollHeight") <= PHONE["height"]
     page.click("#compare input")
     ask(page, "Another one.")
     answered(page, 1, side=1)
@@ -162,7 +164,7 @@ def test_one_model_is_talked_to_like_a_run_of_one(chat_run, tmp_path, visit, pla
 
 
 def test_ctrl_c_ends_it_while_a_browser_looks_and_an_answer_is_drawn(chat_run, tmp_path, visit):
-    """With the exit code of an interrupt. Seen red with uvicorn's patience: it waits for the
+    """With the exit code of an interrupt. Seen red with uvicorn's own patience: it waits for the
     browser to leave.
     """
     with started(tmp_path, "chat", chat_run, "--port", 0) as running:
@@ -208,7 +210,7 @@ def test_other_machines_are_let_in_only_when_that_is_said(chat_run, tmp_path):
 
 
 def test_other_sites_in_the_visitors_browser_are_kept_out(served):
-    """By the host's name and by the origin. Seen red without the middleware: 200 and 422."""
+    """By the host's name and by the origin. Seen red without the middleware: any name is answered."""
     address = served.addresses["chat"]
     assert _status(address) == 200
     assert _status(address, {"Host": "evil.example"}) == 400
