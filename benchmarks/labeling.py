@@ -1,8 +1,8 @@
 """Load on the labeling site: 100 labelers with two tabs each, every answer posted three times in
 parallel.
 
-    python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--overlap 3] [--think 8]
-    [--workers 1] [--only sqlite]
+    python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--overlap 3]
+                                  [--think 8] [--workers 1] [--only sqlite]
 
 The site runs as a process of its own (or as `--workers` of them), on SQLite and then on a private
 PostgreSQL; the load comes from one more process on the same machine, so both share its processors.

@@ -1,8 +1,9 @@
 """PPO beside trl 1.12.0's PPOTrainer, the last published one: seconds an iteration, memory, share
 of the peak.
 
-    python -m benchmarks.ppo              40 minutes on two quiet cores; --iterations and --repeats
-    for a spread python -m benchmarks.ppo --quick      a small shape once, to see that it works
+    python -m benchmarks.ppo              40 minutes on two quiet cores; --iterations and
+                                          --repeats for a spread
+    python -m benchmarks.ppo --quick      a small shape once, to see that it works
 
 Same weights, prompts, lengths, micro-batches of the update, inner epochs and threads; the sides
 take turns within one run, each in its own process, TRL in an environment that this command makes
@@ -60,8 +61,7 @@ SHAPES = (
 QUICK = (Shape("llama-4m", 4096, 16, 8, (16, 32), 32),)
 
 
-# ---- what both sides read
-# ---------------------------------------------------------------------------------------
+# ---- what both sides read --------
 
 
 def stop_rate(cap: int) -> float:
@@ -186,8 +186,7 @@ def _write_tokenizer(shape: Shape, folder: Path) -> None:
     Tokenizer(models.WordLevel(words, unk_token="<bos>")).save(str(folder / "tokenizer.json"))
 
 
-# ---- our side
-# -----------------------------------------------------------------------------------------------
+# ---- our side --------
 
 
 def run_podium(work: dict[str, Any]) -> dict[str, Any]:
@@ -294,8 +293,7 @@ def matmul_rate(dtype: str) -> float:
     return 2 * 1536**3 / best
 
 
-# ---- the race
-# -----------------------------------------------------------------------------------------------
+# ---- the race --------
 
 
 def trl_python() -> str:

@@ -56,8 +56,7 @@ class Work:
     shared_prefix: bool = False
 
 
-# ---- the two sides, each in its own process
-# ----------------------------------------------------------------------
+# ---- the two sides, each in its own process --------
 
 
 def ours(pipe: Connection, work: Work) -> None:
@@ -236,8 +235,7 @@ def a_tokenizer(kind: Any) -> Any:
     )
 
 
-# ---- the race
-# -----------------------------------------------------------------------------------------------
+# ---- the race --------
 
 
 class Racer:

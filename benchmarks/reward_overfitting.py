@@ -1,17 +1,20 @@
 """What the paper warns of (InstructGPT, section 3.5): rankings as batch elements against their
 pairs, shuffled.
 
-    python -m benchmarks.reward_overfitting --keep FOLDER              seeds 0, 1, 2; writes
-    curves.png in FOLDER too python -m benchmarks.reward_overfitting --keep FOLDER --stop-after 1
-    one curve now; the same command goes on
+    python -m benchmarks.reward_overfitting --keep FOLDER
+        seeds 0, 1, 2; writes curves.png in FOLDER too
+    python -m benchmarks.reward_overfitting --keep FOLDER --stop-after 1
+        one curve now; the same command goes on
 
 Willowbrook's rankings without a policy: K people of the village answer a prompt, careful to
 careless, and one labeler ranks. Three ways to learn from the same rankings, from the same base, at
 the same constant learning rate; an epoch has as many updates in each:
 
-    rankings             a batch of whole rankings pairs, equal steps   as many pairs an update as
-    those rankings hold; every epoch goes over all pairs once pairs, equal tokens  as many tokens an
-    update as those rankings take; K - 1 epochs go over all pairs once
+    rankings             a batch of whole rankings
+    pairs, equal steps   as many pairs an update as those rankings hold; every epoch goes over
+                         all pairs once
+    pairs, equal tokens  as many tokens an update as those rankings take; K - 1 epochs go over
+                         all pairs once
 
 Loss and accuracy are of whole rankings (mean over pairs, then over rankings), on some of the
 training rankings and on held-out prompts. The default base is the stories260K of PODIUM_REAL_DATA.

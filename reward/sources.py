@@ -29,7 +29,7 @@ VALIDATION_SHARE = 0.1
 SPLITS = ("train", "validation", "heldout")
 
 
-class Splits(NamedTuple):
+class RankingSplits(NamedTuple):
     """Rankings by what they may be used for."""
 
     train: list[Ranking]
@@ -49,7 +49,7 @@ def share_of(key: str, salt: str) -> float:
     return int(hashlib.sha256(f"{salt}{key}".encode()).hexdigest()[:12], 16) / 16**12
 
 
-def read_splits(stage: StageContext, source: str | None) -> Splits:
+def read_splits(stage: StageContext, source: str | None) -> RankingSplits:
     """The rankings of one source, split.
 
     Raises:
@@ -79,9 +79,9 @@ def read_splits(stage: StageContext, source: str | None) -> Splits:
     )
 
 
-def split_rankings(files: dict[str, list[Ranking]], source: str) -> Splits:
-    """Sort the records of a source's files into `Splits` by the rules above. Order within a split
-    is the files'.
+def split_rankings(files: dict[str, list[Ranking]], source: str) -> RankingSplits:
+    """Sort the records of a source's files into `RankingSplits` by the rules above. Order within a
+    split is the files'.
 
     files: records by split; "train" is needed.
 
@@ -116,10 +116,10 @@ def split_rankings(files: dict[str, list[Ranking]], source: str) -> Splits:
             - len(kept[1]),
         }
     )
-    return Splits(train, kept[0], kept[1], +dropped)
+    return RankingSplits(train, kept[0], kept[1], +dropped)
 
 
-def one_split(sets: list[Splits], source: str) -> list[Splits]:
+def one_split(sets: list[RankingSplits], source: str) -> list[RankingSplits]:
     """The splits of several sets as one split of their union: what any set holds back, no other
     teaches. Training rankings of prompts that another set holds back validate instead.
 
@@ -139,7 +139,7 @@ def one_split(sets: list[Splits], source: str) -> list[Splits]:
         train = [r for r in splits.train if prompt_key(r.prompt) not in held_back]
         told = "training rankings of prompts that another set holds back (validate instead)"
         found.append(
-            Splits(
+            RankingSplits(
                 train,
                 [*splits.validation, *moved],
                 splits.heldout,
@@ -179,8 +179,8 @@ def in_half(ranking: Ranking, half: str) -> bool:
     )
 
 
-def merge_splits(sets: list[tuple[Splits, float]]) -> Splits:
+def merge_splits(sets: list[tuple[RankingSplits, float]]) -> RankingSplits:
     """All sets as one, for the report; weights matter only in training."""
     kinds = zip(*(splits[:3] for splits, _ in sets), strict=True)
     train, validation, heldout = ([ranking for part in kind for ranking in part] for kind in kinds)
-    return Splits(train, validation, heldout, Counter())
+    return RankingSplits(train, validation, heldout, Counter())

@@ -7,11 +7,12 @@ rankings; one epoch, because a second one overfits; afterwards a bias makes the 
 demonstrations score mean 0.
 
 Reads   the SFT model (or any other) and rankings: train, validation, and those of held-out
-labelers; demonstrations. Writes  final/: the reward model (`AutoModelForSequenceClassification`;
-its score is the logit less `reward_bias`), with
-        trust.json, trust.html and trust.png, which say how far to believe it. members/ and
-        held_out/ on request.
-Run     python -m reward.train RECIPE torchrun --nproc-per-node 2 -m reward.train RECIPE
+        labelers; demonstrations.
+Writes  final/: the reward model (`AutoModelForSequenceClassification`; its score is the logit
+        less `reward_bias`), with trust.json, trust.html and trust.png, which say how far to
+        believe it. members/ and held_out/ on request.
+Run     python -m reward.train RECIPE
+        torchrun --nproc-per-node 2 -m reward.train RECIPE
         deepspeed --module reward.train RECIPE
 
 The loss of an update is a mean over the global batch's rankings, however it is cut into
@@ -65,7 +66,7 @@ from reward.batches import (
 from reward.bias import center, zero_point
 from reward.evaluate import headline, trust_report
 from reward.report import describe, write_report
-from reward.sources import Splits, in_half, merge_splits, one_split, read_splits
+from reward.sources import RankingSplits, in_half, merge_splits, one_split, read_splits
 from reward.updates import LossName, Objective, ScoringModule, update, validate
 
 
@@ -259,7 +260,7 @@ def initial_model(folder: Path, max_length: int | None) -> InitialModel:
     return InitialModel(folder, tokenizer, min(max_length or 10**9, context or 10**9))
 
 
-def ranking_sets(config: Config, stage: StageContext) -> list[tuple[Splits, float]]:
+def ranking_sets(config: Config, stage: StageContext) -> list[tuple[RankingSplits, float]]:
     """Every set of rankings with its weight; no set teaches what another holds back."""
     if not isinstance(config.rankings, list):
         sets, weights = [read_splits(stage, config.rankings)], [1.0]
@@ -273,7 +274,10 @@ def ranking_sets(config: Config, stage: StageContext) -> list[tuple[Splits, floa
 
 
 def plan_training(
-    config: Config, stage: StageContext, sets: list[tuple[Splits, float]], initial: InitialModel
+    config: Config,
+    stage: StageContext,
+    sets: list[tuple[RankingSplits, float]],
+    initial: InitialModel,
 ) -> list[TrainingPlan]:
     """What to train, in order: the members, then the model of the second half if one is wanted."""
     half = "first" if config.half == "split" else config.half
@@ -291,7 +295,7 @@ def plan_training(
 def training_items(
     config: Config,
     stage: StageContext,
-    sets: list[tuple[Splits, float]],
+    sets: list[tuple[RankingSplits, float]],
     initial: InitialModel,
     half: str,
 ) -> list[EncodedRanking]:

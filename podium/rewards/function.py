@@ -31,6 +31,8 @@ from podium.rewards.protocol import Reward
 
 SHOWN = 200  # characters of a prompt or a value in an error
 
+LARGEST = torch.finfo(torch.float32).max
+
 
 class FunctionReward(Reward):
     """Scores by the function that `ref` names. `file` is its source.
@@ -75,9 +77,14 @@ class FunctionReward(Reward):
         )
 
     def _number(self, value: Any, prompt: Prompt, response: str) -> float:
-        plain = value.item() if hasattr(value, "item") else value  # of numpy and torch
-        if isinstance(plain, numbers.Real) and math.isfinite(plain):
-            return float(plain)
+        try:
+            plain = value.item() if hasattr(value, "item") else value  # of numpy and torch
+            number = float(plain) if isinstance(plain, numbers.Real) else math.nan
+        except (OverflowError, RuntimeError, TypeError, ValueError):
+            number = math.nan  # several numbers for one answer, or one that no float holds
+        # A score that overflows fp32 would be infinite there; the comparison refuses NaN too.
+        if abs(number) <= LARGEST:
+            return number
         raise self._wrong(
             f"returned {_short(value)} for the answer {_short(response)}, not a finite number",
             prompt,

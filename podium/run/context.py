@@ -1,8 +1,8 @@
 """One running stage: a folder in, a folder out. This is all that a stage's `main(config, stage)`
 sees of the run.
 
-    runs/<run>/<stage>/  config.yaml  metrics.jsonl  logbook.md  checkpoints/<step>/  final/ (with
-    stage.json)
+    runs/<run>/<stage>/
+        config.yaml  metrics.jsonl  logbook.md  checkpoints/<step>/  final/ (with stage.json)
 
 Folders are written under a temporary name and renamed, and stage.json is the last file of final/:
 no stage.json, no output. All processes of a distributed run call the same methods; only the main
@@ -97,8 +97,7 @@ class StageContext:
             make_tracker(t, self.run_dir.name, self.name, self.dir) for t in self.recipe.trackers
         ]
 
-    # ---- what goes in
-    # -------------------------------------------------------------------------------------------
+    # ---- what goes in --------
 
     def parent(self, ref: str, same_tokenizer: bool = True) -> Path:
         """The folder `ref` names, and a note of it in the lineage.
@@ -270,8 +269,7 @@ class StageContext:
 
         return open_world(self.parent("world", same_tokenizer=False))
 
-    # ---- what is told
-    # -------------------------------------------------------------------------------------------
+    # ---- what is told --------
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, mirrored to the trackers. Log a step before saving its
@@ -311,8 +309,7 @@ class StageContext:
             )
         return value
 
-    # ---- stopping and going on
-    # ----------------------------------------------------------------------------------
+    # ---- stopping and going on --------
 
     @property
     def stop_requested(self) -> bool:
@@ -367,8 +364,7 @@ class StageContext:
         found = _checkpoints(self.dir)
         return (found[-1], json.loads((found[-1] / CHECKPOINT_FILE).read_text())) if found else None
 
-    # ---- what comes out
-    # -----------------------------------------------------------------------------------------
+    # ---- what comes out --------
 
     def finish(
         self, save: Callable[[Path], None], metrics: dict[str, float], card: str, tokens: int = 0

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from podium.errors import RunFolderError
-from podium.run.recipe import Recipe, Splits
+from podium.run.recipe import Recipe, SplitSources
 from podium.run.registry import spec_of
 
 FORMAT_VERSION = 1
 STAGE_FILE = "stage.json"
-Source = str | dict[str, Any] | list[Any]  # a SourceSpec of the recipe, as JSON
+SourceJSON = str | dict[str, Any] | list[Any]  # a SourceSpec of the recipe, as JSON
 LIBRARIES = ("torch", "transformers", "tokenizers", "trl", "peft", "deepspeed", "datasets", "numpy")
 
 
@@ -64,7 +64,7 @@ def read_stage_file(final: Path) -> dict[str, Any] | None:
     return record
 
 
-def source_of(recipe: Recipe, run_dir: Path, kind: str, split: str | None) -> Source | None:
+def source_of(recipe: Recipe, run_dir: Path, kind: str, split: str | None) -> SourceJSON | None:
     """Where a kind of records comes from: the recipe's own data, else the world's file; None where
     neither has it. The kind "world" is the world itself.
 
@@ -73,7 +73,7 @@ def source_of(recipe: Recipe, run_dir: Path, kind: str, split: str | None) -> So
     """
     if kind == "world":
         return "world" if recipe.data.world is not None else None
-    own: Splits | None = getattr(recipe.data, kind)
+    own: SplitSources | None = getattr(recipe.data, kind)
     if own is not None:
         return own.model_dump(mode="json", exclude_defaults=True).get(str(split))
     if recipe.data.world is None or kind == "rankings":
@@ -87,7 +87,7 @@ def source_of(recipe: Recipe, run_dir: Path, kind: str, split: str | None) -> So
     return relative(path, run_dir)
 
 
-def source_files(source: Source, run_dir: Path) -> list[dict[str, Any]]:
+def source_files(source: SourceJSON, run_dir: Path) -> list[dict[str, Any]]:
     """Path, SHA-256 and size of every local file a source reads (a hub id has none; its records are
     counted).
     """
@@ -108,7 +108,7 @@ def source_files(source: Source, run_dir: Path) -> list[dict[str, Any]]:
     return files
 
 
-def absolute(source: Source, run_dir: Path) -> Source:
+def absolute(source: SourceJSON, run_dir: Path) -> SourceJSON:
     """The source with paths inside the run folder made whole, as `data.readers` wants them."""
     if isinstance(source, list):
         return [absolute(part, run_dir) for part in source]

@@ -24,7 +24,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SourceSpec = str | Source | list[str | Source]  # what data.readers.read_source reads
 
 
-class Splits(BaseModel):
+class SplitSources(BaseModel):
     """Where one kind of records comes from: a path, a Source {path, format, split, limit, weight},
     or a list.
     """
@@ -44,15 +44,15 @@ class DataConfig(BaseModel):
     world: Any = Field(
         None, description="the embedded world, e.g. {name: willowbrook}; null = only your own data"
     )
-    documents: Splits | None = Field(None, description="plain texts for pretraining and ptx")
-    demonstrations: Splits | None = Field(
+    documents: SplitSources | None = Field(None, description="plain texts for pretraining and ptx")
+    demonstrations: SplitSources | None = Field(
         None, description="conversations that end in a good answer"
     )
-    prompts: Splits | None = Field(
+    prompts: SplitSources | None = Field(
         None, description="conversations that end with the user, for rankings and PPO"
     )
-    rankings: Splits | None = Field(None, description="K answers a prompt, ranked")
-    questions: Splits | None = Field(None, description="multiple-choice questions for evals")
+    rankings: SplitSources | None = Field(None, description="K answers a prompt, ranked")
+    questions: SplitSources | None = Field(None, description="multiple-choice questions for evals")
 
 
 class Recipe(BaseModel):

@@ -183,8 +183,7 @@ def test_every_iteration_reads_windows_of_its_own(windows):
     assert sorted(seen) == list(range(16))
 
 
-# ---- every key does something
-# -----------------------------------------------------------------------------------
+# ---- every key does something --------
 
 
 def says(learner, windows) -> dict[str, object]:

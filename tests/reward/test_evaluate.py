@@ -29,7 +29,7 @@ from reward.evaluate import (
     trust_report,
 )
 from reward.report import describe, page_of_plots, write_report
-from reward.sources import Splits, split_rankings
+from reward.sources import RankingSplits, split_rankings
 from tests.reward.conftest import ranking, village_rankings
 
 
@@ -106,7 +106,7 @@ def test_a_pairs_score_is_the_mean_of_both():
 
 
 def test_each_split_is_read_for_itself_and_length_is_learned_from_training(reward_model, tokenizer):
-    """Training prefers the short answer, validation (2 prompts) and strangers (3) the long one, so
+    """Training prefers the short answer, validation (2 prompts) and heldout_labelers (3) the long one, so
     a reader of length is wrong on both. Seen red with validation and heldout exchanged, with
     training in validation's place, with length learned from validation, and turned round.
     """
@@ -114,7 +114,7 @@ def test_each_split_is_read_for_itself_and_length_is_learned_from_training(rewar
     def records(name: str, count: int, ranks: list[int]) -> list[Ranking]:
         return [ranking(f"{name} {i}?", ["Ana.", "Ana and Bram."], ranks) for i in range(count)]
 
-    splits = Splits(
+    splits = RankingSplits(
         records("t", 4, [1, 2]), records("v", 2, [2, 1]), records("h", 3, [2, 1]), Counter()
     )
     report = trust_report(reward_model, tokenizer, splits)
@@ -198,7 +198,7 @@ def test_accuracy_against_gold_is_left_out_where_gold_tells_nothing_apart():
 
 def test_a_report_survives_splits_without_pairs(reward_model, tokenizer, tmp_path):
     report = trust_report(
-        reward_model, tokenizer, Splits([], [ranking("Who?", ["a", "b"], [1, 1])], [], {})
+        reward_model, tokenizer, RankingSplits([], [ranking("Who?", ["a", "b"], [1, 1])], [], {})
     )
     write_report(report, tmp_path)
     assert json.loads((tmp_path / "trust.json").read_text()).get("validation") is None
@@ -207,15 +207,16 @@ def test_a_report_survives_splits_without_pairs(reward_model, tokenizer, tmp_pat
 
 def test_the_command_writes_one_self_contained_page(reward_model, tokenizer, tmp_path):
     save_reward_model(reward_model, tokenizer, tmp_path / "model")
-    strangers = [
+    heldout_labelers = [
         r.model_copy(update={"labeler": "eve"}) for r in village_rankings(8, 2, cohort="heldout")
     ]
-    write_jsonl(tmp_path / "rankings.jsonl", village_rankings(12, 1) + strangers)
+    write_jsonl(tmp_path / "rankings.jsonl", village_rankings(12, 1) + heldout_labelers)
     report = evaluate_file(tmp_path / "model", tmp_path / "rankings.jsonl", tmp_path / "out")
     assert set(report) >= {"validation", "heldout"}
-    # of 8 and 12 rankings, those with an untied pair; red when strangers' part is everybody else's
+    # of 8 and 12 rankings, those with an untied pair; red when held-out labelers' part is everybody else's
     told_apart = [
-        sum(len(set(r.ranks)) > 1 for r in part) for part in (village_rankings(12, 1), strangers)
+        sum(len(set(r.ranks)) > 1 for r in part)
+        for part in (village_rankings(12, 1), heldout_labelers)
     ]
     assert [report[split]["prompts"] for split in ("validation", "heldout")] == told_apart
     assert told_apart[0] != told_apart[1]
@@ -229,10 +230,10 @@ def test_splits_keep_prompts_and_held_out_labelers_apart():
     validation.
     """
     mine = village_rankings(40, 0)
-    strangers = [
+    heldout_labelers = [
         r.model_copy(update={"labeler": "eve"}) for r in village_rankings(40, 0, cohort="heldout")
     ]
-    splits = split_rankings({"train": mine + strangers}, "file")
+    splits = split_rankings({"train": mine + heldout_labelers}, "file")
     taught = {r.prompt[0].content for r in splits.train}
     assert {r.cohort for r in splits.train} == {"train"} and {r.cohort for r in splits.heldout} == {
         "heldout"

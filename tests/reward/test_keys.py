@@ -8,12 +8,14 @@ import torch
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Ranking
 from podium.engine import init_distributed
+from podium.rewards.model import save_reward_model
 from podium.run.context import StageContext
 from podium.run.recipe import load_recipe
 from reward.train import (
     Config,
     encode_rankings,
     initial_model,
+    keeps_head,
     plan_training,
     ranking_sets,
     train_models,
@@ -43,6 +45,7 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
     "save_steps": (1, "checkpoints", {}),
 }
 ELSEWHERE = {  # key: why not here
+    "new_head": "below",
     "model": "a folder: tests/reward/test_score.py reads its shape back",
     "rankings": "test_train.py and test_sources.py: files, folders, weighted sets",
     "combine": "test_score.py: members become one score",
@@ -100,3 +103,14 @@ def test_every_key_does_something(says, key):
     """Mutations seen red are in tests/mutants.py: keys that nobody reads."""
     value, observed, needed = CHANGES[key]
     assert says("plain", **needed)[observed] != says("changed", **{**needed, key: value})[observed]
+
+
+def test_a_head_is_kept_unless_a_new_one_is_asked_for_or_members_must_differ(
+    reward_model, base_folder, tokenizer, tmp_path
+):
+    """Seen red with `new_head` ignored, and with members that all keep one head."""
+    save_reward_model(reward_model, tokenizer, tmp_path / "rm")
+    assert keeps_head(Config(), tmp_path / "rm")
+    assert not keeps_head(Config(new_head=True), tmp_path / "rm")
+    assert not keeps_head(Config(members=3), tmp_path / "rm")
+    assert not keeps_head(Config(), base_folder)

@@ -16,7 +16,7 @@ from tests.reward.conftest import ranking, village_rankings
 
 @pytest.fixture
 def sets(make_recipe, tmp_path):
-    """`sets(rankings stage by split, export) -> Splits of both`, as the reward stage reads them."""
+    """`sets(rankings stage by split, export) -> RankingSplits of both`, as the reward stage reads them."""
 
     def read(stage: dict[str, list[Ranking]], export: list[Ranking]):
         folder = tmp_path / "collected"
@@ -42,8 +42,14 @@ def prompts(rankings) -> set[str]:
 def stage_of(**more) -> dict[str, list[Ranking]]:
     """What the stage `rankings` hands over: 40 prompts to learn from, 24 held back."""
     held_back = village_rankings(24, 1)
-    strangers = [r.model_copy(update={"cohort": "heldout", "labeler": "eve"}) for r in held_back]
-    return {"train": village_rankings(40, 0), "validation": held_back, "heldout": strangers} | more
+    heldout_labelers = [
+        r.model_copy(update={"cohort": "heldout", "labeler": "eve"}) for r in held_back
+    ]
+    return {
+        "train": village_rankings(40, 0),
+        "validation": held_back,
+        "heldout": heldout_labelers,
+    } | more
 
 
 def test_what_a_stage_holds_back_an_export_does_not_teach(sets):

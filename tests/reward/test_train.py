@@ -225,16 +225,20 @@ def test_the_other_ways_learn_too(make_recipe, tmp_path, config):
 def test_a_folder_of_rankings_made_by_hand(make_recipe, tmp_path):
     """Three files and no stage.json: its own validation and held-out splits are used."""
     records = read_jsonl(tmp_path / "rankings.jsonl", Ranking)
-    own, strangers = (
+    own, heldout_labelers = (
         [r for r in records if (r.cohort == "heldout") == out] for out in (False, True)
     )
     folder = tmp_path / "ours"
     folder.mkdir()
-    for split, part in (("train", own[:50]), ("validation", own[50:]), ("heldout", strangers)):
+    for split, part in (
+        ("train", own[:50]),
+        ("validation", own[50:]),
+        ("heldout", heldout_labelers),
+    ):
         write_jsonl(folder / f"rankings.{split}.jsonl", part)
     stage = train(make_recipe(rankings=str(folder), num_train_epochs=1), tmp_path / "runs")
     trust = json.loads((stage / "final/trust.json").read_text())
-    for name, part in (("validation", own[50:]), ("heldout", strangers)):
+    for name, part in (("validation", own[50:]), ("heldout", heldout_labelers)):
         told_apart = {r.prompt[0].content for r in part if len(set(r.ranks)) > 1}
         assert trust[name]["prompts"] == len(told_apart) > 3
 
