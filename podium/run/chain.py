@@ -18,7 +18,7 @@ from podium.progress import say
 from podium.rewards.kinds import kind_of, parts
 from podium.run.launch import opened_run, run_stage
 from podium.run.lineage import STAGE_FILE, read_stage_file
-from podium.run.parents import find_parent
+from podium.run.parents import find_parent, is_hub_id, within_stage
 from podium.run.recipe import Recipe
 from podium.run.registry import is_stage, spec_of, split_arm
 
@@ -66,9 +66,11 @@ def _run_numbered(recipe: Recipe, run_dir: Path, stage: str, number: str, force:
     return True
 
 
-def check_parents(recipe: Recipe, run_dir: Path) -> None:
+def check_parents(recipe: Recipe, run_dir: Path, download: bool = True) -> None:
     """Find a mistyped parent before anything trains: each must be an earlier stage, a finished one,
     a path or a hub id.
+
+    download: False takes a hub id for good, for a look at the recipe must not fetch gigabytes.
 
     Raises:
         ParentError: names the stage, the field and what would be right.
@@ -79,15 +81,16 @@ def check_parents(recipe: Recipe, run_dir: Path) -> None:
         config, spec = recipe.stage_config(stage), spec_of(stage)
         for field in spec.parents:
             for ref in _refs(getattr(config, field, None)):
-                _check_parent(ref, recipe, run_dir, position, f"{stage}.{field}")
+                _check_parent(ref, recipe, run_dir, position, f"{stage}.{field}", download)
         for field in spec.rewards:
             for part in parts(getattr(config, field, None)):
                 check = kind_of(part.reward).check
                 if check is None:
-                    _check_parent(part.reward, recipe, run_dir, position, f"{stage}.{field}")
+                    where = f"{stage}.{field}"
+                    _check_parent(part.reward, recipe, run_dir, position, where, download)
                 else:
                     check(part.reward)
-        if spec.role == "reward":
+        if spec.role == "reward" and download:
             _check_head(recipe, run_dir, stage)
 
 
@@ -107,11 +110,23 @@ def _check_head(recipe: Recipe, run_dir: Path, stage: str) -> None:
         check_reward_head(AutoConfig.from_pretrained(str(folder)), f"{stage}.model")
 
 
-def _check_parent(ref: str, recipe: Recipe, run_dir: Path, position: int, where: str) -> None:
+def _check_parent(
+    ref: str, recipe: Recipe, run_dir: Path, position: int, where: str, download: bool
+) -> None:
     """Whether the stage at `position` of the chain will find its parent; `where` names the field in
     errors.
     """
+    if is_hub_id(ref) and not download:
+        return
     chain = recipe.chain()
+    whole = ref
+    ref, inside = within_stage(ref)
+    if inside == "held_out" and ref in chain and recipe.stage_config(ref).half != "split":
+        raise ParentError(
+            f"{where} names '{whole}', which the stage '{ref}' will not make",
+            f"add `half: split` to the section `{ref}:`; it then learns from one half of the "
+            "prompts and leaves a model of the other half in held_out/",
+        )
     if ref in chain[:position] or (run_dir / ref / "final" / STAGE_FILE).is_file():
         return
     if not is_stage(ref) and Path(os.path.expandvars(ref)).expanduser().exists():
@@ -122,7 +137,7 @@ def _check_parent(ref: str, recipe: Recipe, run_dir: Path, position: int, where:
             f"{where} names '{ref}', which runs after it", f"the order is {', '.join(chain)}"
         )
     try:
-        find_parent(ref, recipe, run_dir)
+        find_parent(whole, recipe, run_dir)
     except ParentError as error:
         raise ParentError(f"{where}: {error.message}", error.fix) from error
 

@@ -13,8 +13,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:
-    """The folder with a parent's files: final/ of a stage, a model folder, or a downloaded hub
-    model.
+    """The folder with a parent's files: final/ of a stage, a model within it (`reward/held_out`),
+    a model folder, or a downloaded hub model.
 
     Raises:
         ParentError: it does not exist (yet); the fix is the command that makes it.
@@ -24,6 +24,9 @@ def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:
         if not (final / STAGE_FILE).is_file():
             raise _missing_stage(ref, recipe, run_dir)
         return final
+    stage, inside = within_stage(ref)
+    if inside:
+        return _inside(find_parent(stage, recipe, run_dir), ref, inside)
     folder = Path(os.path.expandvars(ref)).expanduser()
     if (folder / "final" / STAGE_FILE).is_file():
         return folder / "final"
@@ -35,13 +38,38 @@ def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:
             f"config.json)",
             "finish the run that writes it, or give a folder in Hugging Face layout",
         )
-    if _HUB_ID.fullmatch(ref):
+    if is_hub_id(ref):
         return _download(ref)
     known = ", ".join(recipe.chain()) or "it has none"
     raise ParentError(
         f"there is no parent '{ref}'",
         f"name a stage of this recipe ({known}), a folder, or a hub id like org/model",
     )
+
+
+def is_hub_id(ref: str) -> bool:
+    """Whether a parent can only be a model of the hub: `org/model`, and no folder here."""
+    there = Path(os.path.expandvars(ref)).expanduser().exists()
+    return _HUB_ID.fullmatch(ref) is not None and not there and within_stage(ref) == (ref, "")
+
+
+def within_stage(ref: str) -> tuple[str, str]:
+    """`reward/held_out` -> ("reward", "held_out"): a model that a stage left beside its main one.
+    What is no stage's comes back whole, with nothing inside.
+    """
+    stage, _, inside = ref.partition("/")
+    return (stage, inside) if inside and is_stage(stage) else (ref, "")
+
+
+def _inside(final: Path, ref: str, inside: str) -> Path:
+    folder = final / inside
+    if not (folder / "config.json").is_file():
+        there = ", ".join(sorted(path.parent.name for path in final.glob("*/config.json")))
+        raise ParentError(
+            f"there is no model '{ref}': {final} holds {there or 'its own model only'}",
+            "reward.half: split makes reward/held_out; make the stage anew with it",
+        )
+    return folder
 
 
 def _missing_stage(ref: str, recipe: Recipe, run_dir: Path) -> ParentError:

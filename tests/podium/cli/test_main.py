@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from podium.cli import doctor
-from podium.cli.main import app
 from podium.errors import PlatformError
 
 ROOT = Path(__file__).parents[3]
@@ -29,14 +27,9 @@ COMMANDS = [
     "label",
     "show",
     "config",
+    "fetch",
     "doctor",
 ]
-
-
-@pytest.fixture
-def podium(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy():
@@ -81,6 +74,14 @@ def test_config_shows_and_validates(podium, demo_stages, write_recipe):
     assert podium("config", "validate", path, path).stdout.count("fine: pretrain -> sft") == 2
     refused = podium("config", "validate", path, "--set", "pretrain.stps=9")
     assert refused.exit_code == 2 and "did you mean 'pretrain.steps'" in refused.stderr
+
+
+def test_validate_checks_parents_and_fetches_no_hub_id(podium, demo_stages, write_recipe):
+    """Seen red: a parent that runs nowhere was "fine"."""
+    lost = podium("config", "validate", write_recipe(sft={"model": "pretrain"}))
+    assert lost.exit_code == 2 and "sft.model: the parent 'pretrain'" in lost.stderr
+    hub = podium("config", "validate", write_recipe(sft={"model": "no/where"}))
+    assert hub.exit_code == 0, hub.stderr
 
 
 def test_show_names_every_stage_and_its_parents(podium, run_demo, tmp_path):

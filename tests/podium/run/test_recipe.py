@@ -9,6 +9,8 @@ from transformers import GraniteConfig
 
 from podium.errors import ParentError, RecipeError
 from podium.run import chain, recipe
+from podium.run.lineage import STAGE_FILE
+from podium.run.parents import find_parent
 from podium.run.recipe import Recipe, dump_recipe, load_recipe, recipe_model
 
 
@@ -143,6 +145,28 @@ def test_a_parent_that_runs_later_or_nowhere_is_found_before_training(load, tmp_
         chain.check_parents(load(sft={"model": "no/where"}), tmp_path)
     (tmp_path / "config.json").write_text("{}")
     chain.check_parents(load(sft={"model": str(tmp_path)}), tmp_path)
+
+
+def test_a_model_beside_a_stages_main_one_is_a_parent(tmp_path):
+    """`reward/held_out`, the model of the other half of the prompts, may judge. It is found in the
+    stage's output, and missed before anything trains where the stage will not make it.
+    """
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "mine.yaml").write_text(
+        f"sft: {{model: {tmp_path}}}\nreward: {{rankings: null, half: split}}\n"
+        "evals: {judge: reward/held_out}\n"
+    )
+    split = load_recipe(tmp_path / "mine.yaml")
+    chain.check_parents(split, tmp_path)
+    with pytest.raises(ParentError, match="the stage 'reward' will not make"):
+        chain.check_parents(load_recipe(tmp_path / "mine.yaml", ["reward.half=all"]), tmp_path)
+    final = tmp_path / "reward" / "final"
+    (final / "held_out").mkdir(parents=True)
+    (final / STAGE_FILE).write_text("{}")
+    with pytest.raises(ParentError, match=r"no model 'reward/held_out': .* its own model only"):
+        find_parent("reward/held_out", split, tmp_path)
+    (final / "held_out" / "config.json").write_text("{}")
+    assert find_parent("reward/held_out", split, tmp_path) == final / "held_out"
 
 
 def test_shipped_recipes_are_yaml_with_names_that_fit():
