@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.jsonl import write_jsonl
 from data.template import encode_prompt, stop_token_ids
@@ -34,7 +34,14 @@ from evals.measure import LONGEST_CONTEXT, Bench, HeldOut, Measured, answers_of,
 from evals.pieces import Pieces
 from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
 from podium.errors import DataError
-from podium.models import context_of, load_causal_lm, load_tokenizer, moved, resize_for
+from podium.models import (
+    absent_token_ids,
+    context_of,
+    load_causal_lm,
+    load_tokenizer,
+    moved,
+    resize_for,
+)
 from podium.rewards.kinds import RewardSpec, make_reward
 from podium.rewards.protocol import Reward
 from podium.run.context import StageContext
@@ -124,7 +131,8 @@ def main(config: Config, stage: StageContext) -> None:
         for number, (row, folder) in enumerate(folders.items()):
             load = cache(partial(_load, stage, folder, tokenizer))
             sampler = cache(lambda load=load: make_sampler(sampling_by, load(), pad))
-            params = sampling(config, length, stops, seed=stage.seed + 1000 * number)
+            absent = absent_token_ids(tokenizer, AutoConfig.from_pretrained(str(folder)))
+            params = sampling(config, length, stops, absent, seed=stage.seed + 1000 * number)
             measured[row] = measure(row, load, sampler, bench, config.samples, params)
             if row == "sft" and config.best_of and judge.reward is not None:
                 fresh = replace(params, seed=params.seed + 500)
@@ -286,7 +294,7 @@ def read_held_out(
 
 
 def sampling(
-    config: Config, length: int, stop_token_ids: tuple[int, ...], seed: int
+    config: Config, length: int, stops: tuple[int, ...], absent: tuple[int, ...], seed: int
 ) -> SamplingParams:
     """Each model has a seed of its own: answers drawn with the same random numbers would not be
     independent.
@@ -295,7 +303,8 @@ def sampling(
         max_new_tokens=length,
         temperature=config.temperature,
         top_p=config.top_p,
-        stop_token_ids=stop_token_ids,
+        stop_token_ids=stops,
+        absent_token_ids=absent,
         seed=seed,
     )
 

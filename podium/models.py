@@ -243,18 +243,61 @@ def resize_for(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> No
     """Give the model a row for every token; new rows start as the mean embedding, so they favour no
     word.
 
-    A model with spare rows (padded vocabularies) is left as it is.
+    A model with spare rows (padded vocabularies) is left as it is; `absent_token_ids` names them.
     """
     words: Any = model.get_input_embeddings()
-    rows = words.weight.shape[0]
-    if len(tokenizer) <= rows:
+    rows, needed = words.weight.shape[0], rows_needed(tokenizer)
+    if needed <= rows:
         return
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.resize_token_embeddings(needed, mean_resizing=False)
     words, head = model.get_input_embeddings(), model.get_output_embeddings()
     tables: list[Any] = [words] if head is None or head.weight is words.weight else [words, head]
     with torch.no_grad():
         for table in tables:
             table.weight[rows:] = table.weight[:rows].mean(dim=0)  # (new, hidden)
+
+
+def rows_needed(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the tokenizer's largest id, which is not its length where ids leave gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def check_rows(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: str | Path
+) -> None:
+    """Whether the model can read every id of its tokenizer.
+
+    Raises:
+        ParentError: it has too few rows, so that an id would end in an error of the library.
+    """
+    words: Any = model.get_input_embeddings()
+    rows, needed = words.weight.shape[0], rows_needed(tokenizer)
+    if rows < needed:
+        raise ParentError(
+            f"{path}: the tokenizer has ids up to {needed - 1}, the model's embedding {rows} rows",
+            "fine-tune the model with `podium sft` first, which adds the rows, or give the "
+            "tokenizer that the model was trained with",
+        )
+
+
+def absent_token_ids(
+    tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+) -> tuple[int, ...]:
+    """The ids that the model can say and the tokenizer has no token for, as in vocabularies padded
+    to a round number (Qwen2.5: 271 of 151,936). A sampler must never draw them: they have no text,
+    and another model of the same tokenizer may have no row for them.
+    """
+    rows = range(config.get_text_config().vocab_size)
+    return tuple(sorted(set(rows) - set(tokenizer.get_vocab().values())))
+
+
+def absent_in_words(absent: tuple[int, ...]) -> str:
+    """For a logbook: what is done about ids that have no token."""
+    first, last = absent[0], absent[-1]
+    return (
+        f"the model has rows for {len(absent)} ids without a token in its tokenizer ({first} to "
+        f"{last}): they are never drawn; log-probabilities stay those of all rows"
+    )
 
 
 def inside_peft(model: torch.nn.Module) -> Any:

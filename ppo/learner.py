@@ -77,7 +77,8 @@ class Learner:
     Every process of a distributed run makes one. After `rollout` each holds the whole batch;
     updates share it out. `bos_token_id` begins each document of the ptx windows and keeps them
     apart; None: a window is one document. `decode` makes a response's ids a text, for a reward that
-    reads text; `rollout` and `answer` want the prompts as records then.
+    reads text; `rollout` and `answer` want the prompts as records then. `absent_token_ids` are
+    never drawn.
     """
 
     def __init__(
@@ -92,11 +93,13 @@ class Learner:
         bos_token_id: int | None = None,
         sampler: SamplerConfig = EmbeddedConfig(),
         decode: Callable[[list[int]], str] | None = None,
+        absent_token_ids: tuple[int, ...] = (),
     ) -> None:
         init_distributed()
         self.config, self.seed, self.dtype = config, seed, dtype
         self.device = device or runtime.device()
         self.pad_token_id, self.stop_token_ids = pad_token_id, stop_token_ids
+        self.absent_token_ids = absent_token_ids
         self.world_size = world_size()
         self.rank = torch.distributed.get_rank()
         if config.batch_size % (config.num_mini_batches * self.world_size):
@@ -317,6 +320,7 @@ class Learner:
             self.config.response_length,
             self.config.temperature,
             stop_token_ids=self.stop_token_ids,
+            absent_token_ids=self.absent_token_ids,
             seed=sampling_seed(self.seed, iteration),
             first_row=first_row,
         )

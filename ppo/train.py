@@ -39,7 +39,15 @@ from data.template import (
 from podium.engine import full_state_dict
 from podium.errors import DataError, DivergenceError, Interrupted, ParentError
 from podium.lora import merge_lora, with_lora
-from podium.models import context_of, load_causal_lm, load_tokenizer, save_model
+from podium.models import (
+    absent_in_words,
+    absent_token_ids,
+    check_rows,
+    context_of,
+    load_causal_lm,
+    load_tokenizer,
+    save_model,
+)
 from podium.rewards.kinds import make_reward, parents
 from podium.rewards.model import (
     RewardEnsemble,
@@ -73,6 +81,7 @@ def main(config: Config, stage: StageContext) -> None:
         bos_token_id=tokenizer.bos_token_id,
         sampler=stage.sampler(),
         decode=lambda ids: decode_response(tokenizer, ids),
+        absent_token_ids=absent_token_ids(tokenizer, models.policy.config),
     )
     done = resume(learner, stage)
 
@@ -162,7 +171,7 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
     """Policy, reward and value models of the recipe, each its own copy, and the policy's tokenizer.
 
     Raises:
-        ParentError: pad and end are one token.
+        ParentError: pad and end are one token, or a model cannot read every id of its tokenizer.
     """
     policy_dir = stage.parent(config.model)
     tokenizer = load_tokenizer(policy_dir)
@@ -177,7 +186,11 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
     start = value_start(config)
     if start == config.model and not is_reward_model(stage.parent(start)):
         stage.logbook(f"the value model starts from '{start}' with a new head: no reward model")
-    return tokenizer, Models(load_causal_lm(policy_dir), reward, value)
+    policy = load_causal_lm(policy_dir)
+    check_rows(tokenizer, policy, policy_dir)
+    if absent := absent_token_ids(tokenizer, policy.config):
+        stage.logbook(absent_in_words(absent))
+    return tokenizer, Models(policy, reward, value)
 
 
 def value_start(config: Config) -> str:

@@ -17,7 +17,7 @@ from data.records import Prompt
 from data.template import decode_response, encode_prompt, stop_token_ids
 from data.worlds import open_world
 from podium.errors import DataError, PodiumError
-from podium.models import load_causal_lm, load_tokenizer, moved
+from podium.models import absent_token_ids, check_rows, load_causal_lm, load_tokenizer, moved
 from podium.rewards.kinds import RewardSpec, make_reward, parts
 from podium.run.lineage import absolute, source_of
 from podium.run.place import Place
@@ -111,10 +111,14 @@ def sample(
 ) -> list[list[str]]:
     """`count` answers of the model in `folder` to each prompt."""
     tokenizer, model = load_tokenizer(folder), load_causal_lm(folder)
+    check_rows(tokenizer, model, folder)
     sampler = make_sampler(sampler_config, moved(model, device()), int(tokenizer.pad_token_id))
     rows = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts for _ in range(count)]
     params = SamplingParams(
-        max_new_tokens, stop_token_ids=stop_token_ids(tokenizer, model), seed=seed
+        max_new_tokens,
+        stop_token_ids=stop_token_ids(tokenizer, model),
+        absent_token_ids=absent_token_ids(tokenizer, model.config),
+        seed=seed,
     )
     texts = [decode_response(tokenizer, answer.tokens) for answer in sampler.generate(rows, params)]
     return [texts[start : start + count] for start in range(0, len(texts), count)]

@@ -19,7 +19,14 @@ from transformers import PreTrainedTokenizerBase
 from data.records import Message, Prompt, Record
 from data.template import decode_response, encode_prompt, prepare_tokenizer, stop_token_ids
 from podium.batching import share_of
-from podium.models import context_of, load_causal_lm, load_tokenizer, moved, resize_for
+from podium.models import (
+    absent_token_ids,
+    context_of,
+    load_causal_lm,
+    load_tokenizer,
+    moved,
+    resize_for,
+)
 from podium.run.context import StageContext
 from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import Sampler, SamplingParams
@@ -48,6 +55,7 @@ class Writer(NamedTuple):
     sampler: Sampler
     context: int
     stop_token_ids: tuple[int, ...]
+    absent_token_ids: tuple[int, ...]
 
 
 def load_writer(stage: StageContext, ref: str, max_batch: int) -> Writer:
@@ -58,10 +66,10 @@ def load_writer(stage: StageContext, ref: str, max_batch: int) -> Writer:
     tokenizer, model = prepare_tokenizer(load_tokenizer(folder)), load_causal_lm(folder)
     resize_for(tokenizer, model)
     context = context_of(model.config) or 10**9
-    stops = stop_token_ids(tokenizer, model)
+    stops, absent = stop_token_ids(tokenizer, model), absent_token_ids(tokenizer, model.config)
     model = moved(model, stage.device)
     sampler = make_sampler(stage.sampler(), model, int(tokenizer.pad_token_id), max_batch)
-    return Writer(tokenizer, sampler, context, stops)
+    return Writer(tokenizer, sampler, context, stops, absent)
 
 
 def plan(main: str, mix: dict[str, float], k: int, rng: random.Random) -> list[str]:
@@ -96,7 +104,12 @@ def answer(
         for _ in range(count)
     ]
     mine, counting = share_of(len(rows), stage.world_size, stage.rank)
-    params = replace(params, stop_token_ids=writer.stop_token_ids, first_row=mine[0] if mine else 0)
+    params = replace(
+        params,
+        stop_token_ids=writer.stop_token_ids,
+        absent_token_ids=writer.absent_token_ids,
+        first_row=mine[0] if mine else 0,
+    )
     samples = writer.sampler.generate([rows[i] for i in mine[:counting]], params)
     found = [
         (decode_response(writer.tokenizer, sample.tokens), sample.finished) for sample in samples

@@ -40,6 +40,8 @@ from podium.errors import DataError, Interrupted, RecipeError
 from podium.lora import LoraConfig, merge_lora, peft_config
 from podium.models import (
     UNSTATED_CONTEXT,
+    absent_in_words,
+    absent_token_ids,
     context_of,
     count_parameters,
     load_causal_lm,
@@ -149,9 +151,11 @@ def main(config: Config, stage: StageContext) -> None:
     # 1. Model and tokenizer.
     parent = stage.parent(config.model)
     tokenizer = load_tokenizer(parent)
-    known_tokens = len(tokenizer)
+    known_ids = set(tokenizer.get_vocab().values())
     tokenizer, model = prepare_tokenizer(tokenizer), load_causal_lm(parent)
     resize_for(tokenizer, model)
+    if absent := absent_token_ids(tokenizer, model.config):
+        stage.logbook(absent_in_words(absent))
     parameters = count_parameters(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     save_stop_token_ids(tokenizer, model)
@@ -190,7 +194,10 @@ def main(config: Config, stage: StageContext) -> None:
         eval_dataset=to_dataset(validation.rows),
         processing_class=tokenizer,
         peft_config=peft_config(
-            config.lora, "CAUSAL_LM", list(range(known_tokens, len(tokenizer))), model
+            config.lora,
+            "CAUSAL_LM",
+            sorted(set(tokenizer.get_vocab().values()) - known_ids),
+            model,
         )
         if config.lora
         else None,

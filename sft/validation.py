@@ -15,6 +15,7 @@ from data.records import Prompt
 from data.template import decode_response, encode_prompt, stop_token_ids
 from podium.batching import pad_right, share_of
 from podium.engine import all_reduce_sum
+from podium.models import absent_token_ids
 from podium.rewards.protocol import Reward
 from podium.rewards.sampled import read_scores
 from podium.run.context import StageContext
@@ -105,7 +106,11 @@ class RewardScorer:
         model = extract_model_from_parallel(policy)  # several processes wrap it to train
         pad, stops = self.tokenizer.pad_token_id, stop_token_ids(self.tokenizer, model)
         params = SamplingParams(
-            self.max_new_tokens, stop_token_ids=stops, seed=self.stage.seed, first_row=first_row
+            self.max_new_tokens,
+            stop_token_ids=stops,
+            absent_token_ids=absent_token_ids(self.tokenizer, model.config),
+            seed=self.stage.seed,
+            first_row=first_row,
         )
         asked = [encode_prompt(self.tokenizer, prompt.messages) for prompt in prompts]
         samples = make_sampler(self.sampler, model, pad).generate(asked, params)

@@ -16,6 +16,7 @@ from data.template import prepare_tokenizer, stop_token_ids, turn_end_id
 from podium.errors import DataError, ParentError
 from podium.models import (
     UNSTATED_CONTEXT,
+    absent_token_ids,
     context_of,
     load_causal_lm,
     load_tokenizer,
@@ -52,6 +53,7 @@ class Speaker(NamedTuple):
     sampler: StreamingSampler
     context: int
     stop_token_ids: tuple[int, ...]
+    absent_token_ids: tuple[int, ...]
 
 
 class Catalog:
@@ -156,8 +158,8 @@ def _load(checkpoint: Checkpoint, config: SamplerConfig) -> Speaker:
     resize_for(tokenizer, model)
     context = context_of(model.config) or UNSTATED_CONTEXT
     sampler = make_streaming_sampler(config, moved(model, device()), tokenizer.pad_token_id)
-    stops = stop_token_ids(tokenizer, model)
-    return Speaker(checkpoint, tokenizer, sampler, int(context), stops)
+    stops, absent = stop_token_ids(tokenizer, model), absent_token_ids(tokenizer, model.config)
+    return Speaker(checkpoint, tokenizer, sampler, int(context), stops, absent)
 
 
 def _rank(stage: str) -> int:

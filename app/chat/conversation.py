@@ -141,6 +141,7 @@ def speak(
         temperature=settings.temperature,
         top_p=settings.top_p,
         stop_token_ids=speaker.stop_token_ids,
+        absent_token_ids=speaker.absent_token_ids,
         seed=answer.seed,
     )
     tokens: list[int] = []

@@ -24,6 +24,7 @@ from transformers import (
 from podium.errors import ParentError
 from podium.models import (
     check_reward_head,
+    check_rows,
     load_tokenizer,
     load_whole,
     remove_dropout,
@@ -146,6 +147,7 @@ def load_reward_model(
         )
     first = _load_classifier(folder)
     tokenizer = load_tokenizer(folder)
+    check_rows(tokenizer, first, folder)
     ensemble = getattr(first.config, "reward_ensemble", None)
     if ensemble is None:
         return first.eval(), tokenizer

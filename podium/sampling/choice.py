@@ -24,7 +24,12 @@ def row_uniforms(seed: int, rows: Sequence[int], count: int) -> Tensor:
 
 
 def pick_tokens(
-    logits: Tensor, uniforms: Tensor, temperature: float, top_k: int, top_p: float
+    logits: Tensor,
+    uniforms: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    absent: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The next token of every row and its log-probability.
 
@@ -33,16 +38,24 @@ def pick_tokens(
         temperature: 0 takes the most likely token; its log-probability is then that of temperature
             1.
         top_k, top_p: 0 and 1.0 switch them off.
+        absent: ids (N,) that are never chosen, because the tokenizer has no token for them.
 
     Returns:
-        tokens (B,) and logprobs (B,) fp32: of the whole tempered distribution, before top-k and
-        top-p cut it, since that is the distribution whose ratio PPO takes.
+        tokens (B,) and logprobs (B,) fp32: of the whole tempered distribution, before top-k, top-p
+        and absent ids cut it, since that is the distribution whose ratio PPO takes. What is sampled
+        is that distribution divided by the mass Z of the ids that may be chosen. Trainer and
+        reference read the same whole distribution, so that ratios are exactly 1 before any step;
+        that Z is left out of them on both sides adds A grad log Z(s) to PPO's gradient, whose mean
+        over the tokens of a state is 0, for advantages A measured from that state's value. Of a
+        trained model the absent ids hold less than a millionth of the mass, of a random one their
+        share of the rows.
     """
     logprobs = F.log_softmax(tempered(logits, temperature or 1.0), dim=-1)  # (B, V)
+    choice = logprobs if absent is None else logprobs.index_fill(-1, absent, -torch.inf)
     if temperature == 0:
-        tokens = logprobs.argmax(-1)
+        tokens = choice.argmax(-1)
     else:
-        cumulative = _truncated(logprobs, top_k, top_p).exp().cumsum(-1)  # (B, V)
+        cumulative = _truncated(choice, top_k, top_p).exp().cumsum(-1)  # (B, V)
         # Uniforms are multiples of 2**-24 below 1, so the product stays below the total in fp32 too
         # and the search never runs off the end.
         target = uniforms[:, None] * cumulative[:, -1:]

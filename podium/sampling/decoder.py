@@ -60,6 +60,8 @@ class Decoder:
             params.seed, rows, params.max_new_tokens if params.temperature > 0 else 1
         )
         self.uniforms = draws.to(self.device)
+        absent = params.absent_token_ids
+        self.absent = torch.tensor(absent, device=self.device) if absent else None
         shape = (len(prompts), params.max_new_tokens)
         self.tokens = torch.zeros(shape, dtype=torch.long, device=self.device)
         self.token_logprobs = torch.zeros(shape, device=self.device)
@@ -166,7 +168,9 @@ class Decoder:
         uniforms = self.uniforms[rows, count] if params.temperature > 0 else self.uniforms[rows, 0]
         # A row's random numbers are drawn ahead and found by its own index and length, so what it
         # says does not depend on its slot or its neighbours.
-        drawn, found = pick_tokens(logits, uniforms, params.temperature, params.top_k, params.top_p)
+        drawn, found = pick_tokens(
+            logits, uniforms, params.temperature, params.top_k, params.top_p, self.absent
+        )
         self.tokens[rows, count] = drawn
         self.token_logprobs[rows, count] = found
         self.lengths[rows] = count + 1

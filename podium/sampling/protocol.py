@@ -13,8 +13,9 @@ class SamplingParams:
     split.
 
     temperature 0 is greedy; top_k 0 and top_p 1.0 are off; a response ends with the first of
-    stop_token_ids that is drawn, without any never before max_new_tokens. Prompt i draws from the
-    stream (seed, first_row + i): a rank that holds rows 64..127 of a batch sets first_row 64.
+    stop_token_ids that is drawn, without any never before max_new_tokens; none of absent_token_ids
+    is ever drawn (`podium.models.absent_token_ids`). Prompt i draws from the stream (seed,
+    first_row + i): a rank that holds rows 64..127 of a batch sets first_row 64.
     """
 
     max_new_tokens: int
@@ -22,6 +23,7 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     stop_token_ids: tuple[int, ...] = ()
+    absent_token_ids: tuple[int, ...] = ()
     seed: int = 0
     first_row: int = 0
 

@@ -70,12 +70,20 @@ def make_learner(policy_folder, reward_folder):
         policy: Path = policy_folder,
         stop_token_ids: tuple[int, ...] = (3,),
         dtype: str = "fp32",
+        absent_token_ids: tuple[int, ...] = (),
         **config,
     ) -> Learner:
         reward, value = (load_reward_model(reward_folder)[0] for _ in range(2))
         models = Models(load_causal_lm(policy), ModelReward(reward), value)
         return Learner(
-            Config(**{**SMALL, **config}), models, 1, stop_token_ids, seed, dtype, bos_token_id=BOS
+            Config(**{**SMALL, **config}),
+            models,
+            1,
+            stop_token_ids,
+            seed,
+            dtype,
+            bos_token_id=BOS,
+            absent_token_ids=absent_token_ids,
         )
 
     return make

@@ -320,3 +320,15 @@ def test_a_large_policy_is_sampled_from_a_bf16_copy_that_follows_the_updates(
     assert buffers and all(
         torch.equal(buffers[n], b) for n, b in learner.policy.module.model.named_buffers()
     )
+
+
+def test_ids_without_a_token_are_never_drawn_and_ratios_stay_1(make_learner):
+    """Half of the vocabulary is barred, and the first pass still reads what the sampler drew. Seen
+    red without `absent_token_ids` in `Learner.sampling`.
+    """
+    learner = make_learner(absent_token_ids=tuple(range(100, 320)), old_logprobs="recomputed")
+    batch = learner.rollout(PROMPTS, iteration=1)
+    assert int(batch.input_ids.max()) < 100
+    assert learner.sampler_error < 1e-5
+    assert batch.logprobs[batch.action_mask].mean() < -4, "of the whole vocabulary: log 1/320"
+    assert (batch.logprobs - batch.ref_logprobs).abs().max() < 1e-5
