@@ -101,6 +101,13 @@ def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> En
     return ids + answer, mask + [True] * len(answer)
 
 
+def encode_whole(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Ids of a conversation as its template writes it to the very end, with whatever follows the
+    last answer's end token (ChatML: a line break): what a stranger's reward model was trained on.
+    """
+    return _encode_history(tokenizer, messages, answer_next=False)[0]
+
+
 def examples_of(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Sequence[Message]]:
     """The conversations that teach every answer of this one: itself, or one that ends with each
     answer where the template writes earlier answers unlike last ones.

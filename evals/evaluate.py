@@ -42,8 +42,9 @@ from podium.models import (
     moved,
     resize_for,
 )
-from podium.rewards.kinds import RewardSpec, make_reward
+from podium.rewards.kinds import make_reward
 from podium.rewards.protocol import Reward
+from podium.rewards.specs import RewardSpec
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.run.recipe import Recipe

@@ -38,7 +38,9 @@ DROPOUT_FIELDS = (
 
 
 # Tensors that old checkpoints hold and that models compute for themselves.
-COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$")
+COMPUTED = re.compile(
+    r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|embeddings\.(position|token_type)_ids$"
+)
 # What others call the scalar head of a reward model.
 SCALAR_HEAD = re.compile(r"(^|\.)(v|value|reward|regression|rm|score)_?head(\.|$)|^summary\.")
 NAMED = 5  # weights that an error names, of however many
@@ -75,7 +77,7 @@ def load_whole(
     left_over: re.Pattern[str] | None = None,
     **arguments: Any,
 ) -> PreTrainedModel:
-    """A model in fp32 whose every weight comes from the folder.
+    """A model whose every weight comes from the folder, in fp32 unless `dtype` is given.
 
     transformers draws missing weights at random and only prints a report, so a checkpoint saved
     from inside a wrapper, or with its head under another name, would train on noise in silence.
@@ -89,7 +91,7 @@ def load_whole(
     Raises:
         ParentError: names the weights that are missing, left over or of another shape.
     """
-    arguments |= {"dtype": torch.float32, "output_loading_info": True}
+    arguments = {"dtype": torch.float32, "output_loading_info": True, **arguments}
     try:
         with _quiet_loading():
             model, report = kind.from_pretrained(

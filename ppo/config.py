@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from podium.engine import EngineConfig
 from podium.lora import LoraConfig
-from podium.rewards.kinds import RewardSpec
+from podium.rewards.specs import RewardSpec
 from ppo.guard import GuardConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -72,7 +72,7 @@ class Config(BaseModel):
     reward: RewardSpec = Field(
         "reward",
         description="scores whole responses: a reward stage, folder or hub id, module:function, "
-        "path/to/file.py:function, or a list of {reward, weight}",
+        "path/to/file.py:function, {model: ...} (see ModelSpec), or a list of {reward, weight}",
     )
     value_model: str | None = Field(
         None,

@@ -48,6 +48,7 @@ from podium.models import (
     load_tokenizer,
     save_model,
 )
+from podium.rewards.foreign import is_foreign
 from podium.rewards.kinds import make_reward, parents
 from podium.rewards.model import (
     RewardEnsemble,
@@ -183,7 +184,7 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
         )
     reward = make_reward(config.reward, stage)
     value = load_value_model(config, stage)
-    start = value_start(config)
+    start = value_start(config, stage)
     if start == config.model and not is_reward_model(stage.parent(start)):
         stage.logbook(f"the value model starts from '{start}' with a new head: no reward model")
     policy = load_causal_lm(policy_dir)
@@ -193,18 +194,23 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
     return tokenizer, Models(policy, reward, value)
 
 
-def value_start(config: Config) -> str:
-    """Where the value model starts: what the recipe names, the (first) reward model, or the
-    policy's start.
+def value_start(config: Config, stage: StageContext) -> str:
+    """Where the value model starts: what the recipe names, the (first) reward model that Podium
+    trained, which alone is sure to read the policy's ids, or the policy's start.
     """
-    return config.value_model or next(parents(config.reward), config.model)
+    own = (
+        ref
+        for ref in parents(config.reward)
+        if not is_foreign(stage.parent(ref, same_tokenizer=False))
+    )
+    return config.value_model or next(own, config.model)
 
 
 def load_value_model(config: Config, stage: StageContext) -> PreTrainedModel:
     """A copy of the model that the value function starts from; of an ensemble its first member. A
     language model is given a new scalar head, drawn by the run's seed.
     """
-    folder = stage.parent(value_start(config))
+    folder = stage.parent(value_start(config, stage))
     if not is_reward_model(folder):
         return new_reward_model(folder, load_tokenizer(folder), stage.seed)
     value = load_reward_model(folder)[0]

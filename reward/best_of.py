@@ -18,7 +18,8 @@ from data.template import decode_response, encode_prompt, stop_token_ids
 from data.worlds import open_world
 from podium.errors import DataError, PodiumError
 from podium.models import absent_token_ids, check_rows, load_causal_lm, load_tokenizer, moved
-from podium.rewards.kinds import RewardSpec, make_reward, parts
+from podium.rewards.kinds import make_reward, name_of, parts
+from podium.rewards.specs import RewardSpec
 from podium.run.lineage import absolute, source_of
 from podium.run.place import Place
 from podium.run.recipe import load_recipe
@@ -91,7 +92,7 @@ def best_of(
     ]
     return {
         "model": str(policy_dir),
-        "reward": " + ".join(f"{part.weight:g} {part.reward}" for part in parts(reward)),
+        "reward": " + ".join(f"{part.weight:g} {name_of(part.reward)}" for part in parts(reward)),
         "prompts": len(asked),
         "curve": [curve_row(proxy, gold, size) for size in sizes],
         "examples": [

@@ -34,7 +34,8 @@ from data.worlds import Labeler
 from podium.errors import DataError, Interrupted
 from podium.models import moved
 from podium.progress import say
-from podium.rewards.kinds import RewardSpec, make_reward
+from podium.rewards.kinds import make_reward
+from podium.rewards.specs import RewardSpec
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.sampling.protocol import SamplingParams

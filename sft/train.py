@@ -50,7 +50,8 @@ from podium.models import (
     resize_for,
     save_model,
 )
-from podium.rewards.kinds import RewardSpec, make_reward
+from podium.rewards.kinds import make_reward
+from podium.rewards.specs import RewardSpec
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.runtime import seed_everything

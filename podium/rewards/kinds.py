@@ -1,41 +1,28 @@
 """Which kinds of reward there are, and the only place that makes one.
 
-In a recipe a reward is a text, or a list of texts with weights:
+In a recipe a reward is a text, a section, or a list of them with weights:
 
     reward: reward                              # a reward stage of this run, a folder, a hub id
     reward: rewards/length.py:score             # a Python function in a file (or module:function)
+    reward: {model: org/reward-model}           # read as text, by a tokenizer of its own
     reward:
       - {reward: reward, weight: 1.0}           # the weighted sum
       - {reward: rewards/length.py:score, weight: 0.1}
 
-A further kind (an endpoint, a reward model with a tokenizer of its own) is a subclass of
-`podium.rewards.protocol.Reward` and one row of KINDS. Nothing else in Podium knows the kinds.
+A further kind is a subclass of `podium.rewards.protocol.Reward` and one row of KINDS; where it has
+keys of its own, also a class in `podium.rewards.specs`. Nothing else in Podium knows the kinds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from podium.rewards.specs import ModelSpec, Ref, RewardSpec, Weighted
 
 if TYPE_CHECKING:
     from podium.rewards.protocol import Reward
-
-
-class Weighted(BaseModel):
-    """One part of a sum."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    reward: str = Field(min_length=1, description="a reward model or module:function")
-    weight: float = Field(1.0, allow_inf_nan=False, description="its scores are multiplied by it")
-
-
-RewardSpec = (
-    Annotated[str, Field(min_length=1)] | Annotated[list[Weighted], Field(min_length=1)]
-)  # what a recipe says
 
 
 class Origin(Protocol):
@@ -53,27 +40,32 @@ class Origin(Protocol):
 class Kind(NamedTuple):
     """One row.
 
-    recognises: whether a text of the recipe is of this kind; the first row that does has it.
-    make: (text, origin, same_tokenizer) -> reward. check: finds what is wrong before anything runs;
-    None: the text names a parent, which the chain looks for as it does for every parent.
+    recognises: whether what the recipe says is of this kind; the first row that does has it.
+    make: (what it says, origin, same_tokenizer) -> reward. parent: the reward model that it names,
+    which the chain looks for as it does for every parent. check: finds what is wrong before
+    anything runs.
     """
 
-    recognises: Callable[[str], bool]
-    make: Callable[[str, Origin, bool], Reward]
-    check: Callable[[str], object] | None
+    recognises: Callable[[Ref], bool]
+    make: Callable[[Any, Origin, bool], Reward]
+    parent: Callable[[Any], str] | None = None
+    check: Callable[[Any], object] | None = None
 
 
 def make_reward(spec: RewardSpec, origin: Origin, same_tokenizer: bool = True) -> Reward:
-    """The reward a recipe names, in fp32 on the CPU.
+    """The reward a recipe names, on the CPU unless it says where it lives.
 
-    same_tokenizer: scores will be asked for by ids, so a reward model must share the tokenizer of
-    the other parents.
+    same_tokenizer: scores will be asked for by ids, so a reward model that is read by ids must
+    share the tokenizer of the other parents.
 
     Raises:
         ParentError: no such reward model. FunctionError: no such function.
     """
-    made = [(_make(part.reward, origin, same_tokenizer), part.weight) for part in parts(spec)]
-    if isinstance(spec, str):
+    made = [
+        (kind_of(part.reward).make(part.reward, origin, same_tokenizer), part.weight)
+        for part in parts(spec)
+    ]
+    if not isinstance(spec, list):
         return made[0][0]
     from podium.rewards.weighted_sum import WeightedSum
 
@@ -81,31 +73,47 @@ def make_reward(spec: RewardSpec, origin: Origin, same_tokenizer: bool = True) -
 
 
 def parts(spec: RewardSpec | None) -> list[Weighted]:
-    """The parts of a sum; a text is a sum of one, null of none."""
+    """The parts of a sum; anything else is a sum of one, null of none."""
     if spec is None:
         return []
-    return [Weighted(reward=spec)] if isinstance(spec, str) else list(spec)
+    return list(spec) if isinstance(spec, list) else [Weighted(reward=spec)]
 
 
 def parents(spec: RewardSpec | None) -> Iterator[str]:
-    """The reward models among the parts: stages, folders and hub ids."""
-    return (part.reward for part in parts(spec) if kind_of(part.reward).check is None)
+    """The reward models that are named by a text alone: stages, folders and hub ids, from which a
+    value model can start.
+    """
+    return (part.reward for part in parts(spec) if kind_of(part.reward) is KINDS["model"])  # type: ignore[misc]
 
 
-def kind_of(text: str) -> Kind:
-    """The row of KINDS that a text of the recipe belongs to."""
-    return next(kind for kind in KINDS.values() if kind.recognises(text))
+def kind_of(ref: Ref) -> Kind:
+    """The row of KINDS that a part of the recipe's reward belongs to."""
+    return next(kind for kind in KINDS.values() if kind.recognises(ref))
 
 
-def _make(text: str, origin: Origin, same_tokenizer: bool) -> Reward:
-    return kind_of(text).make(text, origin, same_tokenizer)
+def name_of(ref: Ref) -> str:
+    """A part of a reward in a few words, for tables and cards."""
+    return ref if isinstance(ref, str) else ref.model
 
 
 def _model(text: str, origin: Origin, same_tokenizer: bool) -> Reward:
+    """Podium's own by ids; one without Podium's mark as a foreign one, by text."""
+    from podium.rewards.foreign import is_foreign
     from podium.rewards.model import load_reward_model
     from podium.rewards.model_reward import ModelReward
 
+    if is_foreign(origin.parent(text, same_tokenizer=False)):
+        return _foreign(ModelSpec(model=text), origin, same_tokenizer)
     return ModelReward(*load_reward_model(origin.parent(text, same_tokenizer)))
+
+
+def _foreign(spec: ModelSpec, origin: Origin, same_tokenizer: bool) -> Reward:
+    from podium.rewards.foreign import Placed, load_by_text
+
+    reward = load_by_text(origin.parent(spec.model, same_tokenizer=False), spec)
+    if spec.device is None and spec.dtype is None:
+        return reward
+    return Placed(reward, spec.device)
 
 
 def _function(text: str, origin: Origin, same_tokenizer: bool) -> Reward:
@@ -123,6 +131,7 @@ def _check_function(text: str) -> None:
 
 
 KINDS: dict[str, Kind] = {
-    "function": Kind(lambda text: ":" in text, _function, _check_function),
-    "model": Kind(lambda text: True, _model, None),
+    "foreign": Kind(lambda ref: isinstance(ref, ModelSpec), _foreign, lambda spec: spec.model),
+    "function": Kind(lambda ref: ":" in str(ref), _function, check=_check_function),
+    "model": Kind(lambda ref: True, _model, str),
 }

@@ -16,22 +16,22 @@ from podium.rewards.score import score, score_texts
 
 class ModelReward(Reward):
     """A reward model or an ensemble, read by ids where those are given and by its own tokenizer
-    where only text is.
+    where only text is, or, with `by_text`, always: then the ids are another tokenizer's.
 
     An answer that as a text does not fit the context is cut: a text can take more tokens than were
     sampled (broken bytes of an untrained model become U+FFFD, three tokens each).
     """
 
-    reads_text = False
-
     def __init__(
         self,
         model: PreTrainedModel | RewardEnsemble,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        by_text: bool = False,
     ) -> None:
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-        self.context = context_of(model.config)
+        self.model, self.tokenizer, self.reads_text = model, tokenizer, by_text
+        self.longest = context_of(model.config)
+        self.context = None if by_text else self.longest  # it is counted in the policy's tokens
 
     def forward(
         self,
@@ -41,13 +41,13 @@ class ModelReward(Reward):
         attention_mask: Tensor | None = None,
     ) -> Tensor:
         """(B,) fp32; by text on the CPU."""
-        if input_ids is not None:
+        if input_ids is not None and not self.reads_text:
             assert attention_mask is not None
             return score(self.model, input_ids, attention_mask)
         assert prompts is not None and responses is not None and self.tokenizer is not None
-        if self.context is not None:
+        if self.longest is not None:
             responses = [
-                fitting(self.tokenizer, prompt, text, self.context)
+                fitting(self.tokenizer, prompt, text, self.longest)
                 for prompt, text in zip(prompts, responses, strict=True)
             ]
         asked = [prompt.messages for prompt in prompts]

@@ -18,7 +18,8 @@ class Reward(nn.Module):
     Attributes:
         reads_text: whether it reads prompts and responses where ids are given too. Who has ids
             (PPO, SFT's selection) decodes them only then.
-        context: the most tokens of prompt and answer it can read; None = any number.
+        context: the most tokens of prompt and answer it can read, by the policy's tokenizer; None
+            = any number, and what is too long for it is cut.
     """
 
     reads_text: bool = True

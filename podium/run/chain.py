@@ -84,12 +84,12 @@ def check_parents(recipe: Recipe, run_dir: Path, download: bool = True) -> None:
                 _check_parent(ref, recipe, run_dir, position, f"{stage}.{field}", download)
         for field in spec.rewards:
             for part in parts(getattr(config, field, None)):
-                check = kind_of(part.reward).check
-                if check is None:
-                    where = f"{stage}.{field}"
-                    _check_parent(part.reward, recipe, run_dir, position, where, download)
-                else:
-                    check(part.reward)
+                kind = kind_of(part.reward)
+                if kind.parent is not None:
+                    ref, where = kind.parent(part.reward), f"{stage}.{field}"
+                    _check_parent(ref, recipe, run_dir, position, where, download)
+                if kind.check is not None:
+                    kind.check(part.reward)
         if spec.role == "reward" and download:
             _check_head(recipe, run_dir, stage)
 

@@ -323,32 +323,33 @@ def _keys(model: type[BaseModel], location: Sequence[str | int]) -> tuple[str, .
     unions.
     """
     keys: list[str] = []
-    current = model
+    current = [model]
     for part in map(str, location):
-        field = current.model_fields.get(part)
-        if field is None and (
-            part in ("str", "int", "float", "bool", current.__name__) or "[" in part
-        ):
+        fields = [m.model_fields[part] for m in current if part in m.model_fields]
+        names = ("str", "int", "float", "bool", *(m.__name__ for m in current))
+        if not fields and (part in names or "[" in part):
             continue
-        current = (_model_in(field.annotation) if field else None) or current
+        current = [m for field in fields for m in _models_in(field.annotation)] or current
         keys.append(part)
     return tuple(keys)
 
 
 def _fields_at(model: type[BaseModel], keys: Sequence[str]) -> list[str]:
-    """The keys allowed at a place in the recipe; empty where it is no section."""
-    current: type[BaseModel] = model
+    """The keys allowed at a place in the recipe; empty where it is no section. Where several kinds
+    of section may stand there, the keys of all.
+    """
+    current: list[type[BaseModel]] = [model]
     for key in keys:
-        field = current.model_fields.get(key)
-        current = (_model_in(field.annotation) if field else None) or current
-    return list(current.model_fields)
+        fields = [m.model_fields[key] for m in current if key in m.model_fields]
+        current = [m for field in fields for m in _models_in(field.annotation)] or current
+    return list(dict.fromkeys(name for m in current for name in m.model_fields))
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The first config class in an annotation: `X`, `X | None`, `list[X] | str`, `dict[str, X]`."""
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The config classes in an annotation: `X`, `X | None`, `list[X] | Y`, `dict[str, X]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((model for model in map(_model_in, typing.get_args(annotation)) if model), None)
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in _models_in(part)]
 
 
 class _RecipeLoader(yaml.SafeLoader):

@@ -13,10 +13,11 @@ from data.records import Message, Prompt
 from data.template import encode_prompt, encode_response
 from podium.batching import pad_right
 from podium.errors import FunctionError, ParentError
-from podium.rewards.kinds import Weighted, kind_of, make_reward, parents
+from podium.rewards.kinds import kind_of, make_reward, parents
 from podium.rewards.model import RewardEnsemble, new_reward_model, save_reward_model
 from podium.rewards.sampled import read_scores
 from podium.rewards.score import score_texts
+from podium.rewards.specs import Weighted
 
 PROMPTS = [Prompt(messages=[Message(role="user", content=f"Tale {i}?")]) for i in range(3)]
 ANSWERS = ["An owl.", "The owl found a lantern in the old barn.", ""]
@@ -174,6 +175,6 @@ def test_a_language_model_is_no_reward_model(tiny_llama, tokenizer, tmp_path):
     from podium.models import save_model
 
     save_model(tiny_llama, tokenizer, tmp_path / "sft")
-    assert kind_of(str(tmp_path / "sft")).check is None  # a parent, like any other
+    assert kind_of(str(tmp_path / "sft")).parent is not None  # a parent, like any other
     with pytest.raises(ParentError, match="no reward_bias"):
         make_reward(str(tmp_path / "sft"), Folders())

@@ -1,6 +1,7 @@
 """Recipes: defaults < file < --set, and errors that name the right key."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from podium.errors import ParentError, RecipeError
 from podium.run import chain, recipe
 from podium.run.lineage import STAGE_FILE
 from podium.run.parents import find_parent
-from podium.run.recipe import Recipe, dump_recipe, load_recipe, recipe_model
+from podium.run.recipe import Recipe, dump_recipe, load_recipe, recipe_model, validate
 
 
 @pytest.fixture
@@ -205,3 +206,19 @@ def test_a_base_without_a_reward_head_is_refused_before_anything_trains(tmp_path
     loaded = load_recipe(tmp_path / "r.yaml", ["reward.rankings=null"])
     with pytest.raises(ParentError, match=r"reward\.model: transformers has no reward head"):
         chain.check_parents(loaded, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ({"model": "x", "lable": 1}, "'ppo.reward.lable'.*did you mean 'ppo.reward.label'"),
+        ([{"reward": "x", "wieght": 1}], "reward.0.wieght'.*did you mean 'ppo.reward.0.weight'"),
+        (5, "'ppo.reward': Input should be a valid string"),
+    ],
+)
+def test_a_mistake_in_a_reward_is_told_as_that_of_the_kind_that_was_meant(reward, said):
+    """Seen red: each of the union's members complained, a text first."""
+    with pytest.raises(RecipeError) as caught:
+        validate({"name": "a", "ppo": {"reward": reward}}, "r.yaml")
+    assert re.search(said, str(caught.value).replace("\n", " "))
+    assert str(caught.value).count("r.yaml") == 1
