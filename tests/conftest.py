@@ -130,3 +130,14 @@ def tiny_opt(tokenizer):
             eos_token_id=tokenizer.eos_token_id,
         )
     ).eval()
+
+
+@pytest.fixture
+def podium(tmp_path, monkeypatch):
+    """The command as a function, run in a folder of its own: `podium("config", "show", path)`."""
+    from typer.testing import CliRunner
+
+    from podium.cli.main import app
+
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])

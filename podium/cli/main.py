@@ -41,7 +41,15 @@ reward_app = typer.Typer(
     "(podium reward score).",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at recipes: show, validate, schema.")
+evals_app = typer.Typer(
+    cls=TrainByDefault,
+    no_args_is_help=True,
+    help="Measure every model of a recipe's run (podium evals RECIPE), or what programs a model "
+    "writes (podium eval code).",
+)
 app.add_typer(reward_app, name="reward")
+app.add_typer(evals_app, name="evals")
+app.add_typer(evals_app, name="eval", hidden=True)
 app.add_typer(config_app, name="config")
 
 
@@ -85,7 +93,7 @@ def run(
         print_outcome(run_chain(loaded, runs_dir, tuple(force)), loaded.chain())
 
 
-add_stage_commands(app, {"reward": reward_app})
+add_stage_commands(app, {"reward": reward_app, "evals": evals_app})
 
 
 @app.command()
@@ -129,6 +137,60 @@ def reward_score(
         from podium.cli.commands import score_file
 
         typer.echo(f"wrote {score_file(model, file, out)}")
+
+
+@evals_app.command("code")
+def evals_code(
+    model: Annotated[str, typer.Argument(help="A model: a folder, a stage's folder or a hub id.")],
+    out: Annotated[
+        Path, typer.Option(help="Where results lie; the same command goes on there.")
+    ] = Path("code-eval"),
+    problems: Annotated[
+        str, typer.Option(help="A file in HumanEval's form, humaneval (its package), or small.")
+    ] = "humaneval",
+    limit: Annotated[int | None, typer.Option(min=1, help="The first problems only.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Programs a problem; the paper's 200.")] = 10,
+    k: Annotated[list[int], typer.Option("--k", min=1, help="pass@k; may be given often.")] = [1],
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="The paper's best: 0.2 for k = 1, 0.8 for k = 100.")
+    ] = 0.8,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="As the paper: 0.95.")] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest program.")] = 256,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Ask in the model's turns in place of going on.")
+    ] = False,
+    reward: Annotated[
+        str | None, typer.Option(help="Rank samples by this reward too, as in ppo.reward.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="A program may run so long.")] = 5.0,
+    unconfined: Annotated[
+        bool,
+        typer.Option("--unconfined", help="Without a sandbox: only where nothing can be lost."),
+    ] = False,
+) -> None:
+    """Let a model write programs, run their tests in a sandbox without network, and print
+    pass@k.
+    """
+    with errors_shown():
+        from evals.code.evaluate import Settings, evaluate_code
+        from podium.progress import quieten_libraries
+
+        quieten_libraries()
+        settings = Settings(
+            model=model,
+            problems=problems,
+            limit=limit,
+            samples=samples,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            form="ask" if ask else "continue",
+            reward=reward,
+            seed=seed,
+            seconds=seconds,
+        )
+        typer.echo(json.dumps(evaluate_code(settings, k, out, not unconfined), indent=2))
 
 
 @app.command("best-of")
