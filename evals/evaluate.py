@@ -174,8 +174,8 @@ def main(config: Config, stage: StageContext) -> None:
 def rows_of(config: Config, recipe: Recipe) -> dict[str, str]:
     """Row of the table -> model, as the chain has them: base, sft, then PPO and its arms.
 
-    The arm `plain` is the row `ppo`; the stage `ppo` is the row `ppo_ptx`, or `ppo` where its
-    ptx_coef is 0.
+    The arm `plain` is the row `ppo`; the stage `ppo` is the row that its label says: `ppo_ptx`,
+    `ppo` where its ptx_coef is 0, `rloo_ptx`, ...
     """
     demonstrated = recipe.stage_config("sft")
     base = config.base or (demonstrated.model if demonstrated is not None else None)
@@ -184,7 +184,8 @@ def rows_of(config: Config, recipe: Recipe) -> dict[str, str]:
         if spec_of(stage).role != "policy":
             continue
         if stage == "ppo":
-            rows["ppo_ptx" if recipe.stage_config(stage).ptx_coef else "ppo"] = stage
+            label = label_of(stage, recipe.stage_config(stage).model_dump())
+            rows[label.lower().replace("-", "_")] = stage
         else:
             row = "ppo" if stage == "ppo_plain" else stage
             rows[stage if row in rows else row] = stage

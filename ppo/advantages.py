@@ -85,6 +85,74 @@ def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     return torch.where(mask, whitened if shift_mean else whitened + mean, 0.0)
 
 
+def rloo(rewards: Tensor, action_mask: Tensor, num_generations: int) -> Tensor:
+    """Leave-one-out: A of every action of response i = R_i - mean of R_j over the other responses
+    to its prompt. Ahmadian et al. 2024, "Back to Basics", section 3.2 (REINFORCE leave-one-out).
+
+    R is the reward of the whole response, its KL cost in it; the response is one action. Nothing is
+    normalised, as there: advantages are in units of the reward.
+
+    Args:
+        rewards: (B, T). The responses to one prompt are `num_generations` neighbouring rows.
+
+    Returns:
+        (B, T) advantages, the same at every action of a row.
+
+    Raises:
+        ValueError: rows that are no whole groups of at least two.
+    """
+    groups = _by_prompt(rewards, action_mask, num_generations)
+    others = (groups.sum(dim=1, keepdim=True) - groups) / (num_generations - 1)
+    return _at_actions(groups - others, action_mask)
+
+
+def grpo(rewards: Tensor, action_mask: Tensor, num_generations: int) -> Tensor:
+    """A of every action of response i = (R_i - mean R) / (std R + 1e-4) over the responses to its
+    prompt. Shao et al. 2024, "DeepSeekMath", section 4.1.2 (outcome supervision).
+
+    Where the paper leaves room or we differ: the standard deviation is the sample's, with 1e-4
+    added, as TRL has it, so that responses of equal reward teach nothing. The KL cost is in R,
+    token by token as in PPO, and not a term of the loss. The loss stays a mean over the tokens of
+    a minibatch, where the paper takes the mean of each response first.
+
+    Args, returns and errors as for `rloo`.
+    """
+    groups = _by_prompt(rewards, action_mask, num_generations)
+    centered = groups - groups.mean(dim=1, keepdim=True)
+    return _at_actions(centered / (groups.std(dim=1, keepdim=True) + 1e-4), action_mask)
+
+
+def reinforce_plus_plus(rewards: Tensor, action_mask: Tensor) -> Tensor:
+    """A_t = sum of the rewards from token t on, then mean 0 and variance 1 over all tokens of the
+    batch. Hu 2025, "REINFORCE++", with discount 1.
+
+    Args:
+        rewards: (B, T), of the whole batch of an iteration.
+
+    Returns:
+        (B, T) advantages.
+    """
+    _expect_shape("rewards", rewards, action_mask.shape)
+    rewards = torch.where(action_mask, rewards, 0.0)
+    return whiten(rewards.flip(1).cumsum(1).flip(1), action_mask)
+
+
+def _by_prompt(rewards: Tensor, action_mask: Tensor, num_generations: int) -> Tensor:
+    """The reward of every whole response, (prompts, num_generations)."""
+    _expect_shape("rewards", rewards, action_mask.shape)
+    if num_generations < 2 or len(rewards) % num_generations:
+        raise ValueError(
+            f"{len(rewards)} responses cannot be compared by prompt with ppo.num_generations "
+            f"{num_generations}: give whole groups of at least 2"
+        )
+    return torch.where(action_mask, rewards, 0.0).sum(1).view(-1, num_generations)
+
+
+def _at_actions(by_prompt: Tensor, action_mask: Tensor) -> Tensor:
+    """One number a response, (prompts, num_generations), at each of its actions: (B, T)."""
+    return torch.where(action_mask, by_prompt.flatten()[:, None], 0.0)
+
+
 def _expect_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:
     if tensor.shape != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")

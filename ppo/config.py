@@ -54,6 +54,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+Advantage = Literal["gae", "rloo", "grpo", "reinforce++"]
+COMPARES_ANSWERS = ("rloo", "grpo")  # need several answers to a prompt
+
+
 class Config(BaseModel):
     """PPO-ptx. Defaults suit the embedded world on two CPU cores; the paper's value (InstructGPT
     C.4) is named.
@@ -76,8 +80,8 @@ class Config(BaseModel):
     )
     value_model: str | None = Field(
         None,
-        description="where the value model starts; null and C.4: the reward model, or, where there "
-        "is none, `model` with a new head",
+        description="where the value model of `gae` starts; null and C.4: the reward model, or, "
+        "where there is none, `model` with a new head",
     )
     lora: LoraConfig | None = Field(
         None, description="train adapters of policy and value; the reference is adapters off"
@@ -103,6 +107,9 @@ class Config(BaseModel):
         64, gt=0, description="rows a pass of reference, reward and value"
     )
     # Sampling.
+    num_generations: int = Field(
+        1, gt=0, description="answers to each prompt of a batch; rloo and grpo compare them; C.4: 1"
+    )
     max_prompt_tokens: int | None = Field(
         None, gt=0, description="longer prompts are dropped; C: 1,024; null: context"
     )
@@ -140,12 +147,19 @@ class Config(BaseModel):
         False, description="per-token rewards to variance 1, mean kept; Ziegler et al. 2019"
     )
     # The update.
-    gamma: float = Field(1.0, gt=0, le=1, description="discount a token; C.4: 1, no discount")
+    advantage: Advantage = Field(
+        "gae",
+        description="how an action is judged: `gae` by a value model, the others without one, by "
+        "the other answers to the prompt (rloo, grpo) or by the batch (reinforce++)",
+    )
+    gamma: float = Field(
+        1.0, gt=0, le=1, description="discount a token, of gae alone; C.4: 1, no discount"
+    )
     gae_lambda: float = Field(
         0.95,
         ge=0,
         le=1,
-        description="lambda of generalised advantage estimation; not in the "
+        description="lambda of generalised advantage estimation, of gae alone; not in the "
         "paper; OpenAI's earlier code: 0.95",
     )
     clip_range: float = Field(0.2, gt=0, description="of the probability ratio; C.4: 0.2")
@@ -235,6 +249,7 @@ class Config(BaseModel):
                 f"lora.dropout {self.lora.dropout:g}: PPO's ratio compares two passes over the "
                 f"same tokens, which must not differ by what they drop; leave it at 0"
             )
+        self._check_advantage()
         if self.compile and (self.engine.zero_stage == 3 or self.frozen_models == "sharded"):
             raise ValueError(
                 "compile works on whole weights: not with engine.zero_stage 3 or frozen_models "
@@ -245,6 +260,41 @@ class Config(BaseModel):
                 f"total_episodes {self.total_episodes} is less than one batch of {self.batch_size}"
             )
         return self
+
+    def _check_advantage(self) -> None:
+        """Whether the batch and the other keys suit the way advantages are made."""
+        if self.batch_size % self.num_generations:
+            raise ValueError(
+                f"batch_size {self.batch_size} holds no whole number of prompts with "
+                f"num_generations {self.num_generations} answers each"
+            )
+        if self.advantage in COMPARES_ANSWERS and self.num_generations < 2:
+            raise ValueError(
+                f"advantage {self.advantage} compares the answers to one prompt: set "
+                f"num_generations to 2 or more (4, say); it is {self.num_generations}"
+            )
+        if self.has_critic:
+            return
+        if self.value_model is not None:
+            raise ValueError(
+                f"value_model {self.value_model} would not be used: advantage {self.advantage} has "
+                f"no value model; leave value_model null, or take advantage gae"
+            )
+        if self.gamma != 1:
+            raise ValueError(
+                f"gamma {self.gamma:g} would not be used: advantage {self.advantage} does not "
+                f"discount; leave gamma at 1, or take advantage gae"
+            )
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a value model is trained beside the policy."""
+        return self.advantage == "gae"
+
+    @property
+    def prompts_per_iteration(self) -> int:
+        """Different prompts of a rollout."""
+        return self.batch_size // self.num_generations
 
     @property
     def iterations(self) -> int:

@@ -36,7 +36,7 @@ from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.sampling.kinds import EmbeddedConfig, SamplerConfig, make_sampler
 from podium.sampling.protocol import SamplingParams
 from podium.schedule import constant_with_warmup
-from ppo.advantages import gae, kl_shaped_rewards, whiten
+from ppo.advantages import gae, grpo, kl_shaped_rewards, reinforce_plus_plus, rloo, whiten
 from ppo.config import Config
 from ppo.controllers import EMA, AdaptiveKL, FixedKL, RunningScale
 from ppo.models import (
@@ -56,13 +56,13 @@ BF16_COPY_FROM = 32_000_000  # parameters; measured at 4M (no gain) and at 125M
 
 @dataclass
 class Models:
-    """Freshly loaded models, each a copy of its own. `reference` None: a copy of the policy as it
-    is now.
+    """Freshly loaded models, each a copy of its own. `value` is read with `advantage: gae` alone.
+    `reference` None: a copy of the policy as it is now.
     """
 
     policy: PreTrainedModel
     reward: Reward
-    value: PreTrainedModel
+    value: PreTrainedModel | None
     reference: PreTrainedModel | None = None
 
 
@@ -72,7 +72,8 @@ def sampling_seed(seed: int, iteration: int) -> int:
 
 
 class Learner:
-    """Policy and value engines, frozen reference and reward, sampler, controllers.
+    """Policy and value engines, frozen reference and reward, sampler, controllers. Without a
+    critic (`Config.has_critic`) there is no value engine: `value` is None.
 
     Every process of a distributed run makes one. After `rollout` each holds the whole batch;
     updates share it out. `bos_token_id` begins each document of the ptx windows and keeps them
@@ -173,10 +174,8 @@ class Learner:
             )
         self.reward = Frozen(models.reward, config.frozen_models, self.device, self.dtype)
         policy = with_lora(models.policy, config.lora, "CAUSAL_LM", self.seed)
-        value = with_lora(models.value, config.lora, "SEQ_CLS", self.seed)
         if config.gradient_checkpointing:
             models.policy.gradient_checkpointing_enable()
-            models.value.gradient_checkpointing_enable()
         # The sampler reads the policy's own weights but in three cases, where it keeps a copy:
         # ZeRO-3 shards them; compiled layers are compiled for training, and decoding compiles a
         # whole step instead; and in bf16 a copy in bf16 is faster where reading weights dominates
@@ -203,16 +202,28 @@ class Learner:
         self.policy = make_engine(
             Policy(policy), config.engine, learning_rate=config.learning_rate, **adam
         )
-        self.value = make_engine(
-            ValueFunction(value), config.engine, learning_rate=config.value_learning_rate, **adam
-        )
+        self.value: Any = None
+        if config.has_critic:
+            self.value = self._make_critic(models.value, adam)
         if config.lora is not None:
             self.reference = AdapterOff(self.policy)
         if config.compile:
-            for module in (self.policy.module, self.value.module, self.reward.module):
-                compile_layers(module)
+            for part in filter(None, (self.policy, self.value, self.reward)):
+                compile_layers(part.module)
             if config.lora is None:
                 compile_layers(self.reference.module)
+
+    def _make_critic(self, model: PreTrainedModel | None, adam: dict[str, Any]) -> Any:
+        """The value model's engine."""
+        config = self.config
+        if model is None:
+            raise ValueError("ppo.advantage gae needs a value model: give `Models.value`")
+        value = with_lora(model, config.lora, "SEQ_CLS", self.seed)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        return make_engine(
+            ValueFunction(value), config.engine, learning_rate=config.value_learning_rate, **adam
+        )
 
     # ---- the three moves: rollout, targets, update --------
 
@@ -229,18 +240,28 @@ class Learner:
         other iteration.
 
         Raises:
-            ValueError: several processes cannot share the prompts and their minibatches evenly.
+            ValueError: several processes cannot share the prompts and their minibatches evenly, or
+                the answers to one prompt are not `num_generations` neighbours.
         """
+        in_row = self.config.num_generations
+        if len(prompts) % in_row or any(
+            prompt != prompts[i - i % in_row] for i, prompt in enumerate(prompts)
+        ):
+            raise ValueError(
+                f"with ppo.num_generations {in_row} every prompt comes {in_row} times in a row"
+            )
         if self.world_size > 1 and len(prompts) != self.config.batch_size:
             raise ValueError(f"{len(prompts)} prompts, not batch_size {self.config.batch_size}")
         mine = share_of(len(prompts), self.world_size, self.rank)[0]
         asked = asked and [asked[i] for i in mine]
         with self.profile.measure("generate"):
-            parts = self._sample([prompts[i] for i in mine], self.sampling(iteration, mine[0]))
+            parts: dict[str, Any] = dict(
+                self._sample([prompts[i] for i in mine], self.sampling(iteration, mine[0]))
+            )
         ids, mask, actions = parts["input_ids"], parts["attention_mask"], parts["action_mask"]
         rows, temperature = self.config.per_device_eval_batch_size, self.config.temperature
         self.policy.eval()
-        self.value.eval()
+        parts["values"] = None
         with torch.no_grad():
             if self.recompute:
                 with self.profile.measure("old_logprobs"):
@@ -256,13 +277,14 @@ class Learner:
                 )
             with self.profile.measure("reward"):
                 parts["scores"] = self._scores(parts, asked)
-            with self.profile.measure("value"):
-                parts["values"] = read_tokens(self.value, ids, mask, actions, rows)
+            if self.value is not None:
+                self.value.eval()
+                with self.profile.measure("value"):
+                    parts["values"] = read_tokens(self.value, ids, mask, actions, rows)
         return gather(RolloutBatch(**parts), self.world_size)
 
     def targets(self, batch: RolloutBatch) -> tuple[Targets, dict[str, float]]:
-        """Scores to KL-shaped rewards to whitened advantages, over the whole batch; and what there
-        is to log.
+        """Scores to KL-shaped rewards to advantages, over the whole batch; and what to log.
 
         The score is scaled, then clipped, then reduced for a missing end. The running scale and the
         KL controller learn from the batch, so call it once a rollout.
@@ -281,14 +303,25 @@ class Learner:
         )
         if config.whiten_rewards:
             rewards = whiten(rewards, batch.action_mask, shift_mean=False)
-        advantages, returns = gae(
-            rewards, batch.values, batch.action_mask, config.gamma, config.gae_lambda
-        )
-        metrics = rollout_metrics(batch, scores, returns, kl_coef)
+        targets = self._advantages(rewards, batch)
+        metrics = rollout_metrics(batch, scores, targets.returns, kl_coef, config.num_generations)
         if self.recompute:
             metrics["rollout/sampler_error"] = self.sampler_error
         self.kl.update(metrics["objective/kl"], len(batch.scores))
-        return Targets(whiten(advantages, batch.action_mask), returns), metrics
+        return targets, metrics
+
+    def _advantages(self, rewards: Tensor, batch: RolloutBatch) -> Targets:
+        """What `advantage` makes of the rewards (B, T) of the whole batch."""
+        config, mask = self.config, batch.action_mask
+        if config.advantage == "rloo":
+            return Targets(rloo(rewards, mask, config.num_generations), None)
+        if config.advantage == "grpo":
+            return Targets(grpo(rewards, mask, config.num_generations), None)
+        if config.advantage == "reinforce++":
+            return Targets(reinforce_plus_plus(rewards, mask), None)
+        assert batch.values is not None
+        advantages, returns = gae(rewards, batch.values, mask, config.gamma, config.gae_lambda)
+        return Targets(whiten(advantages, mask), returns)
 
     def update(
         self,
@@ -301,7 +334,9 @@ class Learner:
         weight average.
         """
         warm = constant_with_warmup(iteration - 1, self.config.warmup_iterations) * self.lr_factor
-        rates = (self.config.learning_rate * warm, self.config.value_learning_rate * warm)
+        rates = {"policy": self.config.learning_rate * warm}
+        if self.config.has_critic:
+            rates["value"] = self.config.value_learning_rate * warm
         diagnose = (
             self.config.engine.zero_stage == 0 and (iteration - 1) % self.config.gradient_steps == 0
         )
@@ -310,7 +345,8 @@ class Learner:
             self.ema.update()
         self.episodes += len(batch.scores)
         self.tokens += int(batch.action_mask.sum())
-        return metrics | {"lr": rates[0], "lr_value": rates[1]}
+        names = {"policy": "lr", "value": "lr_value"}
+        return metrics | {names[engine]: rate for engine, rate in rates.items()}
 
     # ---- what is around them --------
 
@@ -371,7 +407,8 @@ class Learner:
     def save(self, folder: Path) -> None:
         """All state into `folder`, every process its part."""
         save_engine(self.policy, folder / "policy")
-        save_engine(self.value, folder / "value")
+        if self.value is not None:
+            save_engine(self.value, folder / "value")
         state = {
             "ema": self.ema.state_dict(),
             "kl": self.kl.state_dict(),
@@ -389,7 +426,8 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Put back what `save` wrote, bit for bit."""
         load_engine(self.policy, folder / "policy")
-        load_engine(self.value, folder / "value")
+        if self.value is not None:
+            load_engine(self.value, folder / "value")
         state = torch.load(folder / f"learner-{self.rank}.pt", weights_only=False)
         self.ema.load_state_dict(state["ema"])
         self.kl.load_state_dict(state["kl"])

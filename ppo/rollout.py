@@ -28,7 +28,7 @@ class RolloutBatch:
     logprobs       (B, T) fp32   log pi_old of each action at the sampling temperature, as sampled
                                  or as a training pass reads it (`old_logprobs`)
     ref_logprobs   (B, T) fp32   log of the reference, at the same temperature
-    values         (B, T) fp32   V of the state before each action
+    values         (B, T) fp32   V of the state before each action; None without a value model
     scores         (B,)   fp32   the reward model's, untouched
     finished       (B,)   bool   the response ended with the stop token
     """
@@ -38,17 +38,19 @@ class RolloutBatch:
     action_mask: Tensor
     logprobs: Tensor
     ref_logprobs: Tensor
-    values: Tensor
+    values: Tensor | None
     scores: Tensor
     finished: Tensor
 
     def rows(self, index: Tensor) -> "RolloutBatch":
         """The episodes of `index` (b,), trimmed to the longest of them."""
         width = int(self.attention_mask[index].sum(1).max())
-        parts = {field.name: getattr(self, field.name)[index] for field in fields(self)}
-        return RolloutBatch(
-            **{name: part[:, :width] if part.dim() == 2 else part for name, part in parts.items()}
-        )
+        parts: dict[str, Any] = {}
+        for field in fields(self):
+            whole = getattr(self, field.name)
+            part = None if whole is None else whole[index]
+            parts[field.name] = part if part is None or part.dim() == 1 else part[:, :width]
+        return RolloutBatch(**parts)
 
     def responses(self) -> list[list[int]]:
         """The response tokens of every episode."""
@@ -116,6 +118,9 @@ def gather(batch: RolloutBatch, world_size: int) -> RolloutBatch:
     parts: dict[str, Any] = {}
     for field in fields(batch):
         local = getattr(batch, field.name)
+        if local is None:
+            parts[field.name] = None
+            continue
         local = F.pad(local, (0, missing)) if local.dim() == 2 else local
         sent = local.to(torch.uint8) if local.dtype == torch.bool else local.contiguous()
         received = [torch.empty_like(sent) for _ in range(world_size)]

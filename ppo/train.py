@@ -6,8 +6,8 @@ answers, every token pays for its distance from the reference, and the gradient 
 documents joins PPO's in each step (ptx).
 
 Reads   prompts (train), documents (train) when `ptx_coef` is above 0, a model (`model`), a
-`reward`. Writes  final/: the policy; final/value/: the value model; with LoRA also
-final/adapter/; samples/: answers to fixed
+`reward`. Writes  final/: the policy; final/value/: the value model, where there is one; with LoRA
+also final/adapter/; samples/: answers to fixed
         prompts; breaches/: what the guard saw.
 Run     python -m ppo.train RECIPE        torchrun --nproc-per-node 2 -m ppo.train RECIPE
 
@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,6 +60,7 @@ from podium.rewards.model import (
 )
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
+from podium.run.registry import label_of
 from ppo.config import Config
 from ppo.guard import GuardConfig, breaches
 from ppo.learner import Learner, Models
@@ -97,11 +99,14 @@ def main(config: Config, stage: StageContext) -> None:
     saved = done  # the iteration of the newest checkpoint, which the guard goes back to
     with stage.progress(config.iterations, "ppo", unit="iteration", start=done) as progress:
         for iteration in range(done + 1, config.iterations + 1):
-            rows = next(batches(len(prompts), config.batch_size, stage.seed, start=iteration - 1))
+            drawn = next(
+                batches(len(prompts), config.prompts_per_iteration, stage.seed, start=iteration - 1)
+            )
+            rows = np.repeat(drawn, config.num_generations)  # answers to one prompt are neighbours
             asked = [prompts[i] for i in rows]
             # samples, log-probs, scores, values
             batch = learner.rollout([prompt_ids[i] for i in rows], iteration, asked)
-            targets, metrics = learner.targets(batch)  # KL-shaped rewards, GAE, whitening
+            targets, metrics = learner.targets(batch)  # KL-shaped rewards, advantages
             # The guard looks twice: a rollout that is wrong must not be learned from, and an update
             # that went wrong must be undone.
             problems = breaches(metrics, config.guard, iteration)
@@ -183,9 +188,9 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
             "fine-tune the model with `podium sft` first: it prepares tokenizer and model",
         )
     reward = make_reward(config.reward, stage)
-    value = load_value_model(config, stage)
+    value = load_value_model(config, stage) if config.has_critic else None
     start = value_start(config, stage)
-    if start == config.model and not is_reward_model(stage.parent(start)):
+    if value is not None and start == config.model and not is_reward_model(stage.parent(start)):
         stage.logbook(f"the value model starts from '{start}' with a new head: no reward model")
     policy = load_causal_lm(policy_dir)
     check_rows(tokenizer, policy, policy_dir)
@@ -398,18 +403,18 @@ def save_final(
     stage: StageContext,
     folder: Path,
 ) -> None:
-    """The policy into `folder`, the value model into value/, LoRA's adapter into adapter/. All
-    processes call it.
+    """The policy into `folder`, the value model (where there is one) into value/, LoRA's adapter
+    into adapter/. All processes call it.
     """
     with learner.ema.swapped_in():
         policy_weights = plain_names(full_state_dict(learner.policy))
-    value_weights = plain_names(full_state_dict(learner.value))
+    if learner.value is not None:
+        save_value_model(learner, tokenizer, config, stage, folder / "value")
     if not stage.is_main:
         return
     if config.lora is None:
         save_stop_token_ids(tokenizer, learner.policy.module.model)
         save_model(learner.policy.module.model, tokenizer, folder, policy_weights)
-        save_reward_model(learner.value.module.model, tokenizer, folder / "value", value_weights)
         return
     # Rebuilt from the parents, so that merging works whatever the ZeRO stage.
     policy: Any = with_lora(
@@ -417,12 +422,28 @@ def save_final(
     )
     policy.load_state_dict(policy_weights)
     policy.save_pretrained(str(folder / "adapter"))
-    value = with_lora(load_value_model(config, stage), config.lora, "SEQ_CLS", stage.seed)
-    value.load_state_dict(value_weights)
     merged = merge_lora(policy)
     save_stop_token_ids(tokenizer, merged)
     save_model(merged, tokenizer, folder)
-    save_reward_model(merge_lora(value), tokenizer, folder / "value")
+
+
+def save_value_model(
+    learner: Learner,
+    tokenizer: PreTrainedTokenizerBase,
+    config: Config,
+    stage: StageContext,
+    folder: Path,
+) -> None:
+    """The value model in a reward model's layout. All processes call it."""
+    weights = plain_names(full_state_dict(learner.value))
+    if not stage.is_main:
+        return
+    if config.lora is None:
+        save_reward_model(learner.value.module.model, tokenizer, folder, weights)
+        return
+    value = with_lora(load_value_model(config, stage), config.lora, "SEQ_CLS", stage.seed)
+    value.load_state_dict(weights)
+    save_reward_model(merge_lora(value), tokenizer, folder)
 
 
 def plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -448,11 +469,14 @@ def headline(learner: Learner) -> dict[str, float]:
 def card(config: Config, learner: Learner, tokenizer: PreTrainedTokenizerBase) -> str:
     """The model card's text: what was learned from, not what was planned."""
     metrics, iterations = learner.metrics, learner.episodes // config.batch_size
+    name = label_of("ppo", config.model_dump())
     kind = (
-        f"PPO-ptx (coefficient {config.ptx_coef:g})"
+        f"{name} (coefficient {config.ptx_coef:g})"
         if config.ptx_coef
-        else "PPO without the pretraining mix"
+        else f"{name} without the pretraining mix"
     )
+    if config.num_generations > 1:
+        kind += f", {config.num_generations} answers a prompt"
     weights = (
         f"the average of decay {config.ema_decay:g}"
         if config.final_weights == "ema"
@@ -466,12 +490,16 @@ def card(config: Config, learner: Learner, tokenizer: PreTrainedTokenizerBase) -
         if metrics
         else "The guard took every iteration back. "
     )
+    beside = (
+        "`value/` holds the value model (a reward model's layout)."
+        if config.has_critic
+        else f"There is no value model: advantages are {config.advantage}'s."
+    )
     return (
         f"A policy trained with {kind}: {learner.episodes:,} episodes in "
         f"{iterations} iterations, KL "
         f"coefficient {config.kl_coef:g}, learning rate {config.learning_rate:g}; the weights "
-        f"are {weights}.\n\n{last}`value/` holds the value model (a reward model's layout)."
-        f"\n\n{turns_in_words(tokenizer, learner.stop_token_ids)}\n"
+        f"are {weights}.\n\n{last}{beside}\n\n{turns_in_words(tokenizer, learner.stop_token_ids)}\n"
     )
 
 

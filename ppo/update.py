@@ -27,30 +27,30 @@ from ppo.watch import Profile
 @dataclass(frozen=True)
 class Targets:
     """What the policy and the value model learn from a rollout: advantages and returns, (B, T)
-    each, 0 off-action.
+    each, 0 off-action. No returns without a value model.
     """
 
     advantages: Tensor
-    returns: Tensor
+    returns: Tensor | None
 
 
 class UpdateSums:
     """What an update reports: sums over tokens of named quantities, over passes, minibatches and
-    processes; `means` divides by the tokens.
+    processes; `means` divides by the tokens. `critic`: there is a value model to report on.
     """
 
-    NAMES = (
+    POLICY = (
         "loss/policy_avg",
-        "loss/value_avg",
         "policy/approxkl_avg",
         "policy/clipfrac_avg",
-        "val/clipfrac_avg",
         "val/ratio",
         "ratio_squared",
     )
+    VALUE = ("loss/value_avg", "val/clipfrac_avg")
 
-    def __init__(self, device: torch.device) -> None:
-        self.values = torch.zeros(len(self.NAMES), dtype=torch.double, device=device)
+    def __init__(self, device: torch.device, critic: bool = True) -> None:
+        self.names = self.POLICY + (self.VALUE if critic else ())
+        self.values = torch.zeros(len(self.names), dtype=torch.double, device=device)
         self.first_error = torch.zeros((), device=device)  # largest |ratio - 1| before any step
         self.ptx = torch.zeros((), dtype=torch.double, device=device)
         self.tokens = self.ptx_tokens = 0
@@ -58,7 +58,7 @@ class UpdateSums:
     def means(self) -> dict[str, float]:
         """The means and the largest error, the same on every process."""
         totals = all_reduce_sum(torch.cat([self.values, self.ptx[None]])).tolist()
-        means = {name: total / self.tokens for name, total in zip(self.NAMES, totals, strict=False)}
+        means = {name: total / self.tokens for name, total in zip(self.names, totals, strict=False)}
         # over tokens; TRL's is over the means of micro-batches
         means["val/ratio_var"] = max(0.0, means.pop("ratio_squared") - means["val/ratio"] ** 2)
         means["val/ratio_first_error"] = float(all_reduce_max(self.first_error))
@@ -98,8 +98,8 @@ class MiniBatch:
 
 
 class Updater:
-    """Learns from rollouts with two engines, the policy's and the value model's. `bos_token_id`
-    begins each document of a ptx window; None: a window is one document.
+    """Learns from rollouts with two engines, the policy's and the value model's (None: there is
+    none). `bos_token_id` begins each document of a ptx window; None: a window is one document.
     """
 
     def __init__(
@@ -115,6 +115,7 @@ class Updater:
         self.settings = settings
         self.policy = policy
         self.value = value
+        self.engines = {"policy": policy} | ({} if value is None else {"value": value})
         self.bos_token_id = bos_token_id
         self.world_size, self.rank = world_size, rank
         self.profile = profile
@@ -124,22 +125,22 @@ class Updater:
         batch: RolloutBatch,
         targets: Targets,
         documents: Iterator[Tensor] | None,
-        learning_rates: tuple[float, float],
+        learning_rates: dict[str, float],
         seed: tuple[int, int],
         diagnose: bool = False,
     ) -> dict[str, float]:
         """All inner epochs over the whole batch (the same on every process); returns metrics by
         their names.
 
-        `documents`: the ids (D, T) of every step's ptx windows. `learning_rates`: the policy's and
-        the value model's. `seed`: (run seed, iteration), fixes the minibatches. `diagnose` also
-        measures the two gradients of the first step: norms and cosine.
+        `documents`: the ids (D, T) of every step's ptx windows. `learning_rates`: of "policy" and,
+        where there is a value model, of "value". `seed`: (run seed, iteration), fixes the
+        minibatches. `diagnose` also measures the two gradients of the first step: norms and cosine.
         """
-        sums = UpdateSums(batch.scores.device)
-        norms: list[tuple[float, float]] = []
+        sums = UpdateSums(batch.scores.device, critic=self.value is not None)
+        norms: list[list[float]] = []
         gradients: dict[str, float] = {}
-        self.policy.train()
-        self.value.train()
+        for engine in self.engines.values():
+            engine.train()
         for rows in self._minibatches(len(batch.scores), seed):
             windows = next(documents) if documents is not None else None
             rows = rows.to(batch.scores.device)
@@ -147,10 +148,12 @@ class Updater:
             gradients |= self.accumulate(minibatch, sums, diagnose and minibatch.first)
             with self.profile.measure("optimizer"):
                 norms.append(
-                    (step(self.policy, learning_rates[0]), step(self.value, learning_rates[1]))
+                    [step(engine, learning_rates[name]) for name, engine in self.engines.items()]
                 )
-        policy_norm, value_norm = np.mean(norms, axis=0)
-        averages = {"grad_norm/policy": float(policy_norm), "grad_norm/value": float(value_norm)}
+        averages = {
+            f"grad_norm/{name}": float(norm)
+            for name, norm in zip(self.engines, np.mean(norms, axis=0), strict=True)
+        }
         return sums.means() | averages | gradients
 
     def _minibatches(self, episodes: int, seed: tuple[int, int]) -> Iterator[Tensor]:
@@ -198,9 +201,8 @@ class Updater:
         part = minibatch.batch.rows(rows)
         actions = part.action_mask
         width = actions.shape[1]
-        old_logprobs, old_values = part.logprobs[actions], part.values[actions]  # (N,)
+        old_logprobs = part.logprobs[actions]  # (N,)
         advantages = minibatch.targets.advantages[rows, :width][actions]
-        returns = minibatch.targets.returns[rows, :width][actions]
         # The engine averages gradients over processes; with this factor the local sums make the
         # global mean.
         scale = self.world_size / minibatch.action_tokens
@@ -214,25 +216,41 @@ class Updater:
             # With ptx the policy's last backward is the last one over documents.
             policy_last = last and minibatch.windows is None
             backward(self.policy, policy_loss.sum() * scale, last=policy_last)
-        with self.profile.measure("update_value"):
-            values = self.value(part.input_ids, part.attention_mask, actions)
-            value_loss = clipped_value_loss(values, old_values, returns, settings.clip_range_value)
-            backward(self.value, value_loss.sum() * scale * settings.vf_coef, last=last)
+        of_value: tuple[Tensor, ...] = ()
+        if minibatch.targets.returns is not None:
+            returns = minibatch.targets.returns[rows, :width][actions]
+            with self.profile.measure("update_value"):
+                of_value = self._value_pass(part, returns, scale, last)
         with torch.no_grad():
             difference = logprobs - old_logprobs
             ratio = difference.exp()
             if minibatch.first:
                 sums.first_error = torch.maximum(sums.first_error, (ratio - 1).abs().max())
-            quantities = (
+            of_policy = (
                 policy_loss,
-                value_loss,
                 0.5 * difference**2,
                 clip_fraction(ratio - 1, settings.clip_range),
-                clip_fraction(values - old_values, settings.clip_range_value),
                 ratio,
                 ratio**2,
             )
-            sums.values += torch.stack([quantity.double().sum() for quantity in quantities])
+            sums.values += torch.stack(
+                [quantity.double().sum() for quantity in (*of_policy, *of_value)]
+            )
+
+    def _value_pass(
+        self, part: RolloutBatch, returns: Tensor, scale: float, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Forward and backward of the value model on a micro-batch; returns what `UpdateSums.VALUE`
+        names, (N,) each.
+        """
+        settings, actions = self.settings, part.action_mask
+        assert part.values is not None
+        old_values = part.values[actions]  # (N,)
+        values = self.value(part.input_ids, part.attention_mask, actions)
+        value_loss = clipped_value_loss(values, old_values, returns, settings.clip_range_value)
+        backward(self.value, value_loss.sum() * scale * settings.vf_coef, last=last)
+        clipped = clip_fraction(values.detach() - old_values, settings.clip_range_value)
+        return value_loss.detach(), clipped
 
     def _ptx_passes(self, windows: Tensor, sums: UpdateSums) -> None:
         """The second backward pass: documents (D, T), this process's share of them, into the same

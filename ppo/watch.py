@@ -59,13 +59,17 @@ class Profile:
 
 
 def rollout_metrics(
-    batch: RolloutBatch, shaped_scores: Tensor, returns: Tensor, kl_coef: float
+    batch: RolloutBatch,
+    shaped_scores: Tensor,
+    returns: Tensor | None,
+    kl_coef: float,
+    num_generations: int = 1,
 ) -> dict[str, float]:
     """What the whole batch says before the update. Sums are over a response, then averaged over
     responses.
 
-    `shaped_scores` (B,): after scaling, clipping and the missing-EOS penalty. Statistics never see
-    padding.
+    `shaped_scores` (B,): after scaling, clipping and the missing-EOS penalty. `num_generations`
+    neighbouring rows answer one prompt. Statistics never see padding.
     """
     mask = batch.action_mask
     lengths = mask.sum(1)  # (B,)
@@ -85,14 +89,19 @@ def rollout_metrics(
         "objective/shaped_scores": shaped_scores.mean(),
         "objective/kl_coef": torch.tensor(kl_coef),
         "val/num_eos_tokens": batch.finished.sum(),
-        "val/explained_variance": explained_variance(batch.values[mask], returns[mask]),
         "rollout/eos_rate": batch.finished.float().mean(),
         "rollout/length": lengths.float().mean(),
         "rollout/length_max": lengths.max(),
         "rollout/tokens": lengths.sum(),
         "rollout/distinct": torch.tensor(len(set(map(tuple, responses))) / len(responses)),
-        "rollout/near_identical": torch.tensor(near_identical(responses)),
+        # of prompts: answers to one prompt may well be alike
+        "rollout/near_identical": torch.tensor(near_identical(responses[::num_generations])),
     }
+    if batch.values is not None and returns is not None:
+        values["val/explained_variance"] = explained_variance(batch.values[mask], returns[mask])
+    if num_generations > 1:
+        groups = shaped_scores.view(-1, num_generations)
+        values["objective/group_std"] = groups.std(dim=1).mean()
     return {name: float(value) for name, value in values.items()}
 
 

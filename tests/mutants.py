@@ -143,13 +143,13 @@ MUTANTS = [
     Mutant("ppo/learner.py", "config.gamma, config.gae_lambda", "config.gamma, 0.95", TARGETS),
     Mutant(
         "ppo/learner.py",
-        "Targets(whiten(advantages, batch.action_mask), returns)",
+        "Targets(whiten(advantages, mask), returns)",
         "Targets(advantages, returns)",
         TARGETS,
     ),
     Mutant(
         "ppo/learner.py",
-        "Targets(whiten(advantages, batch.action_mask), returns)",
+        "Targets(whiten(advantages, mask), returns)",
         "Targets(whiten(advantages, batch.attention_mask), returns)",
         TARGETS,
     ),

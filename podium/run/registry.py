@@ -53,6 +53,13 @@ class StageSpec:
         return importlib.import_module(self.module)
 
 
+def _tuned_by(settings: Settings) -> str:
+    """`PPO-ptx`, `PPO`, `RLOO-ptx`, ...: named by how actions are judged, and by the mix."""
+    judged = settings.get("advantage", "gae")
+    name = "PPO" if judged == "gae" else str(judged).upper()
+    return f"{name}-ptx" if settings.get("ptx_coef", 1) else name
+
+
 STAGES: dict[str, StageSpec] = {
     "world": StageSpec(
         "data.worlds",
@@ -104,7 +111,7 @@ STAGES: dict[str, StageSpec] = {
         ("model", "value_model"),
         rewards=("reward",),
         role="policy",
-        label=lambda settings: "PPO-ptx" if settings.get("ptx_coef", 1) else "PPO",
+        label=_tuned_by,
         colour="#1f5fa8",
         arms=True,
     ),
@@ -170,12 +177,14 @@ def command_of(stage: str) -> str:
 def label_of(stage: str, settings: Settings | None = None) -> str:
     """What people call the model of a stage, everywhere the same: `base`, `SFT`, `PPO-ptx`, `PPO`.
 
-    An arm is called by what it is and its name, `PPO kl10`; the arm `plain` needs no name.
+    An arm is called by what it is and its name, `PPO kl10`; the arm `plain` needs no name, nor does
+    `rloo` where that is what it is.
     """
     row, arm = split_arm(stage)
     label = STAGES[row].label
     text = label if isinstance(label, str) else label(settings or {})
-    return f"{text} {arm.replace('_', ' ')}" if arm and arm != "plain" else text or row
+    said = arm is None or arm == "plain" or arm.lower() == text.lower().split("-")[0]
+    return (text or row) if said else f"{text} {str(arm).replace('_', ' ')}"
 
 
 def packages() -> tuple[str, ...]:

@@ -5,7 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppo.advantages import gae, kl_shaped_rewards, last_action, whiten
+from ppo.advantages import (
+    gae,
+    grpo,
+    kl_shaped_rewards,
+    last_action,
+    reinforce_plus_plus,
+    rloo,
+    whiten,
+)
 
 
 @pytest.fixture
@@ -148,3 +156,95 @@ def test_whitening_without_shift_keeps_the_mean(batch):
     whitened = whiten(values + 3, mask, shift_mean=False)
     assert whitened[mask].mean().item() == pytest.approx((values[mask] + 3).mean().item(), rel=1e-5)
     assert whitened[mask].var(correction=0).item() == pytest.approx(1.0, abs=1e-5)
+
+
+# ---- without a critic --------
+
+
+@pytest.fixture
+def answers():
+    """Two prompts with three answers each, of unequal lengths, and their rewards token by token."""
+    lengths, starts = [3, 1, 5, 2, 4, 4], [2, 2, 2, 1, 1, 1]
+    columns = torch.arange(8)[None, :]
+    start, length = torch.tensor(starts)[:, None], torch.tensor(lengths)[:, None]
+    mask = (columns >= start) & (columns < start + length)
+    return torch.randn(6, 8, generator=torch.Generator().manual_seed(3)), mask
+
+
+def test_rloo_is_the_reward_less_the_mean_of_the_others(answers):
+    """Ahmadian et al. 2024, by hand. Mutations seen red: the mean over all K, own answer among
+    them; divided by K; neighbours of another prompt (`view(num_generations, -1)`); the rewards
+    outside the mask counted.
+    """
+    rewards, mask = answers
+    found = rloo(rewards, mask, 3)
+    for row in range(6):
+        group = [i for i in range(6) if i // 3 == row // 3]
+        others = [float(rewards[i][mask[i]].sum()) for i in group if i != row]
+        expected = float(rewards[row][mask[row]].sum()) - sum(others) / 2
+        assert torch.allclose(found[row][mask[row]], torch.tensor(expected), atol=1e-5)
+    assert not found[~mask].any()
+
+
+def test_rloo_takes_the_kl_of_the_whole_response():
+    """Two answers that score alike: the one further from the reference loses what it paid.
+    Mutation seen red: `rloo` on the score alone (the reward of the last action).
+    """
+    mask = torch.tensor([[True, True, True], [True, True, True]])
+    logprobs = torch.tensor([[-1.0, -1.0, -1.0], [-2.0, -2.0, -2.0]])
+    rewards = kl_shaped_rewards(torch.ones(2), logprobs, torch.full((2, 3), -2.0), mask, 0.5)
+    assert torch.allclose(rloo(rewards, mask, 2)[:, 0], torch.tensor([-1.5, 1.5]))
+
+
+def test_grpo_is_the_reward_in_its_group_s_standard_deviations(answers):
+    """Shao et al. 2024, by hand. Mutations seen red: one standard deviation for the whole batch;
+    the population's (`correction=0`); no shift.
+    """
+    rewards, mask = answers
+    found = grpo(rewards, mask, 3)
+    totals = [float(rewards[i][mask[i]].sum()) for i in range(6)]
+    for row in range(6):
+        group = [totals[i] for i in range(6) if i // 3 == row // 3]
+        mean = sum(group) / 3
+        std = (sum((total - mean) ** 2 for total in group) / 2) ** 0.5
+        expected = torch.tensor((totals[row] - mean) / (std + 1e-4))
+        assert torch.allclose(found[row][mask[row]], expected, atol=1e-4)
+    assert not found[~mask].any()
+
+
+def test_answers_of_equal_reward_teach_nothing():
+    """Mutation seen red: nothing added to the standard deviation (0 / 0)."""
+    rewards, mask = torch.ones(4, 1), torch.ones(4, 1, dtype=torch.bool)
+    assert not grpo(rewards, mask, 4).any() and not rloo(rewards, mask, 4).any()
+
+
+def test_reinforce_plus_plus_is_the_whitened_reward_to_go(answers):
+    """Hu 2025, by hand: what comes from this token on, then one mean and one variance for the
+    tokens of the whole batch. Mutations seen red: the reward up to the token (`flip` left out);
+    whitened by row; the rewards outside the mask counted.
+    """
+    rewards, mask = answers
+    to_go = [
+        [float(rewards[i][t:][mask[i][t:]].sum()) for t in range(8) if mask[i, t]] for i in range(6)
+    ]
+    flat = torch.tensor([value for row in to_go for value in row])
+    expected = (flat - flat.mean()) / flat.std(correction=0)
+    found = reinforce_plus_plus(rewards, mask)
+    assert torch.allclose(found[mask], expected, atol=1e-5)
+    assert not found[~mask].any()
+
+
+def test_reinforce_plus_plus_is_gae_of_no_values_and_lambda_1(answers):
+    """A second oracle. Mutation seen red: the current token's reward left out of its return."""
+    rewards, mask = answers
+    rewards = rewards * mask
+    advantages, _ = gae(rewards, torch.zeros_like(rewards), mask, 1.0, 1.0)
+    assert torch.allclose(reinforce_plus_plus(rewards, mask), whiten(advantages, mask), atol=1e-5)
+
+
+@pytest.mark.parametrize("function", [rloo, grpo])
+@pytest.mark.parametrize("num_generations", [1, 4])
+def test_groups_that_are_not_whole_are_refused(answers, function, num_generations):
+    """Mutation seen red: the check left out; with 1 the others' mean is 0 / 0."""
+    with pytest.raises(ValueError, match=f"ppo.num_generations {num_generations}"):
+        function(*answers, num_generations)

@@ -37,6 +37,13 @@ def test_a_resolved_config_loads_to_itself():
     assert Config(**config.model_dump()) == config
 
 
+def test_a_batch_counts_answers_not_prompts():
+    """Mutation seen red: `prompts_per_iteration` the batch size."""
+    config = Config(advantage="grpo", num_generations=4, batch_size=128, total_episodes=512)
+    assert config.prompts_per_iteration == 32 and config.iterations == 4
+    assert not config.has_critic and Config(num_generations=4).has_critic
+
+
 def test_plain_ppo_reads_no_windows():
     assert Config(ptx_coef=0.0).windows_per_step == 0
 
@@ -49,6 +56,11 @@ def test_plain_ppo_reads_no_windows():
         ({"total_episodes": 10}, "less than one batch"),
         ({"lora": {"dropout": 0.1}}, "must not differ"),
         ({"temperature": 0.0}, "temperature"),
+        ({"num_generations": 3}, "num_generations 3 answers"),
+        ({"advantage": "rloo"}, "set num_generations to 2"),
+        ({"advantage": "grpo"}, "set num_generations to 2"),
+        ({"advantage": "reinforce++", "value_model": "reward"}, "leave value_model null"),
+        ({"advantage": "rloo", "num_generations": 4, "gamma": 0.9}, "leave gamma at 1"),
     ],
 )
 def test_what_cannot_work_is_refused(given, message):

@@ -198,7 +198,8 @@ def says(learner, windows) -> dict[str, object]:
             f"samples {iteration}": batch.responses(),
             f"advantages {iteration}": targets.advantages[batch.action_mask].tolist(),
             f"policy {iteration}": next(learner.policy.module.parameters()).tolist(),
-            f"value {iteration}": next(learner.value.module.parameters()).tolist(),
+            f"value {iteration}": learner.value
+            and next(learner.value.module.parameters()).tolist(),
             f"average {iteration}": learner.ema.average[0].tolist() if learner.ema.average else [],
         }
     learner.targets(replace(batch, ref_logprobs=batch.logprobs - 5.0))  # far from the reference
@@ -224,6 +225,7 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
     "score_clip": (0.01, "objective/shaped_scores 1", {}),
     "scale_scores": (True, "objective/shaped_scores 1", {}),
     "whiten_rewards": (True, "val/explained_variance 1", {}),
+    "advantage": ("reinforce++", "advantages 1", {}),
     "gamma": (0.5, "advantages 1", {}),
     "gae_lambda": (0.1, "advantages 1", {}),
     "clip_range": (1e-4, "policy/clipfrac_avg 1", {}),
@@ -253,6 +255,7 @@ ELSEWHERE = {  # key: why not here
     "batch_size": "test_distributed.py and every rollout's rows",
     "per_device_train_batch_size": "changes no number: test_metrics_do_not_depend_on_the_split",
     "per_device_eval_batch_size": "changes no number: test_reading_in_passes_changes_nothing",
+    "num_generations": "test_groups.py",
     "max_prompt_tokens": "test_prompts_that_do_not_fit_are_dropped_and_counted",
     "rollout_batch_size": "changes no number: tests/podium/sampling",
     "ptx_ratio": "test_config.py: windows_per_step",

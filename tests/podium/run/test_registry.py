@@ -150,6 +150,10 @@ def test_models_are_called_one_way():
     assert label_of("ppo", {"ptx_coef": 0.5}) == label_of("ppo") == "PPO-ptx"
     assert label_of("ppo", {"ptx_coef": 0}) == label_of("ppo_plain", {"ptx_coef": 0}) == "PPO"
     assert label_of("ppo_kl10", {"ptx_coef": 0}) == "PPO kl10"
+    without_critic = {"advantage": "rloo", "ptx_coef": 0}
+    assert label_of("ppo", {"advantage": "reinforce++"}) == "REINFORCE++-ptx"
+    assert label_of("ppo_rloo", without_critic) == "RLOO"
+    assert label_of("ppo_four", without_critic) == "RLOO four"
 
 
 def test_the_command_that_makes_a_stage_is_the_one_the_command_line_has():
