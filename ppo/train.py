@@ -188,10 +188,11 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
             "fine-tune the model with `podium sft` first: it prepares tokenizer and model",
         )
     reward = make_reward(config.reward, stage)
-    value = load_value_model(config, stage) if config.has_critic else None
-    start = value_start(config, stage)
-    if value is not None and start == config.model and not is_reward_model(stage.parent(start)):
-        stage.logbook(f"the value model starts from '{start}' with a new head: no reward model")
+    value = None
+    if config.has_critic:
+        value, start = load_value_model(config, stage), value_start(config, stage)
+        if start == config.model and not is_reward_model(stage.parent(start)):
+            stage.logbook(f"the value model starts from '{start}' with a new head: no reward model")
     policy = load_causal_lm(policy_dir)
     check_rows(tokenizer, policy, policy_dir)
     if absent := absent_token_ids(tokenizer, policy.config):
