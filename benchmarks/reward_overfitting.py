@@ -43,8 +43,10 @@ from podium.runtime import device, resolve_dtype
 from reward.batches import EncodedRanking, encode_rankings, epoch_batches, shuffled_pairs
 from reward.candidates import Candidates
 from reward.collect import judge
+from reward.config import Config
+from reward.planning import InitialModel, initial_model
 from reward.sources import HELDOUT
-from reward.train import Config, InitialModel, initial_model, new_engine
+from reward.train import new_engine
 from reward.updates import update, validate
 
 RANKINGS, STEPS, TOKENS = ARMS = ("rankings", "pairs, equal steps", "pairs, equal tokens")

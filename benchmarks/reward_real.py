@@ -44,10 +44,11 @@ from podium.runtime import resolve_dtype
 from podium.statistics import SHARE, mean_with_interval
 from reward import calibration
 from reward.batches import encode_rankings
+from reward.config import Config
 from reward.evaluate import Pairs, pairs_of, score_rankings, tau_b
 from reward.folds import fit
+from reward.planning import InitialModel, initial_model
 from reward.sources import prompt_key, share_of
-from reward.train import Config, InitialModel, initial_model
 
 SETS = {
     "oasst": {"path": "D_prefs/oasst_human_kway/oasst_kway_en.jsonl", "format": "oasst_kway"},

@@ -17,45 +17,30 @@ advantages, update, log. Maths: `advantages.py`, `losses.py`. What passes from r
 (`podium.sampling.kinds`). Left out: per-token reward models.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from data.packing import batches, document_windows
+from data.packing import batches
 from data.records import Prompt
 from data.template import (
     decode_response,
-    encode_prompt,
-    naming_record,
     save_stop_token_ids,
     stop_token_ids,
-    turn_end_id,
     turns_in_words,
 )
 from podium.engine import full_state_dict
-from podium.errors import DataError, DivergenceError, Interrupted, ParentError
+from podium.errors import DivergenceError, Interrupted
 from podium.lora import merge_lora, with_lora
 from podium.models import (
-    absent_in_words,
     absent_token_ids,
-    check_rows,
-    context_of,
     load_causal_lm,
-    load_tokenizer,
     save_model,
 )
-from podium.rewards.foreign import is_foreign
-from podium.rewards.kinds import make_reward, parents
 from podium.rewards.model import (
-    RewardEnsemble,
-    is_reward_model,
-    load_reward_model,
-    new_reward_model,
     save_reward_model,
 )
 from podium.run.context import StageContext
@@ -63,7 +48,16 @@ from podium.run.launch import run_stage_main
 from podium.run.registry import label_of
 from ppo.config import Config
 from ppo.guard import GuardConfig, breaches
-from ppo.learner import Learner, Models
+from ppo.inputs import (
+    documents_of,
+    fixed_prompts,
+    load_models,
+    load_prompts,
+    load_value_model,
+    load_windows,
+    prompt_limit,
+)
+from ppo.learner import Learner
 from ppo.watch import gold_metrics, write_samples
 
 __all__ = ["Config", "main"]
@@ -173,56 +167,6 @@ def main(config: Config, stage: StageContext) -> None:
 # ---- helpers, in the order of use --------
 
 
-def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenizerBase, Models]:
-    """Policy, reward and value models of the recipe, each its own copy, and the policy's tokenizer.
-
-    Raises:
-        ParentError: pad and end are one token, or a model cannot read every id of its tokenizer.
-    """
-    policy_dir = stage.parent(config.model)
-    tokenizer = load_tokenizer(policy_dir)
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == turn_end_id(tokenizer):
-        raise ParentError(
-            f"{policy_dir}: the tokenizer's pad token is its end token or missing, so endings "
-            f"cannot be learned",
-            "fine-tune the model with `podium sft` first: it prepares tokenizer and model",
-        )
-    reward = make_reward(config.reward, stage)
-    value = None
-    if config.has_critic:
-        value, start = load_value_model(config, stage), value_start(config, stage)
-        if start == config.model and not is_reward_model(stage.parent(start)):
-            stage.logbook(f"the value model starts from '{start}' with a new head: no reward model")
-    policy = load_causal_lm(policy_dir)
-    check_rows(tokenizer, policy, policy_dir)
-    if absent := absent_token_ids(tokenizer, policy.config):
-        stage.logbook(absent_in_words(absent))
-    return tokenizer, Models(policy, reward, value)
-
-
-def value_start(config: Config, stage: StageContext) -> str:
-    """Where the value model starts: what the recipe names, the (first) reward model that Podium
-    trained, which alone is sure to read the policy's ids, or the policy's start.
-    """
-    own = (
-        ref
-        for ref in parents(config.reward)
-        if not is_foreign(stage.parent(ref, same_tokenizer=False))
-    )
-    return config.value_model or next(own, config.model)
-
-
-def load_value_model(config: Config, stage: StageContext) -> PreTrainedModel:
-    """A copy of the model that the value function starts from; of an ensemble its first member. A
-    language model is given a new scalar head, drawn by the run's seed.
-    """
-    folder = stage.parent(value_start(config, stage))
-    if not is_reward_model(folder):
-        return new_reward_model(folder, load_tokenizer(folder), stage.seed)
-    value = load_reward_model(folder)[0]
-    return value.members[0] if isinstance(value, RewardEnsemble) else value
-
-
 def resume(learner: Learner, stage: StageContext) -> int:
     """Put back the newest checkpoint and return its iteration; without one save the start, the
     guard's way back.
@@ -233,96 +177,6 @@ def resume(learner: Learner, stage: StageContext) -> int:
         return 0
     learner.load(found[1])
     return found[0]
-
-
-def prompt_limit(models: Models, max_prompt_tokens: int | None, response_length: int) -> int | None:
-    """Most tokens of a prompt: what the recipe allows, and what leaves room for a whole response
-    and its end in the contexts of policy and reward. None: no limit.
-    """
-    contexts = [context_of(models.policy.config), models.reward.context]
-    room = min((context for context in contexts if context is not None), default=None)
-    limits = (max_prompt_tokens, room and room - response_length - 1)
-    return min((tokens for tokens in limits if tokens is not None), default=None)
-
-
-def load_prompts(
-    stage: StageContext,
-    tokenizer: PreTrainedTokenizerBase,
-    limit: int | None,
-    response_length: int,
-) -> tuple[list[Prompt], list[list[int]]]:
-    """The training prompts of at most `limit` tokens, and their ids. Longer ones are dropped and
-    counted (the paper: over 1k tokens).
-
-    Raises:
-        DataError: none fits.
-    """
-    prompts = stage.records("prompts", "train")
-    encoded = []
-    for number, prompt in enumerate(prompts, 1):
-        with naming_record("prompts (train)", number, prompt.id, prompt.messages):
-            encoded.append((prompt, encode_prompt(tokenizer, prompt.messages)))
-    kept = [(prompt, ids) for prompt, ids in encoded if limit is None or len(ids) <= limit]
-    if not kept:
-        raise DataError(
-            "prompts (train)",
-            problem=f"none of {len(prompts)} is as short as {limit} tokens",
-            fix=f"lower ppo.response_length (now {response_length}) or take models with "
-            f"a longer context",
-        )
-    if len(kept) < len(prompts):
-        stage.logbook(
-            f"{len(prompts) - len(kept)} of {len(prompts)} prompts are longer than {limit} "
-            f"tokens: dropped"
-        )
-    return [prompt for prompt, _ in kept], [ids for _, ids in kept]
-
-
-def load_windows(
-    config: Config, stage: StageContext, tokenizer: PreTrainedTokenizerBase
-) -> Tensor | None:
-    """The pretraining documents as full windows, (N, T) int32; None for plain PPO."""
-    if not config.windows_per_step:
-        return None
-
-    def cut(passes: int) -> Tensor:
-        documents = stage.records("documents", "train", passes)
-        return document_windows(
-            tokenizer, documents, config.ptx_context, split="train", field="ppo.ptx_context"
-        )
-
-    windows = cut(1)
-    wanted = config.iterations * config.steps_per_iteration * config.windows_per_step
-    passes = -(-wanted // len(windows))
-    return cut(passes) if passes > 1 and stage.is_mixture("documents") else windows
-
-
-def documents_of(
-    windows: Tensor | None, steps: int, windows_per_step: int, seed: int, iteration: int
-) -> Iterator[Tensor] | None:
-    """The ptx windows (D, T) of each of the optimizer `steps` of an iteration."""
-    if windows is None:
-        return None
-    start = (iteration - 1) * steps
-    return (
-        windows[torch.from_numpy(rows)]
-        for rows in batches(len(windows), windows_per_step, seed, start)
-    )
-
-
-def fixed_prompts(
-    count: int, stage: StageContext, tokenizer: PreTrainedTokenizerBase
-) -> list[tuple[Prompt, list[int]]]:
-    """The `count` prompts whose answers are written every few iterations: the shortest of the first
-    of the validation set, so that prompt and answer are read at a glance.
-    """
-    split = "validation" if stage.has_records("prompts", "validation") else "train"
-    found = stage.records("prompts", split)[: 4 * count]
-    encoded = sorted(
-        ((prompt, encode_prompt(tokenizer, prompt.messages)) for prompt in found),
-        key=lambda p: len(p[1]),
-    )
-    return encoded[:count]
 
 
 def show_samples(

@@ -31,17 +31,11 @@ from podium.runtime import device, resolve_dtype, set_threads
 from podium.storage import write_json, write_text
 from reward.batches import EncodedRanking, encode_rankings
 from reward.calibration import accuracy
+from reward.config import Config
 from reward.evaluate import pairs_of, score_rankings
+from reward.planning import InitialModel, initial_model, training_batches
 from reward.sources import HELDOUT, check_cohorts
-from reward.train import (
-    Config,
-    InitialModel,
-    finished_model,
-    initial_model,
-    new_engine,
-    one_update,
-    training_batches,
-)
+from reward.train import finished_model, new_engine, one_update
 
 
 def group_labelers(rankings: Sequence[Ranking], groups: int) -> list[set[str]]:

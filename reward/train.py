@@ -21,30 +21,24 @@ use of labelers' flags.
 """
 
 import time
-from collections import Counter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from data.template import prepare_tokenizer
 from podium.attention import attend_for_training
 from podium.engine import (
-    EngineConfig,
     full_state_dict,
     init_distributed,
     load_engine,
     make_engine,
     save_engine,
 )
-from podium.errors import DataError, Interrupted
-from podium.lora import LoraConfig, merge_lora, with_lora
-from podium.models import context_of, load_tokenizer, moved
-from podium.progress import say
+from podium.errors import Interrupted
+from podium.lora import merge_lora, with_lora
+from podium.models import moved
 from podium.rewards.model import (
-    Combine,
     RewardEnsemble,
     is_reward_model,
     new_reward_model,
@@ -57,144 +51,17 @@ from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
 from reward.batches import (
     EncodedRanking,
-    Margin,
     encode_rankings,
-    epoch_batches,
-    shuffled_pairs,
-    weights_of_mean_one,
 )
 from reward.bias import center, zero_point
+from reward.config import Config
 from reward.evaluate import headline, trust_report
+from reward.planning import InitialModel, TrainingPlan, initial_model, plan_training, ranking_sets
 from reward.report import describe, write_report
-from reward.sources import RankingSplits, in_half, merge_splits, one_split, read_splits
-from reward.updates import LossName, Objective, ScoringModule, update, validate
+from reward.sources import merge_splits
+from reward.updates import Objective, ScoringModule, update, validate
 
-
-class RankingSet(BaseModel):
-    """One of several sets of rankings, e.g. helpful and harmless ones."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    source: str = Field(description="a rankings stage or folder, or a JSONL file of rankings")
-    weight: float = Field(
-        1.0, gt=0, description="how much one of its rankings counts; Bai et al. 2022 tried 1 to 10"
-    )
-
-
-class Config(BaseModel):
-    """How to learn the labelers' preferences. The defaults suit the embedded world; the paper's
-    value is named.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str = Field(
-        "sft",
-        description="where to start: a stage (sft, pretrain), a folder or a hub id; paper: SFT",
-    )
-    new_head: bool = Field(
-        False,
-        description="draw a new scalar head although `model` is a reward model and has one; "
-        "members of an ensemble always do",
-    )
-    rankings: str | list[RankingSet] | None = Field(
-        "rankings",
-        description="a rankings stage, a folder, a JSONL file, weighted sets of these; null = "
-        "data.rankings",
-    )
-    half: Literal["all", "first", "second", "split"] = Field(
-        "all",
-        description="prompts to learn from; split = the first half, and held_out/ gets a model "
-        "of the second",
-    )
-    members: int = Field(1, ge=1, description="models that differ by seed and are read as one")
-    combine: Combine = Field(
-        "mean", description="how members become one score: mean, min or mean_minus_variance"
-    )
-    loss: LossName = Field("pairwise", description="pairwise (the paper's) or plackett_luce")
-    margin: Margin = Field(
-        "none", description="wider gaps for clear preferences, by likert or strength; paper: none"
-    )
-    margin_scale: float = Field(
-        1.0, gt=0, description="nats of gap asked for per unit of likert or strength"
-    )
-    batching: Literal["rankings", "shuffled_pairs"] = Field(
-        "rankings",
-        description="shuffled_pairs is what the paper warns of; a batch then counts pairs",
-    )
-    num_train_epochs: int = Field(
-        1, gt=0, description="passes over the rankings; paper: 1 (the second overfits)"
-    )
-    batch_size: int = Field(
-        64, gt=0, description="rankings an update over all processes; paper: 64 prompts"
-    )
-    learning_rate: float = Field(3e-4, gt=0, description="peak; paper: 9e-6 for 6B")
-    warmup_steps: int = Field(0, ge=0, description="updates of linear warm-up; paper: none")
-    min_lr_rate: float = Field(
-        0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; paper: 0.1"
-    )
-    adam_beta1: float = Field(
-        0.9, ge=0, lt=1, description="decay of AdamW's first moment; paper: 0.9"
-    )
-    adam_beta2: float = Field(
-        0.95, ge=0, lt=1, description="decay of AdamW's second moment; paper: 0.95"
-    )
-    adam_epsilon: float = Field(
-        1e-8, gt=0, description="keeps AdamW's step finite; not in the paper"
-    )
-    weight_decay: float = Field(0.0, ge=0, description="on matrices only; not in the paper")
-    max_length: int | None = Field(
-        None, gt=1, description="tokens of prompt + response; null: the model's context"
-    )
-    micro_batch_tokens: int = Field(
-        4096, gt=0, description="padded tokens a backward pass holds in memory"
-    )
-    shared_prefix: bool = Field(
-        False, description="compute a prompt once for its K answers; pays for long prompts"
-    )
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass to save memory"
-    )
-    lora: LoraConfig | None = Field(
-        None, description="train low-rank adapters instead of all weights; merged in final/"
-    )
-    engine: EngineConfig = Field(
-        default_factory=EngineConfig, description="ZeRO stage, offload, clipping"
-    )
-    eval_steps: int = Field(
-        10, gt=0, description="updates between looks at the validation rankings; also at the end"
-    )
-    eval_rankings: int = Field(
-        200, gt=0, description="validation rankings read each time; the report reads all"
-    )
-    save_steps: int = Field(25, gt=0, description="updates between checkpoints")
-
-    @model_validator(mode="after")
-    def _one_way_to_save_memory(self) -> "Config":
-        if self.shared_prefix and self.gradient_checkpointing:
-            raise ValueError(
-                "shared_prefix needs the prompt's keys and values, which "
-                "gradient_checkpointing throws away; "
-                "switch one of them off, or lower micro_batch_tokens"
-            )
-        return self
-
-
-class TrainingPlan(NamedTuple):
-    """One model to train: what it learns from, update by update, and its seed."""
-
-    batches: list[list[EncodedRanking]]
-    seed: int
-
-
-class InitialModel(NamedTuple):
-    """What every trained model starts from: a folder, its tokenizer, and how many tokens a prompt
-    and its response may have together.
-    """
-
-    folder: Path
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int
+__all__ = ["Config", "main"]
 
 
 Weights = dict[str, torch.Tensor]
@@ -251,97 +118,6 @@ def main(config: Config, stage: StageContext) -> None:
 
     # 4. The reward model.
     stage.finish(save, headline(report), card(config, report), tokens=tokens)
-
-
-def initial_model(folder: Path, max_length: int | None) -> InitialModel:
-    """The model of a folder; sequences are no longer than `max_length` or the model's context."""
-    tokenizer = prepare_tokenizer(load_tokenizer(folder))
-    context = context_of(AutoConfig.from_pretrained(folder))
-    return InitialModel(folder, tokenizer, min(max_length or 10**9, context or 10**9))
-
-
-def ranking_sets(config: Config, stage: StageContext) -> list[tuple[RankingSplits, float]]:
-    """Every set of rankings with its weight; no set teaches what another holds back."""
-    if not isinstance(config.rankings, list):
-        sets, weights = [read_splits(stage, config.rankings)], [1.0]
-    else:
-        sets = [read_splits(stage, entry.source) for entry in config.rankings]
-        sets = one_split(sets, "reward.rankings")
-        weights = [entry.weight for entry in config.rankings]
-    for splits in sets:
-        note_counts(stage, splits.dropped)
-    return list(zip(sets, weights, strict=True))
-
-
-def plan_training(
-    config: Config,
-    stage: StageContext,
-    sets: list[tuple[RankingSplits, float]],
-    initial: InitialModel,
-) -> list[TrainingPlan]:
-    """What to train, in order: the members, then the model of the second half if one is wanted."""
-    half = "first" if config.half == "split" else config.half
-    items = training_items(config, stage, sets, initial, half)
-    plans = [
-        TrainingPlan(training_batches(config, items, stage.seed + i), stage.seed + i)
-        for i in range(config.members)
-    ]
-    if config.half == "split":
-        others = training_items(config, stage, sets, initial, "second")
-        plans.append(TrainingPlan(training_batches(config, others, stage.seed), stage.seed))
-    return plans
-
-
-def training_items(
-    config: Config,
-    stage: StageContext,
-    sets: list[tuple[RankingSplits, float]],
-    initial: InitialModel,
-    half: str,
-) -> list[EncodedRanking]:
-    """The training rankings of one half of the prompts (or all) as tokens, their weights of mean 1;
-    drops are told.
-
-    Raises:
-        DataError: no ranking is left that could teach anything.
-    """
-    items: list[EncodedRanking] = []
-    counts: Counter[str] = Counter()
-    for splits, weight in sets:
-        found, dropped = encode_rankings(
-            [ranking for ranking in splits.train if in_half(ranking, half)],
-            initial.tokenizer,
-            initial.max_length,
-            margin=config.margin,
-            margin_scale=config.margin_scale,
-            weight=weight,
-        )
-        items, counts = items + found, counts + dropped
-    note_counts(stage, counts)
-    if not items:
-        reasons = (
-            ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "there are none"
-        )
-        raise DataError(
-            f"stage '{stage.name}'",
-            field="rankings",
-            problem=f"nothing to learn from: {reasons}",
-            fix="give rankings with at least two responses that fit the context and are not "
-            "all tied",
-        )
-    return weights_of_mean_one(
-        shuffled_pairs(items) if config.batching == "shuffled_pairs" else items
-    )
-
-
-def training_batches(
-    config: Config, items: list[EncodedRanking], seed: int
-) -> list[list[EncodedRanking]]:
-    """The batches of all epochs, in an order set by the seed."""
-    epochs = range(config.num_train_epochs)
-    return [
-        batch for epoch in epochs for batch in epoch_batches(items, config.batch_size, seed, epoch)
-    ]
 
 
 def train_models(
@@ -482,13 +258,6 @@ def finished_model(
     module = new_module(config, initial, seed)
     module.load_state_dict(weights)
     return merge_lora(module.model).eval()
-
-
-def note_counts(stage: StageContext, counts: Counter[str]) -> None:
-    """Tell the user and the logbook what was dropped."""
-    for reason, count in counts.items():
-        say(f"  {count} {reason}")
-        stage.logbook(f"{count} {reason}")
 
 
 def card(config: Config, report: dict[str, Any]) -> str:

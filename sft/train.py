@@ -17,13 +17,11 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from peft import PeftModel
-from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerBase
-from trl import SFTConfig
 
 from data.packing import encode_documents
 from data.records import Prompt
@@ -35,9 +33,8 @@ from data.template import (
     turns_in_words,
 )
 from podium.attention import attend_for_training
-from podium.engine import EngineConfig, init_distributed
 from podium.errors import DataError, Interrupted, RecipeError
-from podium.lora import LoraConfig, merge_lora, peft_config
+from podium.lora import merge_lora, peft_config
 from podium.models import (
     UNSTATED_CONTEXT,
     absent_in_words,
@@ -51,7 +48,6 @@ from podium.models import (
     save_model,
 )
 from podium.rewards.kinds import make_reward
-from podium.rewards.specs import RewardSpec
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.runtime import seed_everything
@@ -62,6 +58,7 @@ from sft.batches import (
     fill_with_documents,
     lay_out_batches,
 )
+from sft.config import Config
 from sft.dropout import set_residual_dropout
 from sft.trainer import (
     StageCallback,
@@ -70,81 +67,11 @@ from sft.trainer import (
     forget_later_best,
     read_best,
     to_dataset,
-    trainer_settings,
+    trainer_arguments,
 )
 from sft.validation import RewardScorer, validation_metrics
 
-
-class Config(BaseModel):
-    """What to fine-tune and how. The defaults suit the embedded world; the paper's value is
-    named.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str = Field(
-        "pretrain", description="a stage of this run, a stage or model folder, or a hub id"
-    )
-    num_train_epochs: float = Field(
-        4, gt=0, description="passes over the demonstrations; C.1: 16, C.3: 2"
-    )
-    learning_rate: float = Field(
-        1e-3, gt=0, description="peak; C.1: 9.65e-6 (1.3B, 6B), 5.03e-6 (175B); C.3: 5e-6"
-    )
-    batch_size: int = Field(
-        32, gt=0, description="rows an update over all processes; C.1: 32 (1.3B, 6B), 8 (175B)"
-    )
-    per_device_train_batch_size: int = Field(
-        32, gt=0, description="rows a forward pass: what memory allows"
-    )
-    warmup_ratio: float = Field(
-        0.0, ge=0, lt=1, description="share of the updates to warm up in; C.1: none"
-    )
-    min_lr_rate: float = Field(
-        0.1, ge=0, le=1, description="fraction of the peak the cosine ends at; C.1: 0.1"
-    )
-    adam_beta1: float = Field(
-        0.9, ge=0, lt=1, description="decay of AdamW's first moment; appendix C: 0.9"
-    )
-    adam_beta2: float = Field(
-        0.95, ge=0, lt=1, description="decay of AdamW's second moment; appendix C: 0.95"
-    )
-    weight_decay: float = Field(0.0, ge=0, description="on matrices only; the paper names none")
-    residual_dropout: float = Field(0.0, ge=0, lt=1, description="on each block's output; C.1: 0.2")
-    max_prompt_tokens: int | None = Field(
-        None, gt=0, description="longer ones are dropped; C: 1,024; null: context"
-    )
-    max_response_tokens: int | None = Field(
-        None, gt=0, description="longer answers are dropped; C: 1,024"
-    )
-    aux_share: float = Field(
-        0.0, ge=0, lt=1, description="share of each batch's rows from the documents; C.3: 0.1"
-    )
-    lora: LoraConfig | None = Field(
-        None, description="train adapters only; null trains every weight"
-    )
-    select_by: Literal["validation_loss", "reward_score", "last"] = Field(
-        "validation_loss", description="how the checkpoint is chosen; C.1: reward_score"
-    )
-    reward: RewardSpec | None = Field(
-        None,
-        description="for select_by: reward_score; a reward stage's folder, or as in ppo.reward",
-    )
-    reward_prompts: int = Field(
-        128, gt=0, description="validation prompts answered for the reward score"
-    )
-    eval_steps: int | None = Field(
-        None, gt=0, description="updates between evaluations; null: once an epoch"
-    )
-    save_steps: int | None = Field(
-        None, gt=0, description="updates between checkpoints; null: as eval_steps"
-    )
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass to save memory"
-    )
-    engine: EngineConfig = Field(
-        default_factory=EngineConfig, description="clipping; ZeRO and offload under DeepSpeed"
-    )
+__all__ = ["Config", "main"]
 
 
 def main(config: Config, stage: StageContext) -> None:
@@ -365,57 +292,6 @@ def make_measure(
         return metrics | ({"reward_score": scorer(model)} if scorer else {})
 
     return measure
-
-
-def trainer_arguments(config: Config, stage: StageContext, steps_per_epoch: int) -> SFTConfig:
-    """Our fields in the trainer's words, with everything off that would talk, upload or shuffle.
-
-    Raises:
-        RecipeError: the batch cannot be split evenly.
-    """
-    rows_a_pass = min(config.per_device_train_batch_size, config.batch_size // stage.world_size)
-    if rows_a_pass == 0 or config.batch_size % (rows_a_pass * stage.world_size):
-        raise RecipeError(
-            f"{stage.name}.batch_size {config.batch_size} is no multiple of "
-            f"{config.per_device_train_batch_size} rows "
-            f"a pass on {stage.world_size} processes",
-            fix="choose per_device_train_batch_size so that it divides each process's share of "
-            "the batch",
-        )
-    eval_steps = config.eval_steps or max(steps_per_epoch, 1)
-    engine = config.engine
-    with_deepspeed = stage.world_size > 1 or engine.zero_stage > 0 or engine.offload
-    if with_deepspeed:
-        init_distributed()  # a lone process needs a group too, and the trainer makes none
-    return SFTConfig(
-        output_dir=str(stage.dir / "checkpoints"),
-        seed=stage.seed,
-        use_cpu=stage.device.type == "cpu",
-        bf16=stage.dtype == "bf16" and not with_deepspeed,
-        num_train_epochs=1,  # the laid-out rows hold all epochs
-        train_sampling_strategy="sequential",
-        max_length=None,  # what is too long was dropped
-        per_device_train_batch_size=rows_a_pass,
-        gradient_accumulation_steps=config.batch_size // (rows_a_pass * stage.world_size),
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": config.min_lr_rate},
-        warmup_steps=config.warmup_ratio,  # below 1 the trainer reads a ratio
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        weight_decay=config.weight_decay,
-        max_grad_norm=engine.gradient_clipping,
-        gradient_checkpointing=config.gradient_checkpointing,
-        deepspeed=trainer_settings(engine, stage.dtype) if with_deepspeed else None,
-        eval_strategy="steps",
-        eval_steps=eval_steps,
-        save_strategy="steps",
-        save_steps=config.save_steps or eval_steps,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # a NaN must end the run, not be averaged away
-        disable_tqdm=True,
-        report_to="none",
-    )
 
 
 def save_final(

@@ -23,14 +23,16 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
-from podium.engine import EngineConfig, deepspeed_settings
+from podium.engine import EngineConfig, deepspeed_settings, init_distributed
+from podium.errors import RecipeError
 from podium.progress import Bar
 from podium.run.context import StageContext
 from podium.runtime import Dtype
 from podium.storage import PARTIAL, publish, writing
 from sft.batches import Row
+from sft.config import Config
 
 BEST_FILE = "best.json"
 # What the trainer logs under these names is not logged: to it the whole run is one epoch, and it
@@ -184,6 +186,57 @@ def forget_later_best(stage: StageContext, step: int) -> None:
     best = read_best(stage)
     if stage.is_main and best is not None and best["step"] > step:
         shutil.rmtree(stage.dir / "best")
+
+
+def trainer_arguments(config: Config, stage: StageContext, steps_per_epoch: int) -> SFTConfig:
+    """Our fields in the trainer's words, with everything off that would talk, upload or shuffle.
+
+    Raises:
+        RecipeError: the batch cannot be split evenly.
+    """
+    rows_a_pass = min(config.per_device_train_batch_size, config.batch_size // stage.world_size)
+    if rows_a_pass == 0 or config.batch_size % (rows_a_pass * stage.world_size):
+        raise RecipeError(
+            f"{stage.name}.batch_size {config.batch_size} is no multiple of "
+            f"{config.per_device_train_batch_size} rows "
+            f"a pass on {stage.world_size} processes",
+            fix="choose per_device_train_batch_size so that it divides each process's share of "
+            "the batch",
+        )
+    eval_steps = config.eval_steps or max(steps_per_epoch, 1)
+    engine = config.engine
+    with_deepspeed = stage.world_size > 1 or engine.zero_stage > 0 or engine.offload
+    if with_deepspeed:
+        init_distributed()  # a lone process needs a group too, and the trainer makes none
+    return SFTConfig(
+        output_dir=str(stage.dir / "checkpoints"),
+        seed=stage.seed,
+        use_cpu=stage.device.type == "cpu",
+        bf16=stage.dtype == "bf16" and not with_deepspeed,
+        num_train_epochs=1,  # the laid-out rows hold all epochs
+        train_sampling_strategy="sequential",
+        max_length=None,  # what is too long was dropped
+        per_device_train_batch_size=rows_a_pass,
+        gradient_accumulation_steps=config.batch_size // (rows_a_pass * stage.world_size),
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": config.min_lr_rate},
+        warmup_steps=config.warmup_ratio,  # below 1 the trainer reads a ratio
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        weight_decay=config.weight_decay,
+        max_grad_norm=engine.gradient_clipping,
+        gradient_checkpointing=config.gradient_checkpointing,
+        deepspeed=trainer_settings(engine, stage.dtype) if with_deepspeed else None,
+        eval_strategy="steps",
+        eval_steps=eval_steps,
+        save_strategy="steps",
+        save_steps=config.save_steps or eval_steps,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a NaN must end the run, not be averaged away
+        disable_tqdm=True,
+        report_to="none",
+    )
 
 
 def trainer_settings(engine: EngineConfig, dtype: Dtype) -> dict[str, Any]:

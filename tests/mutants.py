@@ -44,8 +44,8 @@ VALUE = (
 )
 KEY = "tests/ppo/test_wiring.py::test_every_key_does_something"
 GRADIENT = "tests/ppo/test_update.py::test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx"
-RECORD = "tests/ppo/test_train.py::test_the_record_counts_what_was_learned_from"
-SAMPLER = "tests/ppo/test_train.py::test_a_sampler_that_rounds_otherwise_is_noticed_and_mended"
+RECORD = "tests/ppo/test_rollback.py::test_the_record_counts_what_was_learned_from"
+SAMPLER = "tests/ppo/test_rollback.py::test_a_sampler_that_rounds_otherwise_is_noticed_and_mended"
 ADAPTIVE = "tests/ppo/test_update.py::test_the_kl_controller_learns_from_every_episode"
 SHARED = "tests/ppo/test_update.py::test_ptx_windows_are_shared_out_over_any_number_of_processes"
 CONTEXT = "tests/podium/run/test_context.py::"
@@ -55,19 +55,19 @@ REWARD_KEY = "tests/reward/test_keys.py::test_every_key_does_something"
 MUTANTS = [
     # What is looked for and not found; one split over all sets.
     Mutant(
-        "podium/run/context.py",
+        "podium/run/inputs.py",
         "            self._note(kind, split, None)\n",
         "            pass\n",
         CONTEXT + "test_a_source_that_was_not_there_makes_its_seeker_anew",
     ),
     Mutant(
-        "podium/run/context.py",
+        "podium/run/inputs.py",
         "            self._note(None, None, str(path), files=[missing])\n",
         "            pass\n",
         CONTEXT + "test_a_file_that_was_not_there_makes_its_seeker_anew",
     ),
     Mutant(
-        "podium/run/context.py",
+        "podium/run/inputs.py",
         '        self._note("world", None, source)\n',
         "",
         CONTEXT + "test_a_world_that_comes_or_goes_makes_its_seeker_anew",
@@ -103,10 +103,12 @@ MUTANTS = [
         SOURCES + "test_a_labeler_held_out_in_one_set_teaches_in_none",
     ),
     # Keys of the reward stage that nobody reads.
-    Mutant("reward/train.py", "for i in range(config.members)", "for i in range(1)", REWARD_KEY),
-    Mutant("reward/train.py", '    if config.half == "split":', "    if False:", REWARD_KEY),
-    Mutant("reward/train.py", "            margin=config.margin,\n", "", REWARD_KEY),
-    Mutant("reward/train.py", "margin_scale=config.margin_scale", "margin_scale=1.0", REWARD_KEY),
+    Mutant("reward/planning.py", "for i in range(config.members)", "for i in range(1)", REWARD_KEY),
+    Mutant("reward/planning.py", '    if config.half == "split":', "    if False:", REWARD_KEY),
+    Mutant("reward/planning.py", "            margin=config.margin,\n", "", REWARD_KEY),
+    Mutant(
+        "reward/planning.py", "margin_scale=config.margin_scale", "margin_scale=1.0", REWARD_KEY
+    ),
     Mutant("reward/train.py", "config.warmup_steps, config.min_lr_rate", "0, 0.1", REWARD_KEY),
     # Rows shared out over processes.
     Mutant(
@@ -302,7 +304,7 @@ MUTANTS = [
     ),
     # The stage.
     Mutant(
-        "ppo/train.py",
+        "ppo/inputs.py",
         "start = (iteration - 1) * steps",
         "start = 0",
         "tests/ppo/test_wiring.py::test_every_iteration_reads_windows_of_its_own",
@@ -314,7 +316,7 @@ MUTANTS = [
         "tests/ppo/test_train.py::test_every_window_is_as_long_as_the_key_says",
     ),
     Mutant(
-        "ppo/train.py",
+        "ppo/inputs.py",
         "return config.value_model or next",
         "return next",
         "tests/ppo/test_train.py::test_value_model_is_read_where_it_is_named",

@@ -60,7 +60,7 @@ class Recipe(BaseModel):
     where its row allows arms. Stages left out (null) are not in the chain.
 
     Files are checked against `recipe_model`, which knows each section's config. Python code may
-    also hand this class the configs themselves: `Recipe(name="x", sft=sft.train.Config())`.
+    also hand this class the configs themselves: `Recipe(name="x", sft=sft.config.Config())`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)

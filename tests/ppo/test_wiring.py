@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ppo.config import Config
-from ppo.train import documents_of
+from ppo.inputs import documents_of
 from ppo.update import MiniBatch, UpdateSums, flat_gradient
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [16], [17, 18, 19], [21, 22], [23, 24], [26, 27]]

@@ -11,15 +11,10 @@ from podium.engine import init_distributed
 from podium.rewards.model import save_reward_model
 from podium.run.context import StageContext
 from podium.run.recipe import load_recipe
-from reward.train import (
-    Config,
-    encode_rankings,
-    initial_model,
-    keeps_head,
-    plan_training,
-    ranking_sets,
-    train_models,
-)
+from reward.batches import encode_rankings
+from reward.config import Config
+from reward.planning import initial_model, plan_training, ranking_sets
+from reward.train import keeps_head, train_models
 
 # key: another value, what it must change, and what that needs to be seen
 CHANGES: dict[str, tuple[object, str, dict]] = {

@@ -9,8 +9,8 @@ from data.records import Ranking
 from podium.errors import DataError
 from podium.run.context import StageContext
 from podium.run.recipe import load_recipe
+from reward.planning import ranking_sets
 from reward.sources import prompt_key
-from reward.train import ranking_sets
 from tests.reward.conftest import ranking, village_rankings
 
 
