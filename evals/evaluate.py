@@ -11,8 +11,7 @@ evals/report.py makes the table, the pictures and the page.
 
     podium evals RECIPE     (or: python -m evals.evaluate RECIPE --set evals.prompts=500)
 
-Left out: human judges (the labeling site and the chat's votes are for them), few-shot tasks (use
-lm-eval on final/).
+Left out: human judges (the labeling site and the chat's votes are for them).
 """
 
 import json
@@ -30,9 +29,19 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from data.jsonl import write_jsonl
 from data.template import encode_prompt, stop_token_ids
 from evals.answers import Judge, best_of_curve, pick_best
-from evals.measure import LONGEST_CONTEXT, Bench, HeldOut, Measured, answers_of, measure, summarise
+from evals.harness import check_tasks
+from evals.measure import (
+    LONGEST_CONTEXT,
+    Bench,
+    HeldOut,
+    Measured,
+    Tasks,
+    answers_of,
+    measure,
+    summarise,
+)
 from evals.pieces import Pieces
-from evals.records import ANSWERS_FILE, RESULTS_FILE, Answer
+from evals.records import ANSWERS_FILE, RESULTS_FILE, TASKS_FOLDER, Answer
 from podium.errors import DataError
 from podium.models import (
     absent_token_ids,
@@ -51,6 +60,7 @@ from podium.run.recipe import Recipe
 from podium.run.registry import label_of, spec_of
 from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import SamplingParams
+from podium.storage import write_json
 
 DEFAULT_LENGTH = 64  # tokens an answer in a chain without PPO
 
@@ -98,12 +108,21 @@ class Config(BaseModel):
         40_000, gt=0, description="held-out text for the pretraining loss"
     )
     questions: int = Field(600, ge=0, description="fact questions to ask; 0 asks none")
+    tasks: list[str] = Field([], description="tasks of lm-eval, asked of every model")
+    task_files: str | None = Field(
+        None, description="a folder of your own tasks as lm-eval's YAML files, for evals.tasks"
+    )
+    num_fewshot: list[int] = Field(
+        [0], description="examples before a task's question; each number is asked; OPT: 0, 1, 32"
+    )
+    task_limit: int | None = Field(None, gt=0, description="questions a task; null: all")
     save_steps: int = Field(512, gt=0, description="answers between checkpoints")
 
 
 def main(config: Config, stage: StageContext) -> None:
     """Compare the models of the run and write what each is worth."""
     # 1. Who is compared, who judges, and on what.
+    tasks = read_tasks(config, stage)
     length = answer_length(config, stage.recipe)
     rows = rows_of(config, stage.recipe)
     tokenizer = load_tokenizer(stage.parent(config.sft))
@@ -121,6 +140,7 @@ def main(config: Config, stage: StageContext) -> None:
         judge,
         held_out,
         config.documents_tokens,
+        tasks,
         Pieces(stage),
         config.save_steps,
     )
@@ -141,7 +161,7 @@ def main(config: Config, stage: StageContext) -> None:
             progress.advance()
     if candidates:
         picked = pick_best("best_of_n", candidates, config.best_of)
-        measured["best_of_n"] = Measured(picked, 1, measured["sft"].losses, measured["sft"].choices)
+        measured["best_of_n"] = replace(measured["sft"], answers=picked, samples=1)
 
     # 3. The table, every row against SFT.
     table = {
@@ -164,6 +184,8 @@ def main(config: Config, stage: StageContext) -> None:
             json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
         write_jsonl(folder / ANSWERS_FILE, answers)
+        for row in rows if tasks.names else ():
+            write_json(folder / TASKS_FOLDER / f"{row}.json", measured[row].summaries)
 
     stage.finish(
         save, headline(table), card(results), tokens=sum(answer.tokens for answer in answers)
@@ -245,6 +267,18 @@ def make_judge(config: Config, stage: StageContext) -> Judge:
         return moved(make_reward(spec, stage, same_tokenizer=False), stage.device).eval()
 
     return Judge(stage.world(), load(config.judge), load(spec))
+
+
+def read_tasks(config: Config, stage: StageContext) -> Tasks:
+    """The tasks of lm-eval to ask; the user's own files are noted in the lineage."""
+    files = None if config.task_files is None else Path(config.task_files).expanduser()
+    if files is not None:
+        if not files.is_dir():
+            raise DataError(files, None, "evals.task_files", "is no folder", "name one that is")
+        for path in sorted(path for path in files.rglob("*") if path.is_file()):
+            stage.code(path)
+    check_tasks(config.tasks, files)
+    return Tasks(tuple(config.tasks), tuple(config.num_fewshot), files, config.task_limit)
 
 
 def read_held_out(

@@ -3,8 +3,9 @@ row made of them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from data.packing import encode_documents, pack
 from data.records import Document, Prompt, Question
 from evals.answers import Judge, answer_prompts, by_prompt
 from evals.generation import distinct_n
+from evals.harness import Scores, against_sft, ask
 from evals.loglikelihood import Choices, accuracies, score_questions
 from evals.perplexity import block_losses
 from evals.pieces import Pieces
@@ -39,6 +41,16 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Tasks:
+    """Which tasks of lm-eval are asked, each with every one of these numbers of `examples`."""
+
+    names: tuple[str, ...] = ()
+    examples: tuple[int, ...] = (0,)
+    files: Path | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
 class Bench:
     """What every model is measured with."""
 
@@ -47,6 +59,7 @@ class Bench:
     judge: Judge
     held_out: HeldOut
     documents_tokens: int
+    tasks: Tasks
     pieces: Pieces
     answers_per_piece: int
 
@@ -59,6 +72,8 @@ class Measured:
     samples: int
     losses: np.ndarray | None  # (blocks,)
     choices: list[Choices] | None
+    tasks: Scores = field(default_factory=dict)
+    summaries: dict[str, Any] = field(default_factory=dict)  # of lm-eval, by number of examples
 
 
 def measure(
@@ -77,11 +92,14 @@ def measure(
     answers = answers_of(row, sampler, bench, samples, params)
     losses = bench.pieces.piece(lambda: _losses(load(), bench))
     choices = bench.pieces.piece(lambda: _choices(load(), bench))
+    tasks, summaries = _tasks(load, bench)
     return Measured(
         answers,
         samples,
         None if losses is None else np.array(losses, dtype=np.float32),
         None if choices is None else [_as_choices(fields) for fields in choices],
+        tasks,
+        summaries,
     )
 
 
@@ -135,6 +153,26 @@ def _choices(model: PreTrainedModel, bench: Bench) -> list[dict[str, Any]] | Non
     ]
 
 
+def _tasks(load: Load, bench: Bench) -> tuple[Scores, dict[str, Any]]:
+    """Every task's scores by its name and number of examples, `piqa, 5 examples`."""
+    scores: Scores = {}
+    summaries: dict[str, Any] = {}
+    asked = bench.tasks
+    for examples in asked.examples if asked.names else ():
+
+        def one(examples: int = examples) -> tuple[Scores, dict[str, Any]]:
+            model = load()
+            names, context = list(asked.names), _context(model)
+            return ask(
+                model, bench.tokenizer, names, examples, asked.files, context, asked.limit, seed=0
+            )
+
+        found, summary = bench.pieces.piece(one)
+        scores |= {f"{task}, {examples} examples": values for task, values in found.items()}
+        summaries[str(examples)] = summary
+    return scores, summaries
+
+
 def _as_choices(fields: dict[str, Any]) -> Choices:
     arrays = {name: np.array(value) for name, value in fields.items() if name != "answer"}
     return Choices(**arrays, answer=fields["answer"])
@@ -178,6 +216,8 @@ def summarise(
         name: float(np.mean([answer.features[name] for answer in answers]))
         for name in answers[0].features
     }
+    if measured.tasks:
+        values["tasks"] = against_sft(measured.tasks, sft.tasks)
     return values | _skills(measured, sft, questions)
 
 

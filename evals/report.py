@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evals import plots
+from evals.harness import ENOUGH_QUESTIONS
 from evals.records import Answer
 from evals.runs import Run, read_run
 from evals.sentences import Outcome, change, duration, glossary, interval, number, opening, verdicts
@@ -170,6 +171,19 @@ def notes(outcome: Outcome) -> list[str]:
         "give such a win rate in under 5 %.",
         f"Wins are decided by {setup['judge']}, ties count half; {kl} "
         f"facts are {setup['questions']:,} questions, each with one right choice.",
+        *_few_questions(outcome),
+    ]
+
+
+def _few_questions(outcome: Outcome) -> list[str]:
+    """Tasks whose differences say little."""
+    tasks = next(iter(outcome.rows.values())).get("tasks", {})
+    few = [name for name, found in tasks.items() if found["questions"] < ENOUGH_QUESTIONS]
+    if not few:
+        return []
+    return [
+        f"Of {', '.join(few)} fewer than {ENOUGH_QUESTIONS} questions were asked: an accuracy is "
+        "then known to 7 points and worse, and most differences cannot be told from none."
     ]
 
 
@@ -288,9 +302,24 @@ def details(outcome: Outcome) -> list[tuple[str, list[str]]]:
                 lambda v, k=kind: number(v["fact_accuracy_by_kind"][k], as_percent=True),
             )
         )
+    for task in some.get("tasks", {}):
+        lines.append(line(f"lm-eval: {task}", lambda v, t=task: _task(v["tasks"][t])))
+        lines.append(
+            line(
+                "the same, against SFT",
+                lambda v, t=task: (
+                    "-" if v is rows.get("sft") else change(v["tasks"][t]["difference"], " points")
+                ),
+            )
+        )
     for feature in some.get("features", {}):
         lines.append(line(f"feature: {feature}", lambda v, f=feature: number(v["features"][f])))
     return [("", [outcome.label(row) for row in rows]), *lines]
+
+
+def _task(found: dict[str, Any]) -> str:
+    """A task's accuracy with its interval."""
+    return interval(found["value"], found["low"], found["high"], as_percent=True)
 
 
 def stage_line(folder: Path, name: str, record: dict[str, Any]) -> dict[str, str]:

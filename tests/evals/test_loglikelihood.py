@@ -141,6 +141,7 @@ def test_doubt_is_in_bits():
     assert uneven.entropy() == pytest.approx(0.811278, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
 def test_equal_to_lm_eval(family, tokenizer, request, tmp_path):
     """120 questions with non-ASCII choices: each log-likelihood and each accuracy. Seen red without

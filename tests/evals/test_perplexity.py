@@ -50,6 +50,7 @@ def test_a_model_without_knowledge_has_the_perplexity_of_its_vocabulary(tiny_lla
     )
 
 
+@pytest.mark.slow
 def test_equal_to_lm_eval(tiny_llama, tokenizer):
     """Seen red when the last window gets one context token only."""
     pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[eval]'")

@@ -1,0 +1,133 @@
+"""Tasks of EleutherAI's lm-eval, asked of every model of a run in this process.
+
+lm-eval brings hundreds of tasks by name (they are fetched from the hub) and takes one's own as YAML
+files beside their data, which need no network. Each question's score is kept, so that a model is
+compared with SFT question by question. Needs the extra `eval`.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from podium.errors import PlatformError, RecipeError
+from podium.statistics import SHARE, mean_with_interval, paired_difference
+
+# Below, an interval of accuracies is wider than 14 points: most taxes and gains are smaller.
+ENOUGH_QUESTIONS = 200
+# Of the metrics that a task may report, the one that tables show: the first that it has. All are
+# shares of questions; of others lm-eval's own summary is kept.
+SHOWN = ("acc_norm", "acc", "exact_match", "f1")
+Scores = dict[str, dict[str, list[float]]]  # task -> metric -> one number a question
+
+
+class Asked(NamedTuple):
+    """What the tasks of one model gave: every question's scores, and lm-eval's own summary."""
+
+    scores: Scores
+    summary: dict[str, Any]
+
+
+def check_tasks(tasks: list[str], files: Path | None) -> None:
+    """Find out before anything is sampled whether the tasks are there.
+
+    Raises:
+        PlatformError: lm-eval is not installed. RecipeError: a task that there is not.
+    """
+    if not tasks:
+        return
+    known = set(_manager(files).all_tasks)
+    for task in tasks:
+        if task not in known:
+            raise RecipeError(
+                f"evals.tasks: lm-eval has no task '{task}'",
+                "`lm_eval --tasks list` names those it brings; evals.task_files is the folder of "
+                "your own",
+            )
+
+
+def ask(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: list[str],
+    examples: int,
+    files: Path | None,
+    context: int,
+    limit: int | None,
+    seed: int,
+) -> Asked:
+    """The tasks with so many `examples` before each question (`num_fewshot`).
+
+    context: tokens; what is longer loses its beginning, as lm-eval does. limit: questions a task.
+    """
+    _need_lm_eval()
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    found = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, max_length=context, batch_size=8),
+        tasks=list(tasks),
+        num_fewshot=examples,
+        limit=limit,
+        task_manager=_manager(files),
+        bootstrap_iters=0,  # the intervals here are ours, over questions
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        fewshot_random_seed=seed,
+    )
+    scores = {task: _by_question(samples) for task, samples in found["samples"].items()}
+    kept = ("results", "groups", "versions", "n-shot", "n-samples", "higher_is_better")
+    return Asked(scores, {name: found[name] for name in kept if name in found})
+
+
+def _by_question(samples: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """The metrics that are one number a question, by the question's number."""
+    ordered = sorted(samples, key=lambda sample: sample["doc_id"])
+    names = ordered[0].get("metrics", []) if ordered else []
+    return {
+        name: [float(sample[name]) for sample in ordered]
+        for name in names
+        if all(isinstance(sample[name], int | float | bool | np.number) for sample in ordered)
+    }
+
+
+def against_sft(scores: Scores, sft: Scores) -> dict[str, dict[str, Any]]:
+    """task -> the metric shown, its mean over questions with interval, and the difference from SFT
+    on the same questions with its own; for the table.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for task, metrics in scores.items():
+        metric = next((name for name in SHOWN if name in metrics), None)
+        if metric is None:
+            continue
+        mine, theirs = np.array(metrics[metric]), np.array(sft[task][metric])
+        questions = range(len(mine))
+        rows[task] = {
+            "metric": metric,
+            "questions": len(mine),
+            **mean_with_interval(mine, questions, SHARE)._asdict(),
+            "difference": paired_difference(mine, theirs, questions, (-1.0, 1.0))._asdict(),
+        }
+    return rows
+
+
+def _need_lm_eval() -> None:
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError as error:
+        raise PlatformError(
+            "evals.tasks needs lm-eval, which is not installed",
+            "pip install -c constraints.txt -e '.[eval]', or leave evals.tasks out",
+        ) from error
+    for name in ("lm_eval", "lm-eval"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _manager(files: Path | None) -> Any:
+    _need_lm_eval()
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(files) if files is not None else None)

@@ -1,0 +1,115 @@
+"""lm-eval's tasks inside a run: every model is asked, its scores are lm-eval's own, and the table
+compares question by question.
+"""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from data.jsonl import read_jsonl
+from data.records import Question
+from evals.evaluate import Config, main
+from evals.harness import against_sft, check_tasks
+from evals.loglikelihood import accuracies, score_questions
+from evals.report import render
+from podium.errors import PlatformError, RecipeError
+from podium.models import load_causal_lm
+from podium.run.context import StageContext
+from tests.evals.miniature import make_run
+
+
+def test_a_difference_is_told_on_the_same_questions():
+    """80 questions, 20 gained and 4 lost. Seen red with the difference turned, and with two
+    separate means (whose interval holds 0).
+    """
+    sft = np.array([1.0] * 40 + [0.0] * 40)
+    mine = sft.copy()
+    mine[40:60], mine[:4] = 1.0, 0.0
+    found = against_sft({"quiz": {"acc": mine.tolist()}}, {"quiz": {"acc": sft.tolist()}})["quiz"]
+    assert (found["metric"], found["questions"], found["value"]) == ("acc", 80, 0.7)
+    assert found["difference"]["value"] == pytest.approx(0.2)
+    assert 0 < found["difference"]["low"] < 0.2 < found["difference"]["high"]
+
+
+def test_without_lm_eval_a_recipe_with_tasks_is_refused_and_one_without_is_not(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    check_tasks([], None)
+    with pytest.raises(PlatformError, match="needs lm-eval") as error:
+        check_tasks(["piqa"], None)
+    assert error.value.fix and "'.[eval]'" in error.value.fix
+
+
+@pytest.fixture(scope="module")
+def asked(tokenizer, tmp_path_factory):
+    """A run evaluated with three tasks from files: choices, the same after two examples, and an
+    answer that must be written.
+    """
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[eval]'")
+    files = tmp_path_factory.mktemp("tasks")
+    questions = [
+        Question(question=f"What comes after {n}?", choices=[str(n + 1), str(n + 2), "naïve"], answer=n % 2)
+        for n in range(30)
+    ]  # fmt: skip
+    data = files / "quiz.jsonl"
+    data.write_text("\n".join(question.model_dump_json() for question in questions))
+    common = f"""
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}, cache_dir: {files / "cache"}}}
+test_split: test
+fewshot_split: test
+doc_to_text: question
+"""
+    for name in ("quiz", "quiz_again"):
+        (files / f"{name}.yaml").write_text(
+            f"task: {name}\noutput_type: multiple_choice\ndoc_to_choice: choices\n"
+            f"doc_to_target: answer\nmetric_list: [{{metric: acc}}]\n{common}"
+        )
+    (files / "written.yaml").write_text(
+        "task: written\noutput_type: generate_until\ndoc_to_target: '{{choices[0]}}'\n"
+        "generation_kwargs: {until: ['.'], max_gen_toks: 4}\n"
+        f"metric_list: [{{metric: exact_match}}]\n{common}"
+    )
+    config = Config(
+        prompts=4, samples=1, best_of=2, documents_tokens=512, questions=0,
+        tasks=["quiz", "quiz_again", "written"], task_files=str(files), num_fewshot=[0, 2],
+    )  # fmt: skip
+    recipe, run_dir = make_run(tmp_path_factory.mktemp("runs"), tokenizer, config)
+    stage = StageContext("evals", recipe, run_dir)
+    main(stage.config, stage)
+    stage.close()
+    return run_dir, data
+
+
+@pytest.mark.slow
+def test_every_model_is_asked_and_scored_as_lm_eval_and_we_score(asked, tokenizer):
+    """Our own log-likelihood scoring, lm-eval's summary and the table give one number."""
+    run_dir, data = asked
+    rows = json.loads((run_dir / "evals/final/results.json").read_text())["rows"]
+    names = {f"{t}, {n} examples" for t in ("quiz", "quiz_again", "written") for n in (0, 2)}
+    assert all(set(row["tasks"]) == names for row in rows.values())
+    questions = read_jsonl(data, Question)
+    for row in ("sft", "ppo_ptx"):
+        found = rows[row]["tasks"]["quiz, 0 examples"]
+        stage = {"sft": "sft", "ppo_ptx": "ppo"}[row]
+        model = load_causal_lm(run_dir / stage / "final")
+        ours = accuracies(score_questions(model, tokenizer, questions, max_length=128))["acc"]
+        theirs = json.loads((run_dir / f"evals/final/lm_eval/{row}.json").read_text())
+        assert found["value"] == ours == theirs["0"]["results"]["quiz"]["acc,none"]
+        assert found["questions"] == 30
+    assert rows["sft"]["tasks"]["quiz, 0 examples"]["difference"]["value"] == 0.0
+    assert rows["sft"]["tasks"]["written, 0 examples"]["metric"] == "exact_match"
+
+
+@pytest.mark.slow
+def test_the_report_shows_tasks_and_says_where_questions_are_few(asked):
+    page = render(asked[0]).read_text()
+    assert "lm-eval: quiz, 2 examples" in page
+    assert "fewer than 200 questions" in page
+
+
+@pytest.mark.slow
+def test_an_unknown_task_is_refused_by_name(asked):
+    with pytest.raises(RecipeError, match="lm-eval has no task 'quizz'"):
+        check_tasks(["quizz"], asked[1].parent)
