@@ -25,6 +25,31 @@ from scipy.stats import rankdata
 
 from data.records import Ranking
 
+__all__ = [
+    "TIE_RULES",
+    "AgreementReport",
+    "AgreementRow",
+    "Contradictions",
+    "FlagAgreement",
+    "RankedTask",
+    "Rate",
+    "Tau",
+    "agreement_report",
+    "concordance",
+    "contradictions",
+    "flag_agreement",
+    "group_tasks",
+    "kendall_tau",
+    "kendall_w",
+    "likert_alpha",
+    "of_cohort",
+    "pair_signs",
+    "pairwise_agreement",
+    "rank_alpha",
+    "sign_counts",
+    "task_agreement",
+]
+
 TieRule = Literal["drop", "half", "match"]
 TIE_RULES: tuple[TieRule, ...] = ("drop", "half", "match")
 Counts = NDArray[np.int64]

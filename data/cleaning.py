@@ -36,6 +36,21 @@ from data.records import (
     TrainingRecord,
 )
 
+__all__ = [
+    "RULES",
+    "CleaningReport",
+    "Dropped",
+    "Rules",
+    "clean",
+    "common_prefixes",
+    "over_cap",
+    "personal_data",
+    "split",
+    "split_key",
+    "texts",
+    "with_texts",
+]
+
 RecordType = TypeVar("RecordType", bound=TrainingRecord)
 Numbered = tuple[int, RecordType]  # a record and its number in the source, from 1
 EXAMPLES_SHOWN = 3  # of every rule in the printed report; the file of dropped records has all

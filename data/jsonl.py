@@ -21,6 +21,15 @@ from podium.errors import DataError, RunFolderError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+__all__ = [
+    "from_dataset",
+    "numbered_lines",
+    "read_bytes",
+    "read_jsonl",
+    "to_dataset",
+    "write_jsonl",
+]
+
 RecordType = TypeVar("RecordType", bound=BaseModel)
 
 ERRORS_SHOWN = 5  # enough to see the pattern, few enough to read

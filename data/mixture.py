@@ -10,6 +10,12 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+__all__ = [
+    "Mixture",
+    "SourceReport",
+    "mix",
+]
+
 Item = TypeVar("Item")
 
 

@@ -15,6 +15,14 @@ import numpy as np
 
 from data.records import Comparison, Document, Message, Ranking, TrainingRecord
 
+__all__ = [
+    "compared",
+    "jaccard",
+    "minhash",
+    "near_duplicates",
+    "shingles",
+]
+
 SHINGLE_WORDS = 5
 BANDS, BAND_ROWS = 16, 8  # finds 95 % of pairs with Jaccard .8, 99.99 % at .9, all but none at .5
 # Multiplying by random odd numbers and keeping the high bits is a cheap family of hash functions:

@@ -17,6 +17,15 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from data.records import Document
 from podium.errors import DataError
 
+__all__ = [
+    "batches",
+    "document_windows",
+    "encode_documents",
+    "epoch_order",
+    "pack",
+    "packed_inputs",
+]
+
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names
 CHUNK = 1000  # documents tokenized at once; the tokenizer works on them in parallel
 

@@ -8,6 +8,10 @@ placeholder over what was found and to leave the rest of the text alone.
 import ipaddress
 import re
 
+__all__ = [
+    "redact",
+]
+
 OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 # The order matters: what an earlier pattern took is gone when the next one looks.
 PATTERNS = (

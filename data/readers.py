@@ -31,6 +31,13 @@ from data.rows import file_rows, rows_of, suffix_of
 from data.sources import Source
 from podium.errors import DataError, PodiumError
 
+__all__ = [
+    "CONVERTERS",
+    "ReadReport",
+    "read_source",
+    "read_with_report",
+]
+
 log = logging.getLogger("podium.data")
 RecordType = TypeVar("RecordType", bound=BaseModel)
 

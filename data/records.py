@@ -10,6 +10,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+__all__ = [
+    "Comparison",
+    "Demonstration",
+    "Document",
+    "Message",
+    "Messages",
+    "Prompt",
+    "Question",
+    "Ranking",
+    "Record",
+    "TrainingRecord",
+]
+
 MIN_RESPONSES = 2  # a ranking of one response says nothing; the paper has K = 4 to 9
 
 

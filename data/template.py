@@ -26,6 +26,24 @@ from data.rendering import TODAY, RefusedByTemplate, answer_lead, render, render
 from data.text_ids import encode_rendered, encode_text, last_kind
 from podium.errors import DataError
 
+__all__ = [
+    "CHAT_TEMPLATE",
+    "ROLE_TOKENS",
+    "SPECIAL_TOKENS",
+    "decode_response",
+    "encode_conversation",
+    "encode_prompt",
+    "encode_response",
+    "encode_whole",
+    "examples_of",
+    "naming_record",
+    "prepare_tokenizer",
+    "save_stop_token_ids",
+    "stop_token_ids",
+    "turn_end_id",
+    "turns_in_words",
+]
+
 SPECIAL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 ROLE_TOKENS = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>"}
 

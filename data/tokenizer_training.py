@@ -10,6 +10,10 @@ from transformers import PreTrainedTokenizerFast
 from data.template import CHAT_TEMPLATE, SPECIAL_TOKENS, prepare_tokenizer
 from podium.errors import PodiumError
 
+__all__ = [
+    "train_bpe",
+]
+
 BYTES = 256
 MAX_LENGTH = 1_000_000_000  # the model's context limits a sequence, not the tokenizer
 

@@ -26,6 +26,19 @@ from data.willowbrook.card import data_card
 from data.willowbrook.world import Willowbrook
 from podium.errors import DataError
 
+__all__ = [
+    "Config",
+    "Labeler",
+    "LabelerJudgement",
+    "Output",
+    "World",
+    "load_world",
+    "main",
+    "make_records",
+    "open_world",
+    "write_world",
+]
+
 FORMAT = 1  # of world.json; a change of the generator that changes its records raises it
 SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 WORLDS = {"willowbrook": Willowbrook}

@@ -8,6 +8,14 @@ from torch import Tensor
 
 from podium.engine import world_size
 
+__all__ = [
+    "batches_by_length",
+    "pad_left",
+    "pad_right",
+    "passes_by_length",
+    "share_of",
+]
+
 # Tokens of a pass from which on a shorter pass is no slower a token: seen on a CPU, a guess for a
 # GPU.
 CPU_TOKENS, GPU_TOKENS = 256, 16384
@@ -43,7 +51,8 @@ def share_of(count: int, processes: int, rank: int) -> tuple[list[int], int]:
     size = -(-count // processes)
     first = rank * size
     indices = [min(row, count - 1) for row in range(first, first + size)]
-    return indices, max(0, min(size, count - first))
+    counting = max(0, min(size, count - first))
+    return indices, counting
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad: int, device: Any = "cpu") -> tuple[Tensor, Tensor]:

@@ -23,6 +23,23 @@ from torch import nn
 
 from podium.runtime import Dtype, device
 
+__all__ = [
+    "EngineConfig",
+    "all_reduce_max",
+    "all_reduce_sum",
+    "backward",
+    "deepspeed_settings",
+    "full_state_dict",
+    "init_distributed",
+    "leave_distributed",
+    "load_engine",
+    "make_engine",
+    "make_frozen_engine",
+    "save_engine",
+    "step",
+    "world_size",
+]
+
 # What a launcher would tell a lone process; the last one marks the group as ours.
 _ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "PODIUM_GROUP": "alone"}
 

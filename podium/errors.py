@@ -8,6 +8,18 @@ Ctrl-C / SIGTERM.
 import signal
 from pathlib import Path
 
+__all__ = [
+    "DataError",
+    "DivergenceError",
+    "FunctionError",
+    "Interrupted",
+    "ParentError",
+    "PlatformError",
+    "PodiumError",
+    "RecipeError",
+    "RunFolderError",
+]
+
 
 class PodiumError(Exception):
     """A problem the user can fix. `fix` is the advice printed under the message."""

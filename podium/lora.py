@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     import peft
     from transformers import PreTrainedModel
 
+__all__ = [
+    "LoraConfig",
+    "embedding_names",
+    "merge_lora",
+    "peft_config",
+    "with_lora",
+]
+
 # What the model is for decides which layers peft trains beside the adapters: a fresh scalar head
 # (SEQ_CLS) has to learn, a language model's head (CAUSAL_LM) stays as it is.
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]

@@ -23,6 +23,31 @@ from podium.output_head import measure_output_head
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+__all__ = [
+    "UNSTATED_CONTEXT",
+    "absent_in_words",
+    "absent_token_ids",
+    "check_reward_head",
+    "check_rows",
+    "context_of",
+    "count_parameters",
+    "device_of",
+    "evaluating",
+    "inside_peft",
+    "keep_token_ids_alone",
+    "load_causal_lm",
+    "load_tokenizer",
+    "load_whole",
+    "moved",
+    "remove_dropout",
+    "resize_for",
+    "rows_needed",
+    "save_model",
+    "silence_routers",
+    "template_hash",
+    "tokenizer_hash",
+]
+
 Model = TypeVar("Model", bound=torch.nn.Module)
 # The names under which the families of transformers keep the probability of a dropout.
 DROPOUT_FIELDS = (

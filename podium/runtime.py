@@ -13,6 +13,20 @@ import numpy as np
 import psutil
 import torch
 
+__all__ = [
+    "Dtype",
+    "autocast",
+    "cpu_has_bf16",
+    "device",
+    "free_threads",
+    "release_memory",
+    "resolve_dtype",
+    "rng_state",
+    "seed_everything",
+    "set_rng_state",
+    "set_threads",
+]
+
 Dtype = Literal["fp32", "bf16"]
 
 

@@ -2,6 +2,11 @@
 
 import math
 
+__all__ = [
+    "constant_with_warmup",
+    "cosine_to_fraction",
+]
+
 
 def cosine_to_fraction(step: float, total: float, warmup: float = 0.0, floor: float = 0.1) -> float:
     """Linear warm-up from 0 to 1 over `warmup`, then a cosine from 1 down to `floor` at `total`.

@@ -14,6 +14,19 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, gammaln
 from scipy.stats import t as student
 
+__all__ = [
+    "FEWEST_PROMPTS",
+    "SHARE",
+    "Estimate",
+    "bon_kl",
+    "bon_unbiased",
+    "bradley_terry",
+    "holm",
+    "mean_with_interval",
+    "p_value",
+    "paired_difference",
+]
+
 ELO_PER_NAT = 400 / np.log(10)  # 173.7: one nat of reward difference in Elo points
 # With fewer not even unanimous prompts differ from an even rate at 5 %: 2 * 0.5**5 = 6 %.
 FEWEST_PROMPTS = 6

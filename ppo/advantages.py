@@ -8,6 +8,16 @@ True at response tokens, the stop token among them. Outside the mask results are
 import torch
 from torch import Tensor
 
+__all__ = [
+    "gae",
+    "grpo",
+    "kl_shaped_rewards",
+    "last_action",
+    "reinforce_plus_plus",
+    "rloo",
+    "whiten",
+]
+
 
 def kl_shaped_rewards(
     scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, action_mask: Tensor, kl_coef: float

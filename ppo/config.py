@@ -32,6 +32,10 @@ from podium.lora import LoraConfig
 from podium.rewards.specs import RewardSpec
 from ppo.guard import GuardConfig
 
+__all__ = [
+    "Config",
+]
+
 PRESETS: dict[str, dict[str, Any]] = {
     "willowbrook": {},
     "instructgpt": {

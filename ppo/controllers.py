@@ -9,6 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+__all__ = [
+    "EMA",
+    "AdaptiveKL",
+    "FixedKL",
+    "KLController",
+    "RunningScale",
+]
+
 
 class KLController(Protocol):
     """Holds the coefficient of the KL penalty."""

@@ -15,6 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from podium.metrics import metric_text
 
+__all__ = [
+    "LIMITS",
+    "GuardConfig",
+    "breaches",
+]
+
 
 class GuardConfig(BaseModel):
     """Thresholds (null switches one off) and what to do when one is crossed."""

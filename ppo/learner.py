@@ -51,6 +51,12 @@ from ppo.rollout import RolloutBatch, episodes, gather, read_tokens
 from ppo.update import Targets, Updater, UpdateSettings
 from ppo.watch import Profile, rollout_metrics
 
+__all__ = [
+    "Learner",
+    "Models",
+    "sampling_seed",
+]
+
 BF16_COPY_FROM = 32_000_000  # parameters; measured at 4M (no gain) and at 125M
 
 

@@ -10,6 +10,15 @@ The paper's 27.8 multiplies losses whose normalisation it does not give.
 import torch
 from torch import Tensor
 
+__all__ = [
+    "clip_fraction",
+    "clipped_policy_loss",
+    "clipped_value_loss",
+    "explained_variance",
+    "k1",
+    "k3",
+]
+
 
 def clipped_policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_range: float

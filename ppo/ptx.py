@@ -10,6 +10,10 @@ from transformers import PretrainedConfig
 
 from data.packing import packed_inputs
 
+__all__ = [
+    "next_tokens",
+]
+
 
 def next_tokens(
     ids: Tensor, bos_id: int | None, config: PretrainedConfig

@@ -17,6 +17,13 @@ from podium.batching import pad_right, passes_by_length
 from podium.engine import all_reduce_max
 from podium.sampling.protocol import Sample
 
+__all__ = [
+    "RolloutBatch",
+    "episodes",
+    "gather",
+    "read_tokens",
+]
+
 
 @dataclass(frozen=True)
 class RolloutBatch:

@@ -18,6 +18,13 @@ from podium.rewards.model_reward import ModelReward
 from ppo.config import Config
 from ppo.learner import Learner, Models
 
+__all__ = [
+    "config_from_trl",
+    "iterations",
+    "learner_from_trl",
+    "prompts_from_trl",
+]
+
 SAME_NAME = (
     "total_episodes",
     "num_mini_batches",

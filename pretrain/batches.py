@@ -9,6 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data.packing import epoch_order
 
+__all__ = [
+    "BatchRamp",
+    "batch_sizes",
+    "rows_at",
+]
+
 
 class BatchRamp(BaseModel):
     """A batch that grows linearly: many cheap steps early, when the gradient is far from noisy

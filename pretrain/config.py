@@ -10,6 +10,10 @@ from podium.engine import (
 from pretrain.batches import BatchRamp
 from pretrain.presets import PRESETS
 
+__all__ = [
+    "Config",
+]
+
 
 class Config(BaseModel):
     """What to pretrain and how. The defaults suit the embedded world on two CPU cores; the paper's

@@ -27,6 +27,15 @@ from transformers import (
 
 from podium.errors import RecipeError
 
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "build_config",
+    "build_model",
+    "preset",
+    "residual_writers",
+]
+
 
 @dataclass(frozen=True)
 class Preset:

@@ -25,6 +25,21 @@ from data.records import Ranking
 from data.template import encode_prompt, encode_response, naming_record
 from podium.batching import batches_by_length, pad_right
 
+__all__ = [
+    "EncodedRanking",
+    "Margin",
+    "MicroBatch",
+    "Sequences",
+    "SharedPrefix",
+    "collate",
+    "encode_rankings",
+    "epoch_batches",
+    "micro_batches",
+    "shuffled_pairs",
+    "tie_duplicates",
+    "weights_of_mean_one",
+]
+
 Margin = Literal["none", "strength", "likert"]
 
 

@@ -28,6 +28,12 @@ from podium.sampling.kinds import SamplerConfig, make_sampler
 from podium.sampling.protocol import SamplingParams
 from podium.statistics import Estimate, bon_kl, bon_unbiased, mean_with_interval
 
+__all__ = [
+    "best_of",
+    "curve_row",
+    "sample",
+]
+
 SPARE = 2  # samples drawn for each n, so that the estimate averages over many sets of n
 
 

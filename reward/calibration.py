@@ -16,6 +16,18 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
+__all__ = [
+    "Reliability",
+    "accuracy",
+    "accuracy_by",
+    "expected_calibration_error",
+    "fitted_temperature",
+    "negative_log_likelihood",
+    "overconfidence",
+    "reference_ece",
+    "reliability",
+]
+
 Floats = NDArray[np.float64]
 BINS = 10
 

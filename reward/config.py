@@ -18,6 +18,11 @@ from reward.batches import (
 )
 from reward.updates import LossName
 
+__all__ = [
+    "Config",
+    "RankingSet",
+]
+
 
 class RankingSet(BaseModel):
     """One of several sets of rankings, e.g. helpful and harmless ones."""

@@ -16,6 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+__all__ = [
+    "pairwise_losses",
+    "plackett_luce_losses",
+    "strict_pairs",
+]
+
 
 def strict_pairs(ranks: Tensor, ranking_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Indices of every pair (better, worse) inside one ranking; tied pairs are dropped

@@ -15,6 +15,16 @@ from transformers import PreTrainedTokenizerBase
 from data.records import Demonstration
 from data.template import encode_conversation, encode_prompt, examples_of, naming_record
 
+__all__ = [
+    "IGNORED",
+    "EncodedDemonstrations",
+    "Row",
+    "aux_rows",
+    "encode_demonstrations",
+    "fill_with_documents",
+    "lay_out_batches",
+]
+
 IGNORED = -100  # the label Hugging Face's losses skip
 
 

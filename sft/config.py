@@ -10,6 +10,10 @@ from podium.engine import EngineConfig
 from podium.lora import LoraConfig
 from podium.rewards.specs import RewardSpec
 
+__all__ = [
+    "Config",
+]
+
 
 class Config(BaseModel):
     """What to fine-tune and how. The defaults suit the embedded world; the paper's value is

@@ -10,6 +10,10 @@ from transformers import PreTrainedModel
 
 from podium.errors import RecipeError
 
+__all__ = [
+    "set_residual_dropout",
+]
+
 
 def set_residual_dropout(model: PreTrainedModel, probability: float) -> None:
     """Drop elements of every attention's and every feed-forward's output before it is added to the

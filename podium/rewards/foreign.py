@@ -39,6 +39,14 @@ from podium.rewards.protocol import Reward
 from podium.rewards.specs import ModelSpec
 from podium.runtime import device
 
+__all__ = [
+    "ForeignReward",
+    "Placed",
+    "is_foreign",
+    "load_by_text",
+    "load_foreign",
+]
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 UNSET_LENGTH = 10**6  # transformers writes 10**30 where a tokenizer states no longest sequence
 

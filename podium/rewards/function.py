@@ -29,6 +29,11 @@ from data.records import Prompt
 from podium.errors import FunctionError
 from podium.rewards.protocol import Reward
 
+__all__ = [
+    "FunctionReward",
+    "load_function",
+]
+
 SHOWN = 200  # characters of a prompt or a value in an error
 
 LARGEST = torch.finfo(torch.float32).max

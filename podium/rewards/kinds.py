@@ -24,6 +24,16 @@ from podium.rewards.specs import ModelSpec, Ref, RewardSpec, Weighted
 if TYPE_CHECKING:
     from podium.rewards.protocol import Reward
 
+__all__ = [
+    "Kind",
+    "Origin",
+    "kind_of",
+    "make_reward",
+    "name_of",
+    "parents",
+    "parts",
+]
+
 
 class Origin(Protocol):
     """Who asks, as far as a reward needs it: a running stage, or `podium.run.place.Place`."""

@@ -32,6 +32,17 @@ from podium.models import (
     save_model,
 )
 
+__all__ = [
+    "Combine",
+    "RewardEnsemble",
+    "head",
+    "is_reward_model",
+    "load_reward_model",
+    "new_reward_model",
+    "save_reward_model",
+    "started_reward_model",
+]
+
 Combine = Literal["mean", "min", "mean_minus_variance"]
 
 

@@ -13,6 +13,11 @@ from podium.rewards.model import RewardEnsemble
 from podium.rewards.protocol import Reward
 from podium.rewards.score import score, score_texts
 
+__all__ = [
+    "ModelReward",
+    "fitting",
+]
+
 
 class ModelReward(Reward):
     """A reward model or an ensemble, read by ids where those are given and by its own tokenizer

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 
 from data.records import Prompt
 
+__all__ = [
+    "Reward",
+]
+
 
 class Reward(nn.Module):
     """Scores answers, a batch at a time. `podium.rewards.kinds.make_reward` makes one.

@@ -20,6 +20,13 @@ from podium.errors import DivergenceError, PodiumError
 from podium.models import context_of
 from podium.rewards.model import RewardEnsemble, head
 
+__all__ = [
+    "score",
+    "score_shared_prefix",
+    "score_texts",
+    "token_values",
+]
+
 
 def score(
     model: PreTrainedModel | RewardEnsemble, input_ids: Tensor, attention_mask: Tensor

@@ -6,6 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+__all__ = [
+    "ModelSpec",
+    "Ref",
+    "RewardSpec",
+    "Weighted",
+]
+
 
 class ModelSpec(BaseModel):
     """A reward model that reads text by its own tokenizer and chat template."""

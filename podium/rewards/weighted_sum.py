@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from data.records import Prompt
 from podium.rewards.protocol import Reward
 
+__all__ = [
+    "WeightedSum",
+]
+
 
 class WeightedSum(Reward):
     """sum_i weight_i * reward_i, of any kinds."""

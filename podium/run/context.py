@@ -35,6 +35,11 @@ from podium.run.record import model_card, stage_record
 from podium.run.registry import spec_of
 from podium.storage import PARTIAL, publish, write_json, write_text, writing
 
+__all__ = [
+    "StageContext",
+    "checkpoint_record",
+]
+
 CHECKPOINT_FILE = "checkpoint.json"
 KEPT_CHECKPOINTS = 2
 

@@ -29,6 +29,13 @@ from podium.run.registry import spec_of
 from podium.runtime import release_memory
 from podium.storage import lock, remove_partial, write_text
 
+__all__ = [
+    "opened_run",
+    "run_one",
+    "run_stage",
+    "run_stage_main",
+]
+
 
 def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> bool:
     """Bring one stage up to date; True if it ran, False if its output was still right.

@@ -9,6 +9,12 @@ from podium.run.lineage import STAGE_FILE
 from podium.run.recipe import Recipe
 from podium.run.registry import command_of, is_stage
 
+__all__ = [
+    "find_parent",
+    "is_hub_id",
+    "within_stage",
+]
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

@@ -19,6 +19,20 @@ from podium.errors import RecipeError
 from podium.run.registry import STAGES, chain_of, spec_of, split_arm
 from podium.sampling.kinds import EmbeddedConfig, SamplerConfig, config_class
 
+__all__ = [
+    "RECIPES",
+    "DataConfig",
+    "Recipe",
+    "SplitSources",
+    "dump_recipe",
+    "find_recipe",
+    "load_recipe",
+    "read_sampler",
+    "recipe_model",
+    "validate",
+    "validate_world",
+]
+
 Model = TypeVar("Model", bound=BaseModel)
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SourceSpec = str | Source | list[str | Source]  # what data.readers.read_source reads

@@ -12,6 +12,18 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+__all__ = [
+    "STAGES",
+    "StageSpec",
+    "chain_of",
+    "command_of",
+    "is_stage",
+    "label_of",
+    "packages",
+    "spec_of",
+    "split_arm",
+]
+
 Settings = Mapping[str, Any]  # a stage's own section of the recipe, as read from YAML
 Role = Literal["records", "base", "demonstrated", "start", "policy", "reward", "report"]
 

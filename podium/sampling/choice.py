@@ -7,6 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+__all__ = [
+    "pick_tokens",
+    "row_uniforms",
+    "tempered",
+]
+
 
 def row_uniforms(seed: int, rows: Sequence[int], count: int) -> Tensor:
     """Uniform numbers (len(rows), count) in [0, 1), each row from its own stream named by (seed,

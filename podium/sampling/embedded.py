@@ -21,6 +21,10 @@ from podium.sampling.logprobs import token_logprobs
 from podium.sampling.prepacked import prepacked
 from podium.sampling.protocol import Sample, SamplingParams
 
+__all__ = [
+    "EmbeddedSampler",
+]
+
 
 class EmbeddedSampler:
     """Samples from a Hugging Face causal LM in this process.

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
     from podium.sampling.protocol import Sampler, StreamingSampler
 
+__all__ = [
+    "KINDS",
+    "EmbeddedConfig",
+    "Kind",
+    "Needs",
+    "SamplerConfig",
+    "config_class",
+    "make_sampler",
+    "make_streaming_sampler",
+]
+
 
 class SamplerConfig(BaseModel):
     """What every kind's section has in common: its name. `exact` is a property of the kind: in fp32

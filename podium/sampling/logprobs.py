@@ -12,6 +12,15 @@ from podium.models import inside_peft
 from podium.output_head import output_head
 from podium.sampling.choice import tempered
 
+__all__ = [
+    "head_logits",
+    "head_logprobs",
+    "hidden_before",
+    "position_ids",
+    "takes_position_ids",
+    "token_logprobs",
+]
+
 CHUNK_ELEMENTS = 1 << 26  # logits of one chunk: 256 MiB in fp32
 
 

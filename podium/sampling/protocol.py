@@ -6,6 +6,13 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+__all__ = [
+    "Sample",
+    "Sampler",
+    "SamplingParams",
+    "StreamingSampler",
+]
+
 
 @dataclass(frozen=True)
 class SamplingParams:
