@@ -2,9 +2,11 @@
 requests, body size, security headers.
 """
 
+from collections.abc import Callable
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from anyio import to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
@@ -13,9 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 LOCAL_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 MAX_BODY = 2 * 2**20  # an answer with drafts and comments is far below
-MAX_UPLOAD = 512 * 2**20
+MAX_UPLOAD = 128 * 2**20  # also unpacked; read into memory it takes four times as much
+MAX_STRANGER = 64 * 2**10  # a login or an invitation is far below; for more one must be somebody
 UPLOADS = "/admin/"  # only researchers reach it
 CHAT = "/chat"
+CHAT_UPLOAD = "/gradio_api/upload"  # whatever is put there, every visitor could read
+HTTPS_SECONDS = 365 * 86400
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; "
@@ -36,10 +41,21 @@ class AccessMiddleware:
     Args:
         names: host names to answer to (against DNS rebinding); empty = any.
         chat: the path below which everything is Gradio's; "" where there is nothing else.
+        https: a proxy in front speaks HTTPS, and browsers are to insist on it from now on.
+        may_send: whether a request may bring more than `MAX_STRANGER` bytes; asked before any of
+            them is read. None where there is no login.
     """
 
-    def __init__(self, app: ASGIApp, names: list[str], chat: str = CHAT) -> None:
-        self.app, self.names, self.chat = app, names, chat
+    def __init__(
+        self,
+        app: ASGIApp,
+        names: list[str],
+        chat: str = CHAT,
+        https: bool = False,
+        may_send: Callable[[Scope], bool] | None = None,
+    ) -> None:
+        self.app, self.names, self.chat, self.https = app, names, chat, https
+        self.may_send = may_send
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -48,14 +64,27 @@ class AccessMiddleware:
         headers = Headers(scope=scope)
         method = scope.get("method", "GET")
         refusal = self._refusal(headers, scope["type"] == "websocket" or method not in SAFE_METHODS)
+        of_chat = scope["path"].startswith(self.chat)
+        if refusal is None and of_chat and scope["path"].endswith(CHAT_UPLOAD):
+            refusal = 403, "The chat takes no files."
         limit = MAX_UPLOAD if scope["path"].startswith(UPLOADS) else MAX_BODY
-        if refusal is None and int_or_zero(headers.get("content-length")) > limit:
+        length = int_or_zero(headers.get("content-length"))
+        if refusal is None and length > limit:
             refusal = 413, "The request is too large."
+        # without a length it may be of any
+        long = length > MAX_STRANGER or "transfer-encoding" in headers
+        if long and refusal is None and not await self._may_send(scope):
+            limit = MAX_STRANGER
+            if length > limit:
+                refusal = 401, "Log in first: a request of this size is read from members only."
         if refusal is not None:
             await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
             return
-        headers_sent = _with_headers(send, scope["path"], scope["path"].startswith(self.chat))
+        headers_sent = _with_headers(send, scope["path"], of_chat, self.https)
         await self.app(scope, _limited(receive, limit), headers_sent)
+
+    async def _may_send(self, scope: Scope) -> bool:
+        return self.may_send is None or await to_thread.run_sync(self.may_send, scope)
 
     def _refusal(self, headers: Headers, changes: bool) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -94,7 +123,7 @@ def _limited(receive: Receive, limit: int) -> Receive:
     return count
 
 
-def _with_headers(send: Send, path: str, of_chat: bool) -> Send:
+def _with_headers(send: Send, path: str, of_chat: bool, https: bool) -> Send:
     async def add(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
@@ -102,6 +131,8 @@ def _with_headers(send: Send, path: str, of_chat: bool) -> Send:
             headers["X-Content-Type-Options"] = "nosniff"
             headers["Referrer-Policy"] = "same-origin"
             headers["Cross-Origin-Opener-Policy"] = "same-origin"
+            if https:
+                headers["Strict-Transport-Security"] = f"max-age={HTTPS_SECONDS}"
             if not of_chat and not path.startswith("/static/"):
                 headers["Cache-Control"] = "no-store"  # the back button after logout shows nothing
         await send(message)

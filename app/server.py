@@ -78,7 +78,7 @@ def build_server(site: Site) -> FastAPI:
         """
         user = user_of_cookie(site, request)
         if user is None and "text/html" in request.headers.get("accept", ""):
-            raise HTTPException(303, headers={"Location": "/login"})
+            raise HTTPException(303, headers={"Location": f"/login?next={CHAT}/"})
         return user.handle if user else None
 
     server.state.chat = True

@@ -88,7 +88,7 @@ class Prompt(Record):
 
     @model_validator(mode="after")
     def _check(self) -> "Prompt":
-        _require_last(self.messages, "user", "messages")
+        require_last(self.messages, "user", "messages")
         return self
 
 
@@ -104,7 +104,7 @@ class Demonstration(Record):
 
     @model_validator(mode="after")
     def _check(self) -> "Demonstration":
-        _require_last(self.messages, "assistant", "messages")
+        require_last(self.messages, "assistant", "messages")
         return self
 
 
@@ -146,7 +146,7 @@ class Ranking(Record):
 
     @model_validator(mode="after")
     def _check(self) -> "Ranking":
-        _require_last(self.prompt, "user", "prompt")
+        require_last(self.prompt, "user", "prompt")
         for field in ("ranks", "likert", "flags", "generators"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.responses):
@@ -200,7 +200,7 @@ class Comparison(Record):
 
     @model_validator(mode="after")
     def _check(self) -> "Comparison":
-        _require_last(self.prompt, "user", "prompt")
+        require_last(self.prompt, "user", "prompt")
         return self
 
     def ranking(self) -> Ranking:
@@ -241,7 +241,7 @@ class Question(Record):
 TrainingRecord = Document | Prompt | Demonstration | Ranking | Comparison
 
 
-def _require_last(messages: list[Message], role: str, field: str) -> None:
+def require_last(messages: list[Message], role: str, field: str) -> None:
     """The last message must be `role`'s and say something. The field's name leads the text;
     data.jsonl reads it.
     """

@@ -3,11 +3,13 @@
 import hmac
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
+from sqlalchemy.exc import DBAPIError
 
-from app.labeling.accounts import User, user_of_token
+from app.labeling.accounts import SEEN_SECONDS, User, touch_session, user_of_token
 from app.labeling.problems import Problem
 from app.middleware import SAFE_METHODS
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from app.labeling.site import Site
 
 COOKIE = "podium_session"
+DEVICE_COOKIE = "podium_device"  # known devices, see throttle.py
 
 
 def user_of_request(request: Request) -> User | None:
@@ -27,8 +30,13 @@ def user_of_cookie(site: "Site", request: Request) -> User | None:
     token = request.cookies.get(COOKIE)
     if not token:
         return None
+    now = time.time()
     with site.database.read() as session:
-        return user_of_token(session, site.secret, token, time.time())
+        user = user_of_token(session, site.secret, token, now, site.settings.idle_hours)
+    if user is not None and now - user.last_seen_at > SEEN_SECONDS:
+        with suppress(DBAPIError), site.database.write() as session:  # the request goes on
+            touch_session(session, site.secret, token, now)
+    return user
 
 
 OptionalUser = Annotated[User | None, Depends(user_of_request)]

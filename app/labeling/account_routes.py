@@ -1,5 +1,6 @@
 """Logging in and out, invitations, passwords."""
 
+import re
 import time
 from typing import Annotated, Any
 
@@ -8,14 +9,16 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from app.labeling import accounts
-from app.labeling.access import COOKIE, Labeler, OptionalUser
+from app.labeling import accounts, resets, throttle
+from app.labeling.access import COOKIE, DEVICE_COOKIE, Labeler, OptionalUser
 from app.labeling.forms import Strict
 from app.labeling.problems import Problem
 from app.labeling.site import Site
 from app.labeling.tables import EventLog
 
 router = APIRouter()
+# where a login may lead: a page of this site, told by its path alone
+NEXT = re.compile(r"/(?:[\w.-]+/?)*")
 WRONG_LOGIN = "Handle and password do not fit, or the account is disabled."
 Short = Annotated[str, Form(max_length=200)]
 
@@ -35,19 +38,27 @@ def healthz(request: Request) -> dict[str, str]:
 
 
 @router.get("/login", response_class=HTMLResponse, include_in_schema=False)
-def login_page(request: Request, user: OptionalUser) -> Response:
+def login_page(request: Request, user: OptionalUser, next: str = "/") -> Response:
+    """`next`: the page that asked for a login, and is shown after it."""
     if user is not None:
-        return RedirectResponse("/", 303)
-    return page(request, "login.html", problem=None)
+        return RedirectResponse(_place(next), 303)
+    return page(request, "login.html", problem=None, next=_place(next))
 
 
 @router.post("/login", response_class=HTMLResponse, include_in_schema=False)
-def login(request: Request, handle: Short, password: Short) -> Response:
+def login(
+    request: Request,
+    handle: Short,
+    password: Short,
+    next: Annotated[str, Form(max_length=200)] = "/",
+) -> Response:
     try:
         person_id = _check(request, handle, password)
     except Problem as problem:
-        return page(request, "login.html", status_code=problem.status, problem=problem)
-    response = RedirectResponse("/", 303)
+        return page(
+            request, "login.html", status_code=problem.status, problem=problem, next=_place(next)
+        )
+    response = RedirectResponse(_place(next), 303)
     _log_in(request, response, person_id)
     return response
 
@@ -96,6 +107,33 @@ def accept_invite(request: Request, token: str, handle: Short, password: Short) 
     return response
 
 
+@router.get("/reset/{token}", response_class=HTMLResponse, include_in_schema=False)
+def reset_page(request: Request, token: str) -> Response:
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        _, handle = resets.open_reset(session, site.secret, token, time.time())
+        return page(request, "reset.html", problem=None, handle=handle)
+
+
+@router.post("/reset/{token}", response_class=HTMLResponse, include_in_schema=False)
+def use_reset(request: Request, token: str, password: Short) -> Response:
+    """The person who was given the link chooses a new password, and is logged in."""
+    site: Site = request.app.state.site
+    now = time.time()
+    with site.database.read() as session:
+        _, handle = resets.open_reset(session, site.secret, token, now)
+    try:
+        with site.database.write() as session:
+            person_id = resets.use_reset(session, site.secret, token, password, now)
+    except Problem as problem:
+        if problem.status != 422:
+            raise
+        return page(request, "reset.html", status_code=422, problem=problem, handle=handle)
+    response = RedirectResponse("/", 303)
+    _log_in(request, response, person_id)
+    return response
+
+
 @router.get("/account", response_class=HTMLResponse, include_in_schema=False)
 def account_page(request: Request, user: Labeler) -> Response:
     return page(request, "account.html", user=user, problem=None)
@@ -107,7 +145,7 @@ def change_password(request: Request, user: Labeler, old: Short, new: Short) -> 
     site: Site = request.app.state.site
     try:
         with site.database.write() as session:
-            accounts.change_password(session, user.id, old, new)
+            accounts.change_password(session, user.id, old, new, time.time())
     except Problem as problem:
         return page(request, "account.html", status_code=problem.status, user=user, problem=problem)
     return RedirectResponse("/login", 303)
@@ -134,14 +172,20 @@ def _check(request: Request, handle: str, password: str) -> int:
         # nobody has such a handle, and it may not even be storable
         raise Problem(401, "wrong_login", WRONG_LOGIN)
     address, now = request.client.host if request.client else "", time.time()
+    token = request.cookies.get(DEVICE_COOKIE, "")
     with site.database.write() as session:
-        accounts.note_attempt(session, handle, address, now)
+        device = throttle.known_device(session, site.secret, handle, token, now)
+        throttle.note_attempt(session, handle, address, now, device)
     with site.database.read() as session:
         person_id = accounts.verify_login(session, handle, password)
+    with site.database.write() as session:
+        if person_id is None:
+            detail = {"handle": handle, "address": address}
+            session.add(EventLog(at=now, kind="login failed", detail=detail))
+        else:
+            throttle.forgive_attempts(session, handle, address, now, device)
     if person_id is None:
         raise Problem(401, "wrong_login", WRONG_LOGIN)
-    with site.database.write() as session:
-        accounts.forgive_attempts(session, handle, address, now)
     return person_id
 
 
@@ -162,4 +206,17 @@ def _log_in(request: Request, response: Response, person_id: int) -> accounts.Us
         samesite="lax",
         secure=site.settings.https,
     )
+    response.set_cookie(
+        DEVICE_COOKIE,
+        throttle.device_token(site.secret, person_id),
+        max_age=throttle.DEVICE_DAYS * 86400,
+        httponly=True,
+        samesite="lax",
+        secure=site.settings.https,
+    )
     return user
+
+
+def _place(wished: str) -> str:
+    """A path of this site, never another site's address."""
+    return wished if NEXT.fullmatch(wished) else "/"

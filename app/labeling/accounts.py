@@ -2,8 +2,8 @@
 
 Passwords are argon2id. A login is a random token in a cookie; the database keeps only its hash,
 keyed with the site's secret, so neither a stolen database nor a guess makes a session. Sessions are
-rows and survive a restart. Failed logins are counted by handle and by address, in the database, so
-a restart does not reset the count.
+rows and survive a restart, and end when nobody uses them. `throttle.py` slows guessers down,
+`resets.py` helps who forgot.
 
 Every function works inside the caller's transaction and takes `now`.
 """
@@ -16,16 +16,16 @@ from dataclasses import dataclass
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from sqlalchemy import bindparam, delete, func, select
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
+from app.labeling.passwords import check_password, skeleton
 from app.labeling.problems import Problem
 from app.labeling.tables import (
     COHORTS,
     ROLES,
     EventLog,
     Invite,
-    LoginFailure,
     LoginSession,
     Person,
     SiteSetting,
@@ -33,10 +33,8 @@ from app.labeling.tables import (
 
 SESSION_DAYS = 14
 INVITE_DAYS = 7
-MIN_PASSWORD = 10
-THROTTLE_SECONDS = 600
-FAILURES_BY_HANDLE = 10
-FAILURES_BY_ADDRESS = 300  # a whole office may share one address
+IDLE_HOURS = 24.0  # a session that nobody has used for so long is over
+SEEN_SECONDS = 300.0  # how exactly a session's last use is kept: not every request writes
 HANDLE = re.compile(r"[\w.@+-]{1,64}")
 
 HASHER = PasswordHasher()
@@ -44,11 +42,12 @@ HASHER = PasswordHasher()
 UNKNOWN_HASH = HASHER.hash("nobody has this password")
 
 LOGGED_IN = (  # built once: every request asks
-    select(Person.id, Person.handle, Person.role, Person.cohort)
+    select(Person.id, Person.handle, Person.role, Person.cohort, LoginSession.last_seen_at)
     .join(LoginSession)
     .where(
         LoginSession.token_hash == bindparam("token_hash"),
         LoginSession.expires_at > bindparam("now"),
+        LoginSession.last_seen_at > bindparam("idle_since"),
         Person.disabled_at.is_(None),
     )
 )
@@ -62,6 +61,7 @@ class User:
     handle: str
     role: str
     cohort: str
+    last_seen_at: float
     csrf_token: str
 
     def may(self, role: str) -> bool:
@@ -78,14 +78,15 @@ def add_person(
     """Raises Problem 422 for a handle, password, role or cohort that will not do."""
     if not HANDLE.fullmatch(handle):
         raise Problem(422, "bad_handle", "A handle has 1 to 64 letters, digits or . @ + - _")
-    if not MIN_PASSWORD <= len(password) <= 200:
-        raise Problem(422, "bad_password", f"A password has {MIN_PASSWORD} to 200 characters.")
-    if role not in ROLES or cohort not in COHORTS:
-        raise Problem(
-            422, "bad_role", f"Roles are {', '.join(ROLES)}; cohorts are {', '.join(COHORTS)}."
-        )
+    check_password(password, handle)
+    _check_role(role, cohort)
     if session.scalar(select(Person.id).where(Person.handle == handle)):
         raise Problem(422, "handle_taken", f"'{handle}' is taken; choose another handle.")
+    look = skeleton(handle)
+    if any(skeleton(other) == look for other in session.scalars(select(Person.handle))):
+        raise Problem(
+            422, "handle_taken", f"'{handle}' looks like a handle there is; choose another one."
+        )
     person = Person(
         handle=handle, password_hash=HASHER.hash(password), role=role, cohort=cohort, created_at=now
     )
@@ -102,15 +103,62 @@ def add_person(
     return person
 
 
-def change_password(session: Session, person_id: int, old: str, new: str) -> None:
+def change_password(session: Session, person_id: int, old: str, new: str, now: float) -> None:
     """Sets the new password and ends all of the person's sessions."""
     person = session.get_one(Person, person_id)
     if not _verify(person.password_hash, old):
         raise Problem(422, "bad_password", "The present password is not right.")
-    if not MIN_PASSWORD <= len(new) <= 200:
-        raise Problem(422, "bad_password", f"A password has {MIN_PASSWORD} to 200 characters.")
+    set_password(session, person, new, "password changed", now)
+
+
+def set_password(session: Session, person: Person, new: str, kind: str, now: float) -> None:
+    check_password(new, person.handle)
     person.password_hash = HASHER.hash(new)
-    end_sessions(session, person_id)
+    end_sessions(session, person.id)
+    session.add(EventLog(at=now, person_id=person.id, kind=kind, detail={}))
+
+
+def change_person(
+    session: Session, person_id: int, role: str, cohort: str, by: int | None, now: float
+) -> None:
+    """Another role and cohort, from the next request on. Answers keep the cohort they were given
+    in. The last admin stays one.
+    """
+    _check_role(role, cohort)
+    person = session.get(Person, person_id)
+    if person is None:
+        raise Problem(404, "not_found", "There is no such person.")
+    if role != "admin":
+        _keep_an_admin(session, person)
+    detail = {
+        "person": person_id,
+        "before": [person.role, person.cohort],
+        "after": [role, cohort],
+    }
+    person.role, person.cohort = role, cohort
+    session.add(EventLog(at=now, person_id=by, kind="role changed", detail=detail))
+
+
+def person_named(session: Session, handle: str) -> Person:
+    person = session.scalar(select(Person).where(Person.handle == handle))
+    if person is None:
+        raise Problem(404, "not_found", f"Nobody here is called '{handle}'.")
+    return person
+
+
+def _check_role(role: str, cohort: str) -> None:
+    if role not in ROLES or cohort not in COHORTS:
+        raise Problem(
+            422, "bad_role", f"Roles are {', '.join(ROLES)}; cohorts are {', '.join(COHORTS)}."
+        )
+
+
+def _keep_an_admin(session: Session, person: Person) -> None:
+    others = select(Person.id).where(
+        Person.role == "admin", Person.disabled_at.is_(None), Person.id != person.id
+    )
+    if person.role == "admin" and session.scalar(others.limit(1)) is None:
+        raise Problem(409, "last_admin", "This is the last admin; make another one first.")
 
 
 def set_disabled(session: Session, person_id: int, disabled: bool, now: float) -> None:
@@ -120,11 +168,8 @@ def set_disabled(session: Session, person_id: int, disabled: bool, now: float) -
     person = session.get(Person, person_id)
     if person is None:
         raise Problem(404, "not_found", "There is no such person.")
-    others = select(Person.id).where(
-        Person.role == "admin", Person.disabled_at.is_(None), Person.id != person_id
-    )
-    if disabled and person.role == "admin" and session.scalar(others.limit(1)) is None:
-        raise Problem(409, "last_admin", "This is the last admin; make another one first.")
+    if disabled:
+        _keep_an_admin(session, person)
     person.disabled_at = now if disabled else None
     if disabled:
         end_sessions(session, person_id)
@@ -135,10 +180,7 @@ def set_disabled(session: Session, person_id: int, disabled: bool, now: float) -
 
 def make_invite(session: Session, secret: str, role: str, cohort: str, now: float) -> str:
     """A token for `/invite/<token>`; only its hash is kept, so it can be shown once."""
-    if role not in ROLES or cohort not in COHORTS:
-        raise Problem(
-            422, "bad_role", f"Roles are {', '.join(ROLES)}; cohorts are {', '.join(COHORTS)}."
-        )
+    _check_role(role, cohort)
     token = secrets.token_urlsafe(24)
     session.add(
         Invite(
@@ -160,11 +202,31 @@ def open_invite(session: Session, secret: str, token: str, now: float) -> Invite
         .with_for_update()
     )
     invite = session.scalar(query)
-    if invite is None or invite.used_by is not None or invite.expires_at < now:
+    if invite is None or not _is_open(invite, now):
         raise Problem(
-            410, "bad_invite", "This invitation is used up or too old; ask for a new one."
+            410, "bad_invite", "This invitation is used up, revoked or too old; ask for a new one."
         )
     return invite
+
+
+def open_invites(session: Session, now: float) -> list[Invite]:
+    """Those that somebody could still use, newest first."""
+    rows = session.scalars(select(Invite).order_by(Invite.id.desc())).all()
+    return [invite for invite in rows if _is_open(invite, now)]
+
+
+def revoke_invite(session: Session, invite_id: int, by: int | None, now: float) -> None:
+    """The link no longer works. Problem 404 when there is no open invitation of that id."""
+    invite = session.get(Invite, invite_id)
+    if invite is None or not _is_open(invite, now):
+        raise Problem(404, "not_found", "There is no open invitation of that number.")
+    invite.revoked_at = now
+    detail = {"invite": invite_id, "role": invite.role}
+    session.add(EventLog(at=now, person_id=by, kind="invite revoked", detail=detail))
+
+
+def _is_open(invite: Invite, now: float) -> bool:
+    return invite.used_by is None and invite.revoked_at is None and invite.expires_at >= now
 
 
 def accept_invite(
@@ -177,47 +239,6 @@ def accept_invite(
 
 
 # ---------------------------------------------------------------- sessions
-
-
-def note_attempt(session: Session, handle: str, address: str, now: float) -> None:
-    """Count a try before its password is looked at, so a thousand at once are throttled too
-    (Problem 429).
-    """
-    session.execute(delete(LoginFailure).where(LoginFailure.at < now - THROTTLE_SECONDS))
-    for source, limit in _sources(handle, address):
-        recent = session.scalars(
-            select(LoginFailure.at)
-            .where(LoginFailure.source == source)
-            .order_by(LoginFailure.at.desc())
-            .limit(limit)
-        ).all()
-        if len(recent) == limit:
-            wait = int(recent[-1] + THROTTLE_SECONDS - now) + 1
-            raise Problem(
-                429,
-                "throttled",
-                f"Too many failed logins. Try again in {wait // 60 + 1} minutes.",
-                wait,
-            )
-        session.add(LoginFailure(source=source, at=now))
-
-
-def forgive_attempts(session: Session, handle: str, address: str, now: float) -> None:
-    """After a right password: the handle starts anew, and this one try no longer counts for the
-    address.
-    """
-    by_handle, by_address = (source for source, _ in _sources(handle, address))
-    session.execute(delete(LoginFailure).where(LoginFailure.source == by_handle))
-    session.execute(
-        delete(LoginFailure).where(LoginFailure.source == by_address, LoginFailure.at == now)
-    )
-
-
-def _sources(handle: str, address: str) -> list[tuple[str, int]]:
-    return [
-        (f"handle:{handle[:64]}", FAILURES_BY_HANDLE),
-        (f"address:{address}", FAILURES_BY_ADDRESS),
-    ]
 
 
 def verify_login(session: Session, handle: str, password: str) -> int | None:
@@ -239,20 +260,34 @@ def start_session(session: Session, secret: str, person_id: int, now: float) -> 
             person_id=person_id,
             created_at=now,
             expires_at=now + SESSION_DAYS * 86400,
+            last_seen_at=now,
         )
     )
     session.add(EventLog(at=now, person_id=person_id, kind="login", detail={}))
     return token
 
 
-def user_of_token(session: Session, secret: str, token: str, now: float) -> User | None:
-    """Who this cookie belongs to; None when it is forged, expired, logged out or the account is
-    disabled.
+def user_of_token(
+    session: Session, secret: str, token: str, now: float, idle_hours: float = IDLE_HOURS
+) -> User | None:
+    """Who this cookie belongs to; None when it is forged, expired, idle for too long, logged out or
+    the account is disabled.
     """
     row = session.execute(
-        LOGGED_IN, {"token_hash": keyed_hash(secret, "session", token), "now": now}
+        LOGGED_IN,
+        {
+            "token_hash": keyed_hash(secret, "session", token),
+            "now": now,
+            "idle_since": now - 3600 * idle_hours,
+        },
     ).first()
     return User(*row, csrf_token=keyed_hash(secret, "csrf", token)) if row else None
+
+
+def touch_session(session: Session, secret: str, token: str, now: float) -> None:
+    """This session was used."""
+    mine = LoginSession.token_hash == keyed_hash(secret, "session", token)
+    session.execute(update(LoginSession).where(mine).values(last_seen_at=now))
 
 
 def end_session(session: Session, secret: str, token: str) -> None:

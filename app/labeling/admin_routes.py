@@ -6,14 +6,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from pydantic import AfterValidator, Field, ValidationError
 from sqlalchemy import func, select
 
-from app.labeling import exporting, importing, progress
+from app.labeling import batches, exporting, importing, progress
 from app.labeling.access import Researcher
 from app.labeling.account_routes import note, page
 from app.labeling.datacard import TIE_RULE_WORDS, agreement_lines
@@ -31,6 +31,7 @@ from app.labeling.tables import (
     Person,
     Submission,
 )
+from app.middleware import MAX_UPLOAD
 from data.agreement import agreement_report
 from podium.errors import DataError
 
@@ -83,6 +84,7 @@ def overview(request: Request, user: Researcher) -> Response:
             "overview.html",
             user=user,
             batches=progress.batch_progress(session),
+            deleted=session.scalars(select(Batch).where(Batch.state == "deleted")).all(),
             instructions=session.scalars(
                 select(InstructionSet).order_by(InstructionSet.id.desc())
             ).all(),
@@ -110,11 +112,16 @@ def agreement_json(request: Request, user: Researcher) -> dict[str, Any]:
     with site.database.read() as session:
         last = session.scalar(select(func.max(Submission.id))) or 0
         cached = getattr(request.app.state, "agreement", None)
-        if cached is None or cached[0] != last:
-            report = agreement_report(
-                exporting.collect_rankings(session, exporting.ExportFilter()), draws=500
+        states = session.execute(select(Batch.id, Batch.state).order_by(Batch.id)).all()
+        seen = (last, [tuple(row) for row in states])
+        if cached is None or cached[0] != seen:
+            broken: list[str] = []
+            rankings = exporting.collect_rankings(session, exporting.ExportFilter(), broken)
+            lines = agreement_lines(agreement_report(rankings, draws=500))
+            cached = request.app.state.agreement = (
+                seen,
+                [*lines, *(line.replace("**", "") for line in exporting.about_broken(broken))],
             )
-            cached = request.app.state.agreement = (last, agreement_lines(report))
     return {"lines": cached[1], "tie_rules": TIE_RULE_WORDS}
 
 
@@ -199,14 +206,12 @@ def sample(request: Request, user: Researcher, sent: Annotated[SampleForm, Form(
 
 @router.post("/admin/batches/{batch_id}/{state}", include_in_schema=False)
 def set_batch_state(request: Request, user: Researcher, batch_id: Id, state: str) -> Response:
-    """Pause or open a batch; tasks in hand can still be finished."""
+    """Open, pause, withdraw, delete or restore a batch (`batches.py`)."""
     site: Site = request.app.state.site
+    if state not in batches.CHANGES:
+        raise Problem(404, "not_found", "There is no such state.")
     with site.database.write() as session:
-        batch = session.get(Batch, batch_id)
-        if batch is None or state not in ("open", "paused"):
-            raise Problem(404, "not_found", "There is no such batch, or no such state.")
-        batch.state = state
-        note(session, user, "batch", id=batch_id, state=state)
+        batches.change_batch(session, batch_id, cast("batches.Change", state), user.id, time.time())
     return RedirectResponse("/admin", 303)
 
 
@@ -231,7 +236,10 @@ def new_instructions(
     """The next version; batches that use an older one keep it."""
     site: Site = request.app.state.site
     with site.database.write() as session:
-        importing.add_instructions(session, sent.name, sent.body.replace("\r\n", "\n"), time.time())
+        row = importing.add_instructions(
+            session, sent.name, sent.body.replace("\r\n", "\n"), time.time()
+        )
+        note(session, user, "instructions", name=row.name, version=row.version)
     return RedirectResponse("/admin/instructions", 303)
 
 
@@ -243,7 +251,8 @@ def new_form(request: Request, user: Researcher, sent: Annotated[VersionForm, Fo
     except ValidationError as error:
         raise importing.first_fault(error) from None
     with site.database.write() as session:
-        importing.add_form(session, sent.name, form, time.time())
+        row = importing.add_form(session, sent.name, form, time.time())
+        note(session, user, "form", name=row.name, version=row.version)
     return RedirectResponse("/admin/instructions", 303)
 
 
@@ -256,7 +265,8 @@ def exports(request: Request, user: Researcher) -> Response:
             .outerjoin(Person, Person.id == Export.created_by)
             .order_by(Export.id.desc())
         ).all()
-        names = session.scalars(select(Batch.name).order_by(Batch.id)).all()
+        kept = select(Batch.name).where(Batch.state != "deleted").order_by(Batch.id)
+        names = session.scalars(kept).all()
         return page(
             request, "exports.html", user=user, exports=rows, batches=names, cohorts=COHORTS
         )
@@ -310,6 +320,7 @@ def _uploaded(file: UploadFile, gold: bool) -> list[importing.Candidates]:
             while chunk := file.file.read(2**20):
                 copy.write(chunk)
         try:
+            importing.check_unpacked(path, MAX_UPLOAD)
             return importing.read_candidates(path, gold)
         except DataError as error:
             raise Problem(422, "bad_file", str(error).replace(f"{folder}/", "")) from None

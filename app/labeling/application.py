@@ -3,7 +3,9 @@
 import logging
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
@@ -15,11 +17,13 @@ from markupsafe import Markup
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from app.labeling import account_routes, accounts, admin_routes, labeler_routes, people_routes
+from app.labeling.access import user_of_cookie
 from app.labeling.problems import Problem, of_database
 from app.labeling.site import Site
-from app.middleware import LOCAL_NAMES, AccessMiddleware
+from app.middleware import LOCAL_NAMES, UPLOADS, AccessMiddleware
 from podium.errors import PodiumError, RunFolderError
 
 HERE = Path(__file__).parent
@@ -45,7 +49,10 @@ def create_site(site: Site) -> FastAPI:
     app.state.templates = _templates()
     local_only = site.settings.is_local
     app.add_middleware(
-        AccessMiddleware, names=LOCAL_NAMES if local_only else list(site.settings.names)
+        AccessMiddleware,
+        names=LOCAL_NAMES if local_only else list(site.settings.names),
+        https=site.settings.https,
+        may_send=partial(_may_send, site),
     )
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for module in (account_routes, labeler_routes, admin_routes, people_routes):
@@ -56,6 +63,13 @@ def create_site(site: Site) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _show_problem)
     app.add_exception_handler(HTTPException, _show_problem)
     return app
+
+
+def _may_send(site: Site, scope: Scope) -> bool:
+    """Whether a long body is worth reading: whoever sends it is somebody, and may do that here."""
+    user = user_of_cookie(site, Request(scope))
+    role = "researcher" if scope["path"].startswith(UPLOADS) else "labeler"
+    return user is not None and user.may(role)
 
 
 def _templates() -> Jinja2Templates:
@@ -102,7 +116,10 @@ async def _show_problem(request: Request, error: Exception) -> Response:
     if request.url.path.startswith("/api/"):
         return JSONResponse(problem.as_json(), problem.status, headers)
     if problem.status == 401 and request.method == "GET":
-        return RedirectResponse("/login", 303)
+        path = request.url.path
+        return RedirectResponse(
+            "/login" if path == "/" else f"/login?next={quote(path)}", 303, headers
+        )
     return request.app.state.templates.TemplateResponse(
         request,
         "problem.html",

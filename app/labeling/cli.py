@@ -6,16 +6,21 @@ Nothing heavy is imported before a command runs; torch only by `sample` and by t
 """
 
 import json
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from podium.errors import PlatformError, PodiumError
+from app.labeling.opening import (
+    DEFAULT_FOLDER,
+    DatabaseUrl,
+    Folder,
+    Seed,
+    errors_shown,
+    opened,
+)
+from app.labeling.people_cli import add_account, batch_app, invite_app, user_app
 
 if TYPE_CHECKING:
     from app.labeling.site import Site
@@ -31,54 +36,9 @@ app = typer.Typer(
     "Start with: podium label serve, and open the link it prints. To see the whole loop: "
     "podium label demo RUN.",
 )
-user_app = typer.Typer(no_args_is_help=True, help="People: add, list.")
 app.add_typer(user_app, name="user")
-
-Folder = Annotated[Path, typer.Option(help="Where the site keeps its database and exports.")]
-DatabaseUrl = Annotated[
-    str | None, typer.Option("--database", help="postgresql://... instead of SQLite in the folder.")
-]
-Role = Annotated[Literal["labeler", "researcher", "admin"], typer.Option(help="What they may do.")]
-Cohort = Annotated[
-    Literal["train", "heldout", "screening"], typer.Option(help="Which group of labelers.")
-]
-Seed = Annotated[int, typer.Option(help="Fixes what is drawn at random.")]
-DEFAULT_FOLDER = Path("labeling")
-
-
-@contextmanager
-def opened(folder: Path, database: str | None, **settings) -> "Iterator[Site]":
-    """The site on its newest schema; any error as one sentence and an exit code."""
-    from sqlalchemy.exc import DatabaseError
-
-    from app.labeling.site import Settings, open_site
-
-    with errors_shown():
-        try:
-            site = open_site(Settings(folder=folder, database=database, **settings))
-        except DatabaseError as error:
-            reason = str(error.orig).strip().partition("\n")[0]
-            fix = (
-                "check its address and user, and that it runs"
-                if database
-                else f"is {folder} ours, and writable?"
-            )
-            raise PlatformError(f"the database cannot be opened: {reason}", fix) from error
-        try:
-            yield site
-        finally:
-            site.database.close()
-
-
-@contextmanager
-def errors_shown() -> Iterator[None]:
-    try:
-        yield
-    except PodiumError as error:
-        if os.environ.get("PODIUM_DEBUG"):
-            raise
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
+app.add_typer(batch_app, name="batch")
+app.add_typer(invite_app)
 
 
 @app.command()
@@ -95,14 +55,26 @@ def serve(
     https: Annotated[
         bool, typer.Option("--https", help="A proxy in front speaks HTTPS: Secure cookies.")
     ] = False,
-    name: Annotated[list[str], typer.Option(help="Host name to answer to (default: any).")] = [],  # noqa: B006
+    name: Annotated[
+        list[str], typer.Option(help="Host name to answer to and to put into links (default: any).")
+    ] = [],  # noqa: B006
+    idle_hours: Annotated[
+        float, typer.Option(min=0.1, help="A login that nobody uses ends after so long.")
+    ] = 24,
     workers: Annotated[
         int, typer.Option(min=1, help="Server processes; a core each, without --run.")
     ] = 1,
 ) -> None:
     """Start the site. The first time it prints the link that makes you its admin."""
-    settings = {"host": host, "port": port, "https": https, "names": tuple(name), "run": run}
-    with opened(folder, database, **settings) as site:
+    settings = {
+        "host": host,
+        "port": port,
+        "https": https,
+        "names": tuple(name),
+        "run": run,
+        "idle_hours": idle_hours,
+    }
+    with opened(folder, database, new=True, **settings) as site:
         from app.server import serve as serve_site
 
         serve_site(site, workers, lambda address: _greet(site, address))
@@ -117,50 +89,7 @@ def init(
     """Make the database and the first admin; the password is asked for, or taken from
     PODIUM_PASSWORD.
     """
-    _add_user(folder, database, admin, "admin", "train")
-
-
-@user_app.command("add")
-def add_user(
-    handle: str,
-    role: Role = "labeler",
-    cohort: Cohort = "train",
-    folder: Folder = DEFAULT_FOLDER,
-    database: DatabaseUrl = None,
-) -> None:
-    """Add a person; the password is asked for, or taken from PODIUM_PASSWORD."""
-    _add_user(folder, database, handle, role, cohort)
-
-
-@user_app.command("list")
-def list_users(folder: Folder = DEFAULT_FOLDER, database: DatabaseUrl = None) -> None:
-    """Everybody with their role and cohort."""
-    from sqlalchemy import select
-
-    from app.labeling.tables import Person
-
-    with opened(folder, database) as site, site.database.read() as session:
-        for person in session.scalars(select(Person).order_by(Person.handle)):
-            state = " (disabled)" if person.disabled_at else ""
-            typer.echo(f"{person.handle:<24} {person.role:<10} {person.cohort}{state}")
-
-
-@app.command()
-def invite(
-    role: Role = "labeler",
-    cohort: Cohort = "train",
-    folder: Folder = DEFAULT_FOLDER,
-    database: DatabaseUrl = None,
-    address: Annotated[
-        str, typer.Option(help="How people reach the site.")
-    ] = "http://127.0.0.1:8000",
-) -> None:
-    """Print a link with which one person makes their account."""
-    from app.labeling import accounts
-
-    with opened(folder, database) as site, site.database.write() as session:
-        token = accounts.make_invite(session, site.secret, role, cohort, time.time())
-    typer.echo(f"{address}/invite/{token}")
+    add_account(folder, database, admin, "admin", "train", new=True)
 
 
 @app.command("import")
@@ -189,6 +118,8 @@ def import_file(
     """Make a batch of tasks from a file. Nothing is kept when a line is wrong."""
     from app.labeling.importing import add_batch, read_candidates, rules_of
 
+    with errors_shown():  # a wrong line is told first, wherever the site is
+        candidates = read_candidates(file, gold)
     with opened(folder, database) as site:
         rules = rules_of(
             {
@@ -201,7 +132,6 @@ def import_file(
                 "shuffle_seed": seed,
             }
         )
-        candidates = read_candidates(file, gold)
         with site.database.write() as session:
             report = add_batch(session, rules, candidates, time.time(), extend=gold)
     typer.echo(
@@ -261,7 +191,9 @@ def agreement(
     from app.labeling.exporting import ExportFilter, collect_rankings
 
     with opened(folder, database) as site, site.database.read() as session:
-        print_agreement(collect_rankings(session, ExportFilter()))
+        broken: list[str] = []
+        print_agreement(collect_rankings(session, ExportFilter(), broken))
+    _tell_broken(broken)
 
 
 @app.command()
@@ -292,9 +224,14 @@ def export(
                     "export": made.id,
                     "file": str(site.exports / made.file),
                     "rows": made.rows,
+                    "broken": made.broken,
                     "sha256": made.sha256,
                 }
             )
+        )
+    if made.broken:
+        typer.echo(
+            f"warning: {made.broken} broken rows were left out; the data card names them", err=True
         )
 
 
@@ -339,18 +276,9 @@ def demo(
         demonstrate(run, prompts, overlap, reward, seed, folder)
 
 
-def _add_user(folder: Path, database: str | None, handle: str, role: str, cohort: str) -> None:
-    from app.labeling import accounts
-
-    with opened(folder, database) as site:
-        password = os.environ.get("PODIUM_PASSWORD") or typer.prompt(
-            f"Password of {handle}, at least {accounts.MIN_PASSWORD} characters",
-            hide_input=True,
-            confirmation_prompt=True,
-        )
-        with site.database.write() as session:
-            accounts.add_person(session, handle, password, role, cohort, time.time())
-    typer.echo(f"added {handle} as {role}, cohort {cohort}")
+def _tell_broken(broken: list[str]) -> None:
+    for line in broken:
+        typer.echo(f"left out, for it is no record: {line}", err=True)
 
 
 def _greet(site: "Site", address: str) -> None:

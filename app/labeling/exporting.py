@@ -7,11 +7,12 @@ names the file's sha256, which is the one on the export's card and in the site's
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
@@ -19,6 +20,7 @@ from app.labeling.accounts import pseudonym
 from app.labeling.database import Database
 from app.labeling.datacard import data_card, describe
 from app.labeling.forms import Strict
+from app.labeling.importing import IMPORTED
 from app.labeling.problems import Problem
 from app.labeling.tables import (
     Assignment,
@@ -41,6 +43,8 @@ from data.records import Comparison, Message, Ranking
 from podium.storage import write_text
 
 Kind = Literal["rankings", "pairs", "votes"]
+BROKEN_SHOWN = 20  # names of broken rows on a card; the log has them all
+log = logging.getLogger("podium.labeling")
 
 
 class ExportFilter(Strict):
@@ -56,11 +60,19 @@ class Candidate(NamedTuple):
     position: int
     text: str
     generator: str | None
+    sampling: dict[str, Any]
+    is_demonstration: bool
     shown_as: int  # its own position, or that of the identical response that was shown
 
 
-def collect_rankings(session: Session, chosen: ExportFilter) -> list[Ranking]:
-    """The newest revision of every answer as a record, oldest answer first."""
+def collect_rankings(
+    session: Session, chosen: ExportFilter, broken: list[str] | None = None
+) -> list[Ranking]:
+    """The newest revision of every answer as a record, oldest answer first.
+
+    A row that is no record (earlier releases imported prompts without a question) takes nothing
+    else with it: it is left out, named in the log, and appended to `broken`.
+    """
     newest = (
         select(Submission.assignment_id, func.max(Submission.revision).label("revision"))
         .group_by(Submission.assignment_id)
@@ -81,6 +93,9 @@ def collect_rankings(session: Session, chosen: ExportFilter) -> list[Ranking]:
         .join(Person, Person.id == Assignment.person_id)
         .order_by(Submission.id)
     )
+    # what was withdrawn comes out only by name, what was deleted never
+    gone = ("deleted",) if chosen.batches is not None else ("deleted", "withdrawn")
+    query = query.where(Batch.state.not_in(gone))
     if chosen.batches is not None:
         query = query.where(Batch.name.in_(chosen.batches))
     if chosen.cohorts is not None:
@@ -96,8 +111,20 @@ def collect_rankings(session: Session, chosen: ExportFilter) -> list[Ranking]:
     for submission, assignment, task, batch, handle in rows:
         if handle not in names:
             names[handle] = pseudonym(session, handle)
-        records.append(_ranking(parts, submission, assignment, task, batch, names[handle]))
+        try:
+            records.append(_ranking(parts, submission, assignment, task, batch, names[handle]))
+        except (ValidationError, KeyError) as error:
+            place = f"answer-{assignment.id} ({batch.name}/{task.position})"
+            _leave_out(place, error, broken)
     return records
+
+
+def _leave_out(place: str, error: ValidationError | KeyError, broken: list[str] | None) -> None:
+    reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"no {error}"
+    name = f"{place}: {reason.removeprefix('Value error, ')}"
+    log.error("left out, for it is no record: %s", name)
+    if broken is not None:
+        broken.append(name)
 
 
 def preference_pairs(rankings: Iterable[Ranking]) -> list[dict[str, Any]]:
@@ -116,8 +143,12 @@ def preference_pairs(rankings: Iterable[Ranking]) -> list[dict[str, Any]]:
     ]
 
 
-def collect_votes(session: Session, chosen: ExportFilter) -> tuple[list[Comparison], int]:
-    """The chat's votes as comparisons, and how many were left out as a tie or both bad."""
+def collect_votes(
+    session: Session, chosen: ExportFilter, broken: list[str] | None = None
+) -> tuple[list[Comparison], int]:
+    """The chat's votes as comparisons, and how many were left out as a tie or both bad. `broken`
+    as in `collect_rankings`.
+    """
     query = select(Vote, Person.handle).join(Person, Person.id == Vote.person_id).order_by(Vote.id)
     rows = session.execute(query).all()
     said: dict[int, list[Message]] = {}
@@ -135,22 +166,25 @@ def collect_votes(session: Session, chosen: ExportFilter) -> tuple[list[Comparis
             undecided += 1
             continue
         won, lost = (vote.left, vote.right) if vote.choice == "left" else (vote.right, vote.left)
-        records.append(
-            Comparison(
-                prompt=said[vote.conversation_id],
-                chosen=won,
-                rejected=lost,
-                labeler=pseudonym(session, handle),
-                cohort=vote.cohort,
-                source="chat",
-                group_id=f"vote-{vote.id}",
-                meta={
-                    "choice": vote.choice,
-                    "left": vote.left_generator,
-                    "right": vote.right_generator,
-                },
+        try:
+            records.append(
+                Comparison(
+                    prompt=said[vote.conversation_id],
+                    chosen=won,
+                    rejected=lost,
+                    labeler=pseudonym(session, handle),
+                    cohort=vote.cohort,
+                    source="chat",
+                    group_id=f"vote-{vote.id}",
+                    meta={
+                        "choice": vote.choice,
+                        "left": vote.left_generator,
+                        "right": vote.right_generator,
+                    },
+                )
             )
-        )
+        except (ValidationError, KeyError) as error:
+            _leave_out(f"vote-{vote.id}", error, broken)
     return records, undecided
 
 
@@ -162,14 +196,19 @@ def make_export(
     person_id: int | None,
     now: float,
 ) -> Export:
-    """Write `folder/export-<id>-<kind>.jsonl` and its card, and note both. Problem 422 when nothing
-    was chosen.
+    """Write `folder/export-<id>-<kind>.jsonl` and its card, and note both. Rows that are no records
+    are left out, counted in `Export.broken` and named on the card. Problem 422 when nothing was
+    chosen.
     """
+    broken: list[str] = []
     with database.read() as session:  # the long part; labelers go on
-        rows, about = _rows(session, kind, chosen)
+        rows, about = _rows(session, kind, chosen, broken)
     if not rows:
+        also = f" {len(broken)} broken rows were left out: {broken[0]}" if broken else ""
         raise Problem(
-            422, "nothing_to_export", "No answer fits this choice; there is nothing to export."
+            422,
+            "nothing_to_export",
+            f"No answer fits this choice; there is nothing to export.{also}",
         )
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     digest = hashlib.sha256(content.encode()).hexdigest()
@@ -178,6 +217,7 @@ def make_export(
             kind=kind,
             filter=chosen.model_dump(),
             rows=len(rows),
+            broken=len(broken),
             sha256=digest,
             file="",
             card="",
@@ -187,24 +227,36 @@ def make_export(
         session.add(export)
         session.flush()
         export.file = f"export-{export.id:04d}-{kind}.jsonl"
-        export.card = data_card(export, about)
+        export.card = data_card(export, [*about_broken(broken), *about])
         write_text(folder / export.file, content)
         write_text(folder / export.file.replace(".jsonl", ".md"), export.card)
-        detail = {"file": export.file, "sha256": digest}
+        detail = {"file": export.file, "sha256": digest, "broken": broken[:BROKEN_SHOWN]}
         session.add(EventLog(at=now, person_id=person_id, kind="export", detail=detail))
     return export
 
 
+def about_broken(broken: list[str]) -> list[str]:
+    """Lines that name what was left out."""
+    if not broken:
+        return []
+    more = len(broken) - BROKEN_SHOWN
+    return [
+        f"- **{len(broken)} broken rows were left out**, for they are no records:",
+        *(f"  - {name}" for name in broken[:BROKEN_SHOWN]),
+        *([f"  - and {more} more"] if more > 0 else []),
+    ]
+
+
 def _rows(
-    session: Session, kind: Kind, chosen: ExportFilter
+    session: Session, kind: Kind, chosen: ExportFilter, broken: list[str]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of the file, and the lines of the card that describe them."""
     if kind == "votes":
-        votes, undecided = collect_votes(session, chosen)
+        votes, undecided = collect_votes(session, chosen, broken)
         return [_plain(v) for v in votes], [
             f"- {undecided} votes were a tie or both bad and are left out"
         ]
-    rankings = collect_rankings(session, chosen)
+    rankings = collect_rankings(session, chosen, broken)
     rows = preference_pairs(rankings) if kind == "pairs" else [_plain(r) for r in rankings]
     return rows, describe(rankings) if rankings else []
 
@@ -228,16 +280,18 @@ class _Parts:
             TaskResponse.position,
             Response.text,
             Response.generator,
+            Response.sampling,
+            Response.is_demonstration,
             TaskResponse.copy_of,
         )
-        for task_id, position, text, generator, copy_of in session.execute(
+        for task_id, position, text, generator, sampling, written, copy_of in session.execute(
             columns.join(Response, Response.id == TaskResponse.response_id).order_by(
                 TaskResponse.task_id, TaskResponse.position
             )
         ):
             shown_as = position if copy_of is None else copy_of
             parts.candidates.setdefault(task_id, []).append(
-                Candidate(position, text, generator, shown_as)
+                Candidate(position, text, generator, sampling, written, shown_as)
             )
         for rating in session.scalars(select(ResponseRating)):
             parts.ratings.setdefault(rating.submission_id, {})[rating.position] = rating
@@ -280,6 +334,9 @@ def _ranking(
         use_case=prompt.use_case or about.use_case,
         id=f"answer-{assignment.id}",
         meta={
+            IMPORTED: _imported(prompt, candidates),
+            "comment": submission.comment,
+            "language": about.language,
             "flags_asked": sorted(ratings[0].flags),
             "prompt_flags": [n for n, ticked in about.flags.items() if ticked],
             "active_seconds": submission.active_seconds,
@@ -288,6 +345,21 @@ def _ranking(
             "extra": submission.extra,
         },
     )
+
+
+def _imported(prompt: PromptRow, candidates: list[Candidate]) -> dict[str, Any]:
+    """What the file said of this prompt beside its text; `importing` reads it back."""
+    written = [c.position for c in candidates if c.is_demonstration]
+    said = {
+        "id": prompt.record,
+        "meta": prompt.meta or None,
+        "use_case": prompt.use_case,
+        "language": prompt.language,
+        "split": prompt.split,
+        "sampling": candidates[0].sampling or None,
+        "demonstration": written[0] if written else None,
+    }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _plain(record: Ranking | Comparison) -> dict[str, Any]:

@@ -7,6 +7,7 @@ answered.
 """
 
 from typing import Annotated, Literal, get_args
+from unicodedata import category
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -34,8 +35,17 @@ def storable(text: str) -> str:
     return text
 
 
+def one_line(text: str) -> str:
+    """Names stand in tables, file names and log lines."""
+    if not text.strip():
+        raise ValueError("is blank")
+    if any(category(character) in ("Cc", "Zl", "Zp") for character in text):
+        raise ValueError("contains a line break or another control character")
+    return text
+
+
 Note = Annotated[str, Field(max_length=10_000), AfterValidator(storable)]
-ShortText = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(storable)]
+ShortText = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(one_line)]
 Position = Annotated[int, Field(strict=True, ge=0, lt=64)]
 
 

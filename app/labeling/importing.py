@@ -7,15 +7,24 @@ export lists every candidate that was sampled, tied where the words are the same
 
 import hashlib
 import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.labeling.forms import DEFAULT_INSTRUCTIONS, INSTRUCTGPT_FORM, Form, ShortText, Strict
+from app.labeling.forms import (
+    DEFAULT_INSTRUCTIONS,
+    INSTRUCTGPT_FORM,
+    Form,
+    ShortText,
+    Strict,
+    one_line,
+)
 from app.labeling.problems import Problem
 from app.labeling.tables import (
     Batch,
@@ -27,35 +36,41 @@ from app.labeling.tables import (
     TaskResponse,
 )
 from data.jsonl import numbered_lines, read_jsonl
-from data.records import Message, Ranking, Record
+from data.records import Message, Messages, Rank, Ranking, Record, String, require_last
+from podium.errors import DataError
 
 MAX_SHOWN = 9  # the paper's largest K, and the keys A to I
 GOLD_NEED = 1_000_000  # every labeler may meet a gold task once
+IMPORTED = "imported"  # key of an exported ranking's `meta` under which its prompt comes back
 
 
 class Candidates(Record):
     """One prompt and its candidate responses, not yet ranked."""
 
-    prompt: Annotated[list[Message], Field(min_length=1)]
-    responses: Annotated[list[str], Field(min_length=2)]
-    generators: list[str] | None = None
+    prompt: Messages
+    responses: Annotated[list[String], Field(min_length=2)]
+    generators: list[String] | None = None
     sampling: dict[str, Any] | None = None
     demonstration: int | None = Field(
         None, description="index of the response a person wrote, if any"
     )
-    gold_ranks: list[int] | None = Field(
+    gold_ranks: list[Rank] | None = Field(
         None, description="known ranks: the task then checks labelers"
     )
-    user: str | None = None
-    use_case: str | None = None
-    language: str | None = None
-    source: str | None = None
-    split: str | None = None
-    id: str | None = None
+    user: String | None = None
+    use_case: String | None = None
+    language: String | None = None
+    source: String | None = None
+    split: String | None = None
+    id: String | None = None
     meta: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
     def _check(self) -> "Candidates":
+        # What a `Ranking` refuses must not come in: a labeler's work on it could never go out.
+        require_last(self.prompt, "user", "prompt")
+        if self.demonstration is not None and not 0 <= self.demonstration < len(self.responses):
+            raise ValueError("demonstration: is no index of a response, counted from 0")
         for field in ("generators", "gold_ranks"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.responses):
@@ -65,7 +80,7 @@ class Candidates(Record):
         return self
 
 
-BatchName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
+BatchName = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(one_line)]
 
 
 class BatchRules(Strict):
@@ -104,19 +119,60 @@ class ImportReport(NamedTuple):
 
 def read_candidates(path: Path, gold: bool = False) -> list[Candidates]:
     """A JSONL file of `Candidates` or of `Ranking` records; `gold` takes the latter's ranks as
-    known.
+    known. A site's own export gives back what was once imported.
     """
     first = next((line for _, line in numbered_lines(path)), "")
     if not _has_ranks(first):
         return read_jsonl(path, Candidates)
-    shared = ("prompt", "responses", "generators", "user", "use_case", "source", "id", "meta")
     return [
-        Candidates(
-            **{name: getattr(ranking, name) for name in shared},
-            gold_ranks=ranking.ranks if gold else None,
-        )
+        Candidates(**_imported(ranking), gold_ranks=ranking.ranks if gold else None)
         for ranking in read_jsonl(path, Ranking)
     ]
+
+
+def _imported(ranking: Ranking) -> dict[str, Any]:
+    shared = ("prompt", "responses", "generators", "user", "use_case", "source", "id", "meta")
+    fields = {name: getattr(ranking, name) for name in shared}
+    kept = ranking.meta.get(IMPORTED)
+    if not isinstance(kept, dict):
+        return fields
+    return fields | {"id": None, "meta": {}, "use_case": None} | kept
+
+
+def check_unpacked(path: Path, limit: int) -> None:
+    """Refuse a packed file that would unpack to more than `limit` bytes; counts without keeping.
+
+    Raises:
+        DataError: it is larger, or no whole gzip file.
+    """
+    if path.suffix != ".gz":
+        return
+    size = 0
+    try:
+        for part in _unpacked(path):
+            size += len(part)
+            if size > limit:
+                raise DataError(
+                    path,
+                    problem=f"unpacks to more than {limit // 2**20} MiB",
+                    fix="split it, or import it with: podium label import",
+                )
+    except zlib.error as error:
+        raise DataError(
+            path, problem=f"is not a whole gzip file: {error}", fix="pack it again"
+        ) from None
+
+
+def _unpacked(path: Path) -> Iterator[bytes]:
+    """At most a megabyte at a time, whatever the file says."""
+    with path.open("rb") as file:
+        unpacking = zlib.decompressobj(wbits=31)
+        while waiting := file.read(2**16):
+            while waiting:
+                yield unpacking.decompress(waiting, 2**20)
+                waiting = unpacking.unconsumed_tail
+                if unpacking.eof:  # a gzip file may have several members
+                    waiting, unpacking = unpacking.unused_data, zlib.decompressobj(wbits=31)
 
 
 def storable_candidates(records: Sequence[Candidates]) -> list[Candidates]:
@@ -195,7 +251,7 @@ def add_tasks(session: Session, batch: Batch, candidates: Sequence[Candidates]) 
                 f"a task shows at most {MAX_SHOWN}."
             )
             raise Problem(422, "too_many_responses", problem)
-        if any("\x00" in text for text in (*record.responses, *(m.content for m in record.prompt))):
+        if holds_nul(record.model_dump()):
             raise Problem(
                 422, "nul_character", f"Record {number} contains a NUL character; remove it."
             )
@@ -219,20 +275,23 @@ def stored_candidates(session: Session) -> list[Candidates]:
     for task_id, prompt, text in rows:
         texts.setdefault(task_id, []).append(text)
         prompts[task_id] = prompt
-    return [
-        Candidates(
-            prompt=[Message(**m) for m in p.messages],
-            responses=texts[task_id],
-            user=p.user,
-            use_case=p.use_case,
-            language=p.language,
-            source=p.source,
-            split=p.split,
-            id=p.record,
-            meta=p.meta,
-        )
-        for task_id, p in prompts.items()
-    ]
+    found = []
+    for task_id, p in prompts.items():
+        with suppress(ValidationError):  # sites of earlier releases took prompts that are none
+            found.append(
+                Candidates(
+                    prompt=[Message(**m) for m in p.messages],
+                    responses=texts[task_id],
+                    user=p.user,
+                    use_case=p.use_case,
+                    language=p.language,
+                    source=p.source,
+                    split=p.split,
+                    id=p.record,
+                    meta=p.meta,
+                )
+            )
+    return found
 
 
 def add_instructions(session: Session, name: str, body: str, now: float) -> InstructionSet:
@@ -263,10 +322,19 @@ def newest(session: Session, table: type[InstructionSet] | type[FormSchema]) -> 
     return session.scalars(select(table).order_by(table.id.desc()).limit(1)).one()
 
 
+def holds_nul(value: Any) -> bool:
+    """Whether any text in it holds the one character that PostgreSQL does not keep."""
+    if isinstance(value, str):
+        return "\x00" in value
+    if isinstance(value, dict):
+        return any(holds_nul(part) for pair in value.items() for part in pair)
+    return isinstance(value, list) and any(holds_nul(part) for part in value)
+
+
 def _has_ranks(line: str) -> bool:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False  # read_jsonl says what is wrong with it
     return isinstance(record, dict) and "ranks" in record
 
@@ -314,21 +382,22 @@ def _add_task(session: Session, batch: Batch, position: int, record: Candidates)
 
 def _prompt(session: Session, record: Candidates) -> Prompt:
     messages = [message.model_dump() for message in record.prompt]
-    text_hash = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+    about = {
+        "source": record.source,
+        "user": record.user,
+        "use_case": record.use_case,
+        "language": record.language,
+        "split": record.split,
+        "record": record.id,
+        "meta": record.meta,
+    }
+    # The same words asked by somebody else, or under another id, are another prompt: what a file
+    # says of it must come out again.
+    text_hash = hashlib.sha256(json.dumps([messages, about], sort_keys=True).encode()).hexdigest()
     known = session.scalar(select(Prompt).where(Prompt.text_hash == text_hash))
     if known is not None:
         return known
-    prompt = Prompt(
-        messages=messages,
-        text_hash=text_hash,
-        source=record.source,
-        user=record.user,
-        use_case=record.use_case,
-        language=record.language,
-        split=record.split,
-        record=record.id,
-        meta=record.meta,
-    )
+    prompt = Prompt(messages=messages, text_hash=text_hash, **about)
     session.add(prompt)
     session.flush()
     return prompt

@@ -85,6 +85,7 @@ def batch_progress(session: Session) -> list[BatchProgress]:
             ),
         )
         .outerjoin(Task, and_(Task.batch_id == Batch.id, ordinary))
+        .where(Batch.state != "deleted")
         .group_by(Batch.id, Batch.name, Batch.state)
         .order_by(Batch.id)
     ).all()

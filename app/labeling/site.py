@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import inspect
 from sqlalchemy.orm import Session
 
 from app.labeling import accounts
@@ -30,6 +31,7 @@ class Settings:
     https: bool = False  # behind a proxy that speaks HTTPS: cookies are marked Secure
     # host names the site answers to when it is not bound to loopback; () = any
     names: tuple[str, ...] = ()
+    idle_hours: float = accounts.IDLE_HOURS  # a session unused for so long is over
     run: Path | None = None  # a run whose checkpoints are chatted with and sampled from
     # keys sessions and invitations; from PODIUM_SECRET on a public address
     secret: str | None = None
@@ -54,6 +56,17 @@ class Site:
     @property
     def exports(self) -> Path:
         return self.settings.folder / "exports"
+
+
+def has_site(settings: Settings) -> bool:
+    """Whether there is a site to open; `open_site` would make one."""
+    if settings.database is None:
+        return (settings.folder / "labeling.sqlite").is_file()
+    database = Database(settings.database)
+    try:
+        return inspect(database.engine).has_table(SiteSetting.__tablename__)
+    finally:
+        database.close()
 
 
 def open_site(settings: Settings) -> Site:
@@ -88,5 +101,5 @@ def _refuse_unsafe(session: Session, settings: Settings, secret: str | None) -> 
         raise PodiumError(
             f"--host {settings.host} can be reached from other machines, and the site has no "
             f"admin yet",
-            "podium label user add NAME --role admin",
+            "podium label init --admin NAME",
         )

@@ -79,6 +79,19 @@ class Invite(Base):
     expires_at: Mapped[float]
     created_at: Mapped[float] = now_column()
     used_by: Mapped[int | None] = link("person.id")
+    revoked_at: Mapped[float | None]
+
+
+class PasswordReset(Base):
+    """A link that lets one person choose a new password once; an admin hands it over."""
+
+    __tablename__ = "password_reset"
+    id: Mapped[int] = key()
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    person_id: Mapped[int] = link("person.id")
+    expires_at: Mapped[float]
+    created_at: Mapped[float] = now_column()
+    used_at: Mapped[float | None]
 
 
 class LoginSession(Base):
@@ -89,10 +102,14 @@ class LoginSession(Base):
     person_id: Mapped[int] = link("person.id")
     created_at: Mapped[float] = now_column()
     expires_at: Mapped[float]
+    # to within `accounts.SEEN_SECONDS`; a session that nobody uses ends early
+    last_seen_at: Mapped[float] = mapped_column(server_default="0")
 
 
 class LoginFailure(Base):
-    """Failed logins by handle and by address; they slow the next try down, also after a restart."""
+    """Failed logins by handle and address, by handle, by address and by known device; they slow the
+    next try down, also after a restart.
+    """
 
     __tablename__ = "login_failure"
     id: Mapped[int] = key()
@@ -164,7 +181,7 @@ class Batch(Base):
     gold_every: Mapped[int] = mapped_column(server_default="0")
     instruction_set_id: Mapped[int] = link("instruction_set.id")
     form_schema_id: Mapped[int] = link("form_schema.id")
-    state: Mapped[str] = mapped_column(String(16))  # open | paused
+    state: Mapped[str] = mapped_column(String(16))  # open | paused | withdrawn | deleted
     created_at: Mapped[float] = now_column()
 
 
@@ -264,6 +281,7 @@ class Draft(Base):
     body: Json
     version: Mapped[int]
     saved_at: Mapped[float]
+    writer: Mapped[str | None] = mapped_column(String(64))  # the browser tab that wrote it
 
 
 class Submission(Base):
@@ -368,6 +386,7 @@ class Export(Base):
     kind: Mapped[str] = mapped_column(String(16))  # rankings | pairs | votes
     filter: Json
     rows: Mapped[int] = mapped_column("n_rows")
+    broken: Mapped[int] = mapped_column("n_broken", server_default="0")  # rows left out
     sha256: Mapped[str] = mapped_column(String(64))
     file: Mapped[str]
     card: Mapped[str]
@@ -376,7 +395,9 @@ class Export(Base):
 
 
 class EventLog(Base):
-    """Who did what, for the admin's eyes: logins, claims, expired leases, imports, exports."""
+    """Who did what, for the admin's eyes: logins, failed ones, accounts, expired leases, imports,
+    exports.
+    """
 
     __tablename__ = "event_log"
     id: Mapped[int] = key()

@@ -13,6 +13,7 @@ from typing import Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.labeling.accounts import pseudonym
 from app.labeling.database import Database
 from app.labeling.importing import BatchRules, Candidates, add_tasks, create_batch
 from app.labeling.problems import Problem
@@ -119,7 +120,7 @@ def ask_labeler(
         responses=list(responses),
         generators=list(generators),
         source="chat",
-        user=person.handle,
+        user=pseudonym(session, person.handle),
     )
     return add_tasks(session, batch, [record]).tasks
 

@@ -58,6 +58,17 @@ def test_the_chat_needs_the_labeling_login_and_one_is_enough(site):
         assert client.get("/chat/").status_code == 401
 
 
+def test_the_chat_takes_no_files(site):
+    """Whatever one person put there, every other could read. Seen red: 200, and the other read it."""
+    from fastapi.testclient import TestClient
+
+    with TestClient(build_server(site), base_url=ADDRESS, follow_redirects=False) as client:
+        client.post("/api/login", json={"handle": "lea", "password": PASSWORD})
+        for path in ("/chat/gradio_api/upload", "/chat/gradio_api/upload/"):
+            reply = client.post(path, files={"files": ("secret.txt", b"mine")})
+            assert reply.status_code in (307, 403), reply.text
+
+
 def test_without_a_run_there_is_no_chat(tmp_path):
     from fastapi.testclient import TestClient
 

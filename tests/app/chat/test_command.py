@@ -218,17 +218,19 @@ def test_other_sites_in_the_visitors_browser_are_kept_out(served):
 
 
 def test_the_labeling_site_has_the_chat_behind_its_login(chat_run, tmp_path, visit):
-    """`/chat` without a login leads to it. Seen red before: a line of JSON."""
+    """`/chat` without a login leads to it, and from there back to the chat. Seen red before: a line
+    of JSON, and then the labeling site's first page.
+    """
     site = open_site(Settings(folder=tmp_path / "labeling"))
     add_person(site, "lea")
     site.database.close()
     with started(tmp_path, "label", "serve", "--run", chat_run, "--port", 0) as running:
         page = visit(running.addresses["chat"])
-        expect(page).to_have_url(re.compile("/login$"))
+        expect(page).to_have_url(re.compile(r"/login\?next=/chat/$"))
         page.fill("input[name=handle]", "lea")
         page.fill("input[name=password]", PASSWORD)
         page.click("main button")
-        page.click("text=talk to the models")
+        expect(page).to_have_url(re.compile("/chat/$"))
         for number, text in enumerate(["Hello", "And then?"], start=1):
             ask(page, text)
             assert answered(page, number)[-3] == text

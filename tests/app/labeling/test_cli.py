@@ -54,6 +54,55 @@ def test_from_init_to_export(run, tmp_path):
     assert "nothing to export" in run("export", "--kind", "votes", code=2)
 
 
+def test_people_invitations_and_batches(run, tmp_path):
+    """What the People and Progress pages do, from a terminal."""
+    run("init", "--admin", "ada")
+    run("user", "add", "lea")
+    assert "lea: researcher, heldout" in run(
+        "user", "change", "lea", "--role", "researcher", "--cohort", "heldout"
+    )
+    assert "(disabled)" in run("user", "change", "lea", "--disable")
+    assert "disabled" in run("user", "reset", "lea", code=2)
+    run("user", "change", "lea", "--enable")
+    assert "/reset/" in run("user", "reset", "lea", "--address", "https://label.example.org")
+    assert "last admin" in run("user", "change", "ada", "--role", "labeler", code=2)
+    assert "Nobody here is called 'eve'" in run("user", "reset", "eve", code=2)
+    run("invite")
+    assert "1 labeler" in run("invitations")
+    assert "1 labeler" not in run("invitations", "--revoke", "1")
+    write_jsonl(tmp_path / "tasks.jsonl", candidates(3))
+    run("import", "tasks.jsonl", "--name", "first")
+    assert "withdrawn" in run("batch", "set", "first", "withdrawn")
+    run("batch", "set", "first", "deleted")
+    assert "first (deleted 1)" in run("batch", "list")
+    assert "there are: ['first (deleted 1)']" in run("batch", "set", "first", "open", code=2)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["user", "add", "lea"],
+        ["user", "list"],
+        ["user", "change", "lea"],
+        ["user", "reset", "lea"],
+        ["invite"],
+        ["invitations"],
+        ["import", "tasks.jsonl", "--name", "x"],
+        ["sample", "run", "--name", "x"],
+        ["agreement"],
+        ["export"],
+        ["simulate", "--world", "world"],
+        ["batch", "list"],
+        ["batch", "set", "x", "open"],
+    ],
+)
+def test_a_wrong_folder_is_said_and_stays_as_it_was(run, tmp_path, command):
+    """Seen red: each of these made an empty site."""
+    write_jsonl(tmp_path / "tasks.jsonl", candidates(1))
+    assert "no labeling site" in run(*command, code=4)
+    assert [path.name for path in tmp_path.iterdir()] == ["tasks.jsonl"]
+
+
 def test_agreement_of_any_file_of_rankings(run, tmp_path):
     prompt = [Message(role="user", content="Which?")]
     write_jsonl(

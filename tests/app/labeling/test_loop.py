@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from app.labeling.cli import app
 from app.labeling.importing import Candidates
+from app.labeling.site import Settings, open_site
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Ranking
 from data.worlds import load_world
@@ -95,5 +96,6 @@ def test_answers_of_checkpoints_become_tasks(tokenizer, tmp_path):
         "--folder",
         str(tmp_path / "site"),
     ]
+    open_site(Settings(folder=tmp_path / "site")).database.close()
     shown = CliRunner().invoke(app, ["sample", str(run), *options])
     assert shown.exit_code == 0 and "batch 'sampled': 2 tasks" in shown.output, shown.output
