@@ -1,4 +1,6 @@
-"""`podium data`: work on files of records. `podium data clean` cleans a source and splits it."""
+"""`podium data`: work on files of records. `check` shows what a file is taken for and what training
+would see of it; `clean` cleans a source and splits it.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +18,12 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _start() -> None:
-    """With a callback typer keeps the name `clean` although it is the only command."""
+def _fields(text: str) -> tuple[str, str]:
+    """prompt=question as a pair."""
+    name, found, column = text.partition("=")
+    if not (name and found and column):
+        raise typer.BadParameter(f"'{text}' is not of the form prompt=question")
+    return name, column
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -119,3 +124,70 @@ def clean(
         write_jsonl(out / f"{kind}.{split}.jsonl", part)
     if dropped is not None:
         write_jsonl(dropped, report.dropped)
+
+
+@app.command()
+def check(
+    source: Annotated[str, typer.Argument(help="File, folder or hub id.", metavar="PATH")],
+    kind: Annotated[
+        Literal["documents", "prompts", "demonstrations", "rankings", "comparisons", "questions"]
+        | None,
+        typer.Option(help="What the records are to be; otherwise what fits."),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Of the file; otherwise the first that every row fits.")
+    ] = None,
+    field: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=COLUMN", help="What the file calls a column, prompt=question."),
+    ] = [],  # noqa: B006  typer copies it
+    model: Annotated[
+        str | None,
+        typer.Option(help="Its tokenizer and chat template; without, plain text and characters."),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="How many records to show.")] = 10,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Count what is longer, in tokens of the model.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write what was read as records to this JSONL.")
+    ] = None,
+) -> None:
+    """Say what a file is taken for, show examples with the part that is learned marked, how long
+    they are, and what is dropped and why. Nothing is trained.
+    """
+    import sys
+
+    from data.check import check as check_source
+
+    coloured = sys.stdout.isatty()
+
+    def marked(text: str, learned: bool) -> str:
+        """Green on a terminal; between marks elsewhere, so that a pipe shows it too."""
+        if coloured:
+            return typer.style(text, fg="green") if learned else typer.style(text, dim=True)
+        return f"⟦{text}⟧" if learned else text
+
+    described: dict[str, Any] = {"path": source} | ({"format": format} if format else {})
+    if field:
+        described["fields"] = dict(_fields(text) for text in field)
+    tokenizer = _tokenizer(model) if model else None
+    if limit is None and tokenizer is not None and tokenizer.model_max_length < 10**9:
+        limit = tokenizer.model_max_length
+    for line in check_source(described, kind, tokenizer, examples, limit, marked, save):
+        typer.echo(line)
+    typer.echo(f"the loss falls on what is {'green' if coloured else 'between ⟦ and ⟧'}")
+
+
+def _tokenizer(model: str) -> Any:
+    from transformers import AutoTokenizer
+
+    from data.template import prepare_tokenizer
+    from podium.errors import DataError
+
+    try:
+        return prepare_tokenizer(AutoTokenizer.from_pretrained(model))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            model, problem=f"has no tokenizer: {error}", fix="give a model's folder or hub id"
+        ) from error
