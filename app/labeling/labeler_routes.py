@@ -24,6 +24,11 @@ Key = Annotated[
     str, Header(alias="Idempotency-Key", min_length=8, max_length=64, pattern=r"^[\x21-\x7e]+$")
 ]
 
+DraftVersion = Annotated[int | None, Header(alias="Draft-Version", ge=0, le=2**31 - 1)]
+DraftWriter = Annotated[
+    str | None, Header(alias="Draft-Writer", max_length=64, pattern=r"^[\x21-\x7e]+$")
+]
+
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
 def home(request: Request, user: Labeler) -> Response:
@@ -149,13 +154,26 @@ def read_assignment(request: Request, user: Labeler, assignment_id: Id) -> dict[
 
 @router.put("/api/assignments/{assignment_id}/draft")
 def put_draft(
-    request: Request, user: Labeler, assignment_id: Id, body: DraftBody
+    request: Request,
+    user: Labeler,
+    assignment_id: Id,
+    body: DraftBody,
+    version: DraftVersion = None,
+    writer: DraftWriter = None,
 ) -> dict[str, Any]:
-    """Keep an unfinished answer; the reply names what the server has stored."""
+    """Keep an unfinished answer; the reply names what the server has stored. With `Draft-Version`
+    (the one that was shown) a newer draft of another `Draft-Writer` is a 409.
+    """
     site: Site = request.app.state.site
     with site.database.write() as session:
-        draft = queue.save_draft(session, user.id, assignment_id, body, time.time())
-        return {"saved": f"{assignment_id}.{draft.version}", "saved_at": draft.saved_at}
+        draft = queue.save_draft(
+            session, user.id, assignment_id, body, time.time(), version, writer
+        )
+        return {
+            "saved": f"{assignment_id}.{draft.version}",
+            "version": draft.version,
+            "saved_at": draft.saved_at,
+        }
 
 
 @router.post("/api/assignments/{assignment_id}/submit")

@@ -283,9 +283,24 @@ def own_assignment(
 
 
 def save_draft(
-    session: Session, person_id: int, assignment_id: int, body: DraftBody, now: float
+    session: Session,
+    person_id: int,
+    assignment_id: int,
+    body: DraftBody,
+    now: float,
+    version: int | None = None,
+    writer: str | None = None,
 ) -> Draft:
-    """Keep an unfinished answer and prolong the lease: somebody is at work."""
+    """Keep an unfinished answer and prolong the lease: somebody is at work.
+
+    Args:
+        version: the stored draft that this one goes on from (0 = there was none); None overwrites
+            whatever there is.
+        writer: the tab that writes.
+
+    Raises:
+        Problem: 404, 410, and 409 when another tab has stored a draft since `version`.
+    """
     assignment = own_assignment(session, person_id, assignment_id)
     if assignment.state == "skipped":
         raise Problem(410, "closed", "You skipped this task. Your draft is kept in this browser.")
@@ -295,10 +310,14 @@ def save_draft(
         )
     draft = session.get(Draft, assignment_id)
     if draft is None:
-        draft = Draft(assignment_id=assignment_id, body=body.model_dump(), version=1, saved_at=now)
+        draft = Draft(assignment_id=assignment_id, version=0)
         session.add(draft)
-    else:
-        draft.body, draft.version, draft.saved_at = body.model_dump(), draft.version + 1, now
+    elif version is not None and version != draft.version and writer != draft.writer:
+        raise Problem(
+            409, "draft_conflict", "Another tab has saved a newer draft of this task; choose one."
+        )
+    draft.body, draft.saved_at = body.model_dump(), now
+    draft.version, draft.writer = draft.version + 1, writer
     return draft
 
 

@@ -28,7 +28,7 @@ REMEMBERED = 1000  # tasks; a task is a few kilobytes
 
 # Built once, see queue.py
 THIS: BindParameter[int] = bindparam("this")
-DRAFT = select(Draft.body).where(Draft.assignment_id == THIS)
+DRAFT = select(Draft.body, Draft.version).where(Draft.assignment_id == THIS)
 FIXED = (
     select(Batch, Prompt.messages, FormSchema.body, InstructionSet.name, InstructionSet.version)
     .join(Task, Task.batch_id == Batch.id)
@@ -96,7 +96,7 @@ def _read_task(session: Session, task_id: int) -> TaskView:
 def task_json(session: Session, assignment: Assignment) -> dict[str, Any]:
     """Blind: no model names, and the responses in this labeler's order."""
     view = task_view(session, assignment.task_id)
-    draft = session.scalar(DRAFT, {"this": assignment.id})
+    draft = session.execute(DRAFT, {"this": assignment.id}).first()
     answered = assignment.state == "submitted"
     return {
         "kind": "task",
@@ -112,7 +112,8 @@ def task_json(session: Session, assignment: Assignment) -> dict[str, Any]:
         "editable_until": (assignment.closed_at or 0) + 60 * view.edit_minutes
         if answered
         else None,
-        "draft": draft,
+        "draft": draft.body if draft else None,
+        "draft_version": draft.version if draft else 0,
         "answer": _answer_json(session, assignment.id) if answered else None,
     }
 

@@ -1,24 +1,32 @@
 // Drafts are kept twice: at once in this browser, and a moment later on the server. A draft the server has not confirmed
-// wins over the server's when the page is loaded again.
+// wins over the server's when the page is loaded again - unless another tab has written there since: then the labeler
+// chooses, and nothing wins silently.
 
 import { call, newKey } from "./api.js";
 
 const DELAY = 700; // milliseconds of rest before a draft is sent
 
 export class Drafts {
-  constructor(person, assignment, show) {
+  /** `version`: the server's draft that this page shows (0 = none). `on`: {show, conflict}. */
+  constructor(person, assignment, version, on) {
     this.name = `podium-draft/${person}/${assignment}`;
     this.path = `/api/assignments/${assignment}/draft`;
-    this.show = show;
+    this.on = on;
+    this.writer = tab();
+    this.version = version;
     this.timer = null;
     this.sending = null;
     this.closed = false;
+    this.disputed = false;
   }
 
-  /** The unconfirmed draft of this browser, or null. */
+  /** The unconfirmed draft of this browser, or null. It goes on from the version that it was written after, so that the
+   * server tells when another tab has written since. */
   local() {
     const kept = this.read();
-    return kept && !kept.confirmed ? kept.body : null;
+    if (!kept || kept.confirmed) return null;
+    this.version = kept.version ?? this.version;
+    return kept.body;
   }
 
   /** One key a task and try, kept over reloads, so a lost reply cannot make a second answer. */
@@ -29,8 +37,9 @@ export class Drafts {
   }
 
   keep(body) {
-    this.write({ ...(this.read() || {}), body, confirmed: false });
-    this.show("saving...");
+    this.write({ ...(this.read() || {}), body, confirmed: false, writer: this.writer, version: this.version });
+    if (this.disputed) return;
+    this.on.show("saving...");
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.send(body), DELAY);
   }
@@ -38,19 +47,33 @@ export class Drafts {
   async send(body) {
     clearTimeout(this.timer);
     this.timer = null;
-    if (this.closed) return;
-    const sending = call("PUT", this.path, body);
+    if (this.closed || this.disputed) return;
+    const sending = call("PUT", this.path, body, { "Draft-Version": String(this.version), "Draft-Writer": this.writer });
     this.sending = sending;
     const reply = await sending;
     if (this.closed) return;
+    if (reply.code === "draft_conflict") {
+      this.disputed = true;
+      this.on.show("not saved: another tab has written here");
+      this.on.conflict(body);
+      return;
+    }
     if (!reply.ok) {
-      this.show(`kept in this browser only: ${reply.message}`);
+      this.on.show(`kept in this browser only: ${reply.message}`);
       if (reply.status === 0 || reply.status >= 500) this.timer = setTimeout(() => this.send(body), 5000);
       return;
     }
+    this.version = reply.body.version;
     const kept = this.read();
-    if (kept && JSON.stringify(kept.body) === JSON.stringify(body)) this.write({ ...kept, confirmed: true });
-    this.show(`draft saved (${reply.body.saved})`);
+    if (kept && JSON.stringify(kept.body) === JSON.stringify(body)) this.write({ ...kept, confirmed: true, version: this.version });
+    this.on.show(`draft saved (${reply.body.saved})`);
+  }
+
+  /** The labeler has looked at the other tab's draft (`version`) and goes on with this one. */
+  insist(version, body) {
+    this.disputed = false;
+    this.version = version;
+    this.keep(body);
   }
 
   /** Stop sending; wait for what is on its way, so that a late draft does not follow the answer. */
@@ -84,5 +107,15 @@ export class Drafts {
     } catch {
       // full or switched off: the server's copy remains
     }
+  }
+}
+
+/** A name of this tab, the same after a reload. A duplicated tab counts as the same one. */
+function tab() {
+  try {
+    if (!sessionStorage.getItem("podium-tab")) sessionStorage.setItem("podium-tab", newKey());
+    return sessionStorage.getItem("podium-tab");
+  } catch {
+    return newKey();
   }
 }

@@ -54,10 +54,13 @@ function showInstructions(set) {
 
 function showTask(task) {
   answer = new Answer(task);
-  drafts = new Drafts(root.dataset.person, task.assignment, (text) => { find("saved").textContent = text; });
+  drafts = new Drafts(root.dataset.person, task.assignment, task.draft_version, {
+    show: (text) => { find("saved").textContent = text; }, conflict: askWhichDraft,
+  });
   const kept = drafts.local();
   const body = kept || task.draft || task.answer;
   find("saved").textContent = "";
+  find("conflict").hidden = true;
   if (body) answer.load(body);
   if (kept) drafts.keep(kept);
   else if (task.draft) find("saved").textContent = "your draft is back";
@@ -180,7 +183,7 @@ async function submit() {
   const path = `/api/assignments/${answer.task.assignment}/${changing ? "revise" : "submit"}`;
   const reply = await call("POST", path, body, { "Idempotency-Key": drafts.key() });
   busy = false;
-  if (!reply.ok) return fail(reply);
+  if (!reply.ok) return keepAndFail(reply);
   drafts.forget();
   const what = reply.body.extra ? " It came after the task was full and is kept as an extra." : "";
   say(`Saved on the server as answer ${reply.body.saved}${changing ? `, version ${reply.body.revision}` : ""}.${what}`, "good");
@@ -196,7 +199,7 @@ async function skip(event) {
   const path = `/api/assignments/${answer.task.assignment}/skip`;
   const reply = await call("POST", path, { reason, note: find("skip-note").value || null });
   busy = false;
-  if (!reply.ok) { fail(reply); return; }
+  if (!reply.ok) { keepAndFail(reply); return; }
   drafts.forget();
   say(`Task skipped (${reason}).`, "good");
   onward(false);
@@ -223,6 +226,26 @@ function fail(reply) {
   if (reply.code === "already_answered") find("message").append(" ", el("a", { href: `/work/${answer.task.assignment}` }, "Look at the stored answer"), ".");
   if (reply.status === 409 || reply.status === 410) find("message").append(" ", el("a", { href: "/work" }, "Go on to the next task"), ".");
   find("message").scrollIntoView({ block: "nearest" });
+}
+
+/** What was not stored is still a draft: the note beside it says where it is, and does not stay at "saving...". */
+function keepAndFail(reply) {
+  fail(reply);
+  if (reply.status === 409 || reply.status === 410) find("saved").textContent = "kept in this browser only";
+  else drafts.send(answer.body());
+}
+
+/** Another tab has written a draft of this task since this page was loaded: show both ways on. */
+async function askWhichDraft() {
+  const reply = await call("GET", `/api/assignments/${answer.task.assignment}`);
+  if (!reply.ok) return fail(reply);
+  const other = reply.body;
+  find("conflict").hidden = false;
+  find("conflict-theirs").onclick = () => { drafts.forget(); showTask(other); say(""); };
+  find("conflict-mine").onclick = () => { find("conflict").hidden = true; drafts.insist(other.draft_version, answer.body()); };
+  announce("This task is also open in another tab, which has saved another draft. Choose which one to go on with.");
+  find("conflict-theirs").focus();
+  return undefined;
 }
 
 function panel(id, button, open) {

@@ -47,6 +47,34 @@ def test_a_draft_comes_back_after_a_new_login(site, browser):
     assert again["draft"]["step"] == "rank" and again["responses"] == task["responses"]
 
 
+def test_a_draft_of_another_tab_is_a_conflict(site, browser):
+    """The server's side of it: same tab goes on, another tab must have seen the newest; a program
+    that names no version overwrites. Seen red before: the last draft won.
+    """
+    add_batch(site)
+    lea = browser("lea")
+    path = f"/api/assignments/{lea.next()['assignment']}/draft"
+
+    def put(comment: str, **headers) -> int:
+        reply = lea.http.put(
+            path, json={"comment": comment}, headers={"X-CSRF-Token": lea.token} | headers
+        )
+        return reply.status_code
+
+    def tab(name: str, version: int) -> dict:
+        return {"Draft-Writer": name, "Draft-Version": str(version)}
+
+    assert put("one", **tab("first", 0)) == 200
+    assert put("two", **tab("second", 0)) == 409
+    assert put("one more", **tab("first", 0)) == 200  # its own reply was lost
+    assert put("two", **tab("second", 2)) == 200
+    assert put("three", **tab("first", 2)) == 409
+    task = lea.next()
+    assert (task["draft"]["comment"], task["draft_version"]) == ("two", 3)
+    assert put("a program's") == 200
+    assert put("x", **{"Draft-Version": "-1"}) == put("x", **{"Draft-Writer": "a b"}) == 422
+
+
 def test_an_answer_can_be_changed_and_both_versions_stay(site, browser):
     add_batch(site)
     lea = browser("lea")
