@@ -21,6 +21,7 @@ __all__ = [
     "bon_kl",
     "bon_unbiased",
     "bradley_terry",
+    "elo_over_prompts",
     "holm",
     "mean_with_interval",
     "p_value",
@@ -184,6 +185,49 @@ def bradley_terry(wins: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     hessian = np.diag(information.sum(axis=1)) - information
     errors = np.r_[0.0, np.sqrt(np.diag(np.linalg.inv(hessian[1:, 1:])))]
     return ratings * ELO_PER_NAT, errors * ELO_PER_NAT
+
+
+def elo_over_prompts(
+    first: ArrayLike, second: ArrayLike, outcome: ArrayLike, prompt_id: ArrayLike, models: int
+) -> list[Estimate]:
+    """Elo ratings of `models` from games, with 95 % intervals over prompts; their mean is 0.
+
+    The estimate is Bradley and Terry's by maximum likelihood. The pairs of one ranking are not
+    independent games, so the interval comes from the spread of each prompt's share of the gradient
+    (the sandwich of Huber 1967, by cluster), with a t quantile of one degree less than prompts.
+
+    Args:
+        first, second: (N) the models that met. outcome: (N) 1 where the first won, 0 where it lost,
+            0.5 for a tie. prompt_id: (N) which prompt the game was about.
+
+    Raises:
+        ValueError: as `bradley_terry`, or fewer than two prompts.
+    """
+    a, b = np.asarray(first), np.asarray(second)
+    won = np.asarray(outcome, dtype=float)
+    _, cluster = np.unique(prompt_id, return_inverse=True)
+    prompts = int(cluster.max()) + 1
+    if prompts < 2:
+        raise ValueError("one prompt alone does not tell how far prompts differ")
+    wins = np.zeros((models, models))
+    np.add.at(wins, (a, b), won)
+    np.add.at(wins, (b, a), 1 - won)
+    ratings = bradley_terry(wins)[0] / ELO_PER_NAT
+    chance = expit(ratings[a] - ratings[b])
+    gradient = np.zeros((prompts, models))
+    np.add.at(gradient, (cluster, a), won - chance)
+    np.add.at(gradient, (cluster, b), chance - won)
+    hessian = np.zeros((models, models))
+    for i, j, sign in ((a, a, 1), (b, b, 1), (a, b, -1), (b, a, -1)):
+        np.add.at(hessian, (i, j), sign * chance * (1 - chance))
+    inverse = np.linalg.pinv(hessian)  # the ratings' mean is free, and set to 0
+    covariance = inverse @ (gradient.T @ gradient) @ inverse * prompts / (prompts - 1)
+    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))  # rounding can leave -1e-20
+    half = student.ppf(0.975, prompts - 1) * errors * ELO_PER_NAT
+    centred = (ratings - ratings.mean()) * ELO_PER_NAT
+    return [
+        Estimate(float(r), float(r - h), float(r + h)) for r, h in zip(centred, half, strict=True)
+    ]
 
 
 def bon_unbiased(proxy: ArrayLike, gold: ArrayLike, n: int) -> float:

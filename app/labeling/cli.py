@@ -197,6 +197,46 @@ def agreement(
 
 
 @app.command()
+def results(
+    file: Annotated[
+        Path | None, typer.Argument(help="An export or any file of rankings; default: the site.")
+    ] = None,
+    batch: Annotated[list[str], typer.Option(help="Only these batches, and no votes.")] = [],  # noqa: B006
+    cohort: Annotated[list[str], typer.Option(help="Only these cohorts.")] = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: one object.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the win rates, as PNG.")] = None,
+    folder: Folder = DEFAULT_FOLDER,
+    database: DatabaseUrl = None,
+) -> None:
+    """Print which model people prefer: win rates, Elo, ratings and flags, with intervals."""
+    from app.labeling.results import collect_results
+    from app.labeling.results import results as results_of
+    from app.labeling.terminal import draw_results, print_results
+
+    if file is not None:
+        from data.jsonl import read_jsonl
+        from data.records import Ranking
+
+        with errors_shown():
+            rankings = read_jsonl(file, Ranking)
+        kept = [r for r in rankings if not cohort or r.cohort in cohort]
+        found = results_of(kept)
+    else:
+        from app.labeling.exporting import ExportFilter
+
+        chosen = ExportFilter(batches=batch or None, cohorts=cohort or None)
+        with opened(folder, database) as site, site.database.read() as session:
+            found = collect_results(session, chosen)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2))
+    else:
+        print_results(found)
+    if plot is not None and found.models:
+        draw_results(found, plot)
+        typer.echo(f"drew {plot}", err=True)
+
+
+@app.command()
 def export(
     kind: Annotated[
         Literal["rankings", "pairs", "votes"], typer.Option(help="pairs: TRL's rows.")

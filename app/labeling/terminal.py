@@ -1,13 +1,16 @@
-"""Agreement in the terminal."""
+"""Agreement, and which model people prefer, in the terminal and as a picture."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from app.labeling.datacard import TIE_RULE_WORDS, number, percent
+from app.labeling.results import Results
 from data.agreement import TIE_RULES, agreement_report
 from data.records import Ranking
+from podium.statistics import FEWEST_PROMPTS, Estimate
 
 
 def print_agreement(rankings: Sequence[Ranking]) -> None:
@@ -50,3 +53,89 @@ def print_agreement(rankings: Sequence[Ranking]) -> None:
         console.print(
             f"  flag {name}: alpha {number(flag.alpha)}, ticked in {100 * flag.prevalence:.1f} %"
         )
+
+
+def print_results(found: Results) -> None:
+    """A row a model, then the pairs and the cohorts; brackets are 95 % intervals over prompts."""
+    console = Console(width=None if Console().is_terminal else 150, highlight=False)
+    if not found.models:
+        console.print(found.note or "no rankings and no votes yet")
+        return
+    flags = sorted({flag for result in found.models.values() for flag in result.flags})
+    columns = ("model", "games", "prompts", "win rate", "length-matched", "ties", "Elo", "Likert")
+    table = Table(*columns, *(f"flag: {flag}" for flag in flags))
+    for name, result in found.models.items():
+        table.add_row(
+            name,
+            f"{result.games:,}",
+            f"{result.prompts:,}",
+            _share(result.win_rate),
+            _share(result.win_rate_length_matched),
+            f"{100 * result.ties:.0f} %",
+            _between(result.elo, 0),
+            _between(result.likert, 2),
+            *(f"{100 * result.flags.get(flag, 0):.1f} %" for flag in flags),
+        )
+    console.print(table, markup=False)
+    for (first, second), rate in found.pairs.items():
+        console.print(f"  {first} against {second}: {_share(rate)}", markup=False)
+    if len(found.cohorts) > 1:
+        for cohort, rates in found.cohorts.items():
+            said = "; ".join(f"{name} {_share(rate)}" for name, rate in rates.items())
+            console.print(f"  {cohort}: {said}", markup=False)
+    console.print(
+        f"  from {found.rankings:,} rankings and {found.votes:,} votes; ties count half; Elo is "
+        "from the models' mean",
+        markup=False,
+    )
+    if found.note:
+        console.print(f"  {found.note}", markup=False)
+    if min(result.prompts for result in found.models.values()) < FEWEST_PROMPTS:
+        console.print(f"  fewer than {FEWEST_PROMPTS} prompts: no difference can be shown")
+
+
+def draw_results(found: Results, path: Path) -> None:
+    """Win rates with their intervals, raw and length-matched, one row a model."""
+    from matplotlib.figure import Figure
+
+    names = list(found.models)[::-1]
+    figure = Figure(figsize=(7, 1.2 + 0.5 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    for offset, colour, label, pick in (
+        (0.12, "#1f5fa8", "all answers", lambda result: result.win_rate),
+        (-0.12, "#8a8a8a", "of equal length", lambda result: result.win_rate_length_matched),
+    ):
+        shown = [(row, pick(found.models[name])) for row, name in enumerate(names)]
+        shown = [(row, rate) for row, rate in shown if rate is not None]
+        values = [100 * rate.value for _, rate in shown]
+        ends = [
+            [100 * (rate.value - (rate.low or 0)) for _, rate in shown],
+            [100 * ((1 if rate.high is None else rate.high) - rate.value) for _, rate in shown],
+        ]
+        rows = [row + offset for row, _ in shown]
+        axes.errorbar(values, rows, xerr=ends, fmt="o", color=colour, label=label, capsize=3)
+    axes.axvline(50, color="#bbbbbb", linewidth=1, zorder=0)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("win rate, % of games (ties half); bars are 95 % intervals over prompts")
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _share(rate: Estimate | None) -> str:
+    if rate is None:
+        return ""
+    if rate.low is None or rate.high is None:
+        return f"{100 * rate.value:.1f} %"
+    return f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+
+
+def _between(value: Estimate | None, digits: int) -> str:
+    if value is None:
+        return ""
+    if value.low is None or value.high is None:
+        return f"{value.value:+.{digits}f}" if digits == 0 else f"{value.value:.{digits}f}"
+    sign = "+" if digits == 0 else ""
+    numbers = (f"{part:{sign}.{digits}f}" for part in (value.value, value.low, value.high))
+    middle, low, high = numbers
+    return f"{middle} [{low}, {high}]"
