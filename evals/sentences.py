@@ -10,7 +10,7 @@ from typing import Any
 
 from evals.records import NO_JUDGE, PROXY_JUDGE
 from evals.winrate import WinRate, judge_arms
-from podium.run.registry import is_stage, label_of
+from podium.run.registry import is_stage, label_of, spec_of
 
 NO_POLICIES = ("base", "sft", "best_of_n")
 TOO_FEW = "met too few prompts"
@@ -35,6 +35,17 @@ class Outcome:
         """What people call the model that the KL is measured from."""
         name = str(self.setup["reference"])
         return label_of(name) if is_stage(name) else name
+
+    @property
+    def algorithm(self) -> str:
+        """What made the policy: PPO (with or without ptx), RLOO, DPO, ..."""
+        return self.label(self.policy).split("-")[0] if self.policy else ""
+
+    @property
+    def pleased_reward(self) -> bool:
+        """Whether the policy was trained to please the reward; DPO never saw it."""
+        stage = str(self.setup.get("models", {}).get(self.policy, "ppo"))
+        return not is_stage(stage) or bool(spec_of(stage).rewards)
 
     def label(self, row: str) -> str:
         """What people call a row."""
@@ -68,7 +79,7 @@ def worked(outcome: Outcome) -> str:
             f"(evals.prompts): {wins}."
         )
     if judge == PROXY_JUDGE:
-        return f"{_proxy(said)}: {wins}."
+        return f"{_proxy(said, outcome)}: {wins}."
     if said == "beats":
         return f"RLHF worked: {wins}."
     if said == "loses to":
@@ -95,7 +106,11 @@ def price(outcome: Outcome) -> str:
         length += f" (SFT's {sft['length']:.1f})"
         ended += f" (SFT's {percent(sft['eos_rate'])})"
     own = outcome.seconds.get(outcome.setup["models"].get(row, ""))
-    took = f"PPO took {duration(own)} of the run's {total}" if own else f"the run took {total}"
+    took = (
+        f"{outcome.algorithm} took {duration(own)} of the run's {total}"
+        if own
+        else f"the run took {total}"
+    )
     return f"The price: {lost}; {length}, {ended}; {took}."
 
 
@@ -247,12 +262,14 @@ def _why_not(values: dict[str, Any]) -> str:
     return "among as many models as were compared, chance gives such a win rate too often"
 
 
-def _proxy(said: str) -> str:
+def _proxy(said: str, outcome: Outcome) -> str:
     """The judge is what PPO was trained to please: it cannot show that answers are better."""
+    name = outcome.algorithm
+    reward = "the reward it was trained on" if outcome.pleased_reward else "the run's own reward"
     if said == "beats":
-        return "PPO raised the reward it was trained on, which does not show better answers"
+        return f"{name} raised {reward}, which does not show better answers"
     if said == "loses to":
-        return "PPO lowered even the reward it was trained on"
+        return f"{name} lowered even {reward}"
     return "RLHF is not shown to have worked, not even by the reward it was trained on"
 
 

@@ -16,12 +16,12 @@ reward model is given.
 import math
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peft import PeftModel
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
 
 from data.packing import encode_documents
 from data.records import Prompt
@@ -34,7 +34,7 @@ from data.template import (
 )
 from podium.attention import attend_for_training
 from podium.errors import DataError, Interrupted, RecipeError
-from podium.lora import merge_lora, peft_config
+from podium.lora import peft_config
 from podium.models import (
     UNSTATED_CONTEXT,
     absent_in_words,
@@ -45,11 +45,19 @@ from podium.models import (
     load_tokenizer,
     moved,
     resize_for,
-    save_model,
 )
 from podium.rewards.kinds import make_reward
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
+from podium.run.trainer import (
+    StageCallback,
+    StageTrainer,
+    forget_deepspeed,
+    forget_later_best,
+    read_best,
+    save_best,
+    trainer_arguments,
+)
 from podium.runtime import seed_everything
 from sft.batches import (
     EncodedDemonstrations,
@@ -60,18 +68,13 @@ from sft.batches import (
 )
 from sft.config import Config
 from sft.dropout import set_residual_dropout
-from sft.trainer import (
-    StageCallback,
-    StageTrainer,
-    forget_deepspeed,
-    forget_later_best,
-    read_best,
-    to_dataset,
-    trainer_arguments,
-)
 from sft.validation import RewardScorer, validation_metrics
 
 __all__ = ["Config", "main"]
+
+
+class FineTuner(StageTrainer, SFTTrainer):
+    """`trl.SFTTrainer` as a stage."""
 
 
 def main(config: Config, stage: StageContext) -> None:
@@ -111,13 +114,13 @@ def main(config: Config, stage: StageContext) -> None:
     steps = len(rows) // config.batch_size
     # Anew, so that nothing that was drawn while loading changes the adapters or the dropout.
     seed_everything(stage.seed)
-    trainer = StageTrainer(
+    trainer = FineTuner(
         stage=stage,
         measure=measure,
         select_by=None if config.select_by == "last" else config.select_by,
         higher_is_better=config.select_by == "reward_score",
         model=model,
-        args=trainer_arguments(config, stage, round(steps_per_epoch)),
+        args=SFTConfig(**trainer_arguments(config, stage, round(steps_per_epoch))),
         train_dataset=to_dataset(rows),
         eval_dataset=to_dataset(validation.rows),
         processing_class=tokenizer,
@@ -162,7 +165,10 @@ def main(config: Config, stage: StageContext) -> None:
     }
     text = card(config, headline, tokenizer, stop_token_ids(tokenizer, model))
     stage.finish(
-        lambda folder: save_final(config, stage, tokenizer, parent, folder), headline, text, tokens
+        lambda folder: save_best(stage, tokenizer, parent, config.lora, folder),
+        headline,
+        text,
+        tokens,
     )
     if stage.is_main:
         shutil.rmtree(stage.dir / "best")
@@ -245,6 +251,13 @@ def tokens_by_step(rows: list[Row], batch_size: int) -> list[int]:
     return [sum(lengths[i : i + batch_size]) for i in range(0, len(lengths), batch_size)]
 
 
+def to_dataset(rows: Sequence[Row]) -> Dataset:
+    """Rows as the trainer takes them: its collator pads `labels` and uses them as they are."""
+    return Dataset.from_dict(
+        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
+    )
+
+
 def make_measure(
     config: Config,
     stage: StageContext,
@@ -292,35 +305,6 @@ def make_measure(
         return metrics | ({"reward_score": scorer(model)} if scorer else {})
 
     return measure
-
-
-def save_final(
-    config: Config,
-    stage: StageContext,
-    tokenizer: PreTrainedTokenizerBase,
-    parent: Path,
-    folder: Path,
-) -> None:
-    """The best model as a plain folder; adapters are merged into the base and kept beside it in
-    adapter/.
-    """
-    if not stage.is_main:
-        return
-    best = stage.dir / "best"
-    if config.lora is None:
-        tuned = load_causal_lm(best)
-        save_stop_token_ids(tokenizer, tuned)
-        save_model(tuned, tokenizer, folder)
-        return
-    base = load_causal_lm(parent)
-    resize_for(tokenizer, base)
-    save_stop_token_ids(tokenizer, base)
-    save_model(merge_lora(PeftModel.from_pretrained(base, str(best))), tokenizer, folder)
-    shutil.copytree(
-        best,
-        folder / "adapter",
-        ignore=shutil.ignore_patterns("best.json", "training_args.bin", "*.md"),
-    )
 
 
 def card(

@@ -20,8 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from podium.run.registry import packages
+
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("podium", "data", "pretrain", "sft", "reward", "ppo", "evals", "app", "recipes", "tests")
+COPIED = ("podium", *packages(), "app", "recipes", "tests")
 SECONDS = 300  # for one test, imports on a busy machine included
 
 

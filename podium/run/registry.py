@@ -127,6 +127,15 @@ STAGES: dict[str, StageSpec] = {
         colour="#1f5fa8",
         arms=True,
     ),
+    "dpo": StageSpec(
+        "dpo.train",
+        "learn from the rankings without a reward model: DPO, a baseline beside PPO",
+        ("model", "rankings"),
+        role="policy",
+        label="DPO",
+        colour="#b5179e",
+        arms=True,
+    ),
     "evals": StageSpec(
         "evals.evaluate",
         "measure every model of the chain and write the report",

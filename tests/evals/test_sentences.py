@@ -217,3 +217,14 @@ def test_the_words_of_the_table_are_explained(judge):
 )
 def test_durations_as_people_say_them(seconds, said):
     assert duration(seconds) == said
+
+
+def test_a_policy_that_saw_no_reward_is_not_said_to_have_been_trained_on_it():
+    """Seen red with "PPO" and "the reward it was trained on" for every policy."""
+    models = {"sft": "sft", "dpo": "dpo"}
+    labels = {"sft": "SFT", "dpo": "DPO", "best_of_n": "best of 16"}
+    rows = {"sft": SFT, "dpo": row(tax=BELOW)}
+    found = outcome(rows, PROXY_JUDGE, models=models, labels=labels)
+    found.seconds["dpo"] = 120.0
+    assert opening(found)[0].startswith("DPO raised the run's own reward, which does not show")
+    assert "; DPO took 2 min of the run's" in opening(found)[1]

@@ -28,7 +28,7 @@ from podium.run.recipe import load_recipe
 from podium.sampling.embedded import EmbeddedSampler
 from podium.sampling.protocol import SamplingParams
 from sft.batches import IGNORED, encode_demonstrations, lay_out_batches
-from sft.trainer import StageTrainer
+from sft.train import FineTuner
 from sft.validation import pad_rows, validation_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ def test_the_trainer_sees_the_templates_mask(make_recipe, tmp_path, monkeypatch)
     shifted by one.
     """
     seen = []
-    original = StageTrainer.compute_loss
+    original = FineTuner.compute_loss
 
     def watch(self, model, inputs, **kwargs):
         seen.append(
@@ -88,7 +88,7 @@ def test_the_trainer_sees_the_templates_mask(make_recipe, tmp_path, monkeypatch)
         )
         return original(self, model, inputs, **kwargs)
 
-    monkeypatch.setattr(StageTrainer, "compute_loss", watch)
+    monkeypatch.setattr(FineTuner, "compute_loss", watch)
     train(make_recipe(num_train_epochs=1), tmp_path / "runs")
     tokenizer = load_tokenizer(tmp_path / "base")
     known = {}

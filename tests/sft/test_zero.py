@@ -11,7 +11,8 @@ from podium.engine import EngineConfig, leave_distributed, make_engine
 from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
-from sft.trainer import forget_deepspeed, trainer_arguments
+from podium.run.trainer import forget_deepspeed
+from sft.train import trainer_arguments
 
 # A key that one of the two has alone, or sets for a reason of its own:
 TRAINERS_OWN = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.chat.catalog import Catalog
-from evals.evaluate import rows_of
+from evals.evaluate import labels_of, rows_of
 from podium.run.recipe import load_recipe, recipe_model
 from podium.run.registry import (
     STAGES,
@@ -122,6 +122,24 @@ def test_evaluation_compares_every_stage_whose_row_says_policy(polish):
     }
 
 
+def test_dpo_is_an_arm_beside_ppo_wherever_models_are_compared(tmp_path):
+    """Its row is all that says so. Seen red without the row."""
+    (tmp_path / "all.yaml").write_text(
+        "sft: {}\nppo: {}\nppo_arms: {rloo: {advantage: rloo, num_generations: 4}}\n"
+        "dpo: {}\ndpo_arms: {soft: {beta: 0.5}}\nevals: {}\n"
+    )
+    loaded = load_recipe(tmp_path / "all.yaml")
+    assert loaded.chain() == ["sft", "ppo", "ppo_rloo", "dpo", "dpo_soft", "evals"]
+    rows = rows_of(loaded.evals, loaded)
+    assert list(rows) == ["base", "sft", "ppo_ptx", "ppo_rloo", "dpo", "dpo_soft"]
+    assert {row: labels_of(rows, loaded)[row] for row in list(rows)[2:]} == {
+        "ppo_ptx": "PPO-ptx",
+        "ppo_rloo": "RLOO-ptx",
+        "dpo": "DPO",
+        "dpo_soft": "DPO soft",
+    }
+
+
 def test_a_mistake_in_a_new_section_is_named_like_any_other(polish):
     failed = podium(polish, "polish", "shine.yaml", "--set", "polish.stroke=4")
     assert failed.returncode == 2
@@ -168,4 +186,4 @@ def test_every_row_names_parents_that_its_config_has():
         fields = spec.load().Config.model_fields
         assert set(spec.parents) <= set(fields), stage
         assert stage == "world" or stage in model.model_fields
-    assert set(packages()) == {"data", "pretrain", "sft", "reward", "ppo", "evals"}
+    assert set(packages()) == {spec.module.split(".")[0] for spec in STAGES.values()}

@@ -1,5 +1,5 @@
-"""`trl.SFTTrainer` as a Podium stage: our rows in our order, atomic checkpoints, our log, the best
-model kept.
+"""One of TRL's trainers as a Podium stage: our rows in our order, atomic checkpoints, our log, the
+best model kept. SFT and DPO are made of it.
 
 TRL does the training step (its fused head never builds the logits of a whole batch), PEFT,
 DeepSpeed and resuming. This file changes only what the stage contract asks for:
@@ -19,20 +19,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from transformers import TrainerCallback
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import SFTConfig, SFTTrainer
 
+from data.template import save_stop_token_ids
 from podium.engine import EngineConfig, deepspeed_settings, init_distributed
 from podium.errors import RecipeError
+from podium.lora import LoraConfig, merge_lora
+from podium.models import load_causal_lm, resize_for, save_model
 from podium.progress import Bar
 from podium.run.context import StageContext
 from podium.runtime import Dtype
 from podium.storage import PARTIAL, publish, writing
-from sft.batches import Row
-from sft.config import Config
 
 BEST_FILE = "best.json"
 # What the trainer logs under these names is not logged: to it the whole run is one epoch, and it
@@ -40,22 +40,16 @@ BEST_FILE = "best.json"
 UNWANTED = {"epoch", "num_tokens"}
 
 
-def to_dataset(rows: Sequence[Row]) -> Dataset:
-    """Rows as the trainer takes them: its collator pads `labels` and uses them as they are."""
-    return Dataset.from_dict(
-        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
-    )
-
-
-class StageTrainer(SFTTrainer):
-    """SFTTrainer that reads front to back and reports to a stage.
+class StageTrainer(Trainer):
+    """Reads front to back and reports to a stage. Named before a trainer of TRL's, whose step and
+    set-up it takes: `class DPO(StageTrainer, DPOTrainer)`.
 
     Args:
         stage: the running stage.
         measure: called with the model in eval mode, gives the validation metrics.
         select_by: the metric that chooses `best/`; None keeps the newest evaluated model.
         higher_is_better: how `select_by` compares.
-        kwargs: SFTTrainer's own.
+        kwargs: the trainer's own.
     """
 
     def __init__(
@@ -72,10 +66,7 @@ class StageTrainer(SFTTrainer):
         self.select_by, self.sign = select_by, 1.0 if higher_is_better else -1.0
         self.best_dir = stage.dir / "best"
         trained: Any = self.model
-        head = trained.get_output_embeddings()
-        if not hasattr(head, "bias"):
-            # TRL reads the attribute, which PEFT's wrapper of a tied head lacks when tokens train.
-            head.bias = None
+        give_head_a_bias(trained)
         for chatter in (PrinterCallback, ProgressCallback):
             self.remove_callback(chatter)
 
@@ -119,7 +110,7 @@ class StageTrainer(SFTTrainer):
 
         def write(folder: Path) -> None:
             self.args.output_dir, home = str(folder), self.args.output_dir
-            super(SFTTrainer, self)._save_checkpoint(model, trial)
+            Trainer._save_checkpoint(self, model, trial)
             self.args.output_dir = home
 
         self.stage.save_checkpoint(self.state.global_step, write)
@@ -173,6 +164,15 @@ class StageCallback(TrainerCallback):
         return self.busy_tokens / self.busy_seconds if self.busy_seconds else 0.0
 
 
+def give_head_a_bias(model: Any) -> None:
+    """TRL reads `bias` of the output head, which PEFT's wrapper of a tied head lacks where tokens
+    train.
+    """
+    head = model.get_output_embeddings()
+    if not hasattr(head, "bias"):
+        head.bias = None
+
+
 def read_best(stage: StageContext) -> dict[str, float] | None:
     """Step and metrics of the model in `best/`; None when there is none yet."""
     path = stage.dir / "best" / BEST_FILE
@@ -188,8 +188,9 @@ def forget_later_best(stage: StageContext, step: int) -> None:
         shutil.rmtree(stage.dir / "best")
 
 
-def trainer_arguments(config: Config, stage: StageContext, steps_per_epoch: int) -> SFTConfig:
-    """Our fields in the trainer's words, with everything off that would talk, upload or shuffle.
+def trainer_arguments(config: Any, stage: StageContext, steps_per_epoch: int) -> dict[str, Any]:
+    """What SFT and DPO tell their trainers alike, with everything off that would talk, upload or
+    shuffle. `config`: a stage's, with the fields that are read here.
 
     Raises:
         RecipeError: the batch cannot be split evenly.
@@ -204,38 +205,67 @@ def trainer_arguments(config: Config, stage: StageContext, steps_per_epoch: int)
             "the batch",
         )
     eval_steps = config.eval_steps or max(steps_per_epoch, 1)
-    engine = config.engine
+    engine: EngineConfig = config.engine
     with_deepspeed = stage.world_size > 1 or engine.zero_stage > 0 or engine.offload
     if with_deepspeed:
         init_distributed()  # a lone process needs a group too, and the trainer makes none
-    return SFTConfig(
-        output_dir=str(stage.dir / "checkpoints"),
-        seed=stage.seed,
-        use_cpu=stage.device.type == "cpu",
-        bf16=stage.dtype == "bf16" and not with_deepspeed,
-        num_train_epochs=1,  # the laid-out rows hold all epochs
-        train_sampling_strategy="sequential",
-        max_length=None,  # what is too long was dropped
-        per_device_train_batch_size=rows_a_pass,
-        gradient_accumulation_steps=config.batch_size // (rows_a_pass * stage.world_size),
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": config.min_lr_rate},
-        warmup_steps=config.warmup_ratio,  # below 1 the trainer reads a ratio
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        weight_decay=config.weight_decay,
-        max_grad_norm=engine.gradient_clipping,
-        gradient_checkpointing=config.gradient_checkpointing,
-        deepspeed=trainer_settings(engine, stage.dtype) if with_deepspeed else None,
-        eval_strategy="steps",
-        eval_steps=eval_steps,
-        save_strategy="steps",
-        save_steps=config.save_steps or eval_steps,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # a NaN must end the run, not be averaged away
-        disable_tqdm=True,
-        report_to="none",
+    return {
+        "output_dir": str(stage.dir / "checkpoints"),
+        "seed": stage.seed,
+        "use_cpu": stage.device.type == "cpu",
+        "bf16": stage.dtype == "bf16" and not with_deepspeed,
+        "num_train_epochs": 1,  # the laid-out rows hold all epochs
+        "train_sampling_strategy": "sequential",
+        "max_length": None,  # what is too long was dropped
+        "per_device_train_batch_size": rows_a_pass,
+        "gradient_accumulation_steps": config.batch_size // (rows_a_pass * stage.world_size),
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": config.min_lr_rate},
+        "warmup_steps": config.warmup_ratio,  # below 1 the trainer reads a ratio
+        "adam_beta1": config.adam_beta1,
+        "adam_beta2": config.adam_beta2,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": engine.gradient_clipping,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "deepspeed": trainer_settings(engine, stage.dtype) if with_deepspeed else None,
+        "eval_strategy": "steps",
+        "eval_steps": eval_steps,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps or eval_steps,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a NaN must end the run, not be averaged away
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+
+
+def save_best(
+    stage: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    parent: Path,
+    lora: LoraConfig | None,
+    folder: Path,
+) -> None:
+    """The best model as a plain folder; adapters are merged into the model of `parent` and kept
+    beside it in adapter/.
+    """
+    if not stage.is_main:
+        return
+    best = stage.dir / "best"
+    if lora is None:
+        tuned = load_causal_lm(best)
+        save_stop_token_ids(tokenizer, tuned)
+        save_model(tuned, tokenizer, folder)
+        return
+    base = load_causal_lm(parent)
+    resize_for(tokenizer, base)
+    save_stop_token_ids(tokenizer, base)
+    save_model(merge_lora(PeftModel.from_pretrained(base, str(best))), tokenizer, folder)
+    shutil.copytree(
+        best,
+        folder / "adapter",
+        ignore=shutil.ignore_patterns("best.json", "training_args.bin", "*.md"),
     )
 
 
