@@ -4,11 +4,12 @@ Documents lie one after the other with a separator between, cut into windows of 
 (Brown et al. 2020, section 2.3), so a window never holds padding. Unlike GPT-3, a token attends to
 its own document alone, as in LLaMA 3 (Grattafiori et al. 2024, section 3.2): a small model that
 sees its neighbours' texts too does not learn to look up what the request named (the figures are in
-docs/lab/results.md). `packed_inputs` gives what every reader of windows needs.
+docs/lab/results.md). `documents_apart` gives what every reader of windows needs.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names
+PACKS = "podium_packs"  # where a model carries what `packs` measured
 CHUNK = 1000  # documents tokenized at once; the tokenizer works on them in parallel
 
 
@@ -112,6 +114,87 @@ def packed_inputs(windows: torch.Tensor, bos_id: int, config: PretrainedConfig) 
         "attention_mask": masks if len(masks) > 1 else next(iter(masks.values())),
         "use_cache": False,
     }
+
+
+class Apart(NamedTuple):
+    """Windows as a model is to be called on them, so that no document sees another.
+
+    inputs: of the call `model(**inputs)`, `input_ids` (R, L) among them. targets: (R, L) bool, True
+    at the tokens that are predicted from what comes before them. window: (R,) the window that each
+    row belongs to.
+    """
+
+    inputs: dict[str, Any]
+    targets: torch.Tensor
+    window: torch.Tensor
+
+
+def documents_apart(windows: torch.Tensor, bos_id: int, model: Any) -> Apart:
+    """Windows (B, T) with documents kept apart: packed, R = B, where the model can be told so by
+    positions and a mask; where it cannot (Mamba, BART), each document in a row of its own with the
+    same targets, which takes longer and gives the same numbers.
+    """
+    if packs(model, bos_id):
+        try:
+            inputs = packed_inputs(windows, bos_id, model.config)
+        except DataError:  # at this length some layers look back in a way that no mask expresses
+            return _unpacked(windows, bos_id)
+        targets = torch.ones_like(windows, dtype=torch.bool)
+        targets[:, 0] = False
+        return Apart(inputs, targets, torch.arange(len(windows), device=windows.device))
+    return _unpacked(windows, bos_id)
+
+
+def _unpacked(windows: torch.Tensor, bos_id: int) -> Apart:
+    """A row for each document of each window, padded on the right, with the token that begins the
+    next document as its last target.
+    """
+    length = windows.shape[1]
+    rows, owners = [], []
+    for number, window in enumerate(windows):
+        starts = sorted({0, *(window == bos_id).nonzero().flatten().tolist()})
+        for start, end in pairwise([*starts, length]):
+            rows.append(window[start : min(end + 1, length)])
+            owners.append(number)
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=bos_id)
+    lengths = torch.tensor([len(row) for row in rows], device=windows.device)
+    columns = torch.arange(ids.shape[1], device=windows.device)
+    targets = (columns > 0) & (columns < lengths[:, None])
+    inputs = {"input_ids": ids, "use_cache": False}
+    return Apart(inputs, targets, torch.tensor(owners, device=windows.device))
+
+
+@torch.no_grad()
+def packs(model: Any, bos_id: int) -> bool:
+    """Whether `packed_inputs` keeps documents apart in this model, measured once by two short ones
+    and noted on the model. Some families count positions for themselves, or carry a state on.
+    """
+    found = getattr(model, PACKS, None)
+    if found is None:
+        training = model.training
+        model.eval()
+        found = _keeps_apart(model, bos_id)
+        model.train(training)
+        setattr(model, PACKS, found)
+    return found
+
+
+def _keeps_apart(model: Any, bos_id: int) -> bool:
+    words = [i for i in range(3, 20) if i != bos_id]
+    first, second = [bos_id, *words[:5]], [bos_id, *words[5:12]]
+    weight = model.get_input_embeddings().weight
+    window = torch.tensor([first + second], device=weight.device)
+    try:
+        together = model(**packed_inputs(window, bos_id, model.config)).logits[0].float()
+        alone = [
+            model(input_ids=torch.tensor([ids], device=weight.device), use_cache=False).logits[0]
+            for ids in (first, second)
+        ]
+    except Exception:  # of any kind: a model's own code met a mask that it does not know
+        return False
+    expected = torch.cat(alone).float()
+    tolerance = 1e-3 if weight.dtype == torch.float32 else 0.1
+    return bool((together - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1))
 
 
 def _as_mask(visible: torch.Tensor) -> torch.Tensor:

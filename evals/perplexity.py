@@ -15,8 +15,10 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import packed_inputs
+from data.packing import documents_apart
 from evals.loglikelihood import Pair, encode_pair, loglikelihoods
+
+IGNORED = -100  # torch's label for a position without a target
 
 
 class Perplexity(NamedTuple):
@@ -44,11 +46,14 @@ def block_losses(
     for start in range(0, len(blocks), size):
         # (B, T)
         ids = torch.as_tensor(blocks[start : start + size], dtype=torch.long, device=model.device)
-        logits = (
-            model(**packed_inputs(ids, bos_id, model.config)).logits[:, :-1].float()
-        )  # (B, T - 1, V)
-        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        losses.append(loss.view(len(ids), -1).mean(dim=1).cpu().numpy())
+        inputs, targets, block = documents_apart(ids, bos_id, model)
+        labels = inputs["input_ids"].masked_fill(~targets, IGNORED)[:, 1:]
+        logits = model(**inputs).logits[:, :-1].float()  # (R, L - 1, V)
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        summed = loss.new_zeros(len(ids)).index_add(0, block, loss.view(labels.shape).sum(dim=1))
+        losses.append((summed / (ids.shape[1] - 1)).cpu().numpy())
     return np.concatenate(losses)
 
 

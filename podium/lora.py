@@ -29,6 +29,9 @@ __all__ = [
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 
 
+READ_PAST_ADAPTERS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+
+
 class LoraConfig(BaseModel):
     """Low-rank adapters (Hu et al. 2021): W + B A alpha / r, where only A and B train (and a reward
     model's head). `final/` holds the merged model.
@@ -54,13 +57,16 @@ def peft_config(
     import peft
 
     tables = embedding_names(model) if model is not None and trained_tokens else []
-
+    # peft refuses these layers of Mamba, whose kernels read their weights past any adapter.
+    family = model.config.model_type if model is not None else None
+    fused = ["conv1d", "out_proj"] if family in READ_PAST_ADAPTERS else None
     return peft.LoraConfig(
         task_type=task,
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
+        exclude_modules=fused if lora.target_modules == "all-linear" else None,
         trainable_token_indices={name: list(trained_tokens or []) for name in tables} or None,
     )
 
@@ -91,7 +97,7 @@ def with_lora(model: PreTrainedModel, lora: LoraConfig | None, task: Task, seed:
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return get_peft_model(model, peft_config(lora, task))
+        return get_peft_model(model, peft_config(lora, task, model=model))
 
 
 def merge_lora(model: nn.Module) -> PreTrainedModel:

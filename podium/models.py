@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from podium.architectures import check_language_model
 from podium.errors import ParentError
 from podium.output_head import measure_output_head
 
@@ -68,6 +69,10 @@ COMPUTED = re.compile(
 )
 # What others call the scalar head of a reward model.
 SCALAR_HEAD = re.compile(r"(^|\.)(v|value|reward|regression|rm|score)_?head(\.|$)|^summary\.")
+LAYOUT = (
+    "give a folder in Hugging Face layout (config.json, model.safetensors, tokenizer.json) or a "
+    "hub id"
+)
 NAMED = 5  # weights that an error names, of however many
 # What configs call the longest sequence; the first that is there counts.
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "n_ctx")
@@ -82,16 +87,34 @@ def load_causal_lm(path: str | Path) -> PreTrainedModel:
     some of them. Routers of a mixture of experts do not report their logits.
 
     Raises:
-        ParentError: the folder holds no model that transformers can load, a weight is missing, left
-            over or of another shape, or its logits cannot be computed apart from its forward.
+        ParentError: the folder holds no language model that Podium can train (names the family and
+            the reason), or a weight is missing, left over or of another shape.
     """
     from transformers import AutoModelForCausalLM
 
+    check_language_model(read_config(path), path)
     model = load_whole(AutoModelForCausalLM, path, "causal language model").eval()
     keep_token_ids_alone(model)
     silence_routers(model)
     measure_output_head(model)
     return model
+
+
+def read_config(path: str | Path) -> PretrainedConfig:
+    """The config of a model folder or hub id.
+
+    Raises:
+        ParentError: there is none that transformers can read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(path))
+    except Exception as error:  # of any kind: a config of a family that is not installed, no JSON
+        raise ParentError(
+            f"{path} holds no model config that transformers can read: {_short(error)}",
+            LAYOUT,
+        ) from error
 
 
 def load_whole(
@@ -122,11 +145,9 @@ def load_whole(
             model, report = kind.from_pretrained(
                 str(path), ignore_mismatched_sizes=True, **arguments
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of any kind: broken files make safetensors and torch raise theirs
         raise ParentError(
-            f"{path} holds no {what} that transformers can load: {error}",
-            "give a folder in Hugging Face layout (config.json, model.safetensors, "
-            "tokenizer.json) or a hub id",
+            f"{path} holds no {what} that transformers can load: {_short(error)}", LAYOUT
         ) from error
     missing = {n for n in report["missing_keys"] if not (fresh and fresh.search(n))}
     unexpected = {
@@ -208,6 +229,12 @@ def context_of(config: PretrainedConfig) -> int | None:
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def _short(error: Exception) -> str:
+    """An error of transformers in a sentence: some list every class that there is."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _listed(names: set[str]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import batches, document_windows
+from data.packing import batches, document_windows, packs
 from data.records import Prompt
 from data.template import encode_prompt, naming_record, turn_end_id
 from podium.errors import DataError, ParentError
@@ -29,6 +29,7 @@ from podium.rewards.model import (
     new_reward_model,
 )
 from podium.run.context import StageContext
+from podium.sampling.uncached import reads_from_cache
 from ppo.config import Config
 from ppo.learner import Models
 
@@ -57,6 +58,17 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
     check_rows(tokenizer, policy, policy_dir)
     if absent := absent_token_ids(tokenizer, policy.config):
         stage.logbook(absent_in_words(absent))
+    family = type(policy).__name__
+    if not reads_from_cache(policy):
+        stage.logbook(
+            f"{family} cannot decode from a shared cache: every new token reads its whole row "
+            "again, which takes longer"
+        )
+    if config.windows_per_step and not packs(policy, tokenizer.bos_token_id):
+        stage.logbook(
+            f"{family} cannot read packed documents: each has a row of its own, which takes "
+            "longer and learns the same"
+        )
     return tokenizer, Models(policy, reward, value)
 
 

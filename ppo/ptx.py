@@ -2,31 +2,42 @@
 (InstructGPT, C.4).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
 
-from data.packing import packed_inputs
+from data.packing import documents_apart
 
 __all__ = [
     "next_tokens",
 ]
 
 
-def next_tokens(
-    ids: Tensor, bos_id: int | None, config: PretrainedConfig
-) -> tuple[Any, Tensor | None, Tensor]:
-    """Attention mask, positions and target mask of full windows (D, T): every token but the first
-    is a target.
+class NextTokens(NamedTuple):
+    """What a policy is called on to read the targets of windows: ids (R, L), attention mask,
+    targets (R, L), positions; `window` (R,) says whose each row is.
+    """
 
-    No document sees another, as in pretraining (`data.packing.packed_inputs`); `bos_id` None: a
+    ids: Tensor
+    attention_mask: Any
+    targets: Tensor
+    positions: Tensor | None
+    window: Tensor
+
+
+def next_tokens(ids: Tensor, bos_id: int | None, model: Any) -> NextTokens:
+    """Every token of full windows (D, T) but the first is a target.
+
+    No document sees another, as in pretraining (`data.packing.documents_apart`); `bos_id` None: a
     window is one document.
     """
-    target_mask = torch.ones_like(ids, dtype=torch.bool)
-    target_mask[:, 0] = False
     if bos_id is None:
-        return torch.ones_like(target_mask), None, target_mask
-    inputs = packed_inputs(ids, bos_id, config)
-    return inputs["attention_mask"], inputs["position_ids"], target_mask
+        targets = torch.ones_like(ids, dtype=torch.bool)
+        targets[:, 0] = False
+        window = torch.arange(len(ids), device=ids.device)
+        return NextTokens(ids, torch.ones_like(targets), targets, None, window)
+    inputs, targets, window = documents_apart(ids, bos_id, model)
+    rows = inputs["input_ids"]
+    mask = inputs.get("attention_mask", torch.ones_like(rows, dtype=torch.bool))
+    return NextTokens(rows, mask, targets, inputs.get("position_ids"), window)

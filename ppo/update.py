@@ -263,12 +263,12 @@ class Updater:
         rows = self.settings.per_device_train_batch_size
         parts = share.split(rows)
         for number, ids in enumerate(parts):
-            mask, positions, target_mask = next_tokens(
-                ids, self.bos_token_id, inside_peft(self.policy.module.model).config
-            )
+            part = next_tokens(ids, self.bos_token_id, inside_peft(self.policy.module.model))
             # what only keeps this process in step with the others
-            target_mask[max(0, counting - number * rows) :] = False
-            nll = -self.policy(ids, mask, target_mask, 1.0, positions).sum()
+            part.targets[part.window >= counting - number * rows] = False
+            nll = -self.policy(
+                part.ids, part.attention_mask, part.targets, 1.0, part.positions
+            ).sum()
             scale = self.settings.ptx_coef * self.world_size / targets
             backward(self.policy, nll * scale, last=number == len(parts) - 1)
             sums.ptx += nll.detach()

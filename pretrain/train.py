@@ -26,7 +26,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import document_windows, packed_inputs
+from data.packing import document_windows, documents_apart
 from data.records import Document
 from data.template import prepare_tokenizer
 from data.tokenizer_training import train_bpe
@@ -254,14 +254,22 @@ def update(
     return all_reduce_sum(summed).item() / target_tokens, grad_norm
 
 
+IGNORED = -100  # torch's label for a position without a target
+
+
 def next_token_nll(engine: Any, ids: torch.Tensor, bos_id: int) -> torch.Tensor:
     """Sum over windows and positions of -log p(next token), in nats; `ids` is (B, T), logits are
     compared in fp32.
     """
-    logits = engine(**packed_inputs(ids, bos_id, engine.module.config)).logits
+    apart = documents_apart(ids, bos_id, engine.module)
+    labels = apart.inputs["input_ids"].masked_fill(~apart.targets, IGNORED)
+    logits = engine(**apart.inputs).logits
     # (B, T, V); the engine autocasts
     return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum"
+        logits[:, :-1].flatten(0, 1).float(),
+        labels[:, 1:].flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from podium.models import inside_peft
+from podium.output_head import body, output_head
 from podium.sampling.cache import SlotCache
 from podium.sampling.logprobs import head_logits, takes_position_ids
 from podium.sampling.prepacked import packs
@@ -46,7 +47,8 @@ class CompiledStep:
         return (
             takes_position_ids(model)
             and not slides
-            and not any(packs(module) for module in lm.base_model.modules())
+            and not output_head(lm).whole
+            and not any(packs(module) for module in body(lm).modules())
         )
 
     def cache(self, layers: int, slots: int, columns: int, dtype: torch.dtype | None) -> SlotCache:
@@ -90,4 +92,4 @@ def _hidden(
         "position_ids": positions,
         "past_key_values": cache,
     }
-    return inside_peft(model).base_model(**inputs, use_cache=True).last_hidden_state[:, -1]
+    return body(inside_peft(model))(**inputs, use_cache=True).last_hidden_state[:, -1]

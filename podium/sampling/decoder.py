@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from podium.attention import attends_in_fp32
 from podium.batching import pad_left
-from podium.models import device_of, inside_peft
+from podium.models import inside_peft
 from podium.sampling.cache import SlotCache
-from podium.sampling.choice import pick_tokens, row_uniforms
 from podium.sampling.compiled import CompiledStep
+from podium.sampling.draws import Draws
 from podium.sampling.logprobs import position_ids, takes_position_ids
-from podium.sampling.protocol import Sample, SamplingParams
+from podium.sampling.protocol import SamplingParams
 
 
-class Decoder:
+class Decoder(Draws):
     """The state of one `generate` call: live rows in slots 0..live-1, each row's newest token in
     column `end - 1`.
 
@@ -35,13 +35,10 @@ class Decoder:
         budget: int,
         compiled: CompiledStep | None = None,
     ) -> None:
+        super().__init__(model, prompts, params)
         self.compiled = compiled
-        self.model = model
-        self.prompts = prompts
-        self.params = params
         self.pad = pad
         self.budget = budget
-        self.device = device_of(model)
         self.slots = min(slots, len(prompts))
         # The longest come first, so that a prompt admitted later always fits to the left of the
         # newest column.
@@ -52,20 +49,9 @@ class Decoder:
         columns = widest + params.max_new_tokens * (2 if refills else 1)
         self.end = widest
         dtype = torch.float32 if attends_in_fp32(inside_peft(model)) else None
-        size = inside_peft(model).config.num_hidden_layers, self.slots, columns
+        size = inside_peft(model).config.get_text_config().num_hidden_layers, self.slots, columns
         self.cache = SlotCache(*size, dtype) if compiled is None else compiled.cache(*size, dtype)
         self.with_positions = takes_position_ids(model)
-        rows = range(params.first_row, params.first_row + len(prompts))
-        draws = row_uniforms(
-            params.seed, rows, params.max_new_tokens if params.temperature > 0 else 1
-        )
-        self.uniforms = draws.to(self.device)
-        absent = params.absent_token_ids
-        self.absent = torch.tensor(absent, device=self.device) if absent else None
-        shape = (len(prompts), params.max_new_tokens)
-        self.tokens = torch.zeros(shape, dtype=torch.long, device=self.device)
-        self.token_logprobs = torch.zeros(shape, device=self.device)
-        self.lengths = torch.zeros(len(prompts), dtype=torch.long, device=self.device)
         empty = torch.zeros(0, dtype=torch.long, device=self.device)
         self.row = empty
         self.count = empty
@@ -106,7 +92,7 @@ class Decoder:
         logits = self._logits(ids, mask, **inputs)
         new = torch.tensor(rows, device=self.device)
         zeros = torch.zeros_like(new)
-        drawn, done = self._draw(logits, new, zeros)
+        drawn, done = self.draw(logits, new, zeros)
         self.row, self.last = torch.cat([self.row, new]), torch.cat([self.last, drawn])
         self.count, self.done = torch.cat([self.count, zeros + 1]), torch.cat([self.done, done])
         self.start = torch.cat([self.start, self.end - mask.sum(-1)])
@@ -126,7 +112,7 @@ class Decoder:
             mask = self.columns[left : self.end] >= self.start[:, None]  # (live, columns seen)
             inputs = {"position_ids": (newest - self.start)[:, None]} if self.with_positions else {}
             logits = self._logits(self.last[:, None], mask, **inputs)
-        self.last, self.done = self._draw(logits, self.row, self.count)
+        self.last, self.done = self.draw(logits, self.row, self.count)
         self.count = self.count + 1
 
     def _compiled_logits(self, newest: int) -> Tensor:
@@ -162,23 +148,6 @@ class Decoder:
         )
         return output.logits[:, -1]
 
-    def _draw(self, logits: Tensor, rows: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw and record one token a row; returns the tokens and which rows are finished."""
-        params = self.params
-        uniforms = self.uniforms[rows, count] if params.temperature > 0 else self.uniforms[rows, 0]
-        # A row's random numbers are drawn ahead and found by its own index and length, so what it
-        # says does not depend on its slot or its neighbours.
-        drawn, found = pick_tokens(
-            logits, uniforms, params.temperature, params.top_k, params.top_p, self.absent
-        )
-        self.tokens[rows, count] = drawn
-        self.token_logprobs[rows, count] = found
-        self.lengths[rows] = count + 1
-        done = count + 1 >= params.max_new_tokens
-        for stop in params.stop_token_ids:
-            done = done | (drawn == stop)
-        return drawn, done
-
     def _retire(self) -> None:
         """Free the slots of finished rows: live rows from the tail move into them, so little is
         copied.
@@ -203,12 +172,3 @@ class Decoder:
         left = int(self.start.min())
         self.cache.shift(slice(left, self.end))
         self.start, self.end = self.start - left, self.end - left
-
-    def samples(self) -> list[Sample]:
-        """The finished rows, in the prompts' order."""
-        tokens, found = self.tokens.tolist(), self.token_logprobs.tolist()
-        stops, lengths = self.params.stop_token_ids, self.lengths.tolist()
-        return [
-            Sample(tokens[i][:n], found[i][:n], finished=tokens[i][n - 1] in stops)
-            for i, n in enumerate(lengths)
-        ]

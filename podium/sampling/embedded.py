@@ -1,7 +1,8 @@
 """The embedded sampler: batched decoding in this process, with nothing but the model.
 
 It has a key-value cache, finished rows leave at once, and waiting prompts take their place
-(continuous batching). Log-probabilities come with the samples, of the distribution that was
+(continuous batching). A model that cannot decode from that cache reads whole rows
+(`podium.sampling.uncached`). Log-probabilities come with the samples, of the distribution that was
 sampled: at the sampling temperature, before top-k and top-p cut it.
 """
 
@@ -17,9 +18,11 @@ from podium.errors import PodiumError
 from podium.models import context_of, device_of, evaluating, inside_peft
 from podium.sampling.compiled import CompiledStep
 from podium.sampling.decoder import Decoder
+from podium.sampling.draws import Draws
 from podium.sampling.logprobs import token_logprobs
 from podium.sampling.prepacked import prepacked
 from podium.sampling.protocol import Sample, SamplingParams
+from podium.sampling.uncached import UncachedDecoder, reads_from_cache
 
 __all__ = [
     "EmbeddedSampler",
@@ -56,6 +59,8 @@ class EmbeddedSampler:
         self.dtype = dtype
         self._step = CompiledStep(device_of(model)) if compiled else None
         self._copy: nn.Module | None = None
+        with evaluating(model):
+            self.cached = reads_from_cache(model)
         self.update_weights(model)
 
     def update_weights(self, model: nn.Module) -> None:
@@ -84,18 +89,22 @@ class EmbeddedSampler:
         _check_lengths(self.model, prompts, params.max_new_tokens)
         step = self._step if self._step is not None and self._step.serves(self.model) else None
         with evaluating(self.model), prepacked(self.model):
-            decoder = Decoder(
-                self.model,
-                prompts,
-                params,
-                self.pad_token_id,
-                self.max_batch,
-                self.max_tokens,
-                step,
-            )
+            decoder = self._decoder(prompts, params, self.max_batch, step)
             while decoder.busy:
                 decoder.step()
         return decoder.samples()
+
+    def _decoder(
+        self,
+        prompts: Sequence[list[int]],
+        params: SamplingParams,
+        slots: int,
+        step: CompiledStep | None = None,
+    ) -> Draws:
+        rest = prompts, params, self.pad_token_id, slots, self.max_tokens
+        if self.cached:
+            return Decoder(self.model, *rest, step)
+        return UncachedDecoder(self.model, *rest)
 
     @torch.inference_mode()
     def stream(self, prompt: list[int], params: SamplingParams) -> Iterator[int]:
@@ -104,7 +113,7 @@ class EmbeddedSampler:
         """
         _check_lengths(self.model, [prompt], params.max_new_tokens)
         with evaluating(self.model):
-            decoder = Decoder(self.model, [prompt], params, self.pad_token_id, 1, self.max_tokens)
+            decoder = self._decoder([prompt], params, 1)
             while decoder.busy:
                 decoder.step()
                 token = int(decoder.tokens[0, int(decoder.lengths[0]) - 1])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from podium.models import inside_peft
-from podium.output_head import output_head
+from podium.output_head import last_states, output_head
 from podium.sampling.choice import tempered
 
 __all__ = [
@@ -68,7 +68,7 @@ def hidden_before(
     positions: Tensor | None = None,
 ) -> Tensor:
     """Last hidden states (N, d) at the position before each target token: the states that predict
-    them.
+    them. Of a model whose head is no product (`podium.output_head`), its logits.
     """
     lm = inside_peft(model)
     inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
@@ -80,7 +80,7 @@ def hidden_before(
         inputs["attention_mask"] = attention_mask
         if takes_position_ids(model):
             inputs["position_ids"] = position_ids(attention_mask)
-    hidden = lm.base_model(**inputs).last_hidden_state  # (B, T, d)
+    hidden = last_states(lm, **inputs)  # (B, T, d)
     return hidden[:, :-1][target_mask[:, 1:]]
 
 
@@ -98,8 +98,8 @@ def head_logprobs(
             tempered(head_logits(model, states), temperature), tokens, reduction="none"
         )
 
-    head = inside_peft(model).get_output_embeddings()
-    size = max(1, CHUNK_ELEMENTS // int(head.out_features))
+    vocabulary = inside_peft(model).config.get_text_config().vocab_size
+    size = max(1, CHUNK_ELEMENTS // int(vocabulary))
     if len(targets) <= size:
         return chunk(hidden, targets)
     pieces = zip(hidden.split(size), targets.split(size), strict=True)

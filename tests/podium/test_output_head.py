@@ -93,6 +93,40 @@ class Squared(LlamaForCausalLM):
         return output
 
 
-def test_a_head_that_is_no_scaled_product_is_refused_by_name(tiny_llama):
-    with pytest.raises(ParentError, match="Squared computes logits in another way"):
-        measure_output_head(Squared(tiny_llama.config).eval())
+def test_a_head_that_is_no_scaled_product_is_read_by_the_whole_forward(tiny_llama):
+    """Mutation seen red: `whole` left out of `last_states`, which took the hidden states alone."""
+    model = Squared(tiny_llama.config).eval()
+    measure_output_head(model)
+    assert output_head(model) == OutputHead(whole=True)
+    ids = torch.randint(3, 64, (2, 9))
+    target_mask = torch.ones_like(ids, dtype=torch.bool)
+    target_mask[:, 0] = False
+    with torch.no_grad():
+        ours = token_logprobs(model, ids, torch.ones_like(ids), target_mask)
+        own = model(ids, use_cache=False).logits.float().log_softmax(-1)[:, :-1]
+    theirs = own.gather(-1, ids[:, 1:, None]).flatten()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+class Ahead(LlamaForCausalLM):
+    """An encoder in a language model's clothes: every token sees the whole row."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits + output.logits.mean(dim=1, keepdim=True)
+        return output
+
+
+def test_a_model_that_sees_later_tokens_is_refused_by_name(tiny_llama):
+    """Seen red: BERT was sampled from, each token knowing those that were to come."""
+    with pytest.raises(ParentError, match="Ahead lets a token see those after it"):
+        measure_output_head(Ahead(tiny_llama.config).eval())
+
+
+def test_a_model_that_wants_more_than_ids_is_refused_by_name(tiny_llama):
+    class Pictures(LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            raise ValueError("pixel_values are missing")
+
+    with pytest.raises(ParentError, match=r"Pictures cannot read a plain row .*pixel_values"):
+        measure_output_head(Pictures(tiny_llama.config).eval())

@@ -286,11 +286,10 @@ def test_the_cache_is_never_longer_than_the_live_rows_need(tiny_llama):
         columns.append((slots, width))
         original(self, layers, slots, width, dtype)
 
+    sampler = EmbeddedSampler(tiny_llama, 1, max_batch=2)
     SlotCache.__init__ = watch
     try:
-        samples = EmbeddedSampler(tiny_llama, 1, max_batch=2).generate(
-            PROMPTS * 6, SamplingParams(9, seed=1)
-        )
+        samples = sampler.generate(PROMPTS * 6, SamplingParams(9, seed=1))
     finally:
         SlotCache.__init__ = original
     assert columns == [(2, 6 + 2 * 9)]
