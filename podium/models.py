@@ -112,7 +112,8 @@ def read_config(path: str | Path) -> PretrainedConfig:
         return AutoConfig.from_pretrained(str(path))
     except Exception as error:  # of any kind: a config of a family that is not installed, no JSON
         raise ParentError(
-            f"{path} holds no model config that transformers can read: {_short(error)}",
+            f"{path} holds no causal language model whose config transformers can read: "
+            f"{_short(error)}",
             LAYOUT,
         ) from error
 
