@@ -19,12 +19,15 @@ from data.records import Document
 from podium.errors import DataError
 
 __all__ = [
+    "Apart",
     "batches",
     "document_windows",
+    "documents_apart",
     "encode_documents",
     "epoch_order",
     "pack",
     "packed_inputs",
+    "packs",
 ]
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names

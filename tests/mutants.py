@@ -127,7 +127,7 @@ MUTANTS = [
     ),
     Mutant(
         "ppo/update.py",
-        "            target_mask[max(0, counting - number * rows) :] = False\n",
+        "            part.targets[part.window >= counting - number * rows] = False\n",
         "",
         SHARED,
     ),
@@ -260,9 +260,9 @@ MUTANTS = [
         GRADIENT,
     ),
     Mutant(
-        "ppo/ptx.py",
-        "    target_mask[:, 0] = False\n",
-        "    target_mask[:, :2] = False\n",
+        "data/packing.py",
+        "        targets[:, 0] = False\n",
+        "        targets[:, :2] = False\n",
         GRADIENT,
     ),
     Mutant("ppo/update.py", "range(self.settings.num_ppo_epochs)", "range(1)", KEY),
