@@ -62,3 +62,56 @@ def print_outcome(run_dir: Path, chain: list[str]) -> None:
     cpu = sum(record.get("cpu_seconds", 0) for record in records.values())
     say(f"  {'all stages':<12} {wall:7.0f} s  ({cpu:.0f} s of CPU)")
     say(f"\ntalk to it: podium chat {run_dir}")
+
+
+def print_plan(
+    flops: float | None,
+    gpu_hours: float | None,
+    card: str,
+    mfu: float,
+    cards: int,
+    as_json: bool,
+) -> None:
+    """What a budget of pretraining buys, by two laws. One of `flops` and `gpu_hours` is given.
+
+    Raises:
+        PodiumError: both or neither, or a budget that is none.
+    """
+    from dataclasses import asdict
+
+    from podium.errors import PodiumError
+    from pretrain.planning import CARDS, chinchilla, cost, kaplan, nearest
+
+    if (flops is None) == (gpu_hours is None):
+        raise PodiumError(
+            "a budget is operations or card hours", "--flops 1e21, or --gpu-hours 500"
+        )
+    if flops is None:
+        cost(1.0, card, mfu)  # an unknown card or share is told before it is used
+        flops = (gpu_hours or 0) * 3600 * CARDS[card].flops * mfu
+    if not flops > 0:
+        raise PodiumError(f"a budget of {flops:g} operations buys nothing", "give a positive one")
+    spent = cost(flops, card, mfu)
+    plans = [kaplan(flops), chinchilla(flops)]
+    days = spent.card_hours / cards / 24
+    if as_json:
+        rows = [asdict(plan) | {"steps": plan.steps} for plan in plans]
+        print(json.dumps({"flops": flops, "days": days, **asdict(spent), "plans": rows}, indent=2))
+        return
+    say(f"{flops:.3g} operations ({flops / 8.64e19:.3g} petaflop-days)")
+    say(
+        f"{spent.card_hours:,.1f} hours of one {card} at {mfu:.0%} of its peak, {days:,.2f} days "
+        f"of {cards}; {spent.kilowatt_hours:,.1f} kWh, {spent.kilograms:,.1f} kg CO2"
+    )
+    for plan in plans:
+        say(
+            f"{plan.law:<11} {plan.parameters:,.3g} parameters, {plan.tokens:,.3g} tokens "
+            f"({plan.tokens / plan.parameters:.3g} a parameter), {plan.steps:,.0f} updates of "
+            f"{plan.batch_tokens:,.3g}; nearest preset {nearest(plan.parameters)}"
+            + (f"; beyond its range: {plan.outside}" if plan.outside else "")
+        )
+    say(
+        "Kaplan's law favours large models on few tokens; Chinchilla's is what was confirmed "
+        "since. Who serves a model for long trains a smaller one on more tokens than either says, "
+        "as LLaMA was."
+    )

@@ -50,7 +50,9 @@ evals_app = typer.Typer(
 app.add_typer(reward_app, name="reward")
 app.add_typer(evals_app, name="evals")
 app.add_typer(evals_app, name="eval", hidden=True)
+plan_app = typer.Typer(no_args_is_help=True, help="Think before you train: what a budget buys.")
 app.add_typer(config_app, name="config")
+app.add_typer(plan_app, name="plan")
 
 
 @app.callback()
@@ -353,6 +355,24 @@ def fetch(
         out = out or Path("models") / name
         fetch_model(name, out)
         typer.echo(f"wrote {out}; the recipe smollm2 starts from models/smollm2")
+
+
+@plan_app.command("compute")
+def plan_compute(
+    flops: Annotated[float | None, typer.Option(help="Operations to spend, e.g. 1e21.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(help="Or hours of one card.")] = None,
+    card: Annotated[str, typer.Option(help="v100, a100, h100, h200 or rtx4090.")] = "h100",
+    mfu: Annotated[float, typer.Option(help="Share of the card's peak that a run reaches.")] = 0.4,
+    cards: Annotated[int, typer.Option(min=1, help="How many work together.")] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Parameters, tokens, batch, time and energy for a budget, by Kaplan's and by Chinchilla's
+    law.
+    """
+    with errors_shown():
+        from podium.cli.commands import print_plan
+
+        print_plan(flops, gpu_hours, card, mfu, cards, as_json)
 
 
 @app.command()

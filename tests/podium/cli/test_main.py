@@ -28,6 +28,7 @@ COMMANDS = [
     "show",
     "config",
     "fetch",
+    "plan",
     "doctor",
 ]
 
