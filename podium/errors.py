@@ -73,6 +73,10 @@ class FunctionError(PodiumError):
     """
 
 
+class EndpointError(PodiumError):
+    """A model served over HTTP cannot be asked; names the URL. What it answered before is kept."""
+
+
 class RunFolderError(PodiumError):
     """The run folder cannot be written: full disk, no permission, or another podium works in it."""
 

@@ -5,6 +5,7 @@ In a recipe a reward is a text, a section, or a list of them with weights:
     reward: reward                              # a reward stage of this run, a folder, a hub id
     reward: rewards/length.py:score             # a Python function in a file (or module:function)
     reward: {model: org/reward-model}           # read as text, by a tokenizer of its own
+    reward: {endpoint: "http://...", model: m}  # asked over HTTP
     reward:
       - {reward: reward, weight: 1.0}           # the weighted sum
       - {reward: rewards/length.py:score, weight: 0.1}
@@ -19,9 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from podium.rewards.specs import ModelSpec, Ref, RewardSpec, Weighted
+from podium.rewards.specs import EndpointSpec, ModelSpec, Ref, RewardSpec, Weighted
 
 if TYPE_CHECKING:
+    from podium.rewards.endpoint import Endpoint
     from podium.rewards.protocol import Reward
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "kind_of",
     "make_reward",
     "name_of",
+    "open_endpoint",
     "parents",
     "parts",
 ]
@@ -37,6 +40,11 @@ __all__ = [
 
 class Origin(Protocol):
     """Who asks, as far as a reward needs it: a running stage, or `podium.run.place.Place`."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder, where what an endpoint answered is kept."""
+        ...
 
     def parent(self, ref: str, same_tokenizer: bool = True) -> Path:
         """The folder of a reward model."""
@@ -69,7 +77,8 @@ def make_reward(spec: RewardSpec, origin: Origin, same_tokenizer: bool = True) -
     share the tokenizer of the other parents.
 
     Raises:
-        ParentError: no such reward model. FunctionError: no such function.
+        ParentError: no such reward model. FunctionError: no such function. EndpointError: its key
+            is not set.
     """
     made = [
         (kind_of(part.reward).make(part.reward, origin, same_tokenizer), part.weight)
@@ -103,6 +112,8 @@ def kind_of(ref: Ref) -> Kind:
 
 def name_of(ref: Ref) -> str:
     """A part of a reward in a few words, for tables and cards."""
+    if isinstance(ref, EndpointSpec):
+        return f"{ref.model} at {ref.endpoint}"
     return ref if isinstance(ref, str) else ref.model
 
 
@@ -126,6 +137,25 @@ def _foreign(spec: ModelSpec, origin: Origin, same_tokenizer: bool) -> Reward:
     return Placed(reward, spec.device)
 
 
+def _endpoint(spec: EndpointSpec, origin: Origin, same_tokenizer: bool) -> Reward:
+    from podium.rewards.endpoint import EndpointReward
+
+    return EndpointReward(open_endpoint(spec, origin))
+
+
+def open_endpoint(spec: EndpointSpec, origin: Origin) -> Endpoint:
+    """A served model whose replies are kept in the run's folder."""
+    from podium.rewards.endpoint import Endpoint
+
+    return Endpoint(spec, origin.run_dir / "asked")
+
+
+def _check_key(spec: EndpointSpec) -> None:
+    from podium.rewards.endpoint import read_key
+
+    read_key(spec)
+
+
 def _function(text: str, origin: Origin, same_tokenizer: bool) -> Reward:
     from podium.rewards.function import FunctionReward
 
@@ -141,6 +171,7 @@ def _check_function(text: str) -> None:
 
 
 KINDS: dict[str, Kind] = {
+    "endpoint": Kind(lambda ref: isinstance(ref, EndpointSpec), _endpoint, check=_check_key),
     "foreign": Kind(lambda ref: isinstance(ref, ModelSpec), _foreign, lambda spec: spec.model),
     "function": Kind(lambda ref: ":" in str(ref), _function, check=_check_function),
     "model": Kind(lambda ref: True, _model, str),

@@ -1,6 +1,7 @@
 """PPO on a reward model that shares nothing with the policy but text."""
 
 import json
+import shutil
 
 import pytest
 
@@ -15,6 +16,7 @@ from ppo.config import Config
 from reward.best_of import best_of
 from tests.evals.miniature import make_recipe as miniature
 from tests.evals.miniature import make_run
+from tests.podium.rewards.served import serving
 from tests.podium.rewards.strangers import save_stranger
 from tests.podium.rewards.test_kinds import Folders
 from tests.ppo.test_train import metrics, train
@@ -64,3 +66,17 @@ def test_on_the_village_ppo_best_of_n_and_evals_take_it(tokenizer, tmp_path):
     (run_dir / "recipe.yaml").write_text(dump_recipe(alone))
     curve = best_of(run_dir, n=2, prompts=2, reward=chain.ppo.reward, max_new_tokens=4)
     assert curve["reward"] == f"0.5 {stranger} + 1 reward"
+
+
+def test_a_served_model_is_a_reward_and_asked_once_for_an_answer(make_recipe, tmp_path):
+    """The second run samples the same answers and asks nothing. Seen red with the cache left out."""
+    with serving(lambda question: f"Score: {len(question) % 7}") as server:
+        reward = {"endpoint": server.url, "model": "grader"}
+        recipe = make_recipe(reward=reward, response_length=6, total_episodes=16)
+        first = train(recipe, tmp_path / "runs")
+        asked = len(server.questions)
+        shutil.rmtree(first)
+        again = train(recipe, tmp_path / "runs")
+        assert asked > 16 and len(server.questions) == asked
+    scores = [line["objective/scores"] for line in metrics(again)]
+    assert all(0 <= score <= 6 for score in scores)
