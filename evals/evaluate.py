@@ -246,9 +246,10 @@ def drop_foreign_base(
 
 
 def reference_of(config: Config, recipe: Recipe) -> str:
-    """The model the KL is measured from: what PPO starts from and is held close to."""
-    ppo = recipe.stage_config("ppo")
-    return config.reference or (ppo.model if ppo is not None else config.sft)
+    """The model the KL is measured from: what the first policy starts from and is held close to."""
+    policies = (stage for stage in recipe.chain() if spec_of(stage).role == "policy")
+    tuned = recipe.stage_config(next(policies, ""))
+    return config.reference or str(getattr(tuned, "model", config.sft))
 
 
 def make_judge(config: Config, stage: StageContext) -> Judge:

@@ -169,6 +169,54 @@ MUTANTS = [
         "rewards[:, t] + next_value",
         TARGETS,
     ),
+    Mutant(
+        "ppo/advantages.py",
+        "groups - others, action_mask",
+        "others - groups, action_mask",
+        "tests/ppo/test_advantages.py::test_rloo_is_the_reward_less_the_mean_of_the_others",
+    ),
+    Mutant(
+        "ppo/advantages.py",
+        "/ (num_generations - 1)",
+        "/ num_generations",
+        "tests/ppo/test_advantages.py::test_rloo_is_the_reward_less_the_mean_of_the_others",
+    ),
+    Mutant(
+        "ppo/advantages.py",
+        "groups.std(dim=1, keepdim=True)",
+        "groups.std()",
+        "tests/ppo/test_advantages.py::test_grpo_is_the_reward_in_its_group_s_standard_deviations",
+    ),
+    Mutant(
+        "ppo/advantages.py",
+        "rewards.flip(1).cumsum(1).flip(1)",
+        "rewards.cumsum(1)",
+        "tests/ppo/test_advantages.py::test_reinforce_plus_plus_is_the_whitened_reward_to_go",
+    ),
+    Mutant(
+        "ppo/learner.py",
+        'config.advantage == "rloo"',
+        'config.advantage == "grpo"',
+        "tests/ppo/test_groups.py::test_targets_hold_score_penalty_and_kl",
+    ),
+    Mutant(
+        "ppo/watch.py",
+        "responses[::num_generations]",
+        "responses",
+        "tests/ppo/test_groups.py::test_answers_alike_to_one_prompt_are_no_sign_of_hacking",
+    ),
+    Mutant(
+        "dpo/loss.py",
+        "beta * ((chosen - ref_chosen) - (rejected - ref_rejected))",
+        "beta * ((ref_chosen - chosen) - (ref_rejected - rejected))",
+        "tests/dpo/test_loss.py::test_the_loss_is_equation_7",
+    ),
+    Mutant(
+        "dpo/loss.py",
+        "beta * ((chosen - ref_chosen) - (rejected - ref_rejected))",
+        "beta * ((chosen - ref_rejected) - (rejected - ref_chosen))",
+        "tests/dpo/test_loss.py::test_the_loss_is_equation_7",
+    ),
     # What is logged.
     Mutant(
         "ppo/watch.py",

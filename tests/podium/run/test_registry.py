@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.chat.catalog import Catalog
-from evals.evaluate import labels_of, rows_of
+from evals.evaluate import labels_of, reference_of, rows_of
 from podium.run.recipe import load_recipe, recipe_model
 from podium.run.registry import (
     STAGES,
@@ -138,6 +138,8 @@ def test_dpo_is_an_arm_beside_ppo_wherever_models_are_compared(tmp_path):
         "dpo": "DPO",
         "dpo_soft": "DPO soft",
     }
+    alone = load_recipe(tmp_path / "all.yaml", ["ppo=null", "ppo_arms={}", "dpo.model=pretrain"])
+    assert reference_of(alone.evals, alone) == "pretrain"  # seen red with PPO's start alone
 
 
 def test_a_mistake_in_a_new_section_is_named_like_any_other(polish):

@@ -1,0 +1,48 @@
+"""Two processes, and DeepSpeed under the trainer, give the numbers of one plain process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch(recipe: Path, runs: Path, processes: int) -> Path:
+    """Run the stage under torchrun; returns its folder."""
+    launcher = ["torch.distributed.run", "--nproc-per-node", str(processes)]
+    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--module"]
+    command = [sys.executable, "-m", *launcher, "dpo.train", str(recipe), "--runs-dir", str(runs)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=runs.parent, env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return runs / recipe.stem / "dpo"
+
+
+def lines_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, zero_stage):
+    """Each reads its share of the reference and of the validation pairs. Mutation seen red: the
+    reference's shares not added up.
+    """
+    small = {"learning_rate": 1e-4, "per_device_train_batch_size": 4}
+    expected = launch(make_recipe("one", **small), tmp_path / "runs", 1)
+    recipe = make_recipe("two", engine={"zero_stage": zero_stage}, **small)
+    found = launch(recipe, tmp_path / "runs", 2)
+    for line, reference in zip(lines_of(found), lines_of(expected), strict=True):
+        for name in ("loss", "rewards/margins", "validation_loss", "validation_margin"):
+            if name in reference:
+                assert line[name] == pytest.approx(reference[name], rel=2e-3, abs=1e-4), name
+    left, right = (load_file(f / "final/model.safetensors") for f in (found, expected))
+    assert left.keys() == right.keys()
+    assert all((left[name] - right[name]).abs().max() < 2e-4 for name in left)
