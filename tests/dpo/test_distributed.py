@@ -32,9 +32,7 @@ def lines_of(folder: Path) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, zero_stage):
-    """Each reads its share of the reference and of the validation pairs. Mutation seen red: the
-    reference's shares not added up.
-    """
+    """Each reads its share of the reference and of the validation pairs."""
     small = {"learning_rate": 1e-4, "per_device_train_batch_size": 4}
     expected = launch(make_recipe("one", **small), tmp_path / "runs", 1)
     recipe = make_recipe("two", engine={"zero_stage": zero_stage}, **small)
