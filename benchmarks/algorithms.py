@@ -87,13 +87,13 @@ def rows_of(run: Path) -> list[list[str]]:
         record = read_stage_file(run / STAGES.get(row, row) / "final")
         tax = values["pretrain_loss_increase"]
         ends = [100 * tax[end] for end in ("value", "low", "high")] if tax else None
-        rate = values["win_rate"], values["win_rate_low"], values["win_rate_high"]
+        rate = [100 * values[f"win_rate{end}"] for end in ("", "_low", "_high")]
         same = row in ("sft", "best_of_n")
         rows.append(
             [
                 run.name.removeprefix("algorithms-"),
                 labels.get(row, row),
-                "" if row == "sft" else "{:.1%} [{:.1%}, {:.1%}]".format(*rate),
+                "" if row == "sft" else "{:.1f} % [{:.1f}, {:.1f}]".format(*rate),
                 "{gold:.2f} [{gold_low:.2f}, {gold_high:.2f}]".format(**values),
                 f"{values['reward']:.2f}",
                 "" if values["kl"] is None else f"{values['kl']:.2f}",
