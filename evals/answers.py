@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.records import Prompt
 from data.template import decode_response, encode_prompt
+from evals.pairs import PairJudge
 from evals.records import NO_JUDGE, PROXY_JUDGE, Answer
 from podium.rewards.protocol import Reward
 from podium.sampling.protocol import Sample, Sampler, SamplingParams
@@ -20,18 +21,22 @@ from podium.statistics import bon_kl, bon_unbiased
 @dataclass(frozen=True)
 class Judge:
     """Who scores answers: the embedded world's gold score, else an independent judge, else the
-    reward itself.
+    reward itself. `pairs` gives no scores: without a world it compares each model's answers with
+    SFT's.
     """
 
     world: Any | None
     independent: Reward | None
     reward: Reward | None
+    pairs: PairJudge | None = None
 
     @property
     def name(self) -> str:
         """How the report names the gold column's source."""
         if self.world is not None:
             return f"the gold score of the world '{self.world.name}'"
+        if self.pairs is not None:
+            return self.pairs.name
         if self.independent is not None:
             return "an independent reward"
         return NO_JUDGE if self.reward is None else PROXY_JUDGE
@@ -48,6 +53,8 @@ class Judge:
             return [
                 self.world.gold(prompt, text) for prompt, text in zip(prompts, texts, strict=True)
             ]
+        if self.pairs is not None:
+            return None
         return rewards if self.independent is None else _score(self.independent, prompts, texts)
 
     def features(self, prompt: Prompt, text: str) -> dict[str, float]:
@@ -156,7 +163,7 @@ def best_of_curve(candidates: Sequence[Answer], total: int) -> list[dict[str, fl
     return [
         {
             "n": n,
-            "gold": favourite(gold, n),
+            "gold": None if np.isnan(gold).any() else favourite(gold, n),
             "reward": favourite(reward, n),
             "kl": None if np.isnan(ratio).any() else bon_kl(n) + favourite(ratio, n),
         }

@@ -40,6 +40,7 @@ from evals.measure import (
     measure,
     summarise,
 )
+from evals.pairs import PairJudge
 from evals.pieces import Pieces
 from evals.records import ANSWERS_FILE, RESULTS_FILE, TASKS_FOLDER, Answer
 from podium.errors import DataError
@@ -51,9 +52,9 @@ from podium.models import (
     moved,
     resize_for,
 )
-from podium.rewards.kinds import make_reward
+from podium.rewards.kinds import make_reward, open_endpoint
 from podium.rewards.protocol import Reward
-from podium.rewards.specs import RewardSpec
+from podium.rewards.specs import EndpointSpec, RewardSpec
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.run.recipe import Recipe
@@ -83,8 +84,8 @@ class Config(BaseModel):
     )
     judge: RewardSpec | None = Field(
         None,
-        description="an independent reward that decides wins where there is no world; as in "
-        "ppo.reward",
+        description="decides wins where there is no world: an independent reward, as in "
+        "ppo.reward, or {endpoint: ...}, an AI that compares pairs",
     )
     prompts: int = Field(
         200,
@@ -165,7 +166,14 @@ def main(config: Config, stage: StageContext) -> None:
 
     # 3. The table, every row against SFT.
     table = {
-        row: summarise(row, measured[row], measured["sft"], held_out.questions, config.best_of)
+        row: summarise(
+            row,
+            measured[row],
+            measured["sft"],
+            held_out.questions,
+            config.best_of,
+            judge.pairs if judge.world is None else None,
+        )
         for row in ordered(measured)
     }
     for number, (row, values) in enumerate(table.items()):
@@ -267,6 +275,9 @@ def make_judge(config: Config, stage: StageContext) -> Judge:
             return None
         return moved(make_reward(spec, stage, same_tokenizer=False), stage.device).eval()
 
+    if isinstance(config.judge, EndpointSpec):
+        pairs = PairJudge(open_endpoint(config.judge, stage))
+        return Judge(stage.world(), None, load(spec), pairs)
     return Judge(stage.world(), load(config.judge), load(spec))
 
 

@@ -17,11 +17,18 @@ from evals.answers import Judge, answer_prompts, by_prompt
 from evals.generation import distinct_n
 from evals.harness import Scores, against_sft, ask
 from evals.loglikelihood import Choices, accuracies, score_questions
+from evals.pairs import PairJudge
 from evals.perplexity import block_losses
 from evals.pieces import Pieces
 from evals.records import Answer
 from evals.tax import alignment_tax
-from evals.winrate import WinRate, length_matched_win_rate, win_rate
+from evals.winrate import (
+    WinRate,
+    judged_win_rate,
+    length_matched_win_rate,
+    near_lengths,
+    win_rate,
+)
 from podium.models import context_of
 from podium.sampling.protocol import Sampler, SamplingParams
 from podium.statistics import bon_kl, mean_with_interval
@@ -179,13 +186,18 @@ def _as_choices(fields: dict[str, Any]) -> Choices:
 
 
 def summarise(
-    row: str, measured: Measured, sft: Measured, questions: list[Question], best_of: int
+    row: str,
+    measured: Measured,
+    sft: Measured,
+    questions: list[Question],
+    best_of: int,
+    pairs: PairJudge | None = None,
 ) -> dict[str, Any]:
     """One row of results.json; the table's fields come first, and null is what could not be
-    measured.
+    measured. `pairs` decides wins where it is given.
     """
     answers, prompts = measured.answers, [answer.prompt_index for answer in measured.answers]
-    wins, matched = _win_rates(row, measured, sft)
+    wins, matched = _win_rates(row, measured, sft, pairs)
     values: dict[str, Any] = {
         "gold": None,
         "gold_low": None,
@@ -236,15 +248,17 @@ def _kl(answers: list[Answer], picked: float) -> dict[str, float | None]:
 
 
 def _win_rates(
-    row: str, measured: Measured, sft: Measured
+    row: str, measured: Measured, sft: Measured, pairs: PairJudge | None
 ) -> tuple[WinRate | None, WinRate | None]:
     """Against SFT, raw and length-matched; SFT against itself is even by definition; None without a
     judge.
     """
-    if measured.answers[0].gold is None:
+    if measured.answers[0].gold is None and pairs is None:
         return None, None
     if row == "sft":
         return WinRate(0.5, 0.5, 0.5, 1.0, 0.0, 0, 0), None
+    if pairs is not None:
+        return _judged_pairs(measured, sft, pairs)
     mine = by_prompt(measured.answers, "gold", measured.samples)
     theirs = by_prompt(sft.answers, "gold", sft.samples)
     lengths = (
@@ -252,6 +266,22 @@ def _win_rates(
         by_prompt(sft.answers, "tokens", sft.samples),
     )
     return win_rate(mine, theirs), length_matched_win_rate(mine, theirs, *lengths)
+
+
+def _judged_pairs(
+    measured: Measured, sft: Measured, pairs: PairJudge
+) -> tuple[WinRate | None, WinRate | None]:
+    """Answer for answer against SFT's to the same prompt: the first with the first, and so on."""
+    against = [
+        sft.answers[answer.prompt_index * sft.samples + number % measured.samples % sft.samples]
+        for number, answer in enumerate(measured.answers)
+    ]
+    outcomes = np.array(pairs.compare(measured.answers, against))
+    prompts = np.array([answer.prompt_index for answer in measured.answers])
+    mine, theirs = (np.array([a.tokens for a in part]) for part in (measured.answers, against))
+    return judged_win_rate(outcomes, prompts), judged_win_rate(
+        outcomes, prompts, near_lengths(mine, theirs)
+    )
 
 
 def _skills(measured: Measured, sft: Measured, questions: list[Question]) -> dict[str, Any]:

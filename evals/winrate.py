@@ -61,11 +61,26 @@ def length_matched_win_rate(
 
     Lengths are shaped as the scores, (P, S) and (P, R).
     """
-    a, b = first_lengths[:, :, None], second_lengths[:, None, :]
-    matched = np.abs(a - b) <= tolerance * np.maximum(a, b)  # (P, S, R)
+    matched = near_lengths(first_lengths[:, :, None], second_lengths[:, None, :], tolerance)
     if not matched.any():
         return None
     return _summarise(outcomes(first, second)[matched], np.nonzero(matched)[0])
+
+
+def near_lengths(first: np.ndarray, second: np.ndarray, tolerance: float = 0.1) -> np.ndarray:
+    """Whether lengths differ by at most `tolerance` of the longer one; shapes broadcast."""
+    return np.abs(first - second) <= tolerance * np.maximum(first, second)
+
+
+def judged_win_rate(
+    outcome: np.ndarray, prompt: np.ndarray, among: np.ndarray | None = None
+) -> WinRate | None:
+    """Win rate of pairs that a judge compared: `outcome` (N,) of the first model, 1 to 0, and the
+    `prompt` (N,) of each; of some pairs alone with `among` (N,) bool. None where there is none.
+    """
+    if among is not None:
+        outcome, prompt = outcome[among], prompt[among]
+    return _summarise(outcome, prompt) if len(outcome) else None
 
 
 def judge_arms(rows: dict[str, dict[str, Any]]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from data.records import Message, Prompt
 from podium.errors import EndpointError
 from podium.rewards.protocol import Reward
 from podium.rewards.specs import EndpointSpec
-from podium.storage import write_text
+from podium.storage import PARTIAL
 
 T = TypeVar("T")
 PATIENCE = 6  # tries of one question
@@ -76,7 +76,10 @@ class Endpoint:
             httpx.Client(headers=headers, timeout=self.spec.timeout) as client,
             ThreadPoolExecutor(self.spec.concurrency) as pool,
         ):
-            return list(pool.map(lambda text: self._answer(client, text, read), questions))
+            different = list(dict.fromkeys(questions))
+            found = pool.map(lambda text: self._answer(client, text, read), different)
+            replies = dict(zip(different, found, strict=True))
+        return [replies[text] for text in questions]
 
     def _answer(self, client: httpx.Client, question: str, read: Callable[[str], T]) -> T:
         body = {
@@ -98,8 +101,7 @@ class Endpoint:
                 except ValueError:
                     why = f"cannot be understood: it replied {reply[:SHOWN]!r}"
                 else:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_text(path, json.dumps({"asked": body, "reply": reply}, indent=1) + "\n")
+                    _keep(path, {"asked": body, "reply": reply})
                     return found
             if attempt + 1 < PATIENCE:
                 time.sleep(pause or self._pause(attempt))
@@ -177,6 +179,14 @@ class EndpointReward(Reward):
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         return torch.tensor(self.endpoint.ask(questions, read_score), dtype=torch.float32)
+
+
+def _keep(path: Path, answered: dict[str, Any]) -> None:
+    """Whole or not at all; several processes may have asked the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    partial.write_text(json.dumps(answered, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def fill(template: str, **texts: str) -> str:
