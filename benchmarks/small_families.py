@@ -106,6 +106,12 @@ OWN: dict[str, dict[str, Any]] = {
         "attention_hidden_size": 64,
         "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
     },
+    # Every fourth layer attends; without one their own cache does not know its length.
+    "qwen3_5_text": {"num_hidden_layers": 4},
+    "qwen3_5_moe_text": {"num_hidden_layers": 4},
+    "qwen3_next": {"num_hidden_layers": 4},
+    "olmo_hybrid": {"num_hidden_layers": 4},
+    "qwen4_exp_text": {"num_hidden_layers": 4},
     "zaya": {"num_experts_per_tok": 1},
 }
 
@@ -128,7 +134,9 @@ def _small(kind: type[PretrainedConfig], own: dict[str, Any]) -> dict[str, Any]:
         inner = CONFIG_MAPPING.get(known[name].get("model_type")) if known.get(name) else None
         inner = inner or kind.sub_configs[name]
         if name in known and hasattr(inner, "sub_configs"):
-            given[name] = _small(inner, {}) | {"model_type": inner.model_type}
+            given[name] = _small(inner, OWN.get(inner.model_type, {})) | {
+                "model_type": inner.model_type
+            }
     if "kv_lora_rank" in known:  # latent attention shares no heads
         given["num_key_value_heads"] = given.get("num_attention_heads")
         if "head_dim" in given:

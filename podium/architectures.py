@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # Families that transformers counts among the causal language models, and why they are refused.
 REFUSED = {
     "blt": "reads bytes in patches that a second model cuts, not tokens",
+    "dots3_note": "reads images and sound as well",
     "doge": "keeps a window of positions by their scores, in which padding takes places",
     "fuyu": "reads images",
     "gemma4_assistant": "drafts for another model, whose keys and values it reads",

@@ -29,6 +29,7 @@ __all__ = [
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 
 
+# Mamba and its kin; peft refuses to wrap these layers of theirs.
 READ_PAST_ADAPTERS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 
 
@@ -57,18 +58,33 @@ def peft_config(
     import peft
 
     tables = embedding_names(model) if model is not None and trained_tokens else []
-    # peft refuses these layers of Mamba, whose kernels read their weights past any adapter.
-    family = model.config.model_type if model is not None else None
-    fused = ["conv1d", "out_proj"] if family in READ_PAST_ADAPTERS else None
     return peft.LoraConfig(
         task_type=task,
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
-        exclude_modules=fused if lora.target_modules == "all-linear" else None,
+        exclude_modules=_no_place_for_adapters(model)
+        if model is not None and lora.target_modules == "all-linear"
+        else None,
         trainable_token_indices={name: list(trained_tokens or []) for name in tables} or None,
     )
+
+
+def _no_place_for_adapters(model: PreTrainedModel) -> list[str] | None:
+    """Linear layers that take no adapter: those that give more than a product (Llama 4's router),
+    and those whose weights a kernel reads past any adapter.
+    """
+    names = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and type(module).forward is not nn.Linear.forward
+        and type(module).__module__.startswith("transformers.models.")
+    }
+    if model.config.model_type in READ_PAST_ADAPTERS:
+        names |= {"conv1d", "out_proj"}
+    return sorted(names) or None
 
 
 def embedding_names(model: PreTrainedModel) -> list[str]:

@@ -50,19 +50,6 @@ __all__ = [
 ]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
-# The names under which the families of transformers keep the probability of a dropout.
-DROPOUT_FIELDS = (
-    "dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "hidden_dropout",
-    "layerdrop",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-)
-
-
 # Tensors that old checkpoints hold and that models compute for themselves.
 COMPUTED = re.compile(
     r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|embeddings\.(position|token_type)_ids$"
@@ -394,8 +381,9 @@ def remove_dropout(model: Model) -> Model:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         for holder in (module, getattr(module, "config", None)):
-            for field in DROPOUT_FIELDS:
-                if isinstance(getattr(holder, field, None), float):
+            # Families call it dropout, attn_pdrop, attention_probs_dropout_prob, layerdrop, ...
+            for field, value in list(vars(holder).items()) if holder is not None else []:
+                if "drop" in field and isinstance(value, float):
                     setattr(holder, field, 0.0)
     return model
 

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from podium.errors import ParentError
 from podium.models import (
@@ -103,13 +104,30 @@ def new_reward_model(
     Raises:
         ParentError: transformers has no scalar head for the family, or a weight is missing.
     """
-    check_reward_head(AutoConfig.from_pretrained(str(path)), str(path))
+    config = AutoConfig.from_pretrained(str(path))
+    check_reward_head(config, str(path))
+    _check_scalar(config, str(path))
     model = _load_classifier(path, fresh=NEW_HEAD, left_over=LANGUAGE_HEAD, num_labels=1)
     weight = head(model).weight  # (1, d)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         weight.copy_(torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5)
     return _prepared(model, tokenizer)
+
+
+def _check_scalar(config: Any, name: str) -> None:
+    """Whether the family's head is one product with the last hidden states, which alone can be read
+    at every token, as PPO's value model is.
+    """
+    kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    with torch.device("meta"):
+        model = kind(config)
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        raise ParentError(
+            f"{name}: the reward head that transformers has for {config.model_type} is no product "
+            f"with the last hidden states ({kind.__name__})",
+            "start the reward model from another architecture, such as LLaMA, Qwen or GPT-2",
+        )
 
 
 def started_reward_model(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

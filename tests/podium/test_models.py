@@ -146,3 +146,22 @@ def test_a_parent_that_is_no_model_folder_is_refused(stage, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ParentError, match="neither a finished stage"):
         stage.parent(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("family", ["gpt_bigcode", "opt", "bert"])
+def test_dropout_is_found_under_whatever_name_a_family_keeps_it(family):
+    """PPO's first ratio must be 1. Seen red for GPT-BigCode (StarCoder), whose attention keeps a
+    number called attn_dropout: ratios were off by 0.6.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from benchmarks.small_families import small_config
+    from podium.models import remove_dropout
+
+    strong = {"gpt_bigcode": {"attn_pdrop": 0.5}, "opt": {"attention_dropout": 0.5}}
+    config = small_config(family, **strong.get(family, {"attention_probs_dropout_prob": 0.5}))
+    model = AutoModelForCausalLM.from_config(config).train()
+    ids = torch.arange(3, 13)[None]
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    remove_dropout(model)
+    assert torch.equal(model(ids).logits, model(ids).logits)
