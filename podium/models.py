@@ -209,14 +209,18 @@ def context_of(config: PretrainedConfig) -> int | None:
     """The longest sequence in tokens that a model's config states; None where it states none.
 
     A model whose positions are relative (BLOOM, Mamba) has no limit of its own; whoever must have
-    one takes `UNSTATED_CONTEXT` and says so.
+    one takes `UNSTATED_CONTEXT` and says so. Of rotary positions that are scaled by the length of
+    the row at hand (Phi-3 128k's longrope, dynamic NTK) the limit is the length before scaling:
+    beyond it a row that grows token by token is read otherwise than the same row at once, so that
+    sampler and trainer would differ.
     """
     text = config.get_text_config()
-    for key in CONTEXT_KEYS:
-        value = getattr(text, key, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
+    stated = [getattr(text, key, None) for key in CONTEXT_KEYS]
+    rope = getattr(text, "rope_parameters", None)
+    if isinstance(rope, dict) and rope.get("rope_type") in ("longrope", "dynamic"):
+        first = rope.get("original_max_position_embeddings")
+        stated.insert(0, first or getattr(text, "original_max_position_embeddings", None))
+    return next((value for value in stated if isinstance(value, int) and value > 0), None)
 
 
 def _short(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Where a parent's name leads: a stage of this run, another folder, or the Hugging Face hub."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -38,6 +39,12 @@ def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:
         return folder / "final"
     if (folder / STAGE_FILE).is_file() or (folder / "config.json").is_file():
         return folder
+    if (folder / "adapter_config.json").is_file():
+        raise ParentError(
+            f"{folder} holds an adapter alone{_base_of(folder)}",
+            "merge it into its base first (peft's merge_and_unload, then save_pretrained with the "
+            "tokenizer) and give that folder; of a stage of Podium give final/ itself",
+        )
     if folder.exists():
         raise ParentError(
             f"{folder} is neither a finished stage (no {STAGE_FILE}) nor a model folder (no "
@@ -76,6 +83,16 @@ def _inside(final: Path, ref: str, inside: str) -> Path:
             "reward.half: split makes reward/held_out; make the stage anew with it",
         )
     return folder
+
+
+def _base_of(adapter: Path) -> str:
+    """Which model an adapter belongs to, as far as its config says it."""
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return ""
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    return f", of the base {base}" if base else ""
 
 
 def _missing_stage(ref: str, recipe: Recipe, run_dir: Path) -> ParentError:
