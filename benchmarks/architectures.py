@@ -166,6 +166,8 @@ def reward_head(model: Any, folder: str) -> str:
         check_reward_head(model.config, "the folder")
         scorer = new_reward_model(folder, a_tokenizer(), 0).eval()
     except PodiumError as error:
+        if "no product" in error.message:
+            return "in transformers no product, refused"
         return "none in transformers" if "no reward head" in error.message else error.message
     found = score(scorer, *pad_right(ROWS, 0))
     own = torch.cat([scorer(input_ids=torch.tensor([row])).logits[0] for row in ROWS])

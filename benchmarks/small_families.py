@@ -112,7 +112,14 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": {"num_hidden_layers": 4},
     "qwen3_next": {"num_hidden_layers": 4},
     "olmo_hybrid": {"num_hidden_layers": 4},
-    "qwen4_exp_text": {"num_hidden_layers": 4},
+    "qwen4_exp_text": {
+        "num_hidden_layers": 4,
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 4,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+    },
     "zaya": {"num_experts_per_tok": 1},
 }
 

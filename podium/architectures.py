@@ -24,6 +24,7 @@ REFUSED = {
     "musicgen": "makes sound",
     "musicgen_melody": "makes sound",
     "phi4_multimodal": "reads images and sound",
+    "reformer": "trains on rows of one fixed length alone",
     "xmod": "must be told the language of every row",
 }
 ANOTHER = "start from a decoder-only language model of text"
