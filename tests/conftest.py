@@ -2,7 +2,9 @@
 seconds.
 """
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,22 @@ SENTENCES = [
     "What food does Bram like? Bram likes plum jam.",
     "List three things that fit in a basket: bread, plums, a small lamp.",
 ]
+
+
+modules_frozen = 0
+
+
+@pytest.fixture(autouse=True)
+def libraries_are_no_garbage():
+    """What imported libraries keep, some hundred thousand objects, is left out of the search for
+    garbage: Podium collects it at each checkpoint, for 0.3 s where a process has everything loaded,
+    and tests make many checkpoints. Some libraries are imported by the first test that trains.
+    """
+    global modules_frozen
+    if len(sys.modules) > modules_frozen + 50:
+        gc.collect()
+        gc.freeze()
+        modules_frozen = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)

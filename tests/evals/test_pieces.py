@@ -58,10 +58,11 @@ def fresh_run(copied_run) -> Path:
     return copied_run
 
 
-@pytest.fixture
-def unbroken(fresh_run, tmp_path) -> Path:
-    """The same run, evaluated by pieces of five answers without a break."""
-    other = Path(shutil.copytree(fresh_run, tmp_path / "unbroken" / "mini"))
+@pytest.fixture(scope="module")
+def unbroken(mini_run, tmp_path_factory) -> Path:
+    """The same run, evaluated by pieces of five answers without a break. Nobody changes it."""
+    other = Path(shutil.copytree(mini_run, tmp_path_factory.mktemp("unbroken") / "mini"))
+    shutil.rmtree(other / "evals")
     evaluate(other, SMALL)
     return other
 

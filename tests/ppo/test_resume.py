@@ -104,6 +104,7 @@ def wait_for_a_new_line(process: subprocess.Popen, log: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_iteration_saves_and_exits_143(make_recipe, tmp_path):
     """A real signal to a real process, and a new one goes on to the same bits. Mutation seen red:
     `stop_requested` is not asked.

@@ -63,6 +63,7 @@ def unigram_entropy(ids: torch.Tensor) -> float:
     return -sum(n / ids.numel() * math.log(n / ids.numel()) for n in counts.values())
 
 
+@pytest.mark.slow
 def test_it_learns_more_than_word_frequencies(make_recipe, tmp_path):
     """Seen red with labels shifted by two in `next_token_nll`, and with documents that see each
     other.

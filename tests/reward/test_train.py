@@ -142,12 +142,12 @@ def test_updates_do_not_depend_on_the_cut(make_recipe, tmp_path):
     twice), ZeRO-2, the shared prefix and recomputed activations. Red with the two-pass path's loss
     left unscaled.
     """
-    runs = tmp_path / "runs"
-    whole = metrics(train(make_recipe("whole", micro_batch_tokens=100_000), runs))
-    cut = metrics(train(make_recipe("cut", micro_batch_tokens=30), runs))
-    zero2 = metrics(train(make_recipe("zero2", engine={"zero_stage": 2}), runs))
-    shared = metrics(train(make_recipe("shared", shared_prefix=True), runs))
-    recomputed = metrics(train(make_recipe("recomputed", gradient_checkpointing=True), runs))
+    runs, few = tmp_path / "runs", {"num_train_epochs": 1}
+    whole = metrics(train(make_recipe("whole", micro_batch_tokens=100_000, **few), runs))
+    cut = metrics(train(make_recipe("cut", micro_batch_tokens=30, **few), runs))
+    zero2 = metrics(train(make_recipe("zero2", engine={"zero_stage": 2}, **few), runs))
+    shared = metrics(train(make_recipe("shared", shared_prefix=True, **few), runs))
+    recomputed = metrics(train(make_recipe("recomputed", gradient_checkpointing=True, **few), runs))
     for a, *others in zip(whole, cut, zero2, shared, recomputed, strict=True):
         for b in others:
             assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
@@ -209,6 +209,7 @@ def test_lora_is_merged_into_plain_hugging_face(make_recipe, tmp_path):
     assert trust["validation"]["accuracy"]["value"] == pytest.approx(watched, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -243,6 +244,7 @@ def test_a_folder_of_rankings_made_by_hand(make_recipe, tmp_path):
         assert trust[name]["prompts"] == len(told_apart) > 3
 
 
+@pytest.mark.slow
 def test_weighted_sets_count_by_weight(make_recipe, tmp_path):
     """A second set says the opposite with a hundredth of the weight: the first wins. Red with the
     weight ignored.

@@ -276,6 +276,7 @@ def test_merged_adapters_are_the_adapted_model(make_recipe, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_documents_are_mixed_in(make_recipe, tmp_path):
     """The mix of C.3 keeps the loss on documents down. Seen red with the windows' labels
     ignored.
