@@ -8,6 +8,8 @@ docs/lab/results.md). `documents_apart` gives what every reader of windows needs
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import count as count_from
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ __all__ = [
     "pack",
     "packed_inputs",
     "packs",
+    "rows_at",
 ]
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names
@@ -230,24 +233,35 @@ def _layer_kinds(config: PretrainedConfig, length: int) -> tuple[set[str], int |
 def batches(count: int, batch_size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
     """Endless batches of row indices, (batch_size,) each, from batch number `start` on.
 
-    The rows are an endless stream of epochs; each epoch holds every one of the `count` rows once,
-    in an order fixed by (seed, epoch) alone. A batch may span two epochs. So the number of batches
-    already read is the whole position: to resume, give it as `start`.
+    They are the stream of `rows_at`, cut into pieces of one size; a batch may span two epochs. So
+    the number of batches already read is the whole position: to resume, give it as `start`.
     """
     if count < 1 or batch_size < 1:
         raise ValueError(
             f"batches needs rows and a batch size, not count={count} and batch_size={batch_size}"
         )
-    epoch, within = divmod(start * batch_size, count)
-    waiting = epoch_order(count, seed, epoch)[within:]
-    while True:
-        while len(waiting) < batch_size:
-            epoch += 1
-            waiting = np.concatenate([waiting, epoch_order(count, seed, epoch)])
-        yield waiting[:batch_size]
-        waiting = waiting[batch_size:]
+    for number in count_from(start):
+        yield rows_at(number * batch_size, batch_size, count, seed)
 
 
+def rows_at(start: int, count: int, total_rows: int, seed: int) -> np.ndarray:
+    """The row indices, (count,), at positions start .. start + count of an endless stream of
+    shuffled epochs.
+
+    Every row appears once an epoch; each epoch has its own order, fixed by (seed, epoch) alone.
+    """
+    positions = np.arange(start, start + count)
+    epochs, within = np.divmod(positions, total_rows)
+    rows = np.empty(count, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        rows[here] = epoch_order(total_rows, seed, int(epoch))[within[here]]
+    return rows
+
+
+@lru_cache(maxsize=2)  # neighbouring pieces of the stream read from one epoch, or from two
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of rows 0 .. count - 1 in one epoch, (count,)."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
+    """The order of rows 0 .. count - 1 in one epoch, (count,), not to be written to."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    order.flags.writeable = False
+    return order

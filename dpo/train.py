@@ -58,7 +58,7 @@ from podium.run.trainer import (
     trainer_arguments,
 )
 from podium.runtime import seed_everything
-from reward.sources import read_splits
+from reward.sources import draws_of, read_splits
 
 __all__ = ["Config", "main"]
 
@@ -80,12 +80,13 @@ def main(config: Config, stage: StageContext) -> None:
     attend_for_training(model, stage.device, context)
 
     # 2. Rankings to pairs, in the order of the whole run.
+    draws = draws_of(stage, config.rankings, config.num_train_epochs)
     pairs, dropped = read_pairs(
-        config, stage, tokenizer, min(config.max_length or context, context)
+        config.rankings, stage, tokenizer, min(config.max_length or context, context), draws
     )
     order = lay_out(
         len(pairs["train"]),
-        epochs=config.num_train_epochs,
+        epochs=config.num_train_epochs / draws,  # of all that the draws of a mixture hold
         batch_size=config.batch_size,
         seed=stage.seed,
     )
@@ -166,14 +167,19 @@ def main(config: Config, stage: StageContext) -> None:
 
 
 def read_pairs(
-    config: Config, stage: StageContext, tokenizer: PreTrainedTokenizerBase, max_length: int
+    rankings: str | None,
+    stage: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    draws: int = 1,
 ) -> tuple[dict[str, list[Pair]], Counter[str]]:
-    """The pairs by split ("train", "validation"), and what of the training rankings was dropped.
+    """The pairs by split ("train", "validation"), and what of the training rankings was dropped. A
+    mixture by weight is drawn `draws` times.
 
     Raises:
         DataError: no pair is left to learn from.
     """
-    splits = read_splits(stage, config.rankings)
+    splits = read_splits(stage, rankings, draws)
     train, dropped = encode_pairs(splits.train, tokenizer, max_length)
     validation, _ = encode_pairs(splits.validation, tokenizer, max_length)
     for reason, count in (splits.dropped + dropped).items():

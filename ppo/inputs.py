@@ -110,19 +110,29 @@ def load_prompts(
     tokenizer: PreTrainedTokenizerBase,
     limit: int | None,
     response_length: int,
+    wanted: int,
 ) -> tuple[list[Prompt], list[list[int]]]:
     """The training prompts of at most `limit` tokens, and their ids. Longer ones are dropped and
-    counted (the paper: over 1k tokens).
+    counted (the paper: over 1k tokens). The run will ask `wanted` of them, so a mixture by weight
+    is drawn as often as that takes.
 
     Raises:
         DataError: none fits.
     """
-    prompts = stage.records("prompts", "train")
-    encoded = []
-    for number, prompt in enumerate(prompts, 1):
-        with naming_record("prompts (train)", number, prompt.id, prompt.messages):
-            encoded.append((prompt, encode_prompt(tokenizer, prompt.messages)))
-    kept = [(prompt, ids) for prompt, ids in encoded if limit is None or len(ids) <= limit]
+
+    def read(draws: int) -> tuple[list[Prompt], list[tuple[Prompt, list[int]]]]:
+        prompts, kept = stage.records("prompts", "train", draws), []
+        for number, prompt in enumerate(prompts, 1):
+            with naming_record("prompts (train)", number, prompt.id, prompt.messages):
+                ids = encode_prompt(tokenizer, prompt.messages)
+            if limit is None or len(ids) <= limit:
+                kept.append((prompt, ids))
+        return prompts, kept
+
+    prompts, kept = read(1)
+    draws = stage.draws("prompts", wanted / max(len(kept), 1))
+    if kept and draws > 1:
+        prompts, kept = read(draws)
     if not kept:
         raise DataError(
             "prompts (train)",
@@ -153,8 +163,8 @@ def load_windows(
 
     windows = cut(1)
     wanted = config.iterations * config.steps_per_iteration * config.windows_per_step
-    passes = -(-wanted // len(windows))
-    return cut(passes) if passes > 1 and stage.is_mixture("documents") else windows
+    draws = stage.draws("documents", wanted / len(windows))
+    return cut(draws) if draws > 1 else windows
 
 
 def documents_of(

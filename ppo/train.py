@@ -84,7 +84,8 @@ def main(config: Config, stage: StageContext) -> None:
 
     # 2. Prompts and documents. Their order follows from the seed and the number of the iteration.
     limit = prompt_limit(models, config.max_prompt_tokens, config.response_length)
-    prompts, prompt_ids = load_prompts(stage, tokenizer, limit, config.response_length)
+    wanted = config.iterations * config.prompts_per_iteration
+    prompts, prompt_ids = load_prompts(stage, tokenizer, limit, config.response_length, wanted)
     windows = load_windows(config, stage, tokenizer)
     fixed = fixed_prompts(config.sample_prompts, stage, tokenizer)
     world = stage.world() if stage.is_main else None  # gold scores are logged, never trained on

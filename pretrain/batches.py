@@ -1,18 +1,12 @@
-"""How many windows each update reads and which: pure functions of the recipe, so its number is the
-whole position.
+"""How many windows each update reads: a pure function of the recipe. Which ones they are says
+`data.packing.rows_at`, so the number of windows read is the whole position.
 """
 
-from functools import lru_cache
-
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-
-from data.packing import epoch_order
 
 __all__ = [
     "BatchRamp",
     "batch_sizes",
-    "rows_at",
 ]
 
 
@@ -49,21 +43,3 @@ def batch_sizes(
         sizes.append(size)
         read += size * context
     return sizes
-
-
-def rows_at(start: int, count: int, total_rows: int, seed: int) -> np.ndarray:
-    """The row indices, (count,), at positions start .. start + count of an endless stream of
-    shuffled epochs.
-
-    Every row appears once an epoch; each epoch has its own order, fixed by (seed, epoch).
-    """
-    positions = np.arange(start, start + count)
-    epochs, within = np.divmod(positions, total_rows)
-    rows = np.empty(count, dtype=np.int64)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        rows[here] = _order(total_rows, seed, int(epoch))[within[here]]
-    return rows
-
-
-_order = lru_cache(maxsize=2)(epoch_order)  # an update reads from one epoch, or from two

@@ -26,7 +26,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import document_windows, documents_apart
+from data.packing import document_windows, documents_apart, rows_at
 from data.records import Document
 from data.template import prepare_tokenizer
 from data.tokenizer_training import train_bpe
@@ -56,7 +56,7 @@ from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.runtime import rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
-from pretrain.batches import batch_sizes, rows_at
+from pretrain.batches import batch_sizes
 from pretrain.config import Config
 from pretrain.presets import build_config, build_model, preset
 
@@ -77,12 +77,11 @@ def main(config: Config, stage: StageContext) -> None:
     train = document_windows(
         tokenizer, documents, context, split="train", field="pretrain.context"
     )  # (N, T)
-    passes = -(-sum(plan(config, context, stage.world_size)) // len(train))
-    if passes > 1 and stage.is_mixture("documents"):
-        # One draw of a mixture is not enough: the next ones go on into what was not read yet.
+    draws = stage.draws("documents", sum(plan(config, context, stage.world_size)) / len(train))
+    if draws > 1:
         train = document_windows(
             tokenizer,
-            stage.records("documents", "train", passes),
+            stage.records("documents", "train", draws),
             context,
             split="train",
             field="pretrain.context",

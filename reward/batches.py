@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from data.packing import epoch_order
 from data.records import Ranking
 from data.template import encode_prompt, encode_response, naming_record
 from podium.batching import batches_by_length, pad_right
@@ -173,7 +174,7 @@ def epoch_batches(
     """One epoch's batches of `batch_size` rankings over all processes, in an order set by (seed,
     epoch) alone.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(items))
+    order = epoch_order(len(items), seed, epoch)
     for start in range(0, len(items), batch_size):
         yield [items[i] for i in order[start : start + batch_size]]
 

@@ -35,7 +35,7 @@ from reward.config import Config
 from reward.evaluate import pairs_of, score_rankings
 from reward.planning import InitialModel, initial_model, training_batches
 from reward.sources import HELDOUT, check_cohorts
-from reward.train import finished_model, new_engine, one_update
+from reward.train import learning_rate_at, merged_model, new_engine, new_module, one_update
 
 
 def group_labelers(rankings: Sequence[Ranking], groups: int) -> list[set[str]]:
@@ -64,10 +64,11 @@ def fit(
 ) -> PreTrainedModel:
     """One reward model trained on these items, in memory."""
     engine, objective = new_engine(config, initial, seed, device(), dtype)
-    batches = training_batches(config, items, seed)
-    for number in range(1, len(batches) + 1):
-        one_update(config, engine, objective, batches, number)
-    return moved(finished_model(config, initial, seed, full_state_dict(engine)), device())
+    batches = training_batches(items, config.num_train_epochs, config.batch_size, seed)
+    for number, batch in enumerate(batches, 1):
+        one_update(engine, objective, batch, learning_rate_at(config, number, len(batches)))
+    module = new_module(config, initial, seed)
+    return moved(merged_model(module, full_state_dict(engine)), device())
 
 
 def pair_accuracy(

@@ -21,8 +21,8 @@ from reward.batches import (
     shuffled_pairs,
     weights_of_mean_one,
 )
-from reward.config import Config
-from reward.sources import RankingSplits, in_half, one_split, read_splits
+from reward.config import Config, RankingSet
+from reward.sources import RankingSplits, draws_of, in_half, one_split, read_splits
 
 
 class TrainingPlan(NamedTuple):
@@ -49,14 +49,18 @@ def initial_model(folder: Path, max_length: int | None) -> InitialModel:
     return InitialModel(folder, tokenizer, min(max_length or 10**9, context or 10**9))
 
 
-def ranking_sets(config: Config, stage: StageContext) -> list[tuple[RankingSplits, float]]:
-    """Every set of rankings with its weight; no set teaches what another holds back."""
-    if not isinstance(config.rankings, list):
-        sets, weights = [read_splits(stage, config.rankings)], [1.0]
+def ranking_sets(
+    sources: str | list[RankingSet] | None, stage: StageContext, draws: int = 1
+) -> list[tuple[RankingSplits, float]]:
+    """Every set of rankings with its weight; no set teaches what another holds back. `draws`: how
+    often the recipe's own `data.rankings` are drawn where they mix sources by weight.
+    """
+    if not isinstance(sources, list):
+        sets, weights = [read_splits(stage, sources, draws)], [1.0]
     else:
-        sets = [read_splits(stage, entry.source) for entry in config.rankings]
+        sets = [read_splits(stage, entry.source) for entry in sources]
         sets = one_split(sets, "reward.rankings")
-        weights = [entry.weight for entry in config.rankings]
+        weights = [entry.weight for entry in sources]
     for splits in sets:
         note_counts(stage, splits.dropped)
     return list(zip(sets, weights, strict=True))
@@ -70,14 +74,19 @@ def plan_training(
 ) -> list[TrainingPlan]:
     """What to train, in order: the members, then the model of the second half if one is wanted."""
     half = "first" if config.half == "split" else config.half
+    # Where the epochs are the draws of a mixture, `sets` hold them all, and are read once.
+    epochs = config.num_train_epochs // draws_of(stage, config.rankings, config.num_train_epochs)
+
+    def batches(items: list[EncodedRanking], seed: int) -> list[list[EncodedRanking]]:
+        return training_batches(items, epochs, config.batch_size, seed)
+
     items = training_items(config, stage, sets, initial, half)
     plans = [
-        TrainingPlan(training_batches(config, items, stage.seed + i), stage.seed + i)
-        for i in range(config.members)
+        TrainingPlan(batches(items, stage.seed + i), stage.seed + i) for i in range(config.members)
     ]
     if config.half == "split":
         others = training_items(config, stage, sets, initial, "second")
-        plans.append(TrainingPlan(training_batches(config, others, stage.seed), stage.seed))
+        plans.append(TrainingPlan(batches(others, stage.seed), stage.seed))
     return plans
 
 
@@ -124,12 +133,11 @@ def training_items(
 
 
 def training_batches(
-    config: Config, items: list[EncodedRanking], seed: int
+    items: list[EncodedRanking], epochs: int, batch_size: int, seed: int
 ) -> list[list[EncodedRanking]]:
     """The batches of all epochs, in an order set by the seed."""
-    epochs = range(config.num_train_epochs)
     return [
-        batch for epoch in epochs for batch in epoch_batches(items, config.batch_size, seed, epoch)
+        batch for epoch in range(epochs) for batch in epoch_batches(items, batch_size, seed, epoch)
     ]
 
 

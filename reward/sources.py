@@ -17,7 +17,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data.records import Message, Ranking
 from podium.errors import DataError
@@ -49,19 +49,21 @@ def share_of(key: str, salt: str) -> float:
     return int(hashlib.sha256(f"{salt}{key}".encode()).hexdigest()[:12], 16) / 16**12
 
 
-def read_splits(stage: StageContext, source: str | None) -> RankingSplits:
-    """The rankings of one source, split.
+def read_splits(stage: StageContext, source: str | None, draws: int = 1) -> RankingSplits:
+    """The rankings of one source, split. `draws`: how often a mixture in `data.rankings` is drawn;
+    what is held back of it is held back once, however often it was drawn.
 
     Raises:
         DataError: nothing to train on, or a labeler in both cohorts.
     """
     if source is None:
-        found = {
-            split: stage.records("rankings", split)
-            for split in ("train", "validation")
-            if split == "train" or stage.has_records("rankings", split)
-        }
-        return split_rankings(found, "data.rankings")
+        found = {"train": stage.records("rankings", "train", draws)}
+        if stage.has_records("rankings", "validation"):
+            found["validation"] = stage.records("rankings", "validation")
+        splits = split_rankings(found, "data.rankings")
+        if draws == 1:
+            return splits
+        return splits._replace(validation=once(splits.validation), heldout=once(splits.heldout))
     path = Path(os.path.expandvars(source)).expanduser()
     if path.suffix == ".jsonl":
         return split_rankings({"train": stage.read(path, Ranking)}, source)
@@ -77,6 +79,18 @@ def read_splits(stage: StageContext, source: str | None) -> RankingSplits:
     return split_rankings(
         {s: stage.read(file, Ranking) for s, file in files.items() if stage.has_file(file)}, source
     )
+
+
+def draws_of(stage: StageContext, rankings: Any, epochs: float) -> int:
+    """How many draws of a mixture the epochs take; 1 for rankings that are read whole each epoch,
+    as all are but a mixture by weight in `data.rankings` (`rankings` null).
+    """
+    return stage.draws("rankings", epochs) if rankings is None else 1
+
+
+def once(rankings: Sequence[Ranking]) -> list[Ranking]:
+    """The rankings without those that were there before, to the letter."""
+    return list({ranking.model_dump_json(): ranking for ranking in rankings}.values())
 
 
 def split_rankings(files: dict[str, list[Ranking]], source: str) -> RankingSplits:

@@ -56,9 +56,15 @@ from reward.batches import (
 from reward.bias import center, zero_point
 from reward.config import Config
 from reward.evaluate import headline, trust_report
-from reward.planning import InitialModel, TrainingPlan, initial_model, plan_training, ranking_sets
+from reward.planning import (
+    InitialModel,
+    TrainingPlan,
+    initial_model,
+    plan_training,
+    ranking_sets,
+)
 from reward.report import describe, write_report
-from reward.sources import merge_splits
+from reward.sources import draws_of, merge_splits
 from reward.updates import Objective, ScoringModule, update, validate
 
 __all__ = ["Config", "main"]
@@ -73,12 +79,13 @@ def main(config: Config, stage: StageContext) -> None:
     init_distributed()
     initial = initial_model(stage.parent(config.model), config.max_length)
     if is_reward_model(initial.folder):
-        kept = keeps_head(config, initial.folder)
+        kept = keeps_head(initial.folder, config.new_head, config.members)
         stage.logbook(
             f"'{config.model}' is a reward model: "
             + ("its head is trained on" if kept else "a new head takes the place of its own")
         )
-    sets = ranking_sets(config, stage)
+    draws = draws_of(stage, config.rankings, config.num_train_epochs)
+    sets = ranking_sets(config.rankings, stage, draws)
     plans = plan_training(config, stage, sets, initial)
     validation = [ranking for splits, _ in sets for ranking in splits.validation]
     validation_items, _ = encode_rankings(
@@ -101,7 +108,7 @@ def main(config: Config, stage: StageContext) -> None:
         stage.finish(lambda folder: None, {}, "")
         return
     models = [
-        moved(finished_model(config, initial, plan.seed, weights), stage.device)
+        moved(merged_model(new_module(config, initial, plan.seed), weights), stage.device)
         for plan, weights in zip(plans, trained, strict=True)
     ]
     reward_model: PreTrainedModel | RewardEnsemble = models[0]
@@ -150,7 +157,8 @@ def train_models(
                         torch.load(checkpoint[1] / f"rng-{stage.rank}.pt", weights_only=False)
                     )
                 for number in range(max(first, done) + 1, end + 1):
-                    metrics = one_update(config, engine, objective, plan.batches, number - first)
+                    rate = learning_rate_at(config, number - first, len(plan.batches))
+                    metrics = one_update(engine, objective, plan.batches[number - first - 1], rate)
                     # Before anything is logged or saved: a checkpoint must never hold a diverged
                     # model.
                     for name in ("loss", "grad_norm"):
@@ -201,38 +209,37 @@ def new_engine(
     )
 
 
-def keeps_head(config: Config, folder: Path) -> bool:
+def keeps_head(folder: Path, new_head: bool, members: int) -> bool:
     """Whether training goes on with the parent's own head. Members of an ensemble differ by their
     heads, so they draw new ones.
     """
-    return is_reward_model(folder) and not config.new_head and config.members == 1
+    return is_reward_model(folder) and not new_head and members == 1
 
 
 def new_module(config: Config, initial: InitialModel, seed: int) -> ScoringModule:
     """The parent with a fresh head, or the head it has where it is a reward model itself (and
     adapters), as the engine wants it; the same seed gives the same numbers.
     """
-    if keeps_head(config, initial.folder):
+    if keeps_head(initial.folder, config.new_head, config.members):
         model = started_reward_model(initial.folder, initial.tokenizer)
     else:
         model = new_reward_model(initial.folder, initial.tokenizer, seed)
     return ScoringModule(with_lora(model, config.lora, "SEQ_CLS", seed))
 
 
-def one_update(
-    config: Config,
-    engine: Any,
-    objective: Objective,
-    batches: list[list[EncodedRanking]],
-    number: int,
-) -> dict[str, float]:
-    """Update `number` (from 1) of the planned ones, with its metrics."""
-    began = time.perf_counter()
-    rate = config.learning_rate * cosine_to_fraction(
-        number, len(batches), config.warmup_steps, config.min_lr_rate
+def learning_rate_at(config: Config, number: int, updates: int) -> float:
+    """The learning rate of update `number` (from 1) of so many."""
+    return config.learning_rate * cosine_to_fraction(
+        number, updates, config.warmup_steps, config.min_lr_rate
     )
-    batch = batches[number - 1]
-    metrics = update(engine, batch, rate, objective)
+
+
+def one_update(
+    engine: Any, objective: Objective, batch: list[EncodedRanking], learning_rate: float
+) -> dict[str, float]:
+    """One update and its metrics."""
+    began = time.perf_counter()
+    metrics = update(engine, batch, learning_rate, objective)
     tokens = sum(item.tokens for item in batch)
     return metrics | {"tokens": tokens, "tokens_per_second": tokens / (time.perf_counter() - began)}
 
@@ -251,11 +258,10 @@ def save_progress(stage: StageContext, engine: Any, number: int, trained: list[W
     stage.save_checkpoint(number, write)
 
 
-def finished_model(
-    config: Config, initial: InitialModel, seed: int, weights: Weights
-) -> PreTrainedModel:
-    """The plain reward model of trained weights, adapters merged, in eval mode."""
-    module = new_module(config, initial, seed)
+def merged_model(module: ScoringModule, weights: Weights) -> PreTrainedModel:
+    """The plain reward model of trained weights, adapters merged, in eval mode. `module` is a fresh
+    one of the same shape.
+    """
     module.load_state_dict(weights)
     return merge_lora(module.model).eval()
 

@@ -13,7 +13,6 @@ from the paper: rows are grouped by length, and the checkpoint is chosen by vali
 reward model is given.
 """
 
-import math
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -100,9 +99,14 @@ def main(config: Config, stage: StageContext) -> None:
     attend_for_training(model, stage.device, context)
 
     # 2. Demonstrations to rows, in the order of the whole run.
-    train = encode(config, stage, tokenizer, context, "train")
-    validation = encode(config, stage, tokenizer, context, "validation")
-    rows, aux_tokens = lay_out(config, stage, tokenizer, train.rows, context)
+    limits = config.max_prompt_tokens, config.max_response_tokens
+    draws = stage.draws("demonstrations", config.num_train_epochs)
+    train = encode(stage, tokenizer, context, "train", limits, draws)
+    validation = encode(stage, tokenizer, context, "validation", limits)
+    epochs = config.num_train_epochs / draws  # of all that the draws of a mixture hold
+    rows, aux_tokens = lay_out(
+        stage, tokenizer, train.rows, epochs, config.batch_size, config.aux_share
+    )
     steps_per_epoch = len(train.rows) / (config.batch_size * (1 - config.aux_share))
 
     # 3. How a checkpoint is judged.
@@ -174,32 +178,27 @@ def main(config: Config, stage: StageContext) -> None:
         shutil.rmtree(stage.dir / "best")
 
 
-def passes_of(config: Config, stage: StageContext, split: str) -> int:
-    """How many draws of a mixture the epochs take; 1 for a source that is read whole each epoch."""
-    if split != "train" or not stage.is_mixture("demonstrations", split):
-        return 1
-    return math.ceil(config.num_train_epochs)
-
-
 def encode(
-    config: Config,
     stage: StageContext,
     tokenizer: PreTrainedTokenizerBase,
     context: int,
     split: str,
+    limits: tuple[int | None, int | None],
+    draws: int = 1,
 ) -> EncodedDemonstrations:
     """The demonstrations of a split as rows; what is too long is dropped, counted and told.
+    `limits` are the most tokens of a prompt and of an answer; a mixture is drawn `draws` times.
 
     Raises:
         DataError: none fits.
     """
-    demonstrations = stage.records("demonstrations", split, passes_of(config, stage, split))
+    demonstrations = stage.records("demonstrations", split, draws)
     encoded = encode_demonstrations(
         tokenizer,
         demonstrations,
         context=context,
-        max_prompt_tokens=config.max_prompt_tokens,
-        max_response_tokens=config.max_response_tokens,
+        max_prompt_tokens=limits[0],
+        max_response_tokens=limits[1],
     )
     if encoded.dropped:
         stage.logbook(
@@ -218,31 +217,42 @@ def encode(
 
 
 def lay_out(
-    config: Config,
     stage: StageContext,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[Row],
-    context: int,
+    epochs: float,
+    batch_size: int,
+    aux_share: float,
 ) -> tuple[list[Row], int]:
     """All rows of the run in training order, and how many of their tokens come from the documents
     (C.3's mix).
     """
     batches = lay_out_batches(
         [len(row.input_ids) for row in rows],
-        epochs=config.num_train_epochs / passes_of(config, stage, "train"),
-        batch_size=config.batch_size,
-        aux_share=config.aux_share,
+        epochs=epochs,
+        batch_size=batch_size,
+        aux_share=aux_share,
         seed=stage.seed,
     )
-    documents: list[list[int]] = []
-    if config.aux_share > 0:
-        texts = [document.text for document in stage.records("documents", "train")]
+
+    def read(draws: int) -> list[list[int]]:
+        texts = [document.text for document in stage.records("documents", "train", draws)]
         order = np.random.default_rng(stage.seed).permutation(len(texts))
         encoded = encode_documents(tokenizer, [texts[i] for i in order])
-        documents = [[tokenizer.bos_token_id, *ids.tolist()] for ids in encoded]
+        return [[tokenizer.bos_token_id, *ids.tolist()] for ids in encoded]
+
+    def fill(documents: list[list[int]]) -> tuple[list[Row], int]:
+        filled = fill_with_documents(batches, rows, batch_size=batch_size, documents=documents)
+        return filled, sum(len(row.input_ids) for row in filled) - demonstrated
+
     demonstrated = sum(len(rows[i].input_ids) for batch in batches for i in batch)
-    laid_out = fill_with_documents(batches, rows, batch_size=config.batch_size, documents=documents)
-    return laid_out, sum(len(row.input_ids) for row in laid_out) - demonstrated
+    documents = read(1) if aux_share > 0 else []
+    laid_out, aux_tokens = fill(documents)
+    if aux_share > 0:
+        draws = stage.draws("documents", aux_tokens / sum(map(len, documents)))
+        if draws > 1:
+            laid_out, aux_tokens = fill(read(draws))
+    return laid_out, aux_tokens
 
 
 def tokens_by_step(rows: list[Row], batch_size: int) -> list[int]:

@@ -5,6 +5,7 @@ is up to date (`podium.run.lineage`), so that nothing was there is noted too.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,8 +109,17 @@ class StageInputs:
 
         return self._read(source, getattr(records, RECORD_TYPES[kind]), kind, split, passes)
 
-    def is_mixture(self, kind: str, split: str = "train") -> bool:
-        """Whether the source mixes several by weight, so that a pass over it is only a draw."""
+    def draws(self, kind: str, passes: float, split: str = "train") -> int:
+        """How many draws of a mixture by weight `passes` passes take, for `records`; 1 where a
+        source is read whole in every pass.
+
+        Training that reads a mixture more than once asks for all its draws at once: each goes on
+        into what was not read yet, where the first one repeated would leave most of a large source
+        of small weight unread.
+        """
+        return max(math.ceil(passes), 1) if self._is_mixture(kind, split) else 1
+
+    def _is_mixture(self, kind: str, split: str) -> bool:
         source = lineage.source_of(self.recipe, self.run_dir, kind, split)
         return isinstance(source, list) and any(
             isinstance(part, dict) and part.get("weight") is not None for part in source

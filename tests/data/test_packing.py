@@ -8,11 +8,18 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from data.packing import batches, encode_documents, pack, packed_inputs
+from data.packing import (
+    batches,
+    encode_documents,
+    epoch_order,
+    pack,
+    packed_inputs,
+    rows_at,
+)
 from podium.errors import DataError
 
 BOS = 0
@@ -51,6 +58,20 @@ def test_a_resumed_run_reads_what_the_unbroken_one_would_have(count, size, start
 def test_epochs_and_seeds_have_orders_of_their_own():
     first, second = itertools.islice(batches(50, 50, 1), 2)
     assert first.tolist() != second.tolist() != next(batches(50, 50, 2)).tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(total=st.integers(1, 40), start=st.integers(0, 100), count=st.integers(1, 50))
+def test_any_piece_of_the_stream_is_the_same_however_it_is_read(total, start, count):
+    """So a resumed run, or one with another batch size, reads on where the first one stopped."""
+    whole = np.concatenate([rows_at(i, 1, total, seed=5) for i in range(start, start + count)])
+    assert np.array_equal(rows_at(start, count, total, seed=5), whole)
+
+
+def test_an_order_is_nobody_s_to_change():
+    """It is kept for the next batch. Seen red with an array that can be written to."""
+    with pytest.raises(ValueError, match="read-only"):
+        epoch_order(5, 1, 0)[0] = 3
 
 
 def test_no_rows_is_an_error_and_no_endless_loop():

@@ -72,7 +72,7 @@ def says(make_recipe, tmp_path):
         recipe = load_recipe(make_recipe(name, **{"num_train_epochs": 1, **config}))
         stage = StageContext("reward", recipe, tmp_path / "runs" / name)
         initial = initial_model(tmp_path / "base", recipe.reward.max_length)
-        sets = ranking_sets(recipe.reward, stage)
+        sets = ranking_sets(recipe.reward.rankings, stage)
         validation = [r for splits, _ in sets for r in splits.validation]
         watched, _ = encode_rankings(validation, initial.tokenizer, initial.max_length)
         plans = plan_training(recipe.reward, stage, sets, initial)
@@ -105,7 +105,7 @@ def test_a_head_is_kept_unless_a_new_one_is_asked_for_or_members_must_differ(
 ):
     """Seen red with `new_head` ignored, and with members that all keep one head."""
     save_reward_model(reward_model, tokenizer, tmp_path / "rm")
-    assert keeps_head(Config(), tmp_path / "rm")
-    assert not keeps_head(Config(new_head=True), tmp_path / "rm")
-    assert not keeps_head(Config(members=3), tmp_path / "rm")
-    assert not keeps_head(Config(), base_folder)
+    assert keeps_head(tmp_path / "rm", new_head=False, members=1)
+    assert not keeps_head(tmp_path / "rm", new_head=True, members=1)
+    assert not keeps_head(tmp_path / "rm", new_head=False, members=3)
+    assert not keeps_head(base_folder, new_head=False, members=1)

@@ -9,8 +9,8 @@ from data.records import Ranking
 from podium.errors import DataError
 from podium.run.context import StageContext
 from podium.run.recipe import load_recipe
-from reward.planning import ranking_sets
-from reward.sources import prompt_key
+from reward.planning import initial_model, plan_training, ranking_sets
+from reward.sources import draws_of, prompt_key
 from tests.reward.conftest import ranking, village_rankings
 
 
@@ -28,7 +28,7 @@ def sets(make_recipe, tmp_path):
         sources = [{"source": str(folder)}, {"source": str(tmp_path / "export.jsonl")}]
         recipe = load_recipe(make_recipe(rankings=sources))
         context = StageContext("reward", recipe, tmp_path / "runs" / "run")
-        found = [splits for splits, _ in ranking_sets(recipe.reward, context)]
+        found = [splits for splits, _ in ranking_sets(recipe.reward.rankings, context)]
         context.close()
         return found
 
@@ -93,3 +93,34 @@ def test_sets_without_a_common_prompt_stay_as_they_are(sets):
     assert first.train == stage["train"] and first.validation == stage["validation"]
     assert first.heldout == stage["heldout"]
     assert len(second.train) + len(second.validation) == 60 and len(second.validation) > 0
+
+
+def test_a_mixture_s_second_epoch_reads_on(make_recipe, tmp_path):
+    """A draw of 100 holds 50 of the 80 rankings of `rare`; two epochs teach what two draws hold,
+    each ranking of them once. Seen red when the second epoch repeated the first draw, and when both
+    draws were read twice.
+    """
+    for name, count in (("rare", 80), ("most", 20)):
+        write_jsonl(tmp_path / f"{name}.jsonl", village_rankings(count, count))
+    parts = ", ".join(f"{{path: {tmp_path}/{name}.jsonl, weight: 1}}" for name in ("rare", "most"))
+
+    def taught(epochs: int):
+        recipe = load_recipe(
+            make_recipe(f"for-{epochs}", rankings=None, num_train_epochs=epochs),
+            [f"data.rankings.train=[{parts}]", "data.rankings.validation=null"],
+        )
+        context = StageContext("reward", recipe, tmp_path / "runs" / recipe.name)
+        sets = ranking_sets(None, context, draws_of(context, None, epochs))
+        initial = initial_model(tmp_path / "base", None)
+        (plan,) = plan_training(recipe.reward, context, sets, initial)
+        context.close()
+        prompts_read = [str(item.prompt) for batch in plan.batches for item in batch]
+        return sets[0][0], prompts_read
+
+    once, read_once = taught(1)
+    twice, read_twice = taught(2)
+    assert len(read_once) <= 100 and len(read_twice) <= 200  # what is tied teaches nothing
+    assert len(set(read_twice)) > len(set(read_once)) + 15
+    held_back = [r.model_dump_json() for r in twice.validation]
+    assert held_back and len(held_back) == len(set(held_back))
+    assert prompts(once.validation) <= prompts(twice.validation)
