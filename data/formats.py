@@ -154,22 +154,22 @@ def scored_list(row: Row) -> Iterator[Ranking]:
         answers = [{"output": a, "score": s} for a, s in zip(answers, scores, strict=True)]
     if len(answers) < 2:
         raise Unusable("fewer than two answers")
-    merits = [_merit(answer) for answer in answers]
-    places = sorted(set(merits), reverse=True)
+    found = [_score(answer) for answer in answers]
+    ordered = sorted(set(found), reverse=True)
     models = [answer.get("model") for answer in answers]
     yield Ranking(
         prompt=prompt,
         responses=[
             get_string(answer, "output", "answer", "response", "text") for answer in answers
         ],
-        ranks=[places.index(merit) + 1 for merit in merits],
+        ranks=[ordered.index(score) + 1 for score in found],
         generators=[str(model) for model in models] if all(models) else None,
-        meta={"scores": merits},
+        meta={"scores": found},
     )
 
 
-def _merit(answer: Row) -> float:
-    """What an answer is worth; a rank counts downwards."""
+def _score(answer: Row) -> float:
+    """An answer's score, the higher the better; a rank is a score turned round."""
     for key, sign in (("score", 1), ("overall_score", 1), ("rating", 1), ("rank", -1)):
         value = answer.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):

@@ -19,7 +19,7 @@ from evals.records import Answer
 from evals.runs import Run, read_run
 from evals.sentences import Outcome, change, duration, glossary, interval, number, opening, verdicts
 from podium.progress import say
-from podium.run.registry import split_arm
+from podium.run.registry import rows_with, split_arm
 from podium.storage import write_text
 
 FIELDS = (
@@ -194,10 +194,17 @@ def pictures(run: Run) -> list[dict[str, Any]]:
     setup = run.results.get("setup", {})
     rows = {stage: row for row, stage in setup.get("models", {}).items()}
     labels = setup.get("labels", {})
-    arms = [name for name in run.metrics if split_arm(name)[0] == "ppo"]
+    # Of the policies those that sampled while they learned: DPO, say, has no rollouts to watch.
+    policies = [name for name in run.metrics if split_arm(name)[0] in rows_with("policy")]
+    arms = [name for name in policies if any("objective/kl" in line for line in run.metrics[name])]
     ppo = {rows.get(name, name): run.metrics[name] for name in arms}
-    trust = run.folder / "reward" / "final" / "trust.png"
-    trained = {name: lines for name, lines in run.metrics.items() if name != "evals"}
+    reward = rows_with("reward")[0]
+    trust = run.folder / reward / "final" / "trust.png"
+    trained = {
+        name: lines
+        for name, lines in run.metrics.items()
+        if split_arm(name)[0] not in rows_with("report")
+    }
     drawn = [
         (
             "Reward and gold against the KL",

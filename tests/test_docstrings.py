@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("podium", "data", "pretrain", "sft", "reward", "ppo", "evals", "app")
+FOLDERS = ("podium", "data", "pretrain", "sft", "reward", "dpo", "ppo", "evals", "app")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 # Names of other people's libraries and models, and names that users may give.
 NOT_OURS = {"AutoModelForSequenceClassification", "embed_in", "embed_tokens", "wte", "sdpa"}

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "use" / "from-python.md"
-FOLDERS = ("podium", "data", "pretrain", "sft", "reward", "ppo", "evals", "app")
+FOLDERS = ("podium", "data", "pretrain", "sft", "reward", "dpo", "ppo", "evals", "app")
 
 
 def module(path: Path) -> str:

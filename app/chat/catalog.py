@@ -27,7 +27,7 @@ from podium.rewards.model import load_reward_model
 from podium.rewards.score import score
 from podium.run.lineage import read_stage_file
 from podium.run.recipe import read_sampler
-from podium.run.registry import STAGES, is_stage, label_of, spec_of, split_arm
+from podium.run.registry import STAGES, is_stage, label_of, rows_with, spec_of, split_arm
 from podium.runtime import device
 from podium.sampling.kinds import SamplerConfig, make_streaming_sampler
 from podium.sampling.protocol import StreamingSampler
@@ -64,7 +64,8 @@ class Catalog:
     def __init__(self, folder: Path) -> None:
         self.checkpoints = find_checkpoints(folder)
         self.sampler = read_sampler(folder)
-        self.reward_folder = folder / "reward" / "final"
+        reward = rows_with("reward")[0]
+        self.reward_folder = folder / reward / "final"
         self._speakers: OrderedDict[str, Speaker] = OrderedDict()
         self._lock = threading.Lock()  # one load at a time; two visitors share the model
         self._reward: tuple[Any, PreTrainedTokenizerBase] | None = None
@@ -79,7 +80,8 @@ class Catalog:
         else the same.
         """
         keys = sorted((c.key for c in self.checkpoints), key=_rank)
-        return keys[0], "sft" if "sft" in keys[1:] else keys[min(1, len(keys) - 1)]
+        shown = [key for key in keys[1:] if key in rows_with("demonstrated")]
+        return keys[0], (shown or keys[1:] or keys)[0]
 
     def speaker(self, key: str) -> Speaker:
         """The checkpoint of that key, loaded."""
@@ -134,7 +136,7 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
     stages.sort(key=lambda stage: (order.index(split_arm(stage)[0]), stage))
     found = [Checkpoint(s, _label(folder / s), folder / s / "final") for s in stages]
     outside = _outside_base(folder)
-    if outside is not None and "pretrain" not in stages:
+    if outside is not None and not set(rows_with("base")) & set(stages):
         found.insert(0, Checkpoint("base", f"base ({outside.name})", outside))
     if not found and (folder / "config.json").is_file():
         raise ParentError(
@@ -187,6 +189,7 @@ def _is_causal_lm(folder: Path) -> bool:
 
 def _outside_base(folder: Path) -> Path | None:
     """The model folder SFT started from, when it is no stage of the run."""
-    record = read_stage_file(folder / "sft" / "final")
-    paths = [Path(parent["path"]) for parent in (record or {}).get("parents", [])]
+    records = [read_stage_file(folder / row / "final") for row in rows_with("demonstrated")]
+    parents = [parent for record in records if record for parent in record.get("parents", [])]
+    paths = [Path(parent["path"]) for parent in parents]
     return next((path for path in paths if path.is_absolute() and _is_causal_lm(path)), None)

@@ -75,15 +75,8 @@ class ForeignReward(Reward):
         self.longest = min((n for n in stated if n is not None and n < UNSET_LENGTH), default=None)
 
     @torch.inference_mode()
-    def forward(
-        self,
-        prompts: Sequence[Prompt] | None,
-        responses: Sequence[str] | None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
+    def score_text(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """(B,) fp32, on the CPU."""
-        assert prompts is not None and responses is not None, "a foreign reward model reads text"
         rows = [self.encode(p.messages, r) for p, r in zip(prompts, responses, strict=True)]
         scores = torch.empty(len(rows))
         for batch in batches_by_length([len(row) for row in rows], self.batch_tokens):
@@ -161,13 +154,7 @@ class Placed(Reward):
                 "name one that is there, such as cpu or cuda:0, or leave it out",
             ) from error
 
-    def forward(
-        self,
-        prompts: Sequence[Prompt] | None,
-        responses: Sequence[str] | None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
+    def score_text(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """As the reward inside."""
         with torch.autocast(self.device.type, enabled=False):
             return self._hidden[0](prompts, responses)

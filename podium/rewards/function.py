@@ -54,15 +54,8 @@ class FunctionReward(Reward):
         self.ref = ref
         self.function, self.file = load_function(ref)
 
-    def forward(
-        self,
-        prompts: Sequence[Prompt] | None,
-        responses: Sequence[str] | None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
+    def score_text(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """(B,) fp32 on the CPU."""
-        assert prompts is not None and responses is not None, "a function reads text"
         asked, said = list(prompts), list(responses)
         try:
             found = self.function(asked, said)

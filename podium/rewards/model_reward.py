@@ -38,18 +38,13 @@ class ModelReward(Reward):
         self.longest = context_of(model.config)
         self.context = None if by_text else self.longest  # it is counted in the policy's tokens
 
-    def forward(
-        self,
-        prompts: Sequence[Prompt] | None,
-        responses: Sequence[str] | None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
-        """(B,) fp32; by text on the CPU."""
-        if input_ids is not None and not self.reads_text:
-            assert attention_mask is not None
-            return score(self.model, input_ids, attention_mask)
-        assert prompts is not None and responses is not None and self.tokenizer is not None
+    def score_ids(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B,) fp32, on the model's device."""
+        return score(self.model, input_ids, attention_mask)
+
+    def score_text(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+        """(B,) fp32, on the CPU."""
+        assert self.tokenizer is not None, "text needs a tokenizer"
         if self.longest is not None:
             responses = [
                 fitting(self.tokenizer, prompt, text, self.longest)

@@ -42,4 +42,16 @@ class Reward(nn.Module):
         not read text. input_ids, attention_mask: (B, T), prompt and whole answer with its end
         token, by the policy's tokenizer; None where the answers are known as text alone.
         """
+        if input_ids is not None and not self.reads_text:
+            assert attention_mask is not None, "ids come with their mask"
+            return self.score_ids(input_ids, attention_mask)
+        assert prompts is not None and responses is not None, "this reward reads text"
+        return self.score_text(prompts, responses)
+
+    def score_text(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+        """Scores (B,) fp32 of B answers as text, one prompt each. Every kind has it."""
+        raise NotImplementedError
+
+    def score_ids(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Scores (B,) fp32 of B answers as ids (B, T), for a kind that does not read text."""
         raise NotImplementedError

@@ -30,7 +30,9 @@ class WeightedSum(Reward):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """(B,) fp32, on the device of the first part's scores."""
+        """(B,) fp32, on the device of the first part's scores. Every part takes what it reads, text
+        or ids, so the sum hands on all it was given.
+        """
         scores = [
             reward(prompts, responses, input_ids, attention_mask).float() for reward in self.rewards
         ]

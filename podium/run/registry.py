@@ -20,6 +20,7 @@ __all__ = [
     "is_stage",
     "label_of",
     "packages",
+    "rows_with",
     "spec_of",
     "split_arm",
 ]
@@ -171,6 +172,11 @@ def spec_of(stage: str) -> StageSpec:
         KeyError: there is no such stage.
     """
     return STAGES[split_arm(stage)[0]]
+
+
+def rows_with(role: Role) -> list[str]:
+    """The rows whose output the others use in this way, in the chain's order."""
+    return [row for row, spec in STAGES.items() if spec.role == role]
 
 
 def chain_of(present: Collection[str], arms: Mapping[str, Collection[str]]) -> list[str]:
