@@ -19,7 +19,7 @@ from tests.evals.miniature import make_run
 from tests.podium.rewards.served import serving
 from tests.podium.rewards.strangers import save_stranger
 from tests.podium.rewards.test_kinds import Folders
-from tests.ppo.test_train import metrics, train
+from tests.ppo.runs import metrics, train
 
 
 def test_the_score_is_the_strangers_own_and_the_critic_starts_anew(make_recipe, tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from podium.errors import FunctionError, Interrupted, RecipeError
 from podium.run.recipe import load_recipe
-from tests.ppo.test_train import assert_same_weights, metrics, stop_after, timeless, train
+from tests.ppo.runs import assert_same_weights, metrics, stop_after, timeless, train
 
 ROOT = Path(__file__).resolve().parents[2]
 # Ten lines that a user might write.
