@@ -7,13 +7,15 @@ compared with SFT question by question. Needs the extra `eval`.
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from podium.errors import PlatformError, RecipeError
 from podium.statistics import SHARE, mean_with_interval, paired_difference
+
+if TYPE_CHECKING:  # a table is shown without them, and at once
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Below, an interval of accuracies is wider than 14 points: most taxes and gains are smaller.
 ENOUGH_QUESTIONS = 200
@@ -49,8 +51,8 @@ def check_tasks(tasks: list[str], files: Path | None) -> None:
 
 
 def ask(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
     tasks: list[str],
     examples: int,
     files: Path | None,

@@ -127,6 +127,23 @@ def test_every_path_is_there(page):
     assert not missing
 
 
+def where_is() -> list[tuple[str, str]]:
+    """(file, name) of every row of docs/use/where-is.md."""
+    page = (ROOT / "docs/use/where-is.md").read_text()
+    return re.findall(r"^\|.*\| `([\w/]+\.py)` \| `(\w+)` \|$", page, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("file", "name"), where_is())
+def test_what_is_looked_for_is_there(file, name):
+    """Seen red with a function that had moved to another file."""
+    code = (ROOT / file).read_text()
+    assert re.search(rf"^(?: {{4}})?(?:def|class) {name}\b|^{name}\b.* = ", code, re.MULTILINE)
+
+
+def test_the_answers_are_read_from_the_page():
+    assert len(where_is()) > 40
+
+
 @pytest.mark.parametrize("page", WRITTEN, ids=IDS)
 def test_every_link_leads_to_a_page(page):
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
