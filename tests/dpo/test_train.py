@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from data.records import Message
+from data.template import encode_prompt, encode_response
 from dpo.train import Config
 from dpo.trainer import PreferenceTrainer
 from podium.errors import DataError, Interrupted, RecipeError
@@ -62,7 +64,7 @@ def stop_after(patch, step: int) -> None:
     patch.setattr(StageContext, "log", log)
 
 
-def test_it_learns_what_was_preferred_and_writes_a_policy(make_recipe, tmp_path, start):
+def test_it_learns_what_was_preferred_and_writes_a_policy(make_recipe, tmp_path, start, tokenizer):
     """Mutation seen red: chosen and rejected exchanged in `encode_pairs`."""
     folder = train(make_recipe(num_train_epochs=2), tmp_path / "runs")
     lines = lines_of(folder)
@@ -78,6 +80,13 @@ def test_it_learns_what_was_preferred_and_writes_a_policy(make_recipe, tmp_path,
     assert "trained with DPO" in (folder / "final/README.md").read_text()
     model = load_causal_lm(folder / "final")  # nothing of TRL's head is left in it
     assert model(torch.tensor([[5, 6, 7]])).logits.shape[1] == 3
+    before = load_causal_lm(start)
+    prompt = encode_prompt(tokenizer, [Message(role="user", content="What does Ana like today?")])
+    best, worst = (
+        logprob(model, prompt, ids) - logprob(before, prompt, ids)
+        for ids in (encode_response(tokenizer, t) for t in ("honey and figs", "nothing at all"))
+    )
+    assert best > worst + 1
     assert not list(folder.glob("reference-*")) and not (folder / "best").exists()
 
 
