@@ -87,6 +87,12 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
         release_memory()
     if not stage.finished:
         raise RuntimeError(f"stage '{name}' ended without stage.finish(...)")
+    if stage.signal_seen is not None:
+        # It came when the last step was over: this stage is whole, and the next must not begin.
+        late = Interrupted(f"stage '{name}' is finished, and no further one was begun")
+        late.caught(stage.signal_seen)
+        late.fix = "nothing is lost: the same command goes on from here"
+        raise late
     if not spec_of(name).distributed and torch.distributed.is_initialized():
         torch.distributed.barrier()
     return True

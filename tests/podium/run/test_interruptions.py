@@ -15,8 +15,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from podium.errors import RunFolderError
+from podium.errors import Interrupted, RunFolderError
 from podium.metrics import read_metrics
+from podium.run.chain import run_chain
+from podium.run.recipe import load_recipe
 from podium.storage import lock
 
 STEPS = 60
@@ -209,3 +211,29 @@ def test_counts_are_told_as_whole_numbers_everywhere(write_recipe, podium, tmp_p
 def test_force_of_an_unknown_stage_is_refused(write_recipe, podium):
     result = podium("run", write_recipe(**sections()), "--force", "stf")
     assert result.exit_code == 2 and "stages: pretrain, sft" in result.stderr
+
+
+def test_a_signal_after_the_last_step_keeps_the_stage_and_begins_no_other(
+    demo_stages, write_recipe, tmp_path, monkeypatch
+):
+    """Saving and scoring after the last step can take minutes. Seen red: the request was forgotten
+    with the stage, and the chain went on to train the next one.
+    """
+    import demo_stage
+
+    walk = demo_stage.main
+
+    def stopped_late(config, stage):
+        walk(config, stage)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    recipe = load_recipe(write_recipe(pretrain={}, sft={"model": "pretrain"}))
+    monkeypatch.setattr(demo_stage, "main", stopped_late)
+    with pytest.raises(Interrupted, match="stage 'pretrain' is finished") as stopped:
+        run_chain(recipe, tmp_path / "runs")
+    assert stopped.value.exit_code == 143
+    run = tmp_path / "runs" / recipe.name
+    assert (run / "pretrain" / "final").is_dir() and not (run / "sft").exists()
+    monkeypatch.setattr(demo_stage, "main", walk)
+    run_chain(recipe, tmp_path / "runs")
+    assert (run / "sft" / "final").is_dir()
