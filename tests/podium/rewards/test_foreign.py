@@ -39,8 +39,7 @@ def as_the_author_scores(folder: str, label: int = 0) -> list[float]:
 @pytest.mark.parametrize("config", [{}, {"pad_token_id": 291}, {"pad_token_id": 7}])
 def test_a_batch_scores_what_its_authors_code_gives_one_by_one(tmp_path, config, batch_tokens):
     """Whatever its pad token is: none, the token that ends turns (291), or a word (7). Seen red with
-    `encode_conversation` (ChatML's line break after the last answer was missing), and, for no pad
-    token, with rows filled up with id 0.
+    `encode_conversation`: ChatML's line break after the last answer was missing.
     """
     folder = save_stranger(tmp_path, **config)
     reward = make_reward(ModelSpec(model=folder, batch_tokens=batch_tokens), Folders())
@@ -48,6 +47,15 @@ def test_a_batch_scores_what_its_authors_code_gives_one_by_one(tmp_path, config,
     assert reward(PROMPTS, ANSWERS).tolist() == pytest.approx(expected, abs=1e-5)
     assert reward.reads_text and reward.context is None
     assert max(expected) - min(expected) > 0.1
+
+
+def test_where_no_pad_token_is_named_a_row_may_end_in_any_token(tmp_path):
+    """Mutation seen red: rows filled up with id 0, which then counted as padding at their ends."""
+    reward = make_reward(save_stranger(tmp_path), Folders())
+    rows = [[5, 6, 0], [7, 8, 9, 10, 0, 0]]
+    with torch.no_grad():
+        alone = [float(reward.model(input_ids=torch.tensor([row])).logits[0, 0]) for row in rows]
+    assert reward._scores(rows).tolist() == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_folder_without_podiums_mark_is_read_so_by_its_name_alone(tmp_path):
