@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from data.jsonl import write_jsonl
 from data.readers import CONVERTERS, ReadReport, read_with_report
 from data.records import Comparison, Demonstration, Document, Message, Prompt, Question, Ranking
-from data.template import encode_conversation, encode_prompt, naming_record
+from data.template import encode_conversation, encode_prompt, examples_of, naming_record
 from podium.errors import DataError
 
 __all__ = ["Checked", "check", "length_lines", "recognise", "rendered", "token_lengths"]
@@ -91,7 +91,8 @@ def _candidates(format: str | None, kind: str | None) -> Iterator[tuple[str, typ
 
 def rendered(record: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[list[Piece]]:
     """A record as the model reads it, in pieces by whether the loss falls on them; one list a
-    sequence (a ranking has one an answer). Without a tokenizer the messages stand as they are.
+    sequence (a ranking has one an answer, and a demonstration one too where the template rewrites
+    earlier answers). Without a tokenizer the messages stand as they are.
     """
     if isinstance(record, Document):
         return [[(record.text, True)]]
@@ -101,7 +102,10 @@ def rendered(record: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[lis
         return [[(_plain(m), m.role == "assistant") for m in chat] for chat in _chats(record)]
     if isinstance(record, Prompt):
         return [[(_decoded(tokenizer, encode_prompt(tokenizer, record.messages)), False)]]
-    return [_masked(tokenizer, *encode_conversation(tokenizer, chat)) for chat in _chats(record)]
+    chats = _chats(record)
+    if isinstance(record, Demonstration):
+        chats = [list(part) for part in examples_of(tokenizer, record.messages)] or chats
+    return [_masked(tokenizer, *encode_conversation(tokenizer, chat)) for chat in chats]
 
 
 def token_lengths(
@@ -216,4 +220,6 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def _plain(message: Message) -> str:
-    return f"{message.role}: {message.content}\n"
+    calls = [f"{c.function.name}({c.function.arguments})" for c in message.tool_calls or []]
+    said = [message.reasoning_content or "", message.content, *calls]
+    return f"{message.role}: {' '.join(filter(None, said))}\n"

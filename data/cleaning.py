@@ -34,6 +34,7 @@ from data.records import (
     Prompt,
     Ranking,
     TrainingRecord,
+    texts_of,
 )
 
 __all__ = [
@@ -321,10 +322,10 @@ def texts(record: TrainingRecord) -> list[str]:
     if isinstance(record, Document):
         return [record.text]
     if isinstance(record, Ranking):
-        return [*(m.content for m in record.prompt), *record.responses]
+        return [*texts_of(record.prompt), *record.responses]
     if isinstance(record, Comparison):
-        return [*(m.content for m in record.prompt), record.chosen, record.rejected]
-    return [message.content for message in record.messages]
+        return [*texts_of(record.prompt), record.chosen, record.rejected]
+    return texts_of(record.messages)
 
 
 def with_texts(record: Any, new: Sequence[str]) -> Any:
@@ -332,14 +333,11 @@ def with_texts(record: Any, new: Sequence[str]) -> Any:
     if isinstance(record, Document):
         return record.model_copy(update={"text": new[0]})
     field_name = "prompt" if isinstance(record, Ranking | Comparison) else "messages"
-    messages: list[Message] = getattr(record, field_name)
+    texts_left = iter(new)
     changes: dict[str, Any] = {
-        field_name: [
-            message.model_copy(update={"content": content})
-            for message, content in zip(messages, new[: len(messages)], strict=True)
-        ]
+        field_name: [message.with_texts(texts_left) for message in getattr(record, field_name)]
     }
-    answers = list(new[len(messages) :])
+    answers = list(texts_left)
     if isinstance(record, Ranking):
         changes["responses"] = answers
     elif isinstance(record, Comparison):

@@ -1,8 +1,8 @@
 """Public formats, one function each: a row as it lies in the file -> the records it holds.
 
-A row that is well-formed but of no use (an empty answer, a tool call, a null where text belongs)
-raises `Unusable` with the reason; the reader counts these and says so. A row that lacks the
-format's keys raises `Malformed`: it is in another format, and nothing of the file is read.
+A row that is well-formed but of no use (an empty answer, a null where text belongs) raises
+`Unusable` with the reason; the reader counts these and says so. A row that lacks the format's keys
+raises `Malformed`: it is in another format, and nothing of the file is read.
 """
 
 import math
@@ -10,14 +10,18 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from data.records import Comparison, Demonstration, Document, Message, Ranking
+from data.tools import encodable, normal_tools, parsed
 
 Row = dict[str, Any]
 
-ROLES: dict[str, Literal["system", "user", "assistant"]] = {
-    "system": "system", "user": "user", "human": "user", "prompter": "user",
+ROLES: dict[str, Literal["system", "user", "assistant", "tool"]] = {
+    "system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant",
-    "bard": "assistant",
+    "bard": "assistant", "model": "assistant", "function_call": "assistant",
+    "tool": "tool", "observation": "tool", "function": "tool", "ipython": "tool",
 }  # fmt: skip
 
 
@@ -63,17 +67,14 @@ def alpaca(row: Row) -> Iterator[Demonstration]:
 
 
 def sharegpt(row: Row) -> Iterator[Demonstration | Comparison]:
-    """{conversations: [{from, value}]} or {messages: [{role, content}]}, with `system` beside them
-    where the turns do not begin with one; with {chosen, rejected} turns a comparison.
+    """{conversations: [{from, value}]} or {messages: [{role, content}]}, with `system` and `tools`
+    beside them; with {chosen, rejected} turns a comparison. Tool calls are OpenAI's `tool_calls`,
+    or LLaMA-Factory's turns `function_call` and `observation`.
     """
-    if row.get("tools") not in (None, "", "[]", []):
-        raise Unusable("tools to call")
     messages = _with_system(row, _messages(row, "conversations", "messages"))
     if "chosen" in row and "rejected" in row:
-        chosen, rejected = (
-            _messages({key: [row[key]]}, key)[0].content for key in ("chosen", "rejected")
-        )
-        yield _comparison(messages, chosen, rejected)
+        chosen, rejected = (_messages({key: [row[key]]}, key)[0] for key in ("chosen", "rejected"))
+        yield _comparison(messages, _text_of(chosen), _text_of(rejected))
         return
     if row.get("label") is False:  # KTO's files hold bad answers too
         raise Unusable("labelled as a bad answer")
@@ -81,7 +82,8 @@ def sharegpt(row: Row) -> Iterator[Demonstration | Comparison]:
         messages.pop()  # scraped conversations often end with a question nobody answered
     if len(messages) < 2:
         raise Unusable("no answered question")
-    _said(messages[-1].content, "answer")
+    if not messages[-1].tool_calls:
+        _said(messages[-1].content, "answer")
     yield Demonstration(messages=messages)
 
 
@@ -113,7 +115,7 @@ def trl_preference(row: Row) -> Iterator[Comparison]:
     if chosen[:-1] != rejected[:-1]:
         raise Unusable("chosen and rejected differ before the last answer")
     prompt = _with_system(row, chosen[:-1])
-    yield _comparison(prompt, chosen[-1].content, rejected[-1].content)
+    yield _comparison(prompt, _text_of(chosen[-1]), _text_of(rejected[-1]))
 
 
 def prompt_completion(row: Row) -> Iterator[Demonstration]:
@@ -183,10 +185,17 @@ def _system(row: Row) -> list[Message]:
 
 
 def _with_system(row: Row, messages: list[Message]) -> list[Message]:
-    """The turns with that system prompt first, unless they begin with one themselves."""
-    if messages and messages[0].role == "system":
+    """The turns with that system prompt first, unless they begin with one themselves, and with the
+    tools that lie beside them.
+    """
+    if not messages or messages[0].role != "system":
+        messages = [*_system(row), *messages]
+    tools = normal_tools(row.get("tools"))
+    if tools is None:
         return messages
-    return [*_system(row), *messages]
+    if not isinstance(tools, list) or any(not isinstance(tool, dict) for tool in tools):
+        raise Malformed("tools", "is not a list of objects, nor JSON text of one")
+    return [messages[0].model_copy(update={"tools": encodable(tools)}), *messages[1:]]
 
 
 def _exchange(turn: Any) -> tuple[str, str]:
@@ -199,7 +208,7 @@ def _exchange(turn: Any) -> tuple[str, str]:
 
 
 def _comparison(prompt: list[Message], chosen: str, rejected: str) -> Comparison:
-    if not prompt or prompt[-1].role != "user" or not prompt[-1].content.strip():
+    if not prompt or prompt[-1].role not in ("user", "tool") or not prompt[-1].content.strip():
         raise Unusable("no question before the answers")
     if chosen.strip() == rejected.strip():
         raise Unusable("chosen and rejected are the same")
@@ -232,15 +241,62 @@ def _as_prompt(row: Row, *keys: str) -> list[Message]:
 
 
 def _messages(row: Row, *keys: str) -> list[Message]:
-    messages = []
-    for turn in get_list(row, *keys):
-        role = get_string(turn, "from", "role")
-        if role not in ROLES:
-            raise Unusable(f"a turn by {role!r}")
-        if turn.get("tool_calls"):
-            raise Unusable("a tool call")
-        messages.append(Message(role=ROLES[role], content=_content(turn)))
-    return messages
+    return [_message(turn) for turn in get_list(row, *keys)]
+
+
+def _message(turn: Row) -> Message:
+    role = get_string(turn, "from", "role")
+    if role not in ROLES:
+        raise Unusable(f"a turn by {role!r}")
+    calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
+    content = ""
+    if role == "function_call":  # LLaMA-Factory: the turn's text is the call, or a list of them
+        said = parsed(_content(turn))
+        calls = said if isinstance(said, list) else [said]
+    elif not calls or _has_text(turn):
+        content = _content(turn)
+    found = {
+        "reasoning_content": _first(turn, "reasoning_content", "reasoning", "thinking"),
+        "tool_calls": calls or None,
+        "tool_call_id": turn.get("tool_call_id"),
+        "name": turn.get("name") if ROLES[role] == "tool" else None,
+        "weight": _weight(turn),
+    }
+    if ROLES[role] != "assistant":
+        found |= {"tool_calls": None, "reasoning_content": None, "weight": None}
+    try:
+        return Message.model_validate({"role": ROLES[role], "content": content, **found})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["loc"] and first["loc"][0] == "tool_calls":
+            raise Unusable(
+                "a tool call that names no function or has no object of arguments"
+            ) from None
+        field = ".".join(map(str, first["loc"])) or "messages"
+        raise Malformed(field, first["msg"].removeprefix("Value error, ")) from None
+
+
+def _weight(turn: Row) -> Any:
+    """OpenAI's `weight` of a turn, 0 or 1; Axolotl's `train` or `training` says the same."""
+    for key in ("weight", "train", "training"):
+        if turn.get(key) is not None:
+            return int(turn[key]) if isinstance(turn[key], bool) else turn[key]
+    return None
+
+
+def _has_text(turn: Row) -> bool:
+    return turn.get("value") is not None or turn.get("content") is not None
+
+
+def _first(turn: Row, *keys: str) -> Any:
+    return next((turn[key] for key in keys if turn.get(key)), None)
+
+
+def _text_of(answer: Message) -> str:
+    """An answer that is compared; rankings are of texts."""
+    if answer.tool_calls:
+        raise Unusable("a tool call as an answer to compare")
+    return answer.content
 
 
 def _content(turn: Row) -> str:

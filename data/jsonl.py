@@ -137,8 +137,8 @@ def write_jsonl(path: str | Path, records: Iterable[BaseModel]) -> int:
 
 
 def to_dataset(records: Sequence[BaseModel]) -> "Dataset":
-    """Records as a `datasets.Dataset` with one column a field; `meta`, free in form, travels as
-    JSON text.
+    """Records as a `datasets.Dataset` with one column a field; `meta`, the arguments of tool calls
+    and the definitions of tools, free in form, travel as JSON text.
     """
     from datasets import Dataset
 
@@ -146,6 +146,12 @@ def to_dataset(records: Sequence[BaseModel]) -> "Dataset":
     for row in rows:
         if "meta" in row:
             row["meta"] = json.dumps(row["meta"], ensure_ascii=False)
+        for message in row.get("messages") or row.get("prompt") or []:
+            if "tools" in message:
+                message["tools"] = [json.dumps(t, ensure_ascii=False) for t in message["tools"]]
+            for call in message.get("tool_calls", []):
+                function = call["function"]
+                function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
     return Dataset.from_list(rows)
 
 

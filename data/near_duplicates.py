@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from data.records import Comparison, Document, Message, Ranking, TrainingRecord
+from data.records import Comparison, Document, Message, Ranking, TrainingRecord, texts_of
 
 __all__ = [
     "compared",
@@ -76,20 +76,28 @@ def compared(record: TrainingRecord) -> tuple[Hashable, list[str]]:
         # ranked, only the same order again can be taken for the same ranking.
         judge = tuple(record.ranks) if record.labeler is None else record.labeler
         return (judge, record.k, *_roles(record.prompt)), [
-            *(message.content for message in record.prompt),
+            *texts_of(record.prompt),
             *record.responses,
         ]
     if isinstance(record, Comparison):
         return (record.labeler, *_roles(record.prompt)), [
-            *(message.content for message in record.prompt),
+            *texts_of(record.prompt),
             record.chosen,
             record.rejected,
         ]
-    return _roles(record.messages), [message.content for message in record.messages]
+    return _roles(record.messages), texts_of(record.messages)
 
 
-def _roles(messages: Sequence[Message]) -> tuple[str, ...]:
-    return tuple(message.role for message in messages)
+def _roles(messages: Sequence[Message]) -> tuple[Hashable, ...]:
+    """Who speaks, and which functions are called with how many texts."""
+    return tuple(
+        (
+            message.role,
+            *(call.function.name for call in message.tool_calls or []),
+            len(texts_of([message])),
+        )
+        for message in messages
+    )
 
 
 def shingles(text: str, words: int = SHINGLE_WORDS) -> set[int]:

@@ -6,21 +6,37 @@ never a silent default. Where the InstructGPT paper (section 3.2) speaks of its 
 these are `Demonstration` (SFT), `Ranking` (reward model) and `Prompt` (PPO).
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from data.tools import encodable, normal_call, normal_tools, strings_in, with_strings
 
 __all__ = [
     "Comparison",
+    "Conversation",
     "Demonstration",
     "Document",
+    "Function",
     "Message",
     "Messages",
     "Prompt",
     "Question",
     "Ranking",
     "Record",
+    "ToolCall",
     "TrainingRecord",
+    "texts_of",
 ]
 
 MIN_RESPONSES = 2  # a ranking of one response says nothing; the paper has K = 4 to 9
@@ -56,14 +72,110 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Message(Record):
-    """One turn of a conversation."""
+class Function(Record):
+    """Which function a tool call calls, with which arguments."""
 
-    role: Literal["system", "user", "assistant"]
+    name: Text
+    arguments: Annotated[dict[str, Any], AfterValidator(encodable)] = {}
+
+
+class ToolCall(Record):
+    """A call that the assistant makes; `id` is what the tool's message answers to."""
+
+    function: Function
+    id: String | None = None
+    type: Literal["function"] = "function"
+
+
+class Message(Record):
+    """One turn of a conversation. The keys are OpenAI's; all but the first two may be missing.
+
+    An assistant's message with `tool_calls` may have null for content (read as no text), and a
+    `tool` message is what came back. `tools` are the definitions that the conversation offers; they
+    stand at its first message, whoever that is from, so that a prompt cut out of it keeps them.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: String
+    reasoning_content: String | None = Field(
+        default=None, description="what the assistant thought before it answered"
+    )
+    tool_calls: list[Annotated[ToolCall, BeforeValidator(normal_call)]] | None = None
+    tool_call_id: String | None = None
+    name: String | None = Field(default=None, description="of the tool that answers")
+    weight: Literal[0, 1] | None = Field(
+        default=None, description="0: no loss on this answer; 1 or none: as the stage says"
+    )
+    tools: Annotated[
+        list[Annotated[dict[str, Any], AfterValidator(encodable)]] | None,
+        BeforeValidator(normal_tools),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_beside_calls(cls, row: Any) -> Any:
+        if not isinstance(row, dict) or "tool_calls" not in row:
+            return row
+        if row["tool_calls"] and row.get("content") is None:
+            row = {**row, "content": ""}
+        return row if row["tool_calls"] else {**row, "tool_calls": None}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Message":
+        for field in ("tool_calls", "reasoning_content", "weight"):
+            if getattr(self, field) is not None and self.role != "assistant":
+                raise ValueError(f"{field}: only an assistant's message has this")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_missing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Role and content alone for most messages: templates ask whether a key is there."""
+        return {key: value for key, value in handler(self).items() if value is not None}
+
+    def texts(self) -> list[Any]:
+        """What was said, thought and given to tools; numbers and keys among the arguments too."""
+        arguments = [call.function.arguments for call in self.tool_calls or []]
+        return [self.content, self.reasoning_content, arguments]
+
+    def with_texts(self, new: Iterator[str]) -> "Message":
+        """The message with `new` strings in the places of those in `texts`."""
+        content, thought, given = with_strings(self.texts(), new)
+        changes: dict[str, Any] = {"content": content, "reasoning_content": thought}
+        if self.tool_calls:
+            changes["tool_calls"] = [
+                ToolCall(
+                    id=call.id, function=Function(name=call.function.name, arguments=arguments)
+                )
+                for call, arguments in zip(self.tool_calls, given, strict=True)
+            ]
+        return self.model_copy(update=changes)
+
+
+def texts_of(messages: "Iterable[Message]") -> list[str]:
+    """Every string that was said, thought or given to a tool in the messages, in order."""
+    return [text for message in messages for text in strings_in(message.texts())]
 
 
 Messages = Annotated[list[Message], Field(min_length=1)]
+
+
+class Conversation(Record):
+    """Base of the records that hold messages."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tools_to_the_first_message(cls, row: Any) -> Any:
+        """`tools` beside the messages, where OpenAI's files have them, is read too."""
+        if not isinstance(row, dict) or "tools" not in row:
+            return row
+        rest = {key: value for key, value in row.items() if key != "tools"}
+        if not row["tools"]:
+            return rest
+        field = "prompt" if "prompt" in row else "messages"
+        turns = row.get(field)
+        if isinstance(turns, list) and turns and isinstance(turns[0], dict):
+            return {**rest, field: [{"tools": row["tools"], **turns[0]}, *turns[1:]]}
+        return row
 
 
 class Document(Record):
@@ -74,8 +186,8 @@ class Document(Record):
     id: String | None = None
 
 
-class Prompt(Record):
-    """What a person asks; the last message is theirs."""
+class Prompt(Conversation):
+    """What a person asks; the last message is theirs, or what a tool answered."""
 
     messages: Messages
     user: String | None = Field(default=None, description="who asked; splits and caps go by it")
@@ -92,8 +204,8 @@ class Prompt(Record):
         return self
 
 
-class Demonstration(Record):
-    """A conversation whose last message shows the answer to imitate."""
+class Demonstration(Conversation):
+    """A conversation whose last message shows the answer to imitate: a text or a tool call."""
 
     messages: Messages
     user: String | None = None
@@ -108,7 +220,7 @@ class Demonstration(Record):
         return self
 
 
-class Ranking(Record):
+class Ranking(Conversation):
     """K responses to one prompt, ordered by one labeler.
 
     `ranks[i]` belongs to `responses[i]`: 1 is best, equal numbers are a tie. A response may be the
@@ -183,7 +295,7 @@ class Ranking(Record):
         ]
 
 
-class Comparison(Record):
+class Comparison(Conversation):
     """Two responses to one prompt, one preferred. Several from one K-way ranking share a
     `group_id`.
     """
@@ -242,10 +354,11 @@ TrainingRecord = Document | Prompt | Demonstration | Ranking | Comparison
 
 
 def require_last(messages: list[Message], role: str, field: str) -> None:
-    """The last message must be `role`'s and say something. The field's name leads the text;
-    data.jsonl reads it.
+    """The last message must be `role`'s and say something. A question may end with what a tool
+    answered, an answer may be a call. The field's name leads the text; data.jsonl reads it.
     """
-    if messages[-1].role != role:
-        raise ValueError(f"{field}: the last message is {messages[-1].role}'s but must be {role}'s")
-    if not messages[-1].content.strip():
+    last = messages[-1]
+    if last.role != role and (role, last.role) != ("user", "tool"):
+        raise ValueError(f"{field}: the last message is {last.role}'s but must be {role}'s")
+    if not last.content.strip() and not last.tool_calls and last.role != "tool":
         raise ValueError(f"{field}: the last message is blank")

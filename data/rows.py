@@ -174,7 +174,7 @@ def _hub_rows(path: str, source: Source) -> Iterator[dict[str, Any]]:
         raise DataError(
             path, None, None, problem, "check the path or hub id, split and config"
         ) from None
-    yield from dataset
+    yield from map(_without_nulls, dataset)
 
 
 def suffix_of(path: Path) -> str:

@@ -17,19 +17,31 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
 from textwrap import shorten
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from data.records import Message
-from data.rendering import TODAY, RefusedByTemplate, answer_lead, render, render_answer, turn_end
-from data.text_ids import encode_rendered, encode_text, last_kind
+from data.rendering import (
+    TODAY,
+    RefusedByTemplate,
+    answer_lead,
+    check_tools,
+    render,
+    render_answer,
+    render_last,
+    thinking_in,
+    turn_end,
+)
+from data.text_ids import encode_rendered, encode_text, hide_specials, last_kind
 from podium.errors import DataError
 
 __all__ = [
     "CHAT_TEMPLATE",
+    "EVERY_ANSWER",
     "ROLE_TOKENS",
     "SPECIAL_TOKENS",
+    "LossOn",
     "decode_response",
     "encode_conversation",
     "encode_prompt",
@@ -60,6 +72,24 @@ CHAT_TEMPLATE = (
 
 
 Encoded = tuple[list[int], list[bool]]  # ids and loss mask, of equal length
+
+
+class LossOn(NamedTuple):
+    """Which of the answers' tokens a conversation teaches; a message's `weight` of 0 wins."""
+
+    last_answer_only: bool = False
+    thinking: bool = True
+
+    def flags(self, messages: Sequence[Message]) -> list[bool]:
+        """Whether each of the assistant's messages is learned, in order."""
+        answers = [message for message in messages if message.role == "assistant"]
+        return [
+            answer.weight != 0 and (answer is answers[-1] or not self.last_answer_only)
+            for answer in answers
+        ]
+
+
+EVERY_ANSWER = LossOn()
 
 
 def prepare_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
@@ -105,18 +135,21 @@ def encode_response(tokenizer: Tokenizer, text: str, ended: bool = True) -> list
     return encode_rendered(tokenizer, render_answer(tokenizer, text), after) + end
 
 
-def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> Encoded:
+def encode_conversation(
+    tokenizer: Tokenizer, messages: Sequence[Message], loss_on: LossOn = EVERY_ANSWER
+) -> Encoded:
     """(ids, loss_mask) of a conversation; the mask is True on every answer's tokens and the token
-    that ends it.
+    that ends it, less what `loss_on` and the messages' weights leave out.
 
     Where the template writes earlier answers unlike last ones, it is True on the last answer alone:
     see `examples_of`.
     """
+    flags = loss_on.flags(messages)
     if messages[-1].role != "assistant":
-        return _encode_history(tokenizer, messages, answer_next=False)
-    ids, mask = _encode_history(tokenizer, messages[:-1], answer_next=True)
-    answer = encode_response(tokenizer, messages[-1].content)
-    return ids + answer, mask + [True] * len(answer)
+        return _encode_history(tokenizer, messages, False, flags, loss_on.thinking)
+    ids, mask = _encode_history(tokenizer, messages[:-1], True, flags[:-1], loss_on.thinking)
+    answer, learned = _encode_last(tokenizer, messages, loss_on.thinking)
+    return ids + answer, mask + [flags[-1] and counts for counts in learned]
 
 
 def encode_whole(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
@@ -126,16 +159,22 @@ def encode_whole(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]
     return _encode_history(tokenizer, messages, answer_next=False)[0]
 
 
-def examples_of(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Sequence[Message]]:
-    """The conversations that teach every answer of this one: itself, or one that ends with each
-    answer where the template writes earlier answers unlike last ones.
+def examples_of(
+    tokenizer: Tokenizer, messages: Sequence[Message], loss_on: LossOn = EVERY_ANSWER
+) -> list[Sequence[Message]]:
+    """The conversations that teach the answers of this one: itself, or one that ends with each
+    answer where the template writes earlier answers unlike last ones; none where `loss_on` and the
+    messages' weights leave nothing to learn.
     """
     answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
-    if len(answers) < 2 or tokenizer.chat_template == CHAT_TEMPLATE:
+    flags = loss_on.flags(messages)
+    if not any(flags):
+        return []
+    if flags.index(True) == len(flags) - 1 or tokenizer.chat_template == CHAT_TEMPLATE:
         return [messages]
     if render(tokenizer, messages[:-1], answer_next=True).answers is not None:
         return [messages]
-    return [messages[: i + 1] for i in answers]
+    return [messages[: i + 1] for i, counts in zip(answers, flags, strict=True) if counts]
 
 
 def turn_end_id(tokenizer: Tokenizer) -> int:
@@ -215,17 +254,31 @@ def decode_response(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def _encode_history(
-    tokenizer: Tokenizer, messages: Sequence[Message], answer_next: bool
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    answer_next: bool,
+    flags: Sequence[bool] = (),
+    thinking: bool = True,
 ) -> Encoded:
-    """(ids, loss_mask) of the messages, then the mark that starts an answer if `answer_next`."""
+    """(ids, loss_mask) of the messages, then the mark that starts an answer if `answer_next`.
+
+    flags: whether each of the assistant's messages is learned; none are without.
+    thinking: whether their thinking is.
+    """
     if tokenizer.chat_template != CHAT_TEMPLATE:
-        return _encode_foreign(tokenizer, messages, answer_next)
+        return _encode_foreign(tokenizer, messages, answer_next, flags, thinking)
+    check_tools(tokenizer, messages)
+    wanted = iter(flags)
     role_ids = {role: tokenizer.convert_tokens_to_ids(token) for role, token in ROLE_TOKENS.items()}
     ids, mask = [tokenizer.bos_token_id], [False]
     for message in messages:
         turn = [*encode_text(tokenizer, message.content, after="special"), tokenizer.eos_token_id]
         ids += [role_ids[message.role], *turn]
-        mask += [False] + [message.role == "assistant"] * len(turn)
+        learned = message.role == "assistant" and next(wanted, False)
+        hidden = 0
+        if learned and not thinking:
+            hidden = _thinking_length(tokenizer, turn, message.content, message, "special")
+        mask += [False] * (1 + hidden) + [learned] * (len(turn) - hidden)
     if answer_next:
         ids.append(role_ids["assistant"])
         mask.append(False)
@@ -233,22 +286,75 @@ def _encode_history(
 
 
 def _encode_foreign(
-    tokenizer: Tokenizer, messages: Sequence[Message], answer_next: bool
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    answer_next: bool,
+    flags: Sequence[bool],
+    thinking: bool,
 ) -> Encoded:
     """The same through a stranger's template, in pieces that begin where an answer does."""
     text, answers = render(tokenizer, messages, answer_next)
+    said = [message for message in messages if message.role == "assistant"]
+    if answers is not None and len(answers) != len(said):
+        if not all(flags) or not thinking:
+            raise RefusedByTemplate(
+                f"the tokenizer's chat template marks {len(answers)} answers where the "
+                f"conversation has {len(said)}, so weights and thinking find no place",
+                fix="train on every answer and its thinking, or drop such conversations",
+            )
+        flags, said = [bool(flags)] * len(answers), said[:1] * len(answers)
+    wanted = dict(zip(answers or [], zip(flags, said, strict=False), strict=False))
     stops = dict(answers or [])
     ids: list[int] = []
     mask: list[bool] = []
     for start, end in pairwise(sorted({0, *stops, len(text)})):
         after = "nothing" if start == 0 else last_kind(tokenizer, text[:start])
         piece = encode_rendered(tokenizer, text[start:end], after)
-        learned = 0
-        if start in stops:
-            learned = _answer_length(tokenizer, piece, text[start : stops[start]], after)
         ids += piece
-        mask += [True] * learned + [False] * (len(piece) - learned)
+        learns, message = wanted.get((start, stops.get(start, 0)), (False, None))
+        first = last = 0
+        if learns and message is not None:
+            answer = text[start : stops[start]]
+            last = _answer_length(tokenizer, piece, answer, after)
+            if not thinking:
+                first = _thinking_length(tokenizer, piece, answer, message, after)
+        mask += [False] * first + [True] * (last - first) + [False] * (len(piece) - last)
     return ids, mask
+
+
+def _encode_last(
+    tokenizer: Tokenizer, messages: Sequence[Message], thinking: bool
+) -> tuple[list[int], list[bool]]:
+    """Ids of the last answer after the prompt before it, and which of them are learned."""
+    last, ours = messages[-1], tokenizer.chat_template == CHAT_TEMPLATE
+    if last.tool_calls or (last.reasoning_content is not None and not ours):
+        before, text = render_last(tokenizer, messages)
+        after = last_kind(tokenizer, before)
+        ids = encode_rendered(tokenizer, text, after)
+        if last_kind(tokenizer, text) != "special":  # GLM: the next speaker ends a turn
+            ids.append(turn_end_id(tokenizer))
+    else:
+        ids = encode_response(tokenizer, last.content)
+        text = after = ""
+        if not thinking:
+            text = last.content if ours else render_answer(tokenizer, last.content)
+            after = (
+                "special" if ours else _prompt_ends_with(tokenizer, tokenizer.get_chat_template())
+            )
+    first = 0 if thinking else _thinking_length(tokenizer, ids, text, last, after)
+    return ids, [False] * first + [True] * (len(ids) - first)
+
+
+def _thinking_length(
+    tokenizer: Tokenizer, ids: list[int], answer: str, message: Message, after: str
+) -> int:
+    """How many of an answer's first ids are thinking; one that holds a part of what follows is
+    not.
+    """
+    thought = hide_specials(tokenizer, message.reasoning_content or "")
+    alone = encode_rendered(tokenizer, answer[: thinking_in(answer, thought)], after)
+    pairs = enumerate(zip(alone, ids, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(alone), len(ids)))
 
 
 def _answer_length(tokenizer: Tokenizer, piece: list[int], answer: str, after: str) -> int:

@@ -13,7 +13,14 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from data.records import Demonstration
-from data.template import encode_conversation, encode_prompt, examples_of, naming_record
+from data.template import (
+    EVERY_ANSWER,
+    LossOn,
+    encode_conversation,
+    encode_prompt,
+    examples_of,
+    naming_record,
+)
 
 __all__ = [
     "IGNORED",
@@ -47,10 +54,11 @@ class EncodedDemonstrations:
     rows: list[Row]
     long_prompts: int
     long_responses: int
+    without_loss: int = 0  # every answer has a weight of 0, or the last one where it alone counts
 
     @property
     def dropped(self) -> int:
-        return self.long_prompts + self.long_responses
+        return self.long_prompts + self.long_responses + self.without_loss
 
 
 def encode_demonstrations(
@@ -60,17 +68,20 @@ def encode_demonstrations(
     context: int,
     max_prompt_tokens: int | None = None,
     max_response_tokens: int | None = None,
+    loss_on: LossOn = EVERY_ANSWER,
 ) -> EncodedDemonstrations:
     """Tokenise conversations with the chat template; drop what is over a limit rather than cut it.
 
     A cut response would teach the model to stop in the middle of a sentence, or never to stop. The
-    loss covers every assistant turn with its end token: in one row, or in one each where the
-    template writes earlier answers unlike last ones. Limits are in tokens; `context` bounds the
-    whole conversation.
+    loss covers every assistant turn with its end token, unless `loss_on` or a weight says less: in
+    one row, or in one each where the template writes earlier answers unlike last ones. Limits are
+    in tokens; `context` bounds the whole conversation.
     """
-    rows, long_prompts, long_responses = [], 0, 0
-    for ids, is_response, prompt_tokens in _encoded(tokenizer, demonstrations):
-        if prompt_tokens > (max_prompt_tokens or context - 1):
+    rows, long_prompts, long_responses, without_loss = [], 0, 0, 0
+    for ids, is_response, prompt_tokens in _encoded(tokenizer, demonstrations, loss_on):
+        if not any(is_response):
+            without_loss += 1
+        elif prompt_tokens > (max_prompt_tokens or context - 1):
             long_prompts += 1
         elif len(ids) > context or len(ids) - prompt_tokens > (max_response_tokens or context):
             long_responses += 1
@@ -79,22 +90,25 @@ def encode_demonstrations(
                 token if counts else IGNORED for token, counts in zip(ids, is_response, strict=True)
             ]
             rows.append(Row(ids, labels))
-    return EncodedDemonstrations(rows, long_prompts, long_responses)
+    return EncodedDemonstrations(rows, long_prompts, long_responses, without_loss)
 
 
 def _encoded(
-    tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Demonstration]
+    tokenizer: PreTrainedTokenizerBase, demonstrations: Sequence[Demonstration], loss_on: LossOn
 ) -> Iterator[tuple[list[int], list[bool], int]]:
-    """Ids, loss mask and tokens of the prompt of every conversation to learn from; an error names
-    the demonstration that the template refuses.
+    """Ids, loss mask and tokens of the prompt of every conversation to learn from (no ids where
+    there is nothing to learn); an error names the demonstration that the template refuses.
     """
     for number, demonstration in enumerate(demonstrations, 1):
         with naming_record("demonstrations", number, demonstration.id, demonstration.messages):
             found = [
-                (*encode_conversation(tokenizer, part), len(encode_prompt(tokenizer, part[:-1])))
-                for part in examples_of(tokenizer, demonstration.messages)
+                (
+                    *encode_conversation(tokenizer, part, loss_on),
+                    len(encode_prompt(tokenizer, part[:-1])),
+                )
+                for part in examples_of(tokenizer, demonstration.messages, loss_on)
             ]
-        yield from found
+        yield from found or [([], [], 0)]
 
 
 def aux_rows(batches: int, batch_size: int, share: float) -> list[int]:

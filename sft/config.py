@@ -60,6 +60,14 @@ class Config(BaseModel):
     aux_share: float = Field(
         0.0, ge=0, lt=1, description="share of each batch's rows from the documents; C.3: 0.1"
     )
+    loss_on: Literal["answers", "last_answer"] = Field(
+        "answers",
+        description="every assistant turn, or the last one alone; a turn's `weight: 0` is never "
+        "learned",
+    )
+    loss_on_thinking: bool = Field(
+        True, description="learn what stands before </think> in an answer, too"
+    )
     lora: LoraConfig | None = Field(
         None, description="train adapters only; null trains every weight"
     )

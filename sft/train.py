@@ -25,6 +25,7 @@ from trl import SFTConfig, SFTTrainer
 from data.packing import encode_documents
 from data.records import Prompt
 from data.template import (
+    LossOn,
     encode_prompt,
     prepare_tokenizer,
     save_stop_token_ids,
@@ -199,17 +200,19 @@ def encode(
         context=context,
         max_prompt_tokens=limits[0],
         max_response_tokens=limits[1],
+        loss_on=LossOn(config.loss_on == "last_answer", config.loss_on_thinking),
     )
     if encoded.dropped:
         stage.logbook(
             f"{split}: dropped {encoded.dropped} of {len(demonstrations)} demonstrations "
             f"({encoded.long_prompts} prompts and {encoded.long_responses} answers over the "
-            f"limit in tokens)"
+            f"limit in tokens, {encoded.without_loss} with nothing to learn)"
         )
     if not encoded.rows:
         raise DataError(
             f"demonstrations ({split})",
-            problem=f"all {len(demonstrations)} are longer than the limits allow",
+            problem=f"all {len(demonstrations)} are longer than the limits allow, or have no "
+            f"answer to learn ({encoded.without_loss})",
             fix=f"raise {stage.name}.max_prompt_tokens and max_response_tokens; the context is "
             f"{context} tokens",
         )

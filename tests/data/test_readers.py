@@ -205,7 +205,7 @@ def test_dropped_rows_are_counted_by_reason_and_told(tmp_path, caplog):
     tool = {
         "conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "{}"}]
     }
-    with pytest.raises(DataError, match=r"nothing usable.*1 a turn by 'function_call'"):
+    with pytest.raises(DataError, match=r"nothing usable.*1 a tool call that names no"):
         read_source(
             {"path": save(tmp_path / "s.jsonl", [tool]), "format": "sharegpt"}, Demonstration
         )
@@ -274,8 +274,8 @@ REAL = [
         "C_demos/llamafactory_demo_sets/glaive_toolcall_en_demo.json",
         "sharegpt",
         Demonstration,
-        109,
-        191,
+        300,
+        0,
     ),
     ("C_demos/llamafactory_demo_sets/v1_sft_demo.jsonl", "sharegpt", Demonstration, 500, 0),
     ("C_demos/llamafactory_demo_sets/kto_en_demo.json", "sharegpt", Demonstration, 150, 150),
