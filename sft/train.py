@@ -25,6 +25,7 @@ from trl import SFTConfig, SFTTrainer
 from data.packing import encode_documents
 from data.records import Prompt
 from data.template import (
+    EVERY_ANSWER,
     LossOn,
     encode_prompt,
     prepare_tokenizer,
@@ -102,8 +103,9 @@ def main(config: Config, stage: StageContext) -> None:
     # 2. Demonstrations to rows, in the order of the whole run.
     limits = config.max_prompt_tokens, config.max_response_tokens
     draws = stage.draws("demonstrations", config.num_train_epochs)
-    train = encode(stage, tokenizer, context, "train", limits, draws)
-    validation = encode(stage, tokenizer, context, "validation", limits)
+    loss_on = LossOn(config.loss_on == "last_answer", config.loss_on_thinking)
+    train = encode(stage, tokenizer, context, "train", limits, draws, loss_on)
+    validation = encode(stage, tokenizer, context, "validation", limits, loss_on=loss_on)
     epochs = config.num_train_epochs / draws  # of all that the draws of a mixture hold
     rows, aux_tokens = lay_out(
         stage, tokenizer, train.rows, epochs, config.batch_size, config.aux_share
@@ -186,6 +188,7 @@ def encode(
     split: str,
     limits: tuple[int | None, int | None],
     draws: int = 1,
+    loss_on: LossOn = EVERY_ANSWER,
 ) -> EncodedDemonstrations:
     """The demonstrations of a split as rows; what is too long is dropped, counted and told.
     `limits` are the most tokens of a prompt and of an answer; a mixture is drawn `draws` times.
@@ -200,7 +203,7 @@ def encode(
         context=context,
         max_prompt_tokens=limits[0],
         max_response_tokens=limits[1],
-        loss_on=LossOn(config.loss_on == "last_answer", config.loss_on_thinking),
+        loss_on=loss_on,
     )
     if encoded.dropped:
         stage.logbook(
