@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from data.jsonl import read_jsonl
 from data.records import Demonstration, Document, Prompt, Question
-from data.worlds import Config, load_world, main, open_world, write_world
+from data.worlds import Config, load_world, main, make_records, open_world, write_world
 from podium.errors import DataError
 
 SMALL = Config(
@@ -138,3 +138,31 @@ def test_the_stage_writes_the_same_files(folder, tmp_path):
     ).read_bytes()
     assert stage.metrics["documents.train"] == 800
     assert stage.card == (folder / "README.md").read_text()
+
+
+# key of the world: another value, and a file that it must change
+CHANGES = {
+    "seed": (1, "prompts.train.jsonl"),
+    "villagers": (80, "questions.jsonl"),
+    "users": (60, "prompts.train.jsonl"),
+    "documents": (4, "documents.train.jsonl"),
+    "validation_documents": (4, "documents.validation.jsonl"),
+    "demonstrations": (4, "demonstrations.train.jsonl"),
+    "validation_demonstrations": (4, "demonstrations.validation.jsonl"),
+    "test_demonstrations": (4, "demonstrations.test.jsonl"),
+    "prompts": (4, "prompts.train.jsonl"),
+    "validation_prompts": (4, "prompts.validation.jsonl"),
+    "test_prompts": (4, "prompts.test.jsonl"),
+}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_every_key_of_the_world_does_something(key):
+    """And none is without an entry; `name` has one value. Mutations seen red: a field added; the
+    seed left out of the prompts' generator.
+    """
+    assert CHANGES.keys() | {"name"} == Config.model_fields.keys()
+    small = dict.fromkeys(CHANGES, 6) | {"seed": 0, "villagers": 64, "users": 30}
+    value, file = CHANGES[key]
+    plain, changed = make_records(Config(**small)), make_records(Config(**small | {key: value}))
+    assert plain[file] != changed[file]

@@ -19,7 +19,7 @@ from app.labeling.progress import disputed_tasks, labeler_table
 from data.agreement import pairwise_agreement
 from data.jsonl import read_jsonl
 from data.records import Ranking
-from tests.app.labeling.making import Browser, add_batch, add_person
+from tests.app.labeling.making import Browser, add_batch, add_person, answer_to, candidates
 
 
 def answer(tiers: list[list[int]], likert: list[int], comment: str, flags: list[list[str]]) -> dict:
@@ -160,3 +160,18 @@ def test_the_admin_sees_answers_once_and_skips_apart(worked):
         "ben": (1, 1),
         "cleo": (2, 0),
     }
+
+
+def test_a_copy_has_the_rank_of_the_answer_that_was_shown_in_its_place(site):
+    """A copy of the second answer, not of the first. Mutation seen red in tests/mutants.py: every
+    copy has the rating of the first answer.
+    """
+    record = candidates(1, k=4)[0].model_copy(update={"responses": ["a", "same", "b", "same"]})
+    add_batch(site, records=[record])
+    add_person(site, "lea")
+    lea = Browser(site, "lea")
+    task = lea.next()
+    lea.submit(task["assignment"], answer_to(task, [1, 0, 2]))
+    made = make(site)
+    exported = read_jsonl(site.exports / made.file, Ranking)[0]
+    assert exported.responses == record.responses and exported.ranks == [2, 1, 3, 1]

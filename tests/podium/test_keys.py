@@ -1,0 +1,66 @@
+"""Every key of the sections that several stages share does something: engine, LoRA, sampler."""
+
+import pytest
+import torch
+
+from podium.engine import EngineConfig, deepspeed_settings
+from podium.lora import LoraConfig, with_lora
+from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.kinds import EmbeddedConfig, make_sampler
+from podium.sampling.protocol import SamplingParams
+
+ENGINE = {"zero_stage": 2, "offload": True, "gradient_clipping": 0.5}
+LORA = {"r": 2, "alpha": 64, "dropout": 0.5, "target_modules": ["q_proj"]}
+
+
+def test_every_key_is_listed():
+    """A new key must show what it does. Mutation seen red: a field added to each."""
+    assert ENGINE.keys() == EngineConfig.model_fields.keys()
+    assert LORA.keys() == LoraConfig.model_fields.keys()
+    # `kind` chooses the class: test_kinds.py; `max_tokens` below
+    assert EmbeddedConfig.model_fields.keys() == {"kind", "max_tokens"}
+
+
+@pytest.mark.parametrize("key", ENGINE)
+def test_every_key_of_the_engine_reaches_deepspeed(key):
+    """Mutation seen red: `offload` not asked."""
+    changed = deepspeed_settings(EngineConfig(**{key: ENGINE[key]}), "fp32")
+    assert changed != deepspeed_settings(EngineConfig(), "fp32")
+
+
+@pytest.mark.parametrize("key", LORA)
+def test_every_key_of_lora_changes_the_adapted_model(tiny_llama, key):
+    """What the model says in training once its adapters are no zeros. Mutations seen red: each key
+    not handed to peft.
+    """
+
+    def said(lora: LoraConfig) -> torch.Tensor:
+        model = with_lora(tiny_llama, lora, "CAUSAL_LM", seed=0).train()
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    weight.fill_(0.1)
+            logits = model(torch.arange(6, 20)[None]).logits
+        model.unload()
+        return logits
+
+    plain = said(LoraConfig())
+    assert torch.equal(plain, said(LoraConfig()))
+    assert not torch.equal(plain, said(LoraConfig(**{key: LORA[key]})))
+
+
+def test_prefill_passes_hold_no_more_tokens_than_the_key_says(tiny_llama, tokenizer):
+    """The widest pass is as wide as it may be, and no wider."""
+    widths: list[int] = []
+    tiny_llama.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append((args or (kwargs["input_ids"],))[0].numel()),
+        with_kwargs=True,
+    )
+    prompts = [[5, 6, 7, 8, 9, 10]] * 8
+    for most in (48, 12):
+        widths.clear()
+        sampler = make_sampler(EmbeddedConfig(max_tokens=most), tiny_llama, tokenizer.pad_token_id)
+        assert isinstance(sampler, EmbeddedSampler)
+        sampler.generate(prompts, SamplingParams(1))
+        assert max(widths) == most
