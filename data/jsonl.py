@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from data.records import note_place
 from podium.errors import DataError, RunFolderError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def read_jsonl(path: str | Path, record_type: type[RecordType]) -> list[RecordTy
     for number, line in numbered_lines(path):
         try:
             records.append(record_type.model_validate_json(line))
+            note_place(records[-1], str(path), number)
         except ValidationError as error:
             faults.append((number, *_explain(error, record_type)))
             if len(faults) > ERRORS_SHOWN:
@@ -170,6 +172,7 @@ def from_dataset(
             fields["meta"] = json.loads(fields["meta"])
         try:
             records.append(record_type.model_validate(fields))
+            note_place(records[-1], str(name), number)
         except ValidationError as error:
             raise _data_error(Path(name), [(number, *_explain(error, record_type))]) from None
     return records

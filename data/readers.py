@@ -26,7 +26,7 @@ from data import formats, oasst
 from data.conversion import convert, convertible
 from data.formats import Malformed, Unusable
 from data.jsonl import from_dataset, read_jsonl
-from data.records import Comparison, Demonstration, Document, Prompt, Ranking
+from data.records import Comparison, Demonstration, Document, Prompt, Ranking, note_place
 from data.rows import file_rows, rows_of, suffix_of
 from data.sources import Source
 from podium.errors import DataError, PodiumError
@@ -235,6 +235,8 @@ def _converted(
             made = convert(record.model_copy(update={"source": Path(path).name}), record_type)
             if not made:
                 report.dropped["no preference in it"] += 1
+            for one in made:
+                note_place(one, path, number)
             yield from made
 
 

@@ -6,7 +6,7 @@ never a silent default. Where the InstructGPT paper (section 3.2) speaks of its 
 these are `Demonstration` (SFT), `Ranking` (reward model) and `Prompt` (PPO).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -36,6 +36,8 @@ __all__ = [
     "Record",
     "ToolCall",
     "TrainingRecord",
+    "note_place",
+    "place_of",
     "texts_of",
 ]
 
@@ -94,6 +96,9 @@ class Message(Record):
     `tool` message is what came back. `tools` are the definitions that the conversation offers; they
     stand at its first message, whoever that is from, so that a prompt cut out of it keeps them.
     """
+
+    # Where a first message was read; it is no part of the message, in comparing or writing one.
+    __slots__ = ("_place",)
 
     role: Literal["system", "user", "assistant", "tool"]
     content: String
@@ -351,6 +356,20 @@ class Question(Record):
 
 # What stages learn from; a question is for evaluation alone.
 TrainingRecord = Document | Prompt | Demonstration | Ranking | Comparison
+
+
+def note_place(record: Any, path: str, line: int) -> None:
+    """Remember at a conversation's first message which file and line it was read from, so that an
+    error of a later stage can name them. What is cut out of the record keeps it.
+    """
+    messages = getattr(record, "messages", None) or getattr(record, "prompt", None)
+    if messages:
+        object.__setattr__(messages[0], "_place", (path, line))
+
+
+def place_of(messages: Sequence[Message]) -> tuple[str, int] | None:
+    """The file and line that `note_place` remembered, or None."""
+    return getattr(messages[0], "_place", None)
 
 
 def require_last(messages: list[Message], role: str, field: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from data.records import Message
+from data.records import Message, place_of
 from data.rendering import (
     TODAY,
     RefusedByTemplate,
@@ -217,7 +217,8 @@ def turns_in_words(tokenizer: Tokenizer, stops: Sequence[int]) -> str:
 def naming_record(
     kind: str, number: int, name: str | None, messages: Sequence[Message]
 ) -> Iterator[None]:
-    """Let an error about a conversation that the chat template refuses say which record it is.
+    """Let an error about a conversation that the chat template refuses say which record it is,
+    with file and line where it was read from a file.
 
     Args:
         kind: which data, such as "demonstrations".
@@ -229,9 +230,10 @@ def naming_record(
     except RefusedByTemplate as error:
         called = f" ({name})" if name else ""
         words = shorten(messages[0].content, 60, placeholder=" ...")
+        path, line = place_of(messages) or (kind, None)
         raise DataError(
-            kind,
-            None,
+            path,
+            line,
             "messages",
             f"record {number}{called}, which begins {words!r}: {error.message}",
             error.fix,

@@ -15,7 +15,8 @@ import trl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data.records import Demonstration, Message
+from data.readers import read_source
+from data.records import Demonstration, Message, Prompt
 from data.rendering import turn_end
 from data.template import (
     decode_response,
@@ -23,6 +24,7 @@ from data.template import (
     encode_prompt,
     encode_response,
     examples_of,
+    naming_record,
     prepare_tokenizer,
     save_stop_token_ids,
     stop_token_ids,
@@ -227,15 +229,15 @@ def test_the_templates_of_real_models_take_a_second_question(name):
 
 
 def test_real_conversations_are_encoded_as_apply_chat_template_does(real_data):
-    """Eighty conversations of LLaMA-Factory's demonstration sets, in every shape."""
+    """Two hundred conversations of LLaMA-Factory's demonstration sets, in every shape."""
     path = real_data / "C_demos/llamafactory_demo_sets/v1_sft_demo.jsonl"
     rows = [json.loads(line)["messages"] for line in path.read_text().splitlines()]
     talks = [
         [Message(role=m["role"], content=m["content"][0]["value"]) for m in row]
         for row in rows
         if all(m["role"] in ("user", "assistant") for m in row) and row[-1]["role"] == "assistant"
-    ][:80]
-    assert len(talks) == 80
+    ][:200]
+    assert len(talks) == 200
     for template, _ in SHAPES.values():
         tokenizer = stranger(template)
         for talk in talks:
@@ -329,6 +331,22 @@ def test_a_conversation_that_the_template_refuses_is_named():
         with pytest.raises(DataError, match=r"field 'messages': record 2 \(row-7\)") as refused:
             encode_demonstrations(stranger(GEMMA), [good, bad], context=1000)
         assert "'One?'" in str(refused.value) and "Roles must alternate" in str(refused.value)
+
+
+@pytest.mark.parametrize("format", ["records", "sharegpt"])
+def test_a_refused_conversation_is_named_with_its_file_and_line(tmp_path, format):
+    """Also as a prompt that was cut out of a demonstration. Seen red with the number alone."""
+    lines = [{"messages": chat_of(turns)} for turns in (TWO_TURNS, [user("One?"), *TWO_TURNS])]
+    (tmp_path / "talks.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
+    for kind in (Demonstration, Prompt):
+        found = read_source({"path": str(tmp_path / "talks.jsonl"), "format": format}, kind)
+        with (
+            pytest.raises(DataError, match=r"talks\.jsonl, line 3, field 'messages': record 2"),
+            naming_record("prompts", 2, None, found[1].messages),
+        ):
+            encode_prompt(stranger(GEMMA), found[1].messages)
+    assert found[1] == Prompt(messages=found[1].messages) or format == "sharegpt"
+    assert "_place" not in found[1].model_dump_json()
 
 
 def test_each_answer_is_a_row_where_the_template_rewrites_earlier_ones():
