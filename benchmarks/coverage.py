@@ -183,6 +183,35 @@ def share_table(trials: int) -> list[str]:
     return rows
 
 
+def agreement_table(trials: int) -> list[str]:
+    """Labelers' agreement: prompts of 1 to 15 pairs, judgements alike (0.3); the percentile
+    bootstrap over prompts beside `data.agreement`'s interval; lowest and mean over three rates.
+    """
+    rows = ["| prompts | percentile | ours | width |", "|---|---|---|---|"]
+    rng, pseudo = np.random.default_rng(0), 1 / 0.3 - 1
+    for n in PROMPTS:
+        found: dict[str, list[float]] = {"percentile": [], "ours": []}
+        drawn = resamples(np.zeros((1, n)))
+        widths = []
+        for rate in (0.6, 0.75, 0.95):
+            hits = np.zeros(2)
+            for _ in range(trials):
+                judged = rng.choice([1, 3, 6, 10, 15], size=n)
+                agreed = rng.binomial(judged, rng.beta(rate * pseudo, (1 - rate) * pseudo, size=n))
+                ratios = (drawn @ agreed) / (drawn @ judged)
+                low, high = np.quantile(ratios, [0.025, 0.975])
+                shares, prompt = np.repeat(agreed / judged, judged), np.repeat(np.arange(n), judged)
+                interval = mean_with_interval(shares, prompt, SHARE)
+                left, right = interval.low or 0.0, interval.high or 0.0
+                hits += [low <= rate <= high, left <= rate <= right]
+                widths.append(right - left)
+            for name, hit in zip(found, hits / trials, strict=True):
+                found[name].append(100 * float(hit))
+        cells = [f"{min(x):.1f} ({np.mean(x):.1f})" for x in found.values()]
+        rows.append(f"| {n} | {' | '.join(cells)} | {np.mean(widths):.2f} |")
+    return rows
+
+
 def unbounded_table(trials: int) -> list[str]:
     """Coverage of the mean of an unbounded figure, such as a KL or a loss."""
     rng = np.random.default_rng(1)
@@ -262,6 +291,10 @@ def in_bootstrap(gaps: Floats, rankings: int, rng: np.random.Generator) -> bool:
 def main(trials: int) -> None:
     for title, rows in (
         ("Shares: lowest (mean) coverage of 95 % over rates 0.5, 0.7, 0.9, 0.97", share_table),
+        (
+            "Agreement of labelers: lowest (mean) coverage over rates 0.6, 0.75, 0.95",
+            agreement_table,
+        ),
         ("Unbounded means", unbounded_table),
         ("Several arms, 50 prompts, 4 answers each", arms_table),
         ("Calibration: a perfectly calibrated model, rankings of 6", calibration_table),

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from data.records import Ranking
+from podium.statistics import SHARE, mean_with_interval, standard_error
 
 __all__ = [
     "TIE_RULES",
@@ -58,7 +59,7 @@ Counts = NDArray[np.int64]
 class RankedTask(NamedTuple):
     """What several labelers said about one prompt and one set of K distinct responses."""
 
-    prompt: str  # the prompt's messages as text: the unit the bootstrap resamples
+    prompt: str  # the prompt's messages as text: the unit of the intervals
     rankings: list[Ranking]  # L records, one a labeler
     order: NDArray[np.int64]  # (L, K) where each response stands in each record
     ranks: NDArray[np.int64]  # (L, K) ranks, 1 = best, columns aligned over labelers
@@ -69,7 +70,7 @@ class Rate(NamedTuple):
 
     value: float | None
     standard_error: float | None
-    low: float | None  # 95 % percentile interval
+    low: float | None  # 95 % interval over prompts, `podium.statistics.mean_with_interval`
     high: float | None
     pairs: int  # judgements compared: response pairs times labeler pairs
     prompts: int  # prompts with at least one such pair
@@ -163,17 +164,15 @@ def pairwise_agreement(
     tie_rule: TieRule = "drop",
     *,
     across: tuple[str, str] | None = None,
-    draws: int = 2000,
-    seed: int = 0,
 ) -> Rate:
-    """Share of response pairs that two labelers order alike, pooled over pairs, bootstrapped over
+    """Share of response pairs that two labelers order alike, pooled over pairs, its interval over
     prompts.
 
     Args:
         across: two cohorts; then only labeler pairs with one from each are compared. None compares
             every two labelers; filter the records to compare within one cohort.
     """
-    return _rate(group_tasks(rankings), tie_rule, across, draws, seed)
+    return _rate(group_tasks(rankings), tie_rule, across)
 
 
 def rank_alpha(tasks: Sequence[RankedTask]) -> float | None:
@@ -291,19 +290,15 @@ class AgreementReport(NamedTuple):
     contradictions: Contradictions
 
 
-def agreement_report(
-    rankings: Sequence[Ranking], *, draws: int = 2000, seed: int = 0
-) -> AgreementReport:
+def agreement_report(rankings: Sequence[Ranking]) -> AgreementReport:
     """Everything above in one object: overall, per cohort and across each two cohorts."""
     tasks = group_tasks(rankings)
     cohorts = sorted({r.cohort for r in rankings})
-    rows = [_row("all", tasks, draws, seed)]
+    rows = [_row("all", tasks)]
     if len(cohorts) > 1:
-        rows += [
-            _row(name, [of_cohort(task, name) for task in tasks], draws, seed) for name in cohorts
-        ]
+        rows += [_row(name, [of_cohort(task, name) for task in tasks]) for name in cohorts]
     for pair in combinations(cohorts, 2):
-        rates = {rule: _rate(tasks, rule, pair, draws, seed) for rule in TIE_RULES}
+        rates = {rule: _rate(tasks, rule, pair) for rule in TIE_RULES}
         compared = sum(
             len(t.rankings) for t in tasks if set(pair) <= {r.cohort for r in t.rankings}
         )
@@ -313,8 +308,8 @@ def agreement_report(
     )
 
 
-def _row(who: str, tasks: Sequence[RankedTask], draws: int, seed: int) -> AgreementRow:
-    rates = {rule: _rate(tasks, rule, None, draws, seed) for rule in TIE_RULES}
+def _row(who: str, tasks: Sequence[RankedTask]) -> AgreementRow:
+    rates = {rule: _rate(tasks, rule, None) for rule in TIE_RULES}
     count = sum(len(task.rankings) for task in tasks)
     return AgreementRow(who, count, rates, rank_alpha(tasks), kendall_tau(tasks), kendall_w(tasks))
 
@@ -356,8 +351,6 @@ def _rate(
     tasks: Sequence[RankedTask],
     tie_rule: TieRule,
     across: tuple[str, str] | None,
-    draws: int,
-    seed: int,
 ) -> Rate:
     prompts: dict[str, NDArray[np.float64]] = {}
     for task in tasks:
@@ -372,17 +365,16 @@ def _rate(
     agreed, judged = sums.sum(axis=0)
     if len(sums) == 1:
         return Rate(float(agreed / judged), None, None, None, int(judged), 1)
-    rng = np.random.default_rng(seed)
-    shares = np.full(len(sums), 1 / len(sums))
-    # (draws, 2)
-    drawn = np.stack([rng.multinomial(len(sums), shares) @ sums for _ in range(draws)])
-    ratios = drawn[:, 0] / drawn[:, 1]
-    low, high = np.quantile(ratios, [0.025, 0.975])
+    # a prompt enters with its share and as many rows as it has judgements
+    rows = sums[:, 1].astype(int)
+    shares = np.repeat(sums[:, 0] / sums[:, 1], rows)
+    prompt = np.repeat(np.arange(len(sums)), rows)
+    found = mean_with_interval(shares, prompt, SHARE)
     return Rate(
         float(agreed / judged),
-        float(ratios.std(ddof=1)),
-        float(low),
-        float(high),
+        standard_error(shares, prompt, SHARE),
+        found.low,
+        found.high,
         int(judged),
         len(sums),
     )

@@ -79,6 +79,16 @@ def mean_with_interval(
     return Estimate(mean, low, high)
 
 
+def standard_error(
+    outcome: ArrayLike, prompt_id: ArrayLike, bounds: tuple[float, float] | None = None
+) -> float | None:
+    """The standard error that `mean_with_interval` has its half width from; None with one
+    prompt.
+    """
+    found = _locate(np.asarray(outcome, dtype=float), np.asarray(prompt_id), bounds)
+    return None if found is None else found.error
+
+
 def paired_difference(
     first: ArrayLike,
     second: ArrayLike,

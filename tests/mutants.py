@@ -50,6 +50,7 @@ RECORD = "tests/ppo/test_rollback.py::test_the_record_counts_what_was_learned_fr
 SAMPLER = "tests/ppo/test_rollback.py::test_a_sampler_that_rounds_otherwise_is_noticed_and_mended"
 ADAPTIVE = "tests/ppo/test_update.py::test_the_kl_controller_learns_from_every_episode"
 SHARED = "tests/ppo/test_update.py::test_ptx_windows_are_shared_out_over_any_number_of_processes"
+AGREEMENT = "tests/data/test_agreement.py::"
 CONTEXT = "tests/podium/run/test_context.py::"
 SOURCES = "tests/reward/test_sources.py::"
 REWARD_KEY = "tests/reward/test_keys.py::test_every_key_does_something"
@@ -412,6 +413,43 @@ MUTANTS = [
         "iteration <= config.grace",
         "iteration < config.grace",
         "tests/ppo/test_guard.py::test_a_raw_value_model_gets_its_grace",
+    ),
+    # How far labelers agree.
+    Mutant(
+        "data/agreement.py",
+        "    found = mean_with_interval(shares, prompt, SHARE)\n",
+        "    found = mean_with_interval(shares, prompt)\n",
+        AGREEMENT + "test_unanimous_labelers_have_an_interval_all_the_same",
+    ),
+    Mutant(
+        "data/agreement.py",
+        "np.repeat(np.arange(len(sums)), rows)",
+        "np.arange(rows.sum())",
+        AGREEMENT + "test_the_interval_is_over_prompts_not_pairs",
+    ),
+    Mutant(
+        "data/agreement.py",
+        "    half = 0.5 if tie_rule",
+        "    half = 1.0 if tie_rule",
+        AGREEMENT + "test_across_cohorts_tie_kinds",
+    ),
+    Mutant(
+        "data/agreement.py",
+        "        group[labeler] = ranking\n",
+        "        group.setdefault(labeler, ranking)\n",
+        "tests/data/test_agreement.py",
+    ),
+    Mutant(
+        "data/agreement.py",
+        "ordered[a] * ordered[b]) ** 0.5",
+        "ordered[a] * ordered[b])",
+        AGREEMENT + "test_tau_equals_scipy_with_and_without_ties",
+    ),
+    Mutant(
+        "data/agreement.py",
+        "    units = units[units.sum(axis=1) > 1]",
+        "    units = units[units.sum(axis=1) > 2]",
+        AGREEMENT + "test_rank_alpha_is_one_for_perfect_agreement_and_does_not_depend_on_listing",
     ),
 ]
 

@@ -117,7 +117,7 @@ def agreement_json(request: Request, user: Researcher) -> dict[str, Any]:
         if cached is None or cached[0] != seen:
             broken: list[str] = []
             rankings = exporting.collect_rankings(session, exporting.ExportFilter(), broken)
-            lines = agreement_lines(agreement_report(rankings, draws=500))
+            lines = agreement_lines(agreement_report(rankings))
             cached = request.app.state.agreement = (
                 seen,
                 [*lines, *(line.replace("**", "") for line in exporting.about_broken(broken))],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from data.agreement import TIE_RULES, AgreementReport, Rate, agreement_report
 from data.records import Ranking
+from podium.statistics import FEWEST_PROMPTS
 
 if TYPE_CHECKING:
     from app.labeling.tables import Export
@@ -19,7 +20,7 @@ TIE_RULE_WORDS = {
 
 
 def percent(rate: Rate) -> str:
-    """`72.6 % +- 1.5 [69.7, 75.4]`, or `undefined`."""
+    """`72.6 % +- 1.5 [69.7, 75.4]`, with `too few prompts` where they are, or `undefined`."""
     if rate.value is None:
         return "undefined"
     if rate.standard_error is None or rate.low is None or rate.high is None:
@@ -27,6 +28,7 @@ def percent(rate: Rate) -> str:
     return (
         f"{100 * rate.value:.1f} % +- {100 * rate.standard_error:.1f} "
         f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+        + (", too few prompts" if rate.prompts < FEWEST_PROMPTS else "")
     )
 
 
@@ -56,7 +58,7 @@ def agreement_lines(report: AgreementReport) -> list[str]:
     rules = "; ".join(f"{rule}: {words}" for rule, words in TIE_RULE_WORDS.items())
     lines += [
         "",
-        f"Share, standard error and 95 % interval by bootstrap over prompts. Tie rules: {rules}.",
+        f"Share, standard error and 95 % interval over prompts. Tie rules: {rules}.",
     ]
     contradictions = report.contradictions
     lines += ["", f"Likert alpha (ordinal): {number(report.likert_alpha)}."]
@@ -121,5 +123,5 @@ def describe(rankings: Sequence[Ranking]) -> list[str]:
         "",
         "## Agreement",
         "",
-        *agreement_lines(agreement_report(rankings, draws=500)),
+        *agreement_lines(agreement_report(rankings)),
     ]
