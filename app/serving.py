@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import socket
 import threading
 import time
@@ -54,9 +55,36 @@ def serve(
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     announce(_address(host, listening))
     if workers > 1:
-        Multiprocess(config, [listening]).run()
+        _serve_by_several(config, listening)
     else:
         uvicorn.Server(config).run([listening])
+
+
+def _serve_by_several(config: uvicorn.Config, listening: socket.socket) -> None:
+    """As one server does, they end by the signal that stopped them: uvicorn's own supervisor would
+    return as if all had been done, and the command's exit code would say so.
+
+    Raises:
+        PlatformError: a process did not start, so none would.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    caught: list[int] = []
+
+    class Supervisor(Multiprocess):
+        def handle_int(self) -> None:
+            caught.append(signal.SIGINT)
+            super().handle_int()
+
+        def handle_term(self) -> None:
+            caught.append(signal.SIGTERM)
+            super().handle_term()
+
+    Supervisor(config, [listening]).run()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if not caught:
+        raise PlatformError("a server process did not start", "see the messages above")
+    signal.raise_signal(caught[0])
 
 
 @contextmanager
