@@ -6,15 +6,17 @@ answers, every token pays for its distance from the reference, and the gradient 
 documents joins PPO's in each step (ptx).
 
 Reads   prompts (train), documents (train) when `ptx_coef` is above 0, a model (`model`), a
-`reward`. Writes  final/: the policy; final/value/: the value model, where there is one; with LoRA
-also final/adapter/; samples/: answers to fixed
-        prompts; breaches/: what the guard saw.
+        `reward`.
+Writes  final/: the policy; final/value/: the value model, where there is one; with LoRA also
+        final/adapter/; samples/: answers to fixed prompts; breaches/: the iterations that the
+        guard took back.
 Run     python -m ppo.train RECIPE        torchrun --nproc-per-node 2 -m ppo.train RECIPE
 
-The loop reads as the algorithm does: sample prompts, roll out, score, shape rewards by KL,
-advantages, update, log. Maths: `advantages.py`, `losses.py`. What passes from rollout to update:
-`RolloutBatch` in `rollout.py`. Who samples is the recipe's section `sampler:`
-(`podium.sampling.kinds`). Left out: per-token reward models.
+The loop reads as the algorithm does: sample prompts, roll out, score, shape the rewards by the KL,
+compute advantages, update, log. The maths is in `advantages.py` and `losses.py`; `RolloutBatch` in
+`rollout.py` is what passes from rollout to update; `inputs.py` reads models, prompts and documents.
+The recipe's section `sampler:` says who samples (`podium.sampling.kinds`). Reward models that score
+every token are left out.
 """
 
 from pathlib import Path

@@ -5,7 +5,8 @@ fine-tuned on conversations with the loss on the answers alone. The stage `rl_in
 too: two epochs with a tenth of each batch from the pretraining documents (C.3); PPO starts there.
 
 Reads   demonstrations (train, validation), a model (`model`), documents when `aux_share` is above
-0. Writes  final/: the model with its tokenizer and chat template; with LoRA also final/adapter/.
+        0.
+Writes  final/: the model with its tokenizer and chat template; with LoRA also final/adapter/.
 Run     python -m sft.train RECIPE        torchrun --nproc-per-node 2 -m sft.train RECIPE
 
 One process trains with the plain trainer, several with DeepSpeed under it (`engine`). What differs
