@@ -5,8 +5,8 @@
 
 Add a mutant wherever a test exists for it: the file, an exact text that occurs once in it, what
 replaces that text, and one fast test (seconds) that must fail. `test_mutants.py` holds the list to
-the code: a text that is gone or a test that is gone fails at once; that every mutant is killed is a
-slow test.
+the code: a text that is gone or a test that is gone fails at once; that mutants are killed is a slow
+test, on a sample of the day.
 """
 
 import os
