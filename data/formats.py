@@ -120,6 +120,8 @@ def trl_preference(row: Row) -> Iterator[Comparison]:
 
 def prompt_completion(row: Row) -> Iterator[Demonstration]:
     """{prompt, completion}, strings or lists of messages, as TRL's SFTTrainer takes them."""
+    if row.get("label") is False:  # TRL's KTO files hold bad answers too
+        raise Unusable("labelled as a bad answer")
     prompt = _with_system(row, _as_prompt(row, "prompt"))
     if isinstance(row.get("completion"), list):
         messages = _continued(prompt, _messages(row, "completion"))

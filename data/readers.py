@@ -26,7 +26,7 @@ from data import formats, oasst
 from data.conversion import convert, convertible
 from data.formats import Malformed, Unusable
 from data.jsonl import from_dataset, read_jsonl
-from data.records import Comparison, Demonstration, Document, Prompt, Ranking, note_place
+from data.records import Comparison, Demonstration, Document, Prompt, Ranking, note_place, place_of
 from data.rows import file_rows, rows_of, suffix_of
 from data.sources import Source
 from podium.errors import DataError, PodiumError
@@ -170,7 +170,14 @@ def _stored_records(path: str, source: Source, record_type: type[Any]) -> Iterat
         rows = [row for _, row in rows_of(path, source)]
         stored = _stored_type(rows[0] if rows else {}, record_type)
         records = from_dataset(rows, stored, path)
-    return (made for record in records for made in convert(record, record_type))
+    for record in records:
+        try:
+            yield from convert(record, record_type)
+        except ValidationError:  # an answer without a question makes no prompt
+            messages = getattr(record, "messages", None) or getattr(record, "prompt", [])
+            _, line = (place_of(messages) if messages else None) or (path, None)
+            problem = f"holds no question, so no {record_type.__name__} can be made of it"
+            raise DataError(path, line, "messages", problem, "drop the line") from None
 
 
 def _stored_type(first: Any, record_type: type[Any]) -> type[Any]:
@@ -232,7 +239,11 @@ def _converted(
             if not convertible(type(record), record_type):
                 report.dropped[f"a {type(record).__name__}, not a {record_type.__name__}"] += 1
                 continue
-            made = convert(record.model_copy(update={"source": Path(path).name}), record_type)
+            try:
+                made = convert(record.model_copy(update={"source": Path(path).name}), record_type)
+            except ValidationError:
+                report.dropped["no question in it"] += 1
+                continue
             if not made:
                 report.dropped["no preference in it"] += 1
             for one in made:

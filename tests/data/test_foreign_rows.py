@@ -126,6 +126,23 @@ def test_prompts_are_made_from_a_file_of_demonstrations(tmp_path):
     assert isinstance(prompts[0], Prompt)
 
 
+def test_an_answer_labelled_as_bad_is_not_learned(tmp_path):
+    """KTO's rows in TRL's form. Seen red: the bad answer was a demonstration."""
+    rows = [{"prompt": "Hi", "completion": c, "label": c == "Ho"} for c in ("Ho", "He")]
+    records, dropped = read(tmp_path, rows, "prompt_completion", Demonstration)
+    assert len(records) == 1 and dropped == {"labelled as a bad answer": 1}
+
+
+def test_an_answer_without_a_question_makes_no_prompt(tmp_path):
+    """Seen red: a traceback out of the conversion, in both ways of reading."""
+    good = {"messages": [ASK, YES]}
+    with pytest.raises(PodiumError, match="line 2, field 'messages': holds no question"):
+        read(tmp_path, [good, {"messages": [YES]}], "records", Prompt)
+    lone = {"messages": [{"role": "system", "content": "Be kind."}, YES]}
+    records, dropped = read(tmp_path, [good, lone], "sharegpt", Prompt)
+    assert len(records) == 1 and dropped == {"no question in it": 1}
+
+
 def test_columns_are_renamed_by_the_recipe(tmp_path):
     row = {"question": "Name a fruit.", "pair": {"better": "A plum.", "worse": "No."}, "n": 3}
     fields = {"prompt": "question", "chosen": "pair.better", "rejected": "pair.worse"}
