@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from sft.trainer import StageTrainer
 
 from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
+from podium.run.trainer import StageTrainer
 from sft.config import Config
 
 REWARDS = """
@@ -45,6 +45,8 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
     "engine": ({"gradient_clipping": 1e-9}, "weights", {}),
 }
 ELSEWHERE = {  # key: why not here
+    "loss_on": "one answer each here: tests/data/test_tool_turns.py",
+    "loss_on_thinking": "nobody thinks here: tests/data/test_tool_turns.py",
     "model": "a folder: test_a_foreign_base_gets_a_template_and_rows_for_its_tokens",
     "per_device_train_batch_size": "changes no number: test_it_is_the_same_as_a_plain_loop",
 }
