@@ -78,9 +78,7 @@ def _no_place_for_adapters(model: PreTrainedModel) -> list[str] | None:
     names = {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and type(module).forward is not nn.Linear.forward
-        and type(module).__module__.startswith("transformers.models.")
+        if isinstance(module, nn.Linear) and type(module).__name__.endswith("Router")
     }
     if model.config.model_type in READ_PAST_ADAPTERS:
         names |= {"conv1d", "out_proj"}

@@ -20,6 +20,7 @@ KINDS = [
     "gpt_oss",
     "deepseek_v3",
     "llama4_text",
+    "falcon",
     "mamba",
     "qwen3_5_text",
     "pegasus",
