@@ -54,6 +54,8 @@ AGREEMENT = "tests/data/test_agreement.py::"
 CONTEXT = "tests/podium/run/test_context.py::"
 SOURCES = "tests/reward/test_sources.py::"
 REWARD_KEY = "tests/reward/test_keys.py::test_every_key_does_something"
+EXPORT = "tests/app/labeling/test_export_oracle.py::"
+SITE = "tests/app/labeling/test_import_export.py::"
 
 MUTANTS = [
     # What is looked for and not found; one split over all sets.
@@ -450,6 +452,105 @@ MUTANTS = [
         "    units = units[units.sum(axis=1) > 1]",
         "    units = units[units.sum(axis=1) > 2]",
         AGREEMENT + "test_rank_alpha_is_one_for_perfect_agreement_and_does_not_depend_on_listing",
+    ),
+    # What a labeler said, and what is made of it.
+    Mutant(
+        "app/labeling/exporting.py",
+        "func.max(Submission.revision)",
+        "func.min(Submission.revision)",
+        EXPORT + "test_an_export_gives_the_last_revision_of_everything_that_was_not_skipped",
+    ),
+    Mutant(
+        "app/labeling/exporting.py",
+        "parts.ratings[submission.id][c.shown_as] for c in candidates",
+        "parts.ratings[min(parts.ratings)][c.shown_as] for c in candidates",
+        EXPORT + "test_an_export_gives_the_last_revision_of_everything_that_was_not_skipped",
+    ),
+    Mutant(
+        "app/labeling/exporting.py",
+        "flags=[[name for name, ticked in rating.flags.items() if ticked]",
+        "flags=[[name for name, ticked in rating.flags.items()]",
+        EXPORT + "test_flags_are_those_that_were_ticked_last_and_of_their_response",
+    ),
+    Mutant(
+        "app/labeling/exporting.py",
+        '"comment": submission.comment',
+        '"comment": None',
+        EXPORT + "test_an_export_gives_the_last_revision_of_everything_that_was_not_skipped",
+    ),
+    Mutant(
+        "app/labeling/exporting.py",
+        '"content": pair.chosen',
+        '"content": pair.rejected',
+        EXPORT + "test_pairs_are_those_of_the_last_revisions_and_ties_say_nothing",
+    ),
+    Mutant(
+        "app/labeling/exporting.py",
+        "parts.ratings[submission.id][c.shown_as]",
+        "parts.ratings[submission.id].get(c.position, parts.ratings[submission.id][0])",
+        EXPORT + "test_a_copy_has_the_rank_of_the_answer_that_was_shown_in_its_place",
+    ),
+    Mutant(
+        "app/labeling/exporting.py",
+        'if vote.choice == "left" else',
+        'if vote.choice == "right" else',
+        SITE + "test_votes_and_questions_of_the_chat",
+    ),
+    Mutant(
+        "app/labeling/exporting.py",
+        'vote.choice not in ("left", "right")',
+        'vote.choice not in ("left", "right", "tie")',
+        SITE + "test_votes_and_questions_of_the_chat",
+    ),
+    Mutant(
+        "app/labeling/exporting.py",
+        "    if not chosen.gold:\n",
+        "    if chosen.gold:\n",
+        SITE + "test_filters_choose_batches_cohorts_gold_and_extras",
+    ),
+    Mutant(
+        "app/labeling/exporting.py",
+        "names[handle] = pseudonym(session, handle)",
+        "names[handle] = handle",
+        SITE + "test_an_export_is_what_the_reward_stage_reads",
+    ),
+    Mutant(
+        "app/labeling/progress.py",
+        'task_agreement(task, "half")',
+        'task_agreement(task, "drop")',
+        EXPORT + "test_agreement_is_that_of_the_last_revisions",
+    ),
+    Mutant(
+        "app/labeling/progress.py",
+        "        .join(newest, newest.c.id == Submission.id)\n",
+        "",
+        EXPORT + "test_the_admin_sees_answers_once_and_skips_apart",
+    ),
+    Mutant(
+        "app/labeling/datacard.py",
+        "(pairs - ordered) / pairs",
+        "ordered / pairs",
+        EXPORT + "test_agreement_is_that_of_the_last_revisions",
+    ),
+    # Agreement of labelers.
+    Mutant(
+        "data/agreement.py",
+        "int(choose_two[0] + choose_two[2]),",
+        "int(choose_two.sum()),",
+        "tests/data/test_agreement.py::"
+        "test_shared_ties_agree_under_half_and_match_and_are_no_evidence_under_drop",
+    ),
+    Mutant(
+        "data/agreement.py",
+        'half = 0.5 if tie_rule == "half" else 0.0',
+        "half = 0.5",
+        EXPORT + "test_agreement_is_that_of_the_last_revisions",
+    ),
+    Mutant(
+        "data/agreement.py",
+        "by_rank * by_rating == -1",
+        "by_rank * by_rating == 1",
+        EXPORT + "test_agreement_is_that_of_the_last_revisions",
     ),
 ]
 
