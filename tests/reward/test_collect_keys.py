@@ -102,7 +102,7 @@ def unchanged() -> dict[str, dict]:
 
 @pytest.mark.parametrize("key", CHANGES)
 def test_every_key_does_something(says, unchanged, key):
-    """Mutations seen red are in tests/mutants.py: keys that nobody reads."""
+    """A key that nobody reads would change nothing."""
     value, observed, needed = CHANGES[key]
     if str(needed) not in unchanged:
         unchanged[str(needed)] = says("plain", **needed)
