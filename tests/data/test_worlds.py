@@ -159,7 +159,7 @@ CHANGES = {
 @pytest.mark.parametrize("key", CHANGES)
 def test_every_key_of_the_world_does_something(key):
     """And none is without an entry; `name` has one value. Mutations seen red: a field added; the
-    seed left out of the prompts' generator.
+    seed left out of the world and of its prompts.
     """
     assert CHANGES.keys() | {"name"} == Config.model_fields.keys()
     small = dict.fromkeys(CHANGES, 6) | {"seed": 0, "villagers": 64, "users": 30}
