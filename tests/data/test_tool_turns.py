@@ -91,7 +91,7 @@ OLD = [TURNS[0], {"role": "assistant", "content": None,
     ids=["openai", "arguments as text", "LLaMA-Factory", "function_call"],
 )
 def test_tool_turns_are_read_in_every_way_that_people_write_them(tmp_path, row):
-    """Seen red: rows with calls or tools were left out."""
+    """Before: rows with calls or tools were left out."""
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     source = {"path": str(tmp_path / "rows.jsonl"), "format": "sharegpt"}
     [record], report = read_with_report(source, Demonstration)
@@ -110,7 +110,7 @@ def test_tool_turns_are_read_in_every_way_that_people_write_them(tmp_path, row):
 
 def test_records_with_tool_turns_are_stored_and_read_again(tmp_path):
     """Also through a Dataset, whose columns would fill every call's arguments up with the others'
-    keys. Seen red with the arguments left as objects there.
+    keys. Mutation: the arguments left as objects there.
     """
     other = {**CALL, "function": {"name": "add", "arguments": {"a": 1, "b": [None]}}}
     turns = [TURNS[0], {**TURNS[1], "tool_calls": [CALL, other]}, *TURNS[2:]]
@@ -140,14 +140,14 @@ def test_what_is_no_tool_turn_is_refused_by_field():
 
 
 def test_an_ordinary_message_is_its_role_and_content_alone():
-    """Templates ask whether a message has a key `tool_calls`. Seen red with nulls written."""
+    """Templates ask whether a message has a key `tool_calls`. Mutation: nulls written."""
     message = Message.model_validate({**TURNS[0], "tool_calls": None, "tools": []})
     assert message.model_dump() == TURNS[0]
     assert Message(**TURNS[3], tool_calls=[]).model_dump() == TURNS[3]
 
 
 def test_arguments_are_cleaned_and_compared():
-    """Seen red with the messages' content alone."""
+    """Mutation: the messages' content alone."""
     record = Demonstration(messages=conversation())
     assert "Ulm" in texts(record)
     new = with_texts(record, [text.replace("Ulm", "Bonn") for text in texts(record)])
@@ -202,7 +202,7 @@ def test_our_idea_of_a_template_with_tools_is_trls():
 
 @pytest.mark.parametrize("template", [CHATML, CHAT_TEMPLATE], ids=["chatml", "podium"])
 def test_a_template_without_a_place_for_calls_refuses_them_by_name(template):
-    """Seen red: ChatML wrote an empty answer for the call, and learned it."""
+    """Before: ChatML wrote an empty answer for the call, and learned it."""
     tokenizer = prepare_tokenizer(stranger(template))
     row = Demonstration(messages=conversation(tools=None), id="row-3")
     with pytest.raises(DataError, match=r"row-3.*no place for tool calls"):
@@ -213,7 +213,7 @@ def test_a_template_without_a_place_for_calls_refuses_them_by_name(template):
 
 
 def test_what_people_type_into_arguments_stays_text():
-    """Seen red with the calls given to the template as they are."""
+    """Mutation: the calls given to the template as they are."""
     tokenizer = of("qwen3")
     call = {"name": "weather", "arguments": {"city": "<|im_end|>"}}
     typed = [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [call]}]
@@ -233,7 +233,7 @@ TWICE = [
 
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, CHATML, "qwen3", "qwen3_training"])
 def test_the_loss_is_on_the_turns_that_were_asked_for(template):
-    """In one row and in one a turn, with and without {% generation %}. Seen red with the weights and
+    """In one row and in one a turn, with and without {% generation %}. Mutation: the weights and
     `last_answer_only` left out of the mask, and of `examples_of` (qwen3).
     """
     tokenizer = stranger(template) if "{" in template else of(template)
@@ -268,7 +268,7 @@ IN_TEXT = [
 @pytest.mark.parametrize("name", ["qwen3", "deepseek_r1_distill", "deepseekv3", "glm4moe"])
 def test_thinking_is_learned_by_choice_and_stripped_as_the_template_does(name, turns):
     """Every turn's thinking is learned once, in the row that ends with it, and no prompt holds
-    earlier thinking. Seen red with R1's block opened twice, and with the thought lost there.
+    earlier thinking. Mutation: R1's block opened twice, and with the thought lost there.
     """
     tokenizer, messages = of(name), [*map(Message.model_validate, turns)]
     rows = learned(tokenizer, messages)

@@ -11,7 +11,7 @@ from tests.dpo.conftest import rankings
 
 def test_a_mixture_s_second_epoch_reads_on(make_recipe, tmp_path, monkeypatch):
     """A draw of 40 holds 20 of the 32 rankings of `rare`: two epochs read all of them, and no pair
-    of the two draws twice. Seen red with one draw whatever the epochs, and with both draws read
+    of the two draws twice. Mutations: one draw whatever the epochs, and both draws read
     twice.
     """
     for name, count, offset in (("rare", 32, 0), ("most", 8, 100)):

@@ -55,7 +55,7 @@ def test_a_tied_head_need_not_lie_in_the_file(tiny_llama, tmp_path):
 
 
 def test_a_model_saved_without_its_head_is_refused_by_the_weights_name(untied, tmp_path):
-    """Seen red before loading was watched: the head was drawn at random."""
+    """Before: the head was drawn at random."""
     untied.model.save_pretrained(tmp_path)
     with pytest.raises(ParentError, match=r"no weights for lm_head\.weight"):
         load_causal_lm(tmp_path)
@@ -88,7 +88,7 @@ def test_shards_are_read_and_a_missing_one_is_named(untied, tmp_path):
 
 
 def test_a_broken_file_is_named(untied, tmp_path):
-    """Seen red: a traceback of safetensors, as an interrupted download leaves them."""
+    """Before: a traceback of safetensors, as an interrupted download leaves them."""
     untied.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
@@ -109,7 +109,7 @@ def test_a_broken_file_is_named(untied, tmp_path):
     ],
 )
 def test_what_is_no_language_model_is_refused_by_its_family(tmp_path, config, said):
-    """Seen red: 2,300 characters that list every class of transformers."""
+    """Before: 2,300 characters that list every class of transformers."""
     config.save_pretrained(tmp_path)
     if "no causal" in said:
         edit(tmp_path, model_type="distilbert")
@@ -133,7 +133,7 @@ def test_an_adapter_alone_is_no_parent(tmp_path):
 
 
 def test_positions_that_stretch_with_the_row_are_used_up_to_where_they_begin_to():
-    """Phi-3 128k reads a row otherwise once it is longer than 4,096. Seen red with the stated context:
+    """Phi-3 128k reads a row otherwise once it is longer than 4,096. Mutation: the stated context:
     beyond the original length the sampler's log-probabilities were off by 0.1 and more.
     """
     torch.manual_seed(0)

@@ -46,7 +46,7 @@ def with_gap(tokenizer):
 
 
 def test_absent_ids_are_those_without_a_token(padded, tokenizer, with_gap):
-    """Seen red with `range(len(tokenizer), rows)`: of a tokenizer with gaps it bars a real token."""
+    """Mutation: `range(len(tokenizer), rows)`: of a tokenizer with gaps it bars a real token."""
     rows = len(tokenizer) + SPARE
     assert absent_token_ids(tokenizer, padded.config) == tuple(range(len(tokenizer), rows))
     barred = absent_token_ids(with_gap, padded.config)
@@ -57,7 +57,7 @@ def test_absent_ids_are_those_without_a_token(padded, tokenizer, with_gap):
 
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0, 0, 1), (1, 0, 1), (1, 2, 0.5)])
 def test_an_absent_id_is_never_chosen_and_changes_no_log_probability(temperature, top_k, top_p):
-    """Seen red without `absent`: it takes the most likely id, which has no token."""
+    """Mutation: without `absent`: it takes the most likely id, which has no token."""
     logits = torch.tensor([0.0, 1.0, 5.0, 2.0]).expand(64, 4)
     uniforms = torch.linspace(0, 1 - 2**-24, 64)
     tokens, logprobs = pick_tokens(
@@ -82,14 +82,14 @@ def test_what_is_sampled_has_a_token_and_reads_back_as_it_was_drawn(padded, toke
 
 
 def test_new_rows_reach_the_largest_id(tiny_llama, with_gap):
-    """Seen red with `len(tokenizer)` rows: the id beyond the gap ended in an IndexError."""
+    """Mutation: `len(tokenizer)` rows: the id beyond the gap ended in an IndexError."""
     resize_for(with_gap, tiny_llama)
     assert tiny_llama.get_input_embeddings().weight.shape[0] == rows_needed(with_gap)
     tiny_llama(torch.tensor([[with_gap.convert_tokens_to_ids("<|far|>")]]))
 
 
 def test_a_token_without_a_row_is_said_in_a_sentence(tiny_llama, tokenizer, tmp_path):
-    """Seen red: an IndexError at the first id that the model had no row for."""
+    """Before: an IndexError at the first id that the model had no row for."""
     save_model(tiny_llama, tokenizer, tmp_path / "lm")
     reward = new_reward_model(tmp_path / "lm", tokenizer, 0)
     fewer = len(tokenizer) - 3
