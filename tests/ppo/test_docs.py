@@ -24,7 +24,9 @@ def test_every_pitfall_has_tests_and_every_test_named_is_there():
     rows = re.findall(r"^\| ([\d, ]+) .*$", table, re.MULTILINE)
     assert sorted(int(number) for row in rows for number in row.split(",")) == list(range(1, 18))
     for file, test in named_tests(table):
-        (path,) = (
+        found = [
             path for path in ROOT.glob(f"tests/**/{file}") if f"def {test}(" in path.read_text()
-        )
+        ]
+        # other stages have files and tests of the same names; the page is PPO's
+        (path,) = [path for path in found if path.parent.name == "ppo"] or found
         assert path.name == file
