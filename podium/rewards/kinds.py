@@ -102,7 +102,8 @@ def parents(spec: RewardSpec | None) -> Iterator[str]:
     """The reward models that are named by a text alone: stages, folders and hub ids, from which a
     value model can start.
     """
-    return (part.reward for part in parts(spec) if kind_of(part.reward) is KINDS["model"])  # type: ignore[misc]
+    named = (part.reward for part in parts(spec))
+    return (ref for ref in named if isinstance(ref, str) and kind_of(ref) is KINDS["model"])
 
 
 def kind_of(ref: Ref) -> Kind:

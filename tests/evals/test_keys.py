@@ -10,6 +10,7 @@ from evals.evaluate import Config, main
 from evals.records import Answer
 from podium.run.context import StageContext
 from tests.evals.miniature import make_recipe
+from tests.every_key import EveryKey
 
 REWARDS = "def seven(prompts, responses):\n    return [7.0 for _ in prompts]\n"
 
@@ -49,7 +50,7 @@ def says(copied_run):
     """`says(**config) -> what an evaluation of base and SFT shows` on three prompts."""
     (copied_run / "rewards.py").write_text(REWARDS)
 
-    def evaluate(**config) -> dict[str, object]:
+    def evaluate(_name: str = "", **config) -> dict[str, object]:
         small = {
             "prompts": 3,
             "samples": 1,
@@ -84,16 +85,11 @@ def says(copied_run):
 
 
 @pytest.fixture(scope="module")
-def unchanged() -> dict[str, dict]:
-    """What the stage shows without the change, by what it needed: most keys share one."""
-    return {}
+def every_key() -> EveryKey:
+    return EveryKey()
 
 
 @pytest.mark.parametrize("key", CHANGES)
-def test_every_key_does_something(says, unchanged, key):
+def test_every_key_does_something(says, every_key, key):
     """A key that nobody reads would change nothing."""
-    value, observed, needed = CHANGES[key]
-    if str(needed) not in unchanged:
-        unchanged[str(needed)] = says(**needed)
-    changed = says(**{**needed, key: value})
-    assert unchanged[str(needed)][observed] != changed[observed]
+    every_key.check(says, key, CHANGES[key])

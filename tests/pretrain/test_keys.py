@@ -13,6 +13,7 @@ from podium.run.recipe import load_recipe
 from pretrain import train as stage_file
 from pretrain.batches import BatchRamp
 from pretrain.config import Config
+from tests.every_key import EveryKey
 
 # key: another value, what it must change, and what that needs to be seen
 CHANGES: dict[str, tuple[object, str, dict]] = {
@@ -102,19 +103,14 @@ def says(make_recipe, tiny_llama, tokenizer, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def unchanged() -> dict[str, dict]:
-    """What a training without the change shows, by what it needed: most keys share one."""
-    return {}
+def every_key() -> EveryKey:
+    return EveryKey()
 
 
 @pytest.mark.parametrize("key", CHANGES)
-def test_every_key_does_something(says, unchanged, key):
+def test_every_key_does_something(says, every_key, key):
     """A key that nobody reads would change nothing."""
-    value, observed, needed = CHANGES[key]
-    if str(needed) not in unchanged:
-        unchanged[str(needed)] = says("plain", **needed)
-    changed = says("changed", **{**needed, key: value})
-    assert unchanged[str(needed)][observed] != changed[observed]
+    every_key.check(says, key, CHANGES[key])
 
 
 @pytest.mark.parametrize("key", RAMP_CHANGES)

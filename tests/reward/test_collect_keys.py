@@ -14,6 +14,7 @@ from data.worlds import load_world
 from podium.run.context import StageContext
 from podium.run.recipe import load_recipe
 from reward.collect import Config, rank, sample
+from tests.every_key import EveryKey
 
 # key: another value, what it must change, and what that needs to be seen
 CHANGES: dict[str, tuple[object, str, dict]] = {
@@ -95,16 +96,11 @@ def says(tiny_llama, tiny_opt, tokenizer, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def unchanged() -> dict[str, dict]:
-    """What the stage shows without the change, by what it needed: most keys share one."""
-    return {}
+def every_key() -> EveryKey:
+    return EveryKey()
 
 
 @pytest.mark.parametrize("key", CHANGES)
-def test_every_key_does_something(says, unchanged, key):
+def test_every_key_does_something(says, every_key, key):
     """A key that nobody reads would change nothing."""
-    value, observed, needed = CHANGES[key]
-    if str(needed) not in unchanged:
-        unchanged[str(needed)] = says("plain", **needed)
-    changed = says("changed", **{**needed, key: value})
-    assert unchanged[str(needed)][observed] != changed[observed]
+    every_key.check(says, key, CHANGES[key])

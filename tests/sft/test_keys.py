@@ -11,6 +11,7 @@ from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
 from podium.run.trainer import StageTrainer
 from sft.config import Config
+from tests.every_key import EveryKey
 
 REWARDS = """
 def users(prompts, responses):
@@ -101,19 +102,14 @@ def says(make_recipe, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def unchanged() -> dict[str, dict]:
-    """What a training without the change shows, by what it needed: most keys share one."""
-    return {}
+def every_key() -> EveryKey:
+    return EveryKey()
 
 
 @pytest.mark.parametrize("key", CHANGES)
-def test_every_key_does_something(says, unchanged, key):
+def test_every_key_does_something(says, every_key, key):
     """A key that nobody reads would change nothing."""
-    value, observed, needed = CHANGES[key]
-    if str(needed) not in unchanged:
-        unchanged[str(needed)] = says("plain", **needed)
-    changed = says("changed", **{**needed, key: value})
-    assert unchanged[str(needed)][observed] != changed[observed]
+    every_key.check(says, key, CHANGES[key])
 
 
 def test_checkpoints_follow_the_looks_unless_the_key_says_otherwise(says):
