@@ -23,6 +23,14 @@ FILES = {  # name -> rows, the kind and the format they are taken for
         [{"prompt": CHAT[:1], "chosen": CHAT[1:2], "rejected": [{"role": "assistant", "content": "No."}]}],
         "comparisons", "trl_preference",
     ),
+    "shared.json": (
+        [{
+            "conversations": [{"from": "human", "value": "What floats?"}],
+            "chosen": {"from": "gpt", "value": "Corks."},
+            "rejected": {"from": "gpt", "value": "Stones."},
+        }],
+        "comparisons", "sharegpt",
+    ),
     "scored.jsonl": (
         [{"instruction": "Hi", "responses": [{"text": "a", "score": 1.0}, {"text": "b", "score": 2.0}]}],
         "rankings", "scored_list",
@@ -111,7 +119,7 @@ def test_a_bad_line_is_named_where_the_kind_is_known(tmp_path):
 
 
 def test_the_histogram_counts_every_sequence_and_its_tail():
-    """Seen red with the last bin closed: what lies beyond the 99th percentile was lost."""
+    """Mutation: the last bin closed at the 99th percentile."""
     lengths = np.array([10] * 500 + [20] * 498 + [5000, 9000])
     lines = length_lines(lengths, "tokens", limit=100)
     counted = [

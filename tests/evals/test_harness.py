@@ -21,9 +21,7 @@ from tests.evals.miniature import make_run
 
 
 def test_a_difference_is_told_on_the_same_questions():
-    """80 questions, 20 gained and 4 lost. Seen red with the difference turned, and with two
-    separate means (whose interval holds 0).
-    """
+    """80 questions, 20 gained and 4 lost. Seen red with the difference turned."""
     sft = np.array([1.0] * 40 + [0.0] * 40)
     mine = sft.copy()
     mine[40:60], mine[:4] = 1.0, 0.0

@@ -41,7 +41,7 @@ def test_gpt_3s_operations(name):
 
 @pytest.mark.parametrize("name", OPTIMAL)
 def test_chinchillas_table(name):
-    """Within the rounding of "about 20 tokens a parameter". Seen red with Kaplan's exponent."""
+    """Within the rounding of "about 20 tokens a parameter". Mutation: Kaplan's exponent."""
     parameters, flops, tokens = OPTIMAL[name]
     plan = chinchilla(flops)
     assert plan.parameters == pytest.approx(parameters, rel=0.06)
@@ -51,8 +51,8 @@ def test_chinchillas_table(name):
 
 @pytest.mark.parametrize("name", LLAMA)
 def test_llamas_hours_energy_and_carbon(name):
-    """At the share of the peak that its hours imply (43 to 51 %). Seen red with kW for W, and
-    without the building's overhead.
+    """At the share of the peak that its hours imply (43 to 51 %). Seen red without the
+    building's overhead.
     """
     parameters, tokens, hours, megawatt_hours, tonnes = LLAMA[name]
     flops = flops_of(parameters, tokens)
@@ -66,7 +66,7 @@ def test_llamas_hours_energy_and_carbon(name):
 
 def test_kaplans_law_spends_its_budget_and_favours_parameters():
     """6 N B S is C to the rounding of its constants, at any budget; ten times the compute is 5.4
-    times the parameters there and 3.2 times in Chinchilla's. Seen red with D for B S.
+    times the parameters there and 3.2 times in Chinchilla's. Mutation: D for B S.
     """
     for flops in (1e18, 8.64e19, 1e23):
         plan = kaplan(flops)

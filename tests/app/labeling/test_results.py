@@ -76,7 +76,7 @@ def test_elo_is_the_likelihoods_maximum_and_its_mean_is_zero():
 
 def test_two_people_on_ten_prompts_by_hand():
     """Ties are half; the longer answer's win does not count among equal lengths; each cohort has
-    its own rate. Seen red with ties left out, and with lengths not looked at.
+    its own rate. Seen red with lengths not looked at, and with an outcome not turned.
     """
     long = "x" * 50
     rows = []

@@ -24,7 +24,7 @@ needs_bwrap = pytest.mark.skipif(
 
 @needs_bwrap
 def test_the_small_problems_are_solved_by_their_solutions_alone():
-    """Seen red with `check` never called: the wrong answers passed."""
+    """Mutation: `check` never called."""
     problems = small_problems()
     assert len({problem.prompt for problem in problems}) == len(problems) == 30
     for problem in problems[:10]:  # every form once
@@ -91,8 +91,8 @@ def _row(task, passed, means, tokens):
 
 
 def test_pass_at_k_and_the_rankings_against_brute_force():
-    """Every set of k samples counted out. Seen red with `1 - (1 - c / n)^k`, and with the sum of
-    log-probabilities in place of the mean.
+    """Every set of k samples counted out. Seen red with right and wrong exchanged, and with the
+    lowest ranked in place of the highest. Mutation: the biased `1 - (1 - c / n)^k`.
     """
     rows = [
         _row("a", [1, 0, 0, 1], [-0.1, -0.2, -0.3, -0.4], [40, 1, 1, 1]),

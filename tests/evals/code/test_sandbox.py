@@ -48,7 +48,7 @@ def test_an_endless_loop_ends_on_time():
 
 @needs_bwrap
 def test_a_fork_bomb_stays_small_and_leaves_nothing_behind():
-    """Seen red without the limit on processes: the machine's process table grew until the end."""
+    """The kernel counts no processes of root, so that root's programs run as nobody."""
     bomb = """
 import os, time
 made = 0
@@ -81,7 +81,7 @@ def test_memory_and_disk_are_bounded():
 
 @needs_bwrap
 def test_the_machines_files_are_neither_seen_nor_changed(tmp_path):
-    """Seen red with `--ro-bind / /`: the file was read."""
+    """Mutation: `--ro-bind / /`."""
     secret = tmp_path / "secret.txt"
     secret.write_text("a key")
     tmp_path.chmod(0o777)
@@ -99,7 +99,7 @@ def test_the_machines_files_are_neither_seen_nor_changed(tmp_path):
 
 @needs_bwrap
 def test_nobody_is_called_and_no_secret_is_in_the_environment(monkeypatch):
-    """Seen red without `--unshare-all`: the listener was reached."""
+    """Seen red without `--unshare-net`: the listener was reached."""
     monkeypatch.setenv("API_KEY", "s3cret")
     inside = "import os; assert 'API_KEY' not in os.environ, os.environ"
     assert run_program(inside, SHORT).verdict == "passed"
