@@ -4,6 +4,7 @@ seconds.
 
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A shell's background job ignores Ctrl-C, and hands that on to every process that a test starts:
+# the tests that send Ctrl-C would then wait for nothing.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SENTENCES = [
     "Ana the baker lives in the mill and likes honey.",

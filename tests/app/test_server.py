@@ -175,12 +175,7 @@ def test_several_processes_serve_one_port_and_go_with_their_parent(tmp_path):
         (signal.SIGTERM, {-15, 143}),
         (signal.SIGINT, {-2, 130}),
     ):
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            # a shell's background job, as these tests may be, ignores Ctrl-C, and so would its own
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_until_up(f"http://127.0.0.1:{port}", process)
         first = children_of(process.pid)
         os.kill(first[-1], signal.SIGKILL)
