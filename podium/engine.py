@@ -11,6 +11,7 @@ Gradients are *averaged* over processes: a loss that is a mean over the global b
 sum divided by the global count, times `world_size()`; a mean over equal local shares needs nothing.
 """
 
+import atexit
 import logging
 import os
 import warnings
@@ -87,12 +88,21 @@ def init_distributed() -> None:
             torch.cuda.set_device(device())
         if "RANK" in os.environ:
             torch.distributed.init_process_group(backend)
+            atexit.register(_dissolve)
         else:
             # DeepSpeed reads its rank from these even when the group exists already
             os.environ.update(_ALONE)
             store = torch.distributed.HashStore()
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+def _dissolve() -> None:
+    """Destroy the group while Python still runs. Left to the process's end, its threads may be
+    torn down while they run, and then a process whose work is done aborts (SIGABRT).
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def leave_distributed() -> None:

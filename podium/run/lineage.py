@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from podium.errors import RunFolderError
 from podium.run.recipe import Recipe, SplitSources
 from podium.run.registry import spec_of
@@ -169,8 +171,10 @@ def changes(record: dict[str, Any], recipe: Recipe, stage: str, run_dir: Path) -
 
     A parent or data file that is gone is no change: an output outlives what it was made from.
     """
-    found = _config_changes(record["config"], fingerprint(recipe, stage))
+    before = _completed(record["config"], recipe.stage_config(stage))
+    found = _config_changes(before, fingerprint(recipe, stage))
     if (sampler := record.get("sampler")) is not None:  # a stage that sampled
+        sampler = _completed(sampler, recipe.sampler)
         found += _config_changes(sampler, recipe.sampler.model_dump(mode="json"), "sampler.")
     for parent in record["parents"]:
         folder = run_dir / parent["path"]  # an absolute path stays as it is
@@ -213,6 +217,17 @@ def _data_changes(entry: dict[str, Any], recipe: Recipe, run_dir: Path) -> list[
         for path, sha256 in sorted(now.items())
         if sha256 != recorded.get(path)
     ]
+
+
+def _completed(recorded: dict[str, Any], now: BaseModel) -> dict[str, Any]:
+    """A recorded config with the keys that came after it, at their defaults: they did not exist,
+    so the stage was made as their defaults make it, and a newer Podium need not make it again.
+    """
+    section = {key: value for key, value in recorded.items() if key in type(now).model_fields}
+    try:
+        return recorded | type(now).model_validate(section).model_dump(mode="json")
+    except ValidationError:  # a value that is refused today: compared as it was written
+        return recorded
 
 
 def _config_changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -95,6 +95,22 @@ def test_a_changed_config_trains_again_and_keeps_the_old_output(run_demo, capsys
     )
 
 
+def test_a_key_that_came_with_a_newer_podium_makes_nothing_anew(run_demo, capsys):
+    """A finished run is opened by the next release, which has a key more, at its default.
+
+    Seen red: the record compared as it was written.
+    """
+    stage_file = run_demo() / "pretrain" / "final" / "stage.json"
+    record = json.loads(stage_file.read_text())
+    del record["config"]["learning_rate"]
+    stage_file.write_text(json.dumps(record))
+    run_demo()
+    assert run_demo.ran == []
+    run_demo(sets=["pretrain.learning_rate=0.5"])
+    assert run_demo.ran == ["pretrain"]
+    assert "learning_rate was 0.1 and is 0.5" in capsys.readouterr().out
+
+
 def test_force_trains_again_although_nothing_changed(run_demo):
     run_demo()
     run_dir = run_demo(force=True)
