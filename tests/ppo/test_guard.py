@@ -34,6 +34,37 @@ def test_every_threshold_strikes_on_its_side_and_can_be_switched_off(threshold, 
     assert breaches({**GOOD, metric: worse}, off, iteration=10) == []
 
 
+ELSEWHERE = {  # key: where it is shown; the thresholds are above
+    "max_first_error": "test_a_sampler_that_rounds_otherwise_is_noticed_and_mended",
+    "grace": "test_a_raw_value_model_gets_its_grace",
+    "on_breach": "test_a_guard_that_is_told_to_stop_goes_back_never",
+    "max_rollbacks": "test_a_reward_that_stays_nan_stops_the_run_with_the_reason",
+    "lr_factor": "test_a_fault_in_the_middle_is_taken_back",
+}
+
+
+def test_every_key_is_a_threshold_or_listed():
+    """A new key must show what it does. Mutations seen red: a field added to GuardConfig; a
+    threshold that no line of LIMITS holds.
+    """
+    thresholds = {threshold for threshold, _, _ in LIMITS}
+    assert thresholds | ELSEWHERE.keys() == GuardConfig.model_fields.keys()
+    assert not thresholds & ELSEWHERE.keys()
+
+
+@pytest.mark.parametrize("threshold", [threshold for threshold, _, _ in LIMITS])
+def test_a_threshold_is_crossed_beyond_its_number_and_not_at_it(threshold):
+    """Mutations seen red: `>=` for `>`; the limits of a default config whatever was set."""
+    metric = next(name for key, name, _ in LIMITS if key == threshold)
+    beyond = 0.125 if threshold.startswith("max") else -0.125
+    only = {name: None for name, _, _ in LIMITS} | {threshold: 0.5}
+    assert breaches({metric: 0.5}, GuardConfig(**only), 10) == []
+    assert len(breaches({metric: 0.5 + beyond}, GuardConfig(**only), 10)) == 1
+    assert (
+        breaches({metric: 0.5 + beyond}, GuardConfig(**only | {threshold: 0.5 + beyond}), 10) == []
+    )
+
+
 @pytest.mark.parametrize("metric", ["objective/scores", "loss/policy_avg", "grad_norm/value"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_always_a_breach(metric, value):

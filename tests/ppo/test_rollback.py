@@ -169,6 +169,21 @@ def test_a_reward_that_stays_nan_stops_the_run_with_the_reason(make_recipe, tmp_
     assert not (tmp_path / "runs/run/ppo/final").exists()
 
 
+def test_a_guard_that_is_told_to_stop_goes_back_never(make_recipe, tmp_path, monkeypatch):
+    """Mutation seen red: `on_breach` not asked."""
+    original = Learner.rollout
+
+    def rollout(self, prompts, iteration, *others):
+        batch = original(self, prompts, iteration, *others)
+        batch.scores[0] = float("nan")
+        return batch
+
+    monkeypatch.setattr(Learner, "rollout", rollout)
+    with pytest.raises(DivergenceError, match="objective/scores is nan"):
+        train(make_recipe(total_episodes=16, guard={"on_breach": "stop"}), tmp_path / "runs")
+    assert "stopped after 0 rollbacks" in (tmp_path / "runs/run/ppo/logbook.md").read_text()
+
+
 @pytest.mark.slow
 def test_a_reward_model_that_likes_one_token_is_detected_as_hacking(
     make_recipe, tmp_path, monkeypatch
