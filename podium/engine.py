@@ -29,6 +29,7 @@ __all__ = [
     "all_reduce_max",
     "all_reduce_sum",
     "backward",
+    "checkpoint_weights",
     "deepspeed_settings",
     "full_state_dict",
     "init_distributed",
@@ -236,6 +237,26 @@ def load_engine(engine: Any, folder: Path) -> None:
     loaded, _ = engine.load_checkpoint(str(folder), tag="engine")
     if loaded is None:
         raise FileNotFoundError(f"{folder} holds no engine state")
+
+
+def checkpoint_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint of a stage, under their plain names: of the policy in PPO's, of
+    the model in any other. Incomplete where it holds adapters, or was written under ZeRO 3.
+    """
+    from safetensors.torch import load_file
+
+    saved = sorted(folder.glob("checkpoint-*/*.safetensors"))  # as Hugging Face's trainers write
+    if saved:
+        return {name: tensor for file in saved for name, tensor in load_file(file).items()}
+    places = (folder / "policy" / "engine", folder / "engine")
+    states = [place / "mp_rank_00_model_states.pt" for place in places]
+    found = next((state for state in states if state.is_file()), None)
+    if found is None:
+        return {}
+    weights: dict[str, torch.Tensor] = torch.load(found, map_location="cpu", weights_only=False)[
+        "module"
+    ]
+    return weights
 
 
 def full_state_dict(engine: Any) -> dict[str, torch.Tensor]:

@@ -230,9 +230,12 @@ def elo_over_prompts(
     hessian = np.zeros((models, models))
     for i, j, sign in ((a, a, 1), (b, b, 1), (a, b, -1), (b, a, -1)):
         np.add.at(hessian, (i, j), sign * chance * (1 - chance))
-    inverse = np.linalg.pinv(hessian)  # the ratings' mean is free, and set to 0
+    # The ratings' mean is free: along it the Hessian is 0 but for rounding, which no cut-off tells
+    # from a small eigenvalue at every size of data. No gradient points that way either, so any
+    # curvature may stand there.
+    inverse = np.linalg.inv(hessian + hessian.trace() / models**2)
     covariance = inverse @ (gradient.T @ gradient) @ inverse * prompts / (prompts - 1)
-    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))  # rounding can leave -1e-20
+    errors = np.sqrt(np.diag(covariance))
     half = student.ppf(0.975, prompts - 1) * errors * ELO_PER_NAT
     centred = (ratings - ratings.mean()) * ELO_PER_NAT
     return [

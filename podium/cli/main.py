@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from podium.cli.measuring import add_measuring_commands
 from podium.cli.options import (
     DEFAULT_RUNS,
     AsJson,
@@ -96,6 +97,7 @@ def run(
 
 
 add_stage_commands(app, {"reward": reward_app, "evals": evals_app})
+add_measuring_commands(app)
 
 
 @app.command()

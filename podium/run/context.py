@@ -38,6 +38,7 @@ from podium.storage import PARTIAL, publish, write_json, write_text, writing
 __all__ = [
     "StageContext",
     "checkpoint_record",
+    "checkpoints_of",
 ]
 
 CHECKPOINT_FILE = "checkpoint.json"
@@ -143,7 +144,8 @@ class StageContext(StageInputs):
         return bool(flag.item() > 0)
 
     def save_checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
-        """Everything needed to go on after `step` steps; the two newest are kept.
+        """Everything needed to go on after `step` steps; the two newest are kept, or as many as
+        the recipe's `keep_checkpoints` says.
 
         `save(folder)` is called on every process with the same empty folder.
 
@@ -163,7 +165,8 @@ class StageContext(StageInputs):
 
         self._write_folder(self.dir / "checkpoints" / str(step), save, describe)
         if self.is_main:
-            for old in _checkpoints(self.dir)[:-KEPT_CHECKPOINTS]:
+            kept = max(self.recipe.keep_checkpoints, KEPT_CHECKPOINTS)
+            for old in checkpoints_of(self.dir)[:-kept]:
                 shutil.rmtree(old)
         runtime.release_memory()
 
@@ -190,7 +193,7 @@ class StageContext(StageInputs):
         return True
 
     def _newest_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
-        found = _checkpoints(self.dir)
+        found = checkpoints_of(self.dir)
         return (found[-1], json.loads((found[-1] / CHECKPOINT_FILE).read_text())) if found else None
 
     # ---- what comes out --------
@@ -201,8 +204,8 @@ class StageContext(StageInputs):
         """Write final/: what `save(folder)` writes (called on every process), README.md with
         `card`, stage.json last.
 
-        `metrics` are the headline numbers, `tokens` those trained on. Checkpoints are deleted: they
-        were for resuming.
+        `metrics` are the headline numbers, `tokens` those trained on. Checkpoints are deleted, as
+        they were for resuming, but for those of the recipe's `keep_checkpoints`.
 
         Raises:
             RunFolderError: the disk refused; nothing half-written is left and the checkpoints are
@@ -224,7 +227,7 @@ class StageContext(StageInputs):
             write_json(folder / lineage.STAGE_FILE, record)
 
         self._write_folder(self.dir / "final", save, describe)
-        if self.is_main:
+        if self.is_main and not self.recipe.keep_checkpoints:
             shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
         self.finished = True
         told = ", ".join(f"{name} {metric_text(float(v))}" for name, v in metrics.items())
@@ -271,7 +274,7 @@ class StageContext(StageInputs):
             tracker.close()
 
 
-def _checkpoints(stage_dir: Path) -> list[Path]:
+def checkpoints_of(stage_dir: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     folders = [
         p
@@ -283,5 +286,5 @@ def _checkpoints(stage_dir: Path) -> list[Path]:
 
 def checkpoint_record(stage_dir: Path) -> dict[str, Any] | None:
     """What the newest checkpoint was made from; None without one."""
-    found = _checkpoints(stage_dir)
+    found = checkpoints_of(stage_dir)
     return json.loads((found[-1] / CHECKPOINT_FILE).read_text()) if found else None

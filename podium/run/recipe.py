@@ -88,6 +88,12 @@ class Recipe(BaseModel):
         "multiplies it",
     )
     threads: Literal["auto"] | int = Field("auto", description="CPU threads; auto = what is free")
+    keep_checkpoints: int = Field(
+        0,
+        ge=0,
+        description="newest checkpoints of a stage that stay when it is finished, for "
+        "`podium rank-checkpoints`; while it runs there are always two",
+    )
     trackers: list[Literal["trackio", "tensorboard", "wandb"]] = Field(
         default_factory=list,
         description="dashboards that mirror metrics.jsonl (extras of the same names)",

@@ -123,10 +123,15 @@ def _shape(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     )
 
 
+PARENTS = {"sft": ["pretrain"], "reward": ["sft"], "ppo": ["sft", "reward"]}
+
+
 def _finish(
     name: str, recipe: Recipe, run_dir: Path, save: Any, logged: dict[str, float] | None = None
 ) -> None:
     stage = StageContext(name, recipe, run_dir)
+    for parent in PARENTS.get(name.removesuffix("_plain"), []):
+        stage.parent(parent)
     for step in range(1, 4):
         stage.log(step, {key: value / step for key, value in (logged or {}).items()})
     stage.finish(save, {"loss": 1.0}, "# A stage of the miniature run")

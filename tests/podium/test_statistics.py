@@ -8,11 +8,13 @@ from scipy.stats import t as student
 
 from benchmarks.coverage import simulated_wins
 from podium.statistics import (
+    ELO_PER_NAT,
     FEWEST_PROMPTS,
     SHARE,
     bon_kl,
     bon_unbiased,
     bradley_terry,
+    elo_over_prompts,
     holm,
     mean_with_interval,
     p_value,
@@ -197,3 +199,26 @@ def test_best_of_n_kl_is_the_exact_kl_of_the_maximum():
     assert bon_kl(1) == 0.0
     favourite = np.random.default_rng(5).uniform(size=(100_000, 16)).max(axis=1)
     assert bon_kl(16) == pytest.approx(np.mean(np.log(16) + 15 * np.log(favourite)), abs=0.01)
+
+
+@pytest.mark.parametrize("prompts", [20, 100, 400])
+def test_elo_has_an_interval_at_every_size_of_data(prompts):
+    """The sandwich by hand for two models: each rating is half the gap, whose variance is that of
+    the share won over the curvature squared. Seen red with the pseudo-inverse that took a Hessian
+    of 100 prompts and more for one without a free direction: its intervals had no width.
+    """
+    won = (np.arange(prompts * 4) % 3 == 0).astype(float)
+    prompt = np.repeat(np.arange(prompts), 4)
+    first, second = np.zeros(len(won), dtype=int), np.ones(len(won), dtype=int)
+    found = elo_over_prompts(first, second, won, prompt, 2)[0]
+    share = won.mean()
+    spread = np.array([(won[prompt == i] - share).sum() for i in range(prompts)])
+    error = np.sqrt((spread**2).sum() * prompts / (prompts - 1)) / (len(won) * share * (1 - share))
+    half = ELO_PER_NAT * error / 2 * student.ppf(0.975, prompts - 1)
+    assert found.high - found.value == pytest.approx(half, rel=1e-4)
+    won = np.random.default_rng(0).integers(2, size=3 * len(prompt)).astype(float)
+    three = elo_over_prompts(
+        np.r_[first, first, second], np.r_[second, 2 * second, 2 * second],
+        won, np.r_[prompt, prompt, prompt], 3,
+    )  # fmt: skip
+    assert all(rating.high - rating.low > half / 10 for rating in three)

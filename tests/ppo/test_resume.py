@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from podium.engine import checkpoint_weights
 from podium.errors import Interrupted, RunFolderError
 from tests.ppo.runs import ROOT, assert_same_weights, metrics, stop_after, timeless, train
 
@@ -145,3 +147,18 @@ def test_kill_9_at_random_moments_gives_the_same_final_weights(make_recipe, tmp_
     assert start(recipe, tmp_path / "runs").wait(timeout=300) == 0
     assert timeless(folder) == timeless(whole)
     assert_same_weights(folder, whole)
+
+
+def test_a_checkpoint_s_weights_are_the_policy_s(make_learner, tmp_path):
+    """For ranking checkpoints. Mutation seen red: the value model's folder read."""
+    learner = make_learner()
+    with torch.no_grad():  # else the value model, which starts from it, has the same weights
+        for weight in learner.policy.module.parameters():
+            weight += 0.01
+    (tmp_path / "3").mkdir()
+    learner.save(tmp_path / "3")
+    found = checkpoint_weights(tmp_path / "3")
+    own = dict(learner.policy.module.named_parameters())
+    assert own.keys() <= found.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in own.items())
+    assert checkpoint_weights(tmp_path) == {}
