@@ -20,6 +20,7 @@ from fastapi import FastAPI, HTTPException, Request
 from app import serving
 from app.labeling.access import user_of_cookie
 from app.labeling.application import create_site
+from app.labeling.chats import ChatBox
 from app.labeling.site import Settings, Site, open_site
 from app.labeling.votes import VoteBox
 from app.middleware import CHAT
@@ -82,7 +83,13 @@ def build_server(site: Site) -> FastAPI:
         return user.handle if user else None
 
     server.state.chat = True
-    page = build(site.settings.run, compare=True, votes=VoteBox(site.database), home=True)
+    page = build(
+        site.settings.run,
+        compare=True,
+        votes=VoteBox(site.database),
+        chats=ChatBox(site.database),
+        home=True,
+    )
     return mount_gradio_app(
         server, page, path=CHAT, auth_dependency=logged_in, show_error=False, **appearance()
     )

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from app.chat.keeping import Votes
 from app.chat.page import appearance, build  # before gradio: it switches analytics off
-from app.chat.talk import Votes
 from app.middleware import LOCAL_NAMES, AccessMiddleware, is_local
 from app.serving import serve
 from podium.errors import PodiumError

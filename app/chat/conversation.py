@@ -5,14 +5,15 @@ Nothing here knows of the page. Each browser session owns one `Conversation`, ke
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, Literal
 
 from app.chat.catalog import Speaker
 from data.records import Message
 from data.template import decode_response, encode_prompt
 from podium.errors import PodiumError
-from podium.sampling.protocol import SamplingParams
+from podium.sampling.protocol import SamplingParams, StopStrings
 
 MIN_ROOM = 16  # tokens an answer gets at least; older turns are dropped to make room
 
@@ -29,6 +30,7 @@ class Settings:
     top_p: float = 1.0
     max_new_tokens: int = 128
     seed: int = 0
+    stop: tuple[str, ...] = ()  # texts before which an answer ends
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,75 @@ class Turn:
 
 @dataclass
 class Conversation:
-    """The turns so far. `busy` while an answer is drawn; `stop` asks that it end."""
+    """The turns so far. `busy` while an answer is drawn or waited for; `stop` asks that it end.
+
+    A blind conversation keeps its two models (`pair`, in the order shown, which is drawn by lot)
+    and hides which is which until there is a vote.
+    """
 
     turns: list[Turn] = field(default_factory=list)
+    system: str = ""
+    pair: tuple[str, str] | None = None  # keys of the models of a blind conversation
+    revealed: bool = False
     busy: bool = False
     stop: bool = False
+    stored: int | None = None  # what the chats' keeper calls it
+    version: int = 0
+
+    @property
+    def hides(self) -> bool:
+        """Whether names and scores are kept back."""
+        return self.pair is not None and not self.revealed
+
+    def begin_anew(self) -> None:
+        """As it was made; what is stored stays stored."""
+        self.turns.clear()
+        self.system, self.pair, self.revealed, self.stored, self.version = "", None, False, None, 0
+
+    def as_json(self) -> dict[str, Any]:
+        """What is kept of it; `loaded` reads it back."""
+        turns = [
+            {
+                "user": turn.user,
+                "kept": turn.kept,
+                "asked": turn.asked,
+                "attempt": turn.attempt,
+                "answers": [
+                    a and {f.name: getattr(a, f.name) for f in fields(a) if f.name != "ids"}
+                    for a in turn.answers
+                ],
+            }
+            for turn in self.turns
+        ]
+        return {
+            "system": self.system,
+            "pair": self.pair,
+            "revealed": self.revealed,
+            "turns": turns,
+        }
+
+    def load(self, body: dict[str, Any], stored: int, version: int) -> None:
+        """Become the conversation that was kept as `body`."""
+        self.turns = [
+            Turn(**turn | {"answers": [a and Answer(**a) for a in turn["answers"]]})
+            for turn in body["turns"]
+        ]
+        self.system, self.revealed = body["system"], body["revealed"]
+        self.pair = tuple(body["pair"]) if body["pair"] else None
+        self.stored, self.version = stored, version
+
+    def keep(self, side: int) -> None:
+        """Both sides go on from this side's answers, also of earlier turns that nobody voted on."""
+        for turn in self.turns:
+            if turn.kept is None:
+                turn.kept = side
 
     def messages(self, side: int, until: int | None = None) -> list[Message]:
         """The conversation as one side has it, with the question of turn `until` (the last) as the
         end.
         """
         last = len(self.turns) - 1 if until is None else until
-        found: list[Message] = []
+        found = [Message(role="system", content=self.system)] if self.system.strip() else []
         for number, turn in enumerate(self.turns[: last + 1]):
             found.append(Message(role="user", content=turn.user))
             if number < last:
@@ -105,16 +164,18 @@ def fit(speaker: Speaker, messages: list[Message], wanted: int) -> tuple[list[in
     """Prompt ids that leave room for an answer, the answer's longest length, and how many old
     messages were dropped.
 
-    The oldest question and answer go first. DoesNotFit when the newest message alone leaves no
-    room.
+    The oldest question and answer go first; what the system was told stays. DoesNotFit when the
+    newest message alone leaves no room.
     """
     room = min(wanted, max(MIN_ROOM, speaker.context // 4))
+    told = [message for message in messages if message.role == "system"]  # it comes first
+    said = messages[len(told) :]
     dropped = 0
     while True:
-        ids = encode_prompt(speaker.tokenizer, messages[dropped:])
+        ids = encode_prompt(speaker.tokenizer, told + said[dropped:])
         if len(ids) + room <= speaker.context:
             return ids, min(wanted, speaker.context - len(ids)), dropped
-        if dropped + 2 >= len(messages):
+        if dropped + 2 >= len(said):
             raise DoesNotFit(
                 f"This message takes {len(ids)} tokens; {speaker.checkpoint.label} reads "
                 f"{speaker.context} in all, "
@@ -142,20 +203,26 @@ def speak(
         top_p=settings.top_p,
         stop_token_ids=speaker.stop_token_ids,
         absent_token_ids=speaker.absent_token_ids,
+        stop=StopStrings(settings.stop, partial(_text, speaker)) if settings.stop else None,
         seed=answer.seed,
     )
     tokens: list[int] = []
     for token in speaker.sampler.stream(ids, params):
         tokens.append(token)
         text = _text(speaker, tokens)
+        if params.stop is not None:
+            text = params.stop.shown(text)
         # bytes of a character that is not complete yet decode to U+FFFD; they are shown once they
         # are whole
         answer = replace(
             answer, text=text.rstrip("\ufffd"), tokens=len(tokens), ids=(*ids, *tokens)
         )
         yield answer
-    text = _text(speaker, tokens)
-    yield replace(answer, text=text, ending="cut off" if len(tokens) == longest else "ended")
+    text, stopped = _text(speaker, tokens), False
+    if params.stop is not None:
+        stopped, text = params.stop.found(tokens), params.stop.cut(text)
+    cut_off = len(tokens) == longest and not stopped
+    yield replace(answer, text=text, ending="cut off" if cut_off else "ended")
 
 
 def _text(speaker: Speaker, tokens: list[int]) -> str:

@@ -8,14 +8,17 @@ from app.chat.conversation import Answer, Conversation
 
 
 def log_of(conversation: Conversation, side: int) -> list[dict[str, str]]:
-    """One side's log for the chat component: each answer is followed by a line about it."""
+    """One side's log for the chat component: each answer is followed by a line about it, which
+    names nobody while the conversation is blind.
+    """
+    hidden = ("Model on the left", "Model on the right")[side] if conversation.hides else None
     log = []
     for turn in conversation.turns:
         log.append({"role": "user", "content": shown(turn.user)})
         answer = turn.answers[side]
         if answer is not None:
             log.append({"role": "assistant", "content": shown(answer.text)})
-            log.append({"role": "assistant", "content": shown(about(answer))})
+            log.append({"role": "assistant", "content": shown(about(answer, hidden))})
     return log
 
 
@@ -42,12 +45,12 @@ def typed(text: str) -> str:
     return re.sub(r"&amp;(?=[#\w])", "&", text.replace("&lt;", "<"))
 
 
-def about(answer: Answer) -> str:
+def about(answer: Answer, hidden: str | None = None) -> str:
     """The line under an answer: who said it, its reward, its length, how it ended, and what was
-    left out.
+    left out. `hidden` stands in for the model's name, and hides the reward.
     """
-    parts = [answer.model]
-    if answer.score is not None:
+    parts = [hidden or answer.model]
+    if answer.score is not None and hidden is None:
         parts.append(f"reward {answer.score:+.2f}")
     parts.append(
         f"{answer.tokens} token{'s' * (answer.tokens != 1)}"

@@ -9,18 +9,22 @@ believed.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio reads it when it is imported
 
 import gradio as gr
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
 from app.chat.catalog import Catalog
 from app.chat.conversation import Conversation, Settings
-from app.chat.talk import SIDES, VOTES, Talk, Thumb, Votes
+from app.chat.keeping import Chats, Thumb, Votes
+from app.chat.line import Line, LineFull
+from app.chat.talk import SIDES, VOTES, Talk
 from data.jsonl import read_jsonl
 from data.records import Prompt
 from podium.errors import PodiumError
@@ -28,21 +32,64 @@ from podium.errors import PodiumError
 SUGGESTIONS = 3
 THUMBS: dict[bool, Thumb] = {True: "up", False: "down"}
 VISITORS_AT_ONCE = 4  # answers drawn at the same time; each is its own decoding loop
+EACH_AT_ONCE = 2  # of them, one person's; as many again may wait
+LOOK_SECONDS = 2.0  # after which somebody in the line is told their place anew
+SAVE_FILE = """(text) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], {type: "application/jsonl"}));
+  link.download = "podium-chat.jsonl";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}"""
+# An answer of 401 means that the login has ended; Gradio's page says nothing about it.
+LOGGED_OUT = """<script>
+(() => {
+  const ask = window.fetch;
+  const say = (shown) => {
+    let note = document.getElementById("logged-out");
+    if (!note && shown) {
+      note = document.createElement("p");
+      note.id = "logged-out";
+      note.setAttribute("role", "alert");
+      const link = document.createElement("a");
+      link.href = "/login";
+      link.target = "_blank";
+      link.textContent = "log in in a new tab";
+      note.append("Your login has ended. Nothing is lost: ", link, ", then send your message again here.");
+      document.body.append(note);
+    }
+    if (note) note.hidden = !shown;
+  };
+  window.fetch = async (...given) => {
+    const reply = await ask(...given);
+    const address = given[0] instanceof Request ? given[0].url : String(given[0]);
+    if (address.includes("/gradio_api/queue/join") || address.includes("/gradio_api/run")) say(reply.status === 401);
+    return reply;
+  };
+})();
+</script>"""  # noqa: E501 - one line of a script each
 
 
 def build(
-    run_dir: str | Path, compare: bool = False, votes: Votes | None = None, home: bool = False
+    run_dir: str | Path,
+    compare: bool = False,
+    votes: Votes | None = None,
+    chats: Chats | None = None,
+    home: bool = False,
 ) -> gr.Blocks:
-    """The page for a run's folder or a single model's; votes can be given when `votes` says where
-    they go.
+    """The page for a run's folder or a single model's.
 
-    `home`: the labeling site is at `/` of the same server.
+    Args:
+        votes: where votes go; without it none can be given.
+        chats: where conversations are kept for people with a login.
+        home: the labeling site is at `/` of the same server.
 
     Raises:
         ParentError: the folder holds no model to talk to.
     """
     folder = Path(run_dir)
-    talk = Talk(Catalog(folder), votes)
+    talk = Talk(Catalog(folder), votes, chats)
+    line = Line(VISITORS_AT_ONCE, EACH_AT_ONCE)
     choices = [(checkpoint.label, checkpoint.key) for checkpoint in talk.catalog.checkpoints]
     with gr.Blocks(title=f"Podium chat: {folder.resolve().name}", analytics_enabled=False) as page:
         session = gr.State(Conversation())
@@ -66,6 +113,20 @@ def build(
             both = gr.Checkbox(
                 compare, label="Two side by side", elem_id="compare", scale=1, min_width=130
             )
+            blind = gr.Checkbox(
+                False,
+                label="Blind",
+                info="sides by lot, names after the vote",
+                elem_id="blind",
+                scale=1,
+                min_width=130,
+                visible=votes is not None,
+            )
+        with gr.Row(elem_id="history", visible=chats is not None):
+            earlier = gr.Dropdown(
+                [], label="Earlier chats", elem_id="earlier", min_width=200, scale=4
+            )
+            forget = gr.Button("Erase", size="sm", elem_id="forget", min_width=70, scale=1)
         with gr.Row(elem_id="logs"):
             logs = [
                 gr.Chatbot(
@@ -90,6 +151,7 @@ def build(
         with gr.Row(elem_id="votes", visible=False) as vote_row:
             ballots = [gr.Button(text, size="sm", min_width=110) for text in VOTES]
             ask = gr.Button("Ask a labeler", size="sm", min_width=110, elem_id="ask")
+        place = gr.Markdown("", elem_id="place", visible=False)
         with gr.Row(elem_id="suggestions") as suggestion_row:
             ideas = [gr.Button(text, size="sm", min_width=200) for text in suggestions(folder)]
         with gr.Row(elem_id="say"):
@@ -111,6 +173,23 @@ def build(
             retry = gr.Button("Retry", elem_id="retry", size="sm", min_width=70)
             undo = gr.Button("Undo", elem_id="undo", size="sm", min_width=70)
             clear = gr.Button("New chat", elem_id="clear", size="sm", min_width=70)
+            export = gr.Button("Export", elem_id="export", size="sm", min_width=70)
+            exported = gr.Textbox(visible=False)
+        with gr.Accordion("System prompt and stop texts", open=False, elem_id="told"), gr.Row():
+            system = gr.Textbox(
+                label="System prompt",
+                info="what the models are told first; fixed by the first answer",
+                lines=2,
+                elem_id="system",
+                min_width=200,
+            )
+            stops = gr.Textbox(
+                label="Stop texts",
+                info="one a line, \\n for a line break; an answer ends before them",
+                lines=2,
+                elem_id="stops",
+                min_width=200,
+            )
         with gr.Accordion("Sampling", open=False, elem_id="sampling"), gr.Row():
             defaults = Settings()
             knobs = [
@@ -150,11 +229,10 @@ def build(
             ]
 
         shown = [*logs, message, send, stop, vote_row, suggestion_row]
-        given = [session, *pickers, both, *knobs]
+        given = [session, *pickers, both, *knobs, blind, system, stops]
         spoken: dict[str, Any] = {
-            "outputs": shown,
-            "concurrency_limit": VISITORS_AT_ONCE,
-            "concurrency_id": "talk",
+            "outputs": [*shown, place, earlier],
+            "concurrency_limit": None,  # `line` says who is answered next
             "show_progress": "hidden",
             "api_visibility": "private",
         }
@@ -166,23 +244,136 @@ def build(
         # Gradio shows messages to the visitor from queued events only
         heard = quick | {"queue": True}
         for event in (send.click, message.submit):
-            event(talk.send, [message, *given], **spoken)
+            event(_answering(talk, line, talk.send, 1), [message, *given], **spoken)
         for idea in ideas:
-            idea.click(talk.send, [idea, *given], **spoken)
-        retry.click(talk.retry, given, **spoken)
+            idea.click(_answering(talk, line, talk.send, 1), [idea, *given], **spoken)
+        retry.click(_answering(talk, line, talk.retry, 0), given, **spoken)
         for log in logs:
-            log.edit(talk.edit, given, **spoken)
+            log.edit(_editing(talk, line), given, **spoken)
         stop.click(talk.halt, session, None, **quick)
         undo.click(talk.undo, [session, both], shown, **quick)
+        export.click(talk.export, session, exported, **quick).then(
+            None, exported, None, js=SAVE_FILE
+        )
         clear.click(talk.clear, [session, both], shown, **quick)
         both.change(talk.arrange, [session, both], [*shown, pickers[1]], **quick)
         for ballot in ballots:
-            ballot.click(talk.vote, [session, ballot], vote_row, **heard)
+            ballot.click(talk.vote, [session, ballot], [*logs, vote_row], **heard)
         ask.click(talk.ask, session, None, **heard)
         if votes is not None:  # a log without `feedback_options` breaks where it has a like handler
             for side, log in enumerate(logs):
                 log.like(_thumb(talk, side), session, None, **heard)
+        if chats is not None:
+            page.load(_restoring(talk), [session, both], [*shown, earlier, both], **quick)
+            earlier.input(_picking(talk), [session, both, earlier], [*shown, both], **quick)
+            forget.click(_forgetting(talk), [session, both], [*shown, earlier], **heard)
     return page
+
+
+def _who(request: gr.Request) -> str | None:
+    """The handle of who is logged in."""
+    return getattr(request, "username", None)
+
+
+async def _in_line(
+    talk: Talk, line: Line, request: gr.Request, conversation: Conversation, answer: Callable
+) -> AsyncIterator[tuple]:
+    """An answer when it is this visitor's turn, and before it their place in the line.
+
+    Without a login a visitor is the address they come from.
+    """
+    person = _who(request) or (request.client.host if request.client else "")
+    if conversation.busy:
+        gr.Info("Still answering; press Stop first.")
+        return
+    try:
+        async with line.ticket(person) as ticket:
+            conversation.stop = False
+            while (place := line.place(ticket)) and not conversation.stop:
+                conversation.busy = True
+                said = f"You are number {place} in the line; your answer comes by itself."
+                yield (*talk.waiting(), gr.update(value=said, visible=True), gr.skip())
+                await line.wait(ticket, LOOK_SECONDS)
+            conversation.busy = False
+            if conversation.stop:
+                yield (*talk.ready(), gr.update(visible=False), gr.skip())
+                return
+            async for view in iterate_in_threadpool(answer()):
+                yield (*view, gr.update(visible=False), gr.skip())
+            # the database may be busy, and the event loop serves everybody
+            kept = await run_in_threadpool(_keep, talk, conversation, _who(request))
+            yield (*talk.ready(), gr.skip(), kept)
+    except LineFull as problem:
+        gr.Warning(problem.message)
+    finally:
+        conversation.busy = False
+
+
+def _answering(talk: Talk, line: Line, method: Callable, before: int) -> Callable:
+    """A method of Talk that answers, put into the line; `before` it come so many values."""
+
+    async def act(request: gr.Request, *values: Any) -> AsyncIterator[tuple]:
+        conversation = values[before]
+        async for view in _in_line(talk, line, request, conversation, lambda: method(*values)):
+            yield view
+
+    return act
+
+
+def _editing(talk: Talk, line: Line) -> Callable:
+    async def act(request: gr.Request, edited: gr.EditData, *values: Any) -> AsyncIterator[tuple]:
+        answer = partial(talk.edit, edited, *values)
+        async for view in _in_line(talk, line, request, values[0], answer):
+            yield view
+
+    return act
+
+
+def _keep(talk: Talk, conversation: Conversation, person: str | None) -> Any:
+    talk.store(conversation, person)
+    return _choices(talk, conversation, person)
+
+
+def _choices(talk: Talk, conversation: Conversation, person: str | None) -> Any:
+    """What the list of earlier chats shows."""
+    if talk.chats is None or person is None:
+        return gr.skip()
+    titles = [(title or "(no words)", number) for number, title in talk.chats.titles(person)]
+    return gr.update(choices=titles, value=conversation.stored)
+
+
+def _restoring(talk: Talk) -> Callable:
+    """What a visit begins with: the newest conversation of this login."""
+
+    def act(request: gr.Request, conversation: Conversation, both: bool) -> tuple:
+        view = talk.restore(conversation, both, _who(request))
+        two = both or any(turn.answers[1] for turn in conversation.turns)
+        return (*view, _choices(talk, conversation, _who(request)), gr.update(value=two))
+
+    return act
+
+
+def _picking(talk: Talk) -> Callable:
+    def act(request: gr.Request, conversation: Conversation, both: bool, chat: Any) -> tuple:
+        number = chat if isinstance(chat, int) else None
+        view = talk.restore(conversation, both, _who(request), number)
+        two = any(turn.answers[1] for turn in conversation.turns)
+        return (*view, gr.update(value=two))
+
+    return act
+
+
+def _forgetting(talk: Talk) -> Callable:
+    """Erase the conversation that is shown."""
+
+    def act(request: gr.Request, conversation: Conversation, both: bool) -> tuple:
+        if talk.chats is not None and conversation.stored is not None:
+            talk.chats.remove(_who(request), conversation.stored)
+            gr.Info("This chat is erased.")
+        view = talk.clear(conversation, both)
+        return (*view, _choices(talk, conversation, _who(request)))
+
+    return act
 
 
 def _thumb(talk: Talk, side: int) -> Callable:
@@ -218,6 +409,7 @@ def appearance() -> dict[str, Any]:
     return {
         "theme": gr.themes.Default(primary_hue="blue", font=sans, font_mono=mono),
         "css_paths": Path(__file__).with_name("style.css"),
+        "head": LOGGED_OUT,
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,

@@ -21,6 +21,7 @@ from app.labeling.forms import Form as LabelForm
 from app.labeling.forms import ShortText, Strict, storable
 from app.labeling.labeler_routes import Id
 from app.labeling.problems import Problem
+from app.labeling.results import collect_results
 from app.labeling.site import Site
 from app.labeling.tables import (
     COHORTS,
@@ -147,6 +148,15 @@ def disputed(request: Request, user: Researcher) -> Response:
     site: Site = request.app.state.site
     with site.database.read() as session:
         return page(request, "disputed.html", user=user, tasks=progress.disputed_tasks(session))
+
+
+@router.get("/admin/results", response_class=HTMLResponse, include_in_schema=False)
+def results_page(request: Request, user: Researcher) -> Response:
+    """What `podium label results` prints."""
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        found = collect_results(session, exporting.ExportFilter())
+    return page(request, "results.html", user=user, found=found)
 
 
 @router.post("/admin/batches", include_in_schema=False)

@@ -21,6 +21,7 @@ from starlette.types import Scope
 
 from app.labeling import account_routes, accounts, admin_routes, labeler_routes, people_routes
 from app.labeling.access import user_of_cookie
+from app.labeling.datacard import between, share
 from app.labeling.problems import Problem, of_database
 from app.labeling.site import Site
 from app.middleware import LOCAL_NAMES, UPLOADS, AccessMiddleware
@@ -79,6 +80,7 @@ def _templates() -> Jinja2Templates:
         time.strftime("%Y-%m-%d %H:%M", time.gmtime(at)) if at else ""
     )
     templates.env.filters["percent"] = lambda value: "" if value is None else f"{100 * value:.0f} %"
+    templates.env.filters["share"], templates.env.filters["between"] = share, between
     templates.env.filters["blocks"] = text_blocks
     templates.env.globals["csrf"] = _csrf_field
     return templates

@@ -203,12 +203,18 @@ def results(
     ] = None,
     batch: Annotated[list[str], typer.Option(help="Only these batches, and no votes.")] = [],  # noqa: B006
     cohort: Annotated[list[str], typer.Option(help="Only these cohorts.")] = [],  # noqa: B006
+    votes: Annotated[bool, typer.Option(help="Also the chat's blind votes.")] = True,
+    sighted: Annotated[
+        bool, typer.Option("--sighted", help="Also votes given with the models' names shown.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs: one object.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the win rates, as PNG.")] = None,
     folder: Folder = DEFAULT_FOLDER,
     database: DatabaseUrl = None,
 ) -> None:
-    """Print which model people prefer: win rates, Elo, ratings and flags, with intervals."""
+    """Print which model people prefer: win rates, Elo, ratings and flags with intervals, and the
+    wins of every pair.
+    """
     from app.labeling.results import collect_results
     from app.labeling.results import results as results_of
     from app.labeling.terminal import draw_results, print_results
@@ -226,7 +232,7 @@ def results(
 
         chosen = ExportFilter(batches=batch or None, cohorts=cohort or None)
         with opened(folder, database) as site, site.database.read() as session:
-            found = collect_results(session, chosen)
+            found = collect_results(session, chosen, votes, sighted)
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=2))
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from data.agreement import TIE_RULES, AgreementReport, Rate, agreement_report
 from data.records import Ranking
-from podium.statistics import FEWEST_PROMPTS
+from podium.statistics import FEWEST_PROMPTS, Estimate
 
 if TYPE_CHECKING:
     from app.labeling.tables import Export
@@ -34,6 +34,27 @@ def percent(rate: Rate) -> str:
 
 def number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
+
+
+def share(rate: Estimate | None) -> str:
+    """A share in per cent with its interval; '' where there is none."""
+    if rate is None:
+        return ""
+    if rate.low is None or rate.high is None:
+        return f"{100 * rate.value:.1f} %"
+    return f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+
+
+def between(value: Estimate | None, digits: int) -> str:
+    """A figure with its interval; without digits it is an Elo, which has a sign."""
+    if value is None:
+        return ""
+    if value.low is None or value.high is None:
+        return f"{value.value:+.{digits}f}" if digits == 0 else f"{value.value:.{digits}f}"
+    sign = "+" if digits == 0 else ""
+    numbers = (f"{part:{sign}.{digits}f}" for part in (value.value, value.low, value.high))
+    middle, low, high = numbers
+    return f"{middle} [{low}, {high}]"
 
 
 def agreement_lines(report: AgreementReport) -> list[str]:

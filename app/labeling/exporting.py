@@ -8,6 +8,7 @@ names the file's sha256, which is the one on the export's card and in the site's
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -145,9 +146,12 @@ def preference_pairs(rankings: Iterable[Ranking]) -> list[dict[str, Any]]:
 
 def collect_votes(
     session: Session, chosen: ExportFilter, broken: list[str] | None = None
-) -> tuple[list[Comparison], int]:
-    """The chat's votes as comparisons, and how many were left out as a tie or both bad. `broken`
-    as in `collect_rankings`.
+) -> tuple[list[Comparison], Counter[str]]:
+    """The chat's blind votes as comparisons, and how many were left out and why. `broken` as in
+    `collect_rankings`.
+
+    A vote by somebody who saw the models' names judges names; one on two different conversations
+    compares no two answers to one prompt.
     """
     query = select(Vote, Person.handle).join(Person, Person.id == Vote.person_id).order_by(Vote.id)
     rows = session.execute(query).all()
@@ -158,12 +162,18 @@ def collect_votes(
         said.setdefault(message.conversation_id, []).append(
             Message(role=message.role, content=message.content)
         )
-    records, undecided = [], 0
+    records, left_out = [], Counter[str]()
     for vote, handle in rows:
         if chosen.cohorts is not None and vote.cohort not in chosen.cohorts:
             continue
+        if not vote.blind:
+            left_out["were given with the models' names shown"] += 1
+            continue
+        if vote.right_messages is not None:
+            left_out["compare answers to two different conversations"] += 1
+            continue
         if vote.choice not in ("left", "right"):
-            undecided += 1
+            left_out["were a tie or both bad"] += 1
             continue
         won, lost = (vote.left, vote.right) if vote.choice == "left" else (vote.right, vote.left)
         try:
@@ -185,7 +195,7 @@ def collect_votes(
             )
         except (ValidationError, KeyError) as error:
             _leave_out(f"vote-{vote.id}", error, broken)
-    return records, undecided
+    return records, left_out
 
 
 def make_export(
@@ -252,9 +262,9 @@ def _rows(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of the file, and the lines of the card that describe them."""
     if kind == "votes":
-        votes, undecided = collect_votes(session, chosen, broken)
+        votes, left_out = collect_votes(session, chosen, broken)
         return [_plain(v) for v in votes], [
-            f"- {undecided} votes were a tie or both bad and are left out"
+            f"- {count} votes {why} and are left out" for why, count in left_out.items()
         ]
     rankings = collect_rankings(session, chosen, broken)
     rows = preference_pairs(rankings) if kind == "pairs" else [_plain(r) for r in rankings]

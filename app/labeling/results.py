@@ -1,13 +1,14 @@
 """Which model people prefer, from the site's rankings and the chat's votes.
 
-A ranking of K answers by different models is a game between each two of them; a vote is one game.
+A ranking of K answers by different models is a game between each two of them; a vote is one game,
+and counts where its voter did not know who was who.
 Win rates count ties half and have their interval over prompts; Elo is Bradley and Terry's by
 maximum likelihood, at once and not game by game. Length-matched rates compare answers of nearly
 equal length alone, for longer answers please most people.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -34,6 +35,15 @@ class Game(NamedTuple):
     alike: bool  # of nearly equal length
 
 
+class PairResult(NamedTuple):
+    """How often the first of two models won, tied and lost, and its win rate."""
+
+    won: int
+    tied: int
+    lost: int
+    win_rate: Estimate
+
+
 @dataclass(frozen=True)
 class ModelResult:
     """What people think of one model; null is what could not be told."""
@@ -50,14 +60,15 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Results:
-    """By model, by pair of models (the first's win rate), and by cohort of labelers."""
+    """By model, by pair of models (as the first fared), and by cohort of labelers."""
 
     models: dict[str, ModelResult]
-    pairs: dict[tuple[str, str], Estimate]
+    pairs: dict[tuple[str, str], PairResult]
     cohorts: dict[str, dict[str, Estimate]]  # cohort -> model -> win rate
     rankings: int
     votes: int
-    note: str = ""
+    note: str = ""  # why there is no Elo
+    sighted: int = 0  # votes left out, for their voters saw the models' names
 
     def as_json(self) -> dict[str, Any]:
         """For programs; an interval is `{value, low, high}`."""
@@ -69,14 +80,16 @@ class Results:
             for name, result in self.models.items()
         }
         pairs = [
-            {"first": first, "second": second, **rate._asdict()}
-            for (first, second), rate in self.pairs.items()
+            {"first": first, "second": second}
+            | pair._asdict()
+            | {"win_rate": pair.win_rate._asdict()}
+            for (first, second), pair in self.pairs.items()
         ]
         cohorts = {
             cohort: {name: rate._asdict() for name, rate in found.items()}
             for cohort, found in self.cohorts.items()
         }
-        whole = {key: getattr(self, key) for key in ("rankings", "votes", "note")}
+        whole = {key: getattr(self, key) for key in ("rankings", "votes", "sighted", "note")}
         return {"models": models, "pairs": pairs, "cohorts": cohorts, **whole}
 
 
@@ -96,8 +109,10 @@ def games_of(rankings: Sequence[Ranking]) -> list[Game]:
     return games
 
 
-def votes_of(session: Session, chosen: ExportFilter) -> list[Game]:
-    """The chat's votes; a tie and "both bad" are half a win each, for neither was preferred."""
+def votes_of(session: Session, chosen: ExportFilter, sighted: bool = False) -> list[Game]:
+    """The chat's blind votes (`sighted`: the others); a tie and "both bad" are half a win each, for
+    neither was preferred.
+    """
     said: dict[int, list[str]] = {}
     for message in session.scalars(
         select(ChatMessage).order_by(ChatMessage.conversation_id, ChatMessage.position)
@@ -113,7 +128,9 @@ def votes_of(session: Session, chosen: ExportFilter) -> list[Game]:
             vote.cohort,
             _alike(vote.left, vote.right),
         )
-        for vote in session.scalars(select(Vote).order_by(Vote.id))
+        for vote in session.scalars(
+            select(Vote).where(Vote.blind.is_(not sighted)).order_by(Vote.id)
+        )
         if vote.left_generator is not None
         and vote.right_generator is not None
         and vote.left_generator != vote.right_generator
@@ -121,10 +138,19 @@ def votes_of(session: Session, chosen: ExportFilter) -> list[Game]:
     ]
 
 
-def collect_results(session: Session, chosen: ExportFilter) -> Results:
-    """The site's rankings (newest revisions) and, where no batch was named, the chat's votes."""
-    votes = votes_of(session, chosen) if chosen.batches is None else []
-    return results(collect_rankings(session, chosen), votes)
+def collect_results(
+    session: Session, chosen: ExportFilter, votes: bool = True, sighted: bool = False
+) -> Results:
+    """The site's rankings (newest revisions) and, where no batch was named, the chat's blind votes.
+
+    Args:
+        votes: whether votes count. sighted: also those given with the models' names shown.
+    """
+    games, left_out = list[Game](), 0
+    if votes and chosen.batches is None:
+        games, seen = votes_of(session, chosen), votes_of(session, chosen, sighted=True)
+        games, left_out = (games + seen, 0) if sighted else (games, len(seen))
+    return replace(results(collect_rankings(session, chosen), games), sighted=left_out)
 
 
 def results(rankings: Sequence[Ranking], votes: Sequence[Game] = ()) -> Results:
@@ -135,15 +161,14 @@ def results(rankings: Sequence[Ranking], votes: Sequence[Game] = ()) -> Results:
     models = {name: _result(name, games, rankings, elo.get(name)) for name in names}
     ordered = sorted(names, key=lambda name: -models[name].win_rate.value)
     pairs = {
-        (first, second): _rate(_seen_from(first, games, against=second))
+        (first, second): _pair(met)
         for first, second in combinations(ordered, 2)
-        if _seen_from(first, games, against=second)
+        if (met := _seen_from(first, games, against=second))
     }
     cohorts = {}
     for cohort in sorted({game.cohort for game in games}):
         own = [game for game in games if game.cohort == cohort]
-        met = [name for name in ordered if _seen_from(name, own)]
-        cohorts[cohort] = {name: _rate(_seen_from(name, own)) for name in met}
+        cohorts[cohort] = {n: _rate(g) for n in ordered if (g := _seen_from(n, own))}
     named = sum(ranking.generators is not None for ranking in rankings)
     return Results(
         {name: models[name] for name in ordered}, pairs, cohorts, named, len(votes), note
@@ -176,6 +201,12 @@ def _result(
         likert=mean_with_interval(likert, prompts, (1.0, 7.0)) if likert else None,
         flags={flag: count / answers for flag, count in sorted(flags.items())},
     )
+
+
+def _pair(games: Sequence[Game]) -> PairResult:
+    outcomes = [game.outcome for game in games]
+    won, tied, lost = (outcomes.count(outcome) for outcome in (1.0, 0.5, 0.0))
+    return PairResult(won, tied, lost, _rate(games))
 
 
 def _seen_from(name: str, games: Sequence[Game], against: str | None = None) -> list[Game]:

@@ -364,7 +364,24 @@ class Vote(Base):
     left_generator: Mapped[str | None]
     right_generator: Mapped[str | None]
     choice: Mapped[str] = mapped_column(String(16))
+    # names and scores were hidden, and the sides drawn by lot; only such votes are for training
+    blind: Mapped[bool] = mapped_column(server_default=text("false"))
+    # the right side's conversation where it is another than the left one's
+    right_messages: Mapped[Any | None]
     created_at: Mapped[float] = now_column()
+
+
+class Chat(Base):
+    """A conversation as the chat page shows it, kept for its person's next visit."""
+
+    __tablename__ = "chat"
+    id: Mapped[int] = key()
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
+    title: Mapped[str]
+    body: Json
+    version: Mapped[int]
+    created_at: Mapped[float] = now_column()
+    updated_at: Mapped[float] = now_column()
 
 
 class Reaction(Base):

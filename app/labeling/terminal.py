@@ -6,11 +6,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from app.labeling.datacard import TIE_RULE_WORDS, number, percent
+from app.labeling.datacard import TIE_RULE_WORDS, between, number, percent, share
 from app.labeling.results import Results
 from data.agreement import TIE_RULES, agreement_report
 from data.records import Ranking
-from podium.statistics import FEWEST_PROMPTS, Estimate
+from podium.statistics import FEWEST_PROMPTS
 
 
 def print_agreement(rankings: Sequence[Ranking]) -> None:
@@ -60,6 +60,7 @@ def print_results(found: Results) -> None:
     console = Console(width=None if Console().is_terminal else 150, highlight=False)
     if not found.models:
         console.print(found.note or "no rankings and no votes yet")
+        _print_sighted(console, found)
         return
     flags = sorted({flag for result in found.models.values() for flag in result.flags})
     columns = ("model", "games", "prompts", "win rate", "length-matched", "ties", "Elo", "Likert")
@@ -69,29 +70,41 @@ def print_results(found: Results) -> None:
             name,
             f"{result.games:,}",
             f"{result.prompts:,}",
-            _share(result.win_rate),
-            _share(result.win_rate_length_matched),
+            share(result.win_rate),
+            share(result.win_rate_length_matched),
             f"{100 * result.ties:.0f} %",
-            _between(result.elo, 0),
-            _between(result.likert, 2),
+            between(result.elo, 0),
+            between(result.likert, 2),
             *(f"{100 * result.flags.get(flag, 0):.1f} %" for flag in flags),
         )
     console.print(table, markup=False)
-    for (first, second), rate in found.pairs.items():
-        console.print(f"  {first} against {second}: {_share(rate)}", markup=False)
+    table = Table("model", "against", "won", "tied", "lost", "win rate")
+    for (first, second), pair in found.pairs.items():
+        counts = (f"{count:,}" for count in (pair.won, pair.tied, pair.lost))
+        table.add_row(first, second, *counts, share(pair.win_rate))
+    console.print(table, markup=False)
     if len(found.cohorts) > 1:
         for cohort, rates in found.cohorts.items():
-            said = "; ".join(f"{name} {_share(rate)}" for name, rate in rates.items())
+            said = "; ".join(f"{name} {share(rate)}" for name, rate in rates.items())
             console.print(f"  {cohort}: {said}", markup=False)
     console.print(
         f"  from {found.rankings:,} rankings and {found.votes:,} votes; ties count half; Elo is "
         "from the models' mean",
         markup=False,
     )
+    _print_sighted(console, found)
     if found.note:
         console.print(f"  {found.note}", markup=False)
     if min(result.prompts for result in found.models.values()) < FEWEST_PROMPTS:
         console.print(f"  fewer than {FEWEST_PROMPTS} prompts: no difference can be shown")
+
+
+def _print_sighted(console: Console, found: Results) -> None:
+    if found.sighted:
+        console.print(
+            f"  {found.sighted:,} votes were given with the models' names shown and are left out; "
+            "--sighted counts them"
+        )
 
 
 def draw_results(found: Results, path: Path) -> None:
@@ -120,22 +133,3 @@ def draw_results(found: Results, path: Path) -> None:
     axes.set_xlabel("win rate, % of games (ties half); bars are 95 % intervals over prompts")
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=150)
-
-
-def _share(rate: Estimate | None) -> str:
-    if rate is None:
-        return ""
-    if rate.low is None or rate.high is None:
-        return f"{100 * rate.value:.1f} %"
-    return f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-
-
-def _between(value: Estimate | None, digits: int) -> str:
-    if value is None:
-        return ""
-    if value.low is None or value.high is None:
-        return f"{value.value:+.{digits}f}" if digits == 0 else f"{value.value:.{digits}f}"
-    sign = "+" if digits == 0 else ""
-    numbers = (f"{part:{sign}.{digits}f}" for part in (value.value, value.low, value.high))
-    middle, low, high = numbers
-    return f"{middle} [{low}, {high}]"

@@ -34,10 +34,18 @@ def record_vote(
     choice: Choice,
     generators: tuple[str, str],
     handle: str | None,
+    blind: bool = False,
+    right_prompt: Sequence[Message] | None = None,
 ) -> int:
-    """Store a vote and the conversation it is about; returns the vote's id. Problem 401 or 422."""
+    """Store a vote and the conversation it is about; returns the vote's id. Problem 401 or 422.
+
+    Args:
+        blind: the voter did not know who was who.
+        right_prompt: the right side's conversation, where earlier turns differ.
+    """
     person = _voter(session, handle)
     _check_texts(prompt, left, right)
+    _check_texts(right_prompt or prompt)
     vote = Vote(
         person_id=person.id,
         conversation_id=_keep(session, person, prompt).id,
@@ -47,6 +55,8 @@ def record_vote(
         left_generator=generators[0],
         right_generator=generators[1],
         choice=choice,
+        blind=blind,
+        right_messages=right_prompt and [m.model_dump() for m in right_prompt],
         created_at=time.time(),
     )
     session.add(vote)
@@ -139,9 +149,13 @@ class VoteBox:
         choice: Choice,
         generators: tuple[str, str],
         person: str | None,
+        blind: bool = False,
+        right_prompt: list[Message] | None = None,
     ) -> int:
         with self.database.write() as session:
-            return record_vote(session, prompt, left, right, choice, generators, person)
+            return record_vote(
+                session, prompt, left, right, choice, generators, person, blind, right_prompt
+            )
 
     def react(
         self,

@@ -58,13 +58,27 @@ class Draws:
         done = count + 1 >= params.max_new_tokens
         for stop in params.stop_token_ids:
             done = done | (drawn == stop)
+        if params.stop is not None:
+            done = done | self._says_stop(rows)
         return drawn, done
+
+    def _says_stop(self, rows: Tensor) -> Tensor:
+        """Which of these rows have come to a stop text."""
+        assert self.params.stop is not None
+        lengths = self.lengths[rows].tolist()
+        said = zip(self.tokens[rows].tolist(), lengths, strict=True)
+        found = [self.params.stop.found(tokens[:length]) for tokens, length in said]
+        return torch.tensor(found, device=self.device)
 
     def samples(self) -> list[Sample]:
         """The finished rows, in the prompts' order."""
         tokens, found = self.tokens.tolist(), self.token_logprobs.tolist()
-        stops, lengths = self.params.stop_token_ids, self.lengths.tolist()
+        stops, text = self.params.stop_token_ids, self.params.stop
+
+        def finished(said: list[int]) -> bool:
+            return said[-1] in stops or (text is not None and text.found(said))
+
         return [
-            Sample(tokens[i][:n], found[i][:n], finished=tokens[i][n - 1] in stops)
-            for i, n in enumerate(lengths)
+            Sample(tokens[i][:n], found[i][:n], finished(tokens[i][:n]))
+            for i, n in enumerate(self.lengths.tolist())
         ]

@@ -1,6 +1,6 @@
 """What a sampler is: rollouts, candidates to rank, best-of-n, evals and chat ask for no more."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -10,8 +10,40 @@ __all__ = [
     "Sample",
     "Sampler",
     "SamplingParams",
+    "StopStrings",
     "StreamingSampler",
 ]
+
+
+@dataclass(frozen=True)
+class StopStrings:
+    """Texts that end a response as soon as one of them stands in it, whatever tokens it is made of.
+
+    strings: none of them empty. decode: tokens of a response to its text. A sampler ends the row
+    (`found`) and keeps its tokens as they were drawn; whoever shows the text cuts it (`cut`).
+    """
+
+    strings: tuple[str, ...]
+    decode: Callable[[list[int]], str]
+
+    def found(self, tokens: list[int]) -> bool:
+        """Whether the response has come to one of them. A character is at most four tokens."""
+        longest = max(map(len, self.strings))
+        return self._first(self.decode(tokens[-4 * (longest + 2) :])) is not None
+
+    def cut(self, text: str) -> str:
+        """The text before the first of them."""
+        return text[: self._first(text)]
+
+    def shown(self, text: str) -> str:
+        """`cut` of a text that still grows: an end that may become one of them is held back."""
+        held = max(
+            (n for s in self.strings for n in range(1, len(s)) if text.endswith(s[:n])), default=0
+        )
+        return self.cut(text[: len(text) - held])
+
+    def _first(self, text: str) -> int | None:
+        return min((at for s in self.strings if (at := text.find(s)) >= 0), default=None)
 
 
 @dataclass(frozen=True)
@@ -20,9 +52,10 @@ class SamplingParams:
     split.
 
     temperature 0 is greedy; top_k 0 and top_p 1.0 are off; a response ends with the first of
-    stop_token_ids that is drawn, without any never before max_new_tokens; none of absent_token_ids
-    is ever drawn (`podium.models.absent_token_ids`). Prompt i draws from the stream (seed,
-    first_row + i): a rank that holds rows 64..127 of a batch sets first_row 64.
+    stop_token_ids that is drawn or where a text of `stop` stands, without any never before
+    max_new_tokens; none of absent_token_ids is ever drawn (`podium.models.absent_token_ids`).
+    Prompt i draws from the stream (seed, first_row + i): a rank that holds rows 64..127 of a batch
+    sets first_row 64.
     """
 
     max_new_tokens: int
@@ -33,12 +66,13 @@ class SamplingParams:
     absent_token_ids: tuple[int, ...] = ()
     seed: int = 0
     first_row: int = 0
+    stop: StopStrings | None = None
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One response. `tokens` ends with a stop token when `finished`; `logprobs` has one entry a
-    token.
+    """One response. `tokens` ends with a stop token or a stop text when `finished`; `logprobs` has
+    one entry a token.
     """
 
     tokens: list[int]

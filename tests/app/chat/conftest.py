@@ -50,8 +50,12 @@ class Votes:
         self.kept: list[tuple] = []
         self.asked: list[tuple] = []
         self.thumbs: list[tuple] = []
+        self.blind: list[tuple] = []  # beside each vote: whether it was blind, the right's history
 
-    def record(self, prompt, left, right, choice, generators, person) -> int:
+    def record(
+        self, prompt, left, right, choice, generators, person, blind=False, right_prompt=None
+    ) -> int:
+        self.blind.append((blind, right_prompt))
         self.kept.append((prompt, left, right, choice, generators, person))
         return len(self.kept)
 
@@ -72,7 +76,7 @@ def votes() -> Votes:
 @pytest.fixture(autouse=True)
 def no_votes_yet(votes) -> None:
     """What another test recorded is forgotten."""
-    for kept in (votes.kept, votes.asked, votes.thumbs):
+    for kept in (votes.kept, votes.asked, votes.thumbs, votes.blind):
         kept.clear()
 
 

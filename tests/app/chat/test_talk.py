@@ -1,13 +1,18 @@
 """What the buttons do to a conversation, called as the page calls them, without a browser."""
 
+import json
+import re
 from types import SimpleNamespace
 
 import pytest
 
 from app.chat.catalog import Catalog
-from app.chat.conversation import Answer, Conversation, Turn
+from app.chat.conversation import Answer, Conversation, Turn, fit
+from app.chat.log import log_of
 from app.chat.page import build, suggestions
 from app.chat.talk import Talk
+from data.records import Message
+from data.template import encode_prompt
 from podium.errors import ParentError, PodiumError
 
 # both pickers, side by side, temperature, top-p, length, seed
@@ -123,11 +128,28 @@ def test_a_vote_is_recorded_once_under_the_visitors_name(talk, votes, button, ch
     assert not votes.kept
 
 
-def test_answers_to_different_histories_cannot_be_voted_on(talk, votes):
+def test_a_later_turn_can_be_voted_on_where_the_first_was_missed(talk, votes):
+    """Each side then remembers its own answers: the vote keeps both histories, and both go on from
+    the better side's. Seen red: no vote was possible any more.
+    """
     conversation = finish(finish(Conversation(), "one", "two"), "three", "four")
-    talk.vote(conversation, "Left is better", VISITOR)
     talk.ask(conversation, VISITOR)
-    assert not votes.kept and not votes.asked
+    assert not votes.asked  # labelers rank answers to one conversation
+    talk.vote(conversation, "Right is better", VISITOR)
+    prompt, left, right, choice, *_ = votes.kept.pop()
+    assert ([m.content for m in prompt], left, right, choice) == (
+        ["?", "one", "?"],
+        "three",
+        "four",
+        "right",
+    )
+    blind, other = votes.blind.pop()
+    assert not blind and [m.content for m in other] == ["?", "two", "?"]
+    assert [turn.kept for turn in conversation.turns] == [1, 1] and conversation.same_history()
+
+
+def test_labelers_are_asked_about_answers_to_one_conversation(talk, votes):
+    conversation = finish(finish(Conversation(), "one", "two"), "three", "four")
     conversation.turns[0].kept = 1
     talk.ask(conversation, VISITOR)
     prompt, responses, generators, person = votes.asked.pop()
@@ -135,8 +157,113 @@ def test_answers_to_different_histories_cannot_be_voted_on(talk, votes):
     assert (responses, generators, person) == (["three", "four"], ["M", "M"], "ana")
 
 
+BLIND = (*TWO, True)
+
+
+def test_a_blind_conversation_hides_names_and_scores_until_the_vote(talk, votes):
+    """Mutation seen red: `hidden` left out of `about`."""
+    conversation = Conversation()
+    *_, last = talk.send("Hello", conversation, *BLIND)
+    names = [answer.model for answer in conversation.turns[0].answers]
+    shown = str(last)
+    assert all(name not in shown for name in names) and "reward" not in shown
+    assert "Model on the left" in shown and "Model on the right" in shown
+    # the pickers cannot tell which is which once there is an answer
+    *_, last = talk.send("And?", conversation, "ppo", "ppo", True, 1.0, 1.0, 12, 0, True)
+    assert [answer.model for answer in conversation.turns[1].answers] == names
+    exported = talk.export(conversation)
+    assert exported.count("Hello") == 2 and all(name not in exported for name in names)
+    logs = talk.vote(conversation, "About equal", VISITOR)[:2]
+    assert votes.blind.pop()[0] is True
+    assert all(name in str(log) for name, log in zip(names, logs, strict=True))
+    assert "reward" in str(logs)
+    list(talk.send("More", conversation, *BLIND))
+    talk.vote(conversation, "Left is better", VISITOR)
+    assert votes.blind.pop()[0] is False  # the names are known by now
+
+
+def test_the_sides_of_a_blind_conversation_are_drawn_by_lot(talk):
+    """Mutation seen red: `_draw_sides` that keeps the order. Forty draws miss a side by chance once
+    in 10^12.
+    """
+    seen = set()
+    for _ in range(40):
+        conversation = Conversation()
+        views = talk.send("Hello", conversation, *BLIND)
+        next(views)
+        seen.add(conversation.pair)
+        views.close()
+    assert seen == {("ppo", "sft"), ("sft", "ppo")}
+
+
+def test_names_shown_in_the_middle_end_the_blindness(talk, votes):
+    conversation = Conversation()
+    list(talk.send("Hello", conversation, *BLIND))
+    list(talk.send("And?", conversation, *TWO))
+    talk.vote(conversation, "Left is better", VISITOR)
+    assert votes.blind.pop()[0] is False
+
+
+def test_a_system_prompt_comes_first_and_stays_when_old_turns_go(talk):
+    """Seen red before: there was none; mutation seen red: `fit` that drops it with the oldest."""
+    conversation = Conversation()
+    list(talk.send("Hello", conversation, *ONE, False, "Speak like an owl."))
+    list(talk.send("And?", conversation, *ONE, False, "Something else."))
+    said = conversation.messages(0)
+    assert (said[0].role, said[0].content) == ("system", "Speak like an owl.")
+    speaker = talk.catalog.speaker("sft")
+    long = [said[0]]
+    for number in range(30):
+        long += [Message(role="user", content=f"Question {number}?")]
+        long += [Message(role="assistant", content="word " * 8)]
+    ids, _, dropped = fit(speaker, [*long, Message(role="user", content="Last?")], 12)
+    kept = [said[0], *long[1 + dropped :], Message(role="user", content="Last?")]
+    assert dropped > 0 and ids == encode_prompt(speaker.tokenizer, kept)
+
+
+def test_an_answer_ends_before_a_stop_text(talk, monkeypatch):
+    """What `generate` would cut, the chat never shows. Mutation seen red: `shown` without holding
+    back.
+    """
+    monkeypatch.setattr("app.chat.talk.REFRESH_SECONDS", 0.0)
+
+    def whole_text(seed: int) -> Answer:
+        plain = Conversation()
+        list(talk.send("Hello", plain, "ppo", "sft", False, 1.0, 1.0, 60, seed))
+        return plain.turns[0].answers[0]
+
+    # an untrained model says anything: take the first answer with two plain characters inside
+    seed, whole, stop = next(
+        (seed, answer, found[1])
+        for seed in range(50)
+        if (found := re.search(r"...([ -~]{2}).", (answer := whole_text(seed)).text))
+    )
+    conversation, texts = Conversation(), []
+    for _ in talk.send(
+        "Hello", conversation, "ppo", "sft", False, 1.0, 1.0, 60, seed, False, "", stop
+    ):
+        if conversation.turns and conversation.turns[0].answers[0]:
+            texts.append(conversation.turns[0].answers[0].text)
+    answer = conversation.turns[0].answers[0]
+    assert answer.text == whole.text[: whole.text.index(stop)] and answer.ending == "ended"
+    assert answer.tokens < whole.tokens and all(whole.text.startswith(t) for t in texts)
+    assert all(len(text) <= len(answer.text) for text in texts)
+
+
+def test_a_conversation_is_kept_and_comes_back_as_it_was(talk):
+    conversation = Conversation()
+    list(talk.send("Hello", conversation, *BLIND, "Be brief."))
+    again = Conversation()
+    again.load(json.loads(json.dumps(conversation.as_json())), 7, 3)
+    assert (
+        again.hides and again.pair == conversation.pair and (again.stored, again.version) == (7, 3)
+    )
+    assert again.messages(1) == conversation.messages(1)
+    assert log_of(again, 0) == log_of(conversation, 0)
+
+
 def test_a_refused_vote_says_why_and_can_be_given_again(talk, votes, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PodiumError("Log in to vote.")
 
     monkeypatch.setattr(votes, "record", refuse)

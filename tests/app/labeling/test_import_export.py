@@ -163,13 +163,17 @@ def test_votes_and_questions_of_the_chat(site):
         Message(role="user", content="Which?"),
     ]
     for choice in ("left", "right", "tie", "both bad"):
-        box.record(said, "A", "B", choice, ("sft", "ppo"), "lea")
+        box.record(said, "A", "B", choice, ("sft", "ppo"), "lea", blind=True)
+    box.record(said, "A", "B", "left", ("sft", "ppo"), "lea")  # saw the names
+    box.record(said, "A", "B", "left", ("sft", "ppo"), "lea", blind=True, right_prompt=said[-1:])
     with pytest.raises(Problem, match="Log in"):
         box.record(said, "A", "B", "left", ("sft", "ppo"), None)
     made = make_export(site.database, site.exports, "votes", ExportFilter(), None, time.time())
     votes = read_jsonl(site.exports / made.file, Comparison)
     assert [(v.chosen, v.rejected) for v in votes] == [("A", "B"), ("B", "A")]
     assert votes[0].prompt == said and "2 votes were a tie or both bad" in made.card
+    assert "1 votes were given with the models' names shown" in made.card
+    assert "1 votes compare answers to two different conversations" in made.card
     assert box.ask(said, ["A", "B", "C"], ["sft", "ppo", "base"], "lea") == 1
     add_person(site, "ben")
     task = Browser(site, "ben").next()

@@ -79,6 +79,6 @@ def test_upgrading_twice_changes_nothing(old_database):
         old_database.upgrade()
     with old_database.read() as session:
         assert session.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [
-            "0003"
+            "0004"
         ]
     old_database.close()

@@ -105,7 +105,7 @@ def test_votes_on_a_broken_conversation_are_left_out(site):
     box = VoteBox(site.database)
     for content in ("Which?", " "):
         said = [Message(role="user", content=content)]
-        box.record(said, "A", "B", "left", ("sft", "ppo"), "lea")
+        box.record(said, "A", "B", "left", ("sft", "ppo"), "lea", blind=True)
     made = make_export(site.database, site.exports, "votes", ExportFilter(), None, time.time())
     assert (made.rows, made.broken) == (1, 1) and "vote-2" in made.card
 
@@ -300,7 +300,7 @@ def test_no_export_holds_a_handle(site):
     said = [Message(role="user", content="Which?")]
     for handle in handles:
         box.ask([Message(role="user", content=f"{len(handle)}?")], ["A", "B"], ["m", "n"], handle)
-        box.record(said, "A", "B", "left", ("m", "n"), handle)
+        box.record(said, "A", "B", "left", ("m", "n"), handle, blind=True)
         box.react(said, "A", "m", "up", handle)
     rank_all(site, handles[1])
     for kind in ("rankings", "pairs", "votes"):

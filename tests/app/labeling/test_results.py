@@ -12,7 +12,7 @@ from app.labeling.votes import record_vote
 from data.jsonl import write_jsonl
 from data.records import Message, Ranking
 from podium.statistics import ELO_PER_NAT, bradley_terry, elo_over_prompts
-from tests.app.labeling.making import add_batch, answer_to
+from tests.app.labeling.making import Browser, add_batch, add_person, answer_to
 
 STRENGTH = {"base": -1.0, "sft": 0.0, "ppo": 0.4, "ppo_ptx": 0.6}  # nats of preference
 
@@ -99,7 +99,8 @@ def test_two_people_on_ten_prompts_by_hand():
     assert a.win_rate_length_matched.value == pytest.approx(0.8)
     assert found.cohorts["train"]["A"].value == pytest.approx(0.8)
     assert found.cohorts["heldout"]["A"].value == 0.0
-    assert found.pairs[("B", "A")].value == pytest.approx(0.6)
+    pair = found.pairs[("B", "A")]
+    assert pair.win_rate.value == pytest.approx(0.6) and pair[:3] == (10, 4, 6)
     assert a.likert.value == 7.0 and b.flags == {"rude": 0.5} and a.prompts == 10
 
 
@@ -109,8 +110,12 @@ def test_models_that_never_lost_have_a_win_rate_and_no_elo():
     assert found.models["A"].win_rate.value == 1.0 and found.models["A"].win_rate.low < 0.9
 
 
-def test_the_command_reads_the_sites_newest_answers_and_the_chats_votes(site, browser, tmp_path):
-    """A labeler's answer and a vote, as they came in through the site."""
+def test_the_command_and_the_page_read_the_sites_newest_answers_and_the_blind_votes(
+    site, browser, tmp_path
+):
+    """A labeler's answers and three votes, as they came in through the site. Seen red with votes
+    counted whose voter saw the names.
+    """
     add_batch(site, count=2, k=2)
     lea = browser("lea")
     for _ in range(2):
@@ -118,12 +123,25 @@ def test_the_command_reads_the_sites_newest_answers_and_the_chats_votes(site, br
         lea.submit(task["assignment"], answer_to(task))
     with site.database.write() as session:
         asked = [Message(role="user", content="Chat?")]
-        record_vote(session, asked, "l", "r", "both bad", ("model-0", "model-1"), "lea")
-    done = CliRunner().invoke(app, ["results", "--folder", str(tmp_path), "--json"])
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.output)
-    assert found["votes"] == 1 and found["rankings"] == 2
-    assert found["models"]["model-0"]["games"] == 3
+        for choice, blind in (("both bad", True), ("left", True), ("left", False)):
+            record_vote(session, asked, "l", "r", choice, ("model-0", "model-1"), "lea", blind)
+
+    def told(*more: str) -> dict:
+        done = CliRunner().invoke(app, ["results", "--folder", str(tmp_path), "--json", *more])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.output)
+
+    found = told()
+    assert (found["rankings"], found["votes"], found["sighted"]) == (2, 2, 1)
+    assert found["models"]["model-0"]["games"] == 4
+    (pair,) = found["pairs"]
+    assert pair["won"] + pair["lost"] == 3 and pair["tied"] == 1
+    assert told("--sighted")["votes"] == 3 and told("--no-votes")["votes"] == 0
+    assert told("--cohort", "heldout")["models"] == {}
+    add_person(site, "ada", role="admin")
+    page = Browser(site, "ada").get("/admin/results").text
+    assert "From 2 rankings" in page and "2 blind votes" in page and "1 votes were given" in page
+    assert "model-1" in page and f"<td>{pair['tied']}</td>" in page
 
 
 def test_a_file_is_read_drawn_and_shown(tmp_path):
