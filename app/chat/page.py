@@ -9,6 +9,7 @@ believed.
 """
 
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
@@ -292,17 +293,23 @@ async def _in_line(
             while (place := line.place(ticket)) and not conversation.stop:
                 conversation.busy = True
                 said = f"You are number {place} in the line; your answer comes by itself."
+                ticket.shown_at = time.monotonic()
                 yield (*talk.waiting(), gr.update(value=said, visible=True), gr.skip())
+                ticket.shown_at = None
                 await line.wait(ticket, LOOK_SECONDS)
             conversation.busy = False
             if conversation.stop:
                 yield (*talk.ready(), gr.update(visible=False), gr.skip())
                 return
+            view = talk.ready()
             async for view in iterate_in_threadpool(answer()):
+                ticket.shown_at = time.monotonic()
                 yield (*view, gr.update(visible=False), gr.skip())
-            # the database may be busy, and the event loop serves everybody
-            kept = await run_in_threadpool(_keep, talk, conversation, _who(request))
-            yield (*talk.ready(), gr.skip(), kept)
+                ticket.shown_at = None
+        # the database may be busy, and the event loop serves everybody
+        kept = await run_in_threadpool(_keep, talk, conversation, _who(request))
+        # The whole view once more: the page draws the newest update alone where two come at once.
+        yield (*view, gr.update(visible=False), kept)
     except LineFull as problem:
         gr.Warning(problem.message)
     finally:

@@ -1,6 +1,7 @@
 """The line for answers: bounded for each person, fair between them, and never stuck."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 
 import pytest
@@ -39,6 +40,26 @@ def test_the_longest_unserved_comes_next_and_sees_their_place():
             await running.__aexit__(None, None, None)
             await asyncio.wait_for(waiting, 1)  # it is told that the line has moved
             assert [line.place(t) for t in (ben, eve, again)] == [0, 1, 2]
+
+    asyncio.run(scene())
+
+
+def test_a_visitor_who_went_away_without_a_word_holds_no_place(monkeypatch):
+    """A closed page is not told apart from a slow one but by what it fetches. Seen red without
+    `_drop_lost`: two such visits from one address, and nobody from there was answered again.
+    """
+    monkeypatch.setattr("app.chat.line.LOST_SECONDS", 0.05)
+
+    async def scene() -> None:
+        line = Line(at_once=1, each=1)
+        async with AsyncExitStack() as stack:
+            gone = await stack.enter_async_context(line.ticket("ana"))
+            again = await stack.enter_async_context(line.ticket("ana"))
+            await asyncio.sleep(0.1)
+            assert line.place(again) == 1  # an answer may take its time
+            gone.shown_at = time.monotonic()
+            await asyncio.sleep(0.1)
+            assert line.place(again) == 0
 
     asyncio.run(scene())
 
