@@ -34,7 +34,7 @@ SUGGESTIONS = 3
 THUMBS: dict[bool, Thumb] = {True: "up", False: "down"}
 VISITORS_AT_ONCE = 4  # answers drawn at the same time; each is its own decoding loop
 EACH_AT_ONCE = 2  # of them, one person's; as many again may wait
-LOOK_SECONDS = 2.0  # after which somebody in the line is told their place anew
+LOOK_SECONDS = 0.5  # after which somebody in the line is told their place anew
 SAVE_FILE = """(text) => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "application/jsonl"}));
