@@ -304,7 +304,9 @@ async def _in_line(
             view = talk.ready()
             async for view in iterate_in_threadpool(answer()):
                 ticket.shown_at = time.monotonic()
-                yield (*view, gr.update(visible=False), gr.skip())
+                # Send comes back with the very last update: a click before it would be ignored.
+                sending = gr.update(visible=False), gr.update(visible=True)
+                yield (*view[:3], *sending, *view[5:], gr.update(visible=False), gr.skip())
                 ticket.shown_at = None
         # the database may be busy, and the event loop serves everybody
         kept = await run_in_threadpool(_keep, talk, conversation, _who(request))
