@@ -6,14 +6,11 @@ nobody else. All of it happens in the server's event loop, so nothing needs a lo
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from podium.errors import PodiumError
-
-LOST_SECONDS = 0.5  # the page's server fetches the next view at once, unless its visitor is gone
 
 
 class LineFull(PodiumError):
@@ -27,7 +24,6 @@ class Ticket:
     person: str
     number: int
     moved: asyncio.Event = field(default_factory=asyncio.Event)
-    shown_at: float | None = None  # since when the visitor's browser has not asked for more
 
 
 class Line:
@@ -52,7 +48,6 @@ class Line:
         Raises:
             LineFull: as many of this person's wait as may.
         """
-        self._drop_lost()
         if sum(other.person == person for other in self._waiting) >= self.each:
             raise LineFull(f"{self.each} of your messages wait for an answer already.")
         self._count += 1
@@ -69,7 +64,6 @@ class Line:
 
     def place(self, ticket: Ticket) -> int:
         """0 when it is this ticket's turn, else its place in the line, from 1."""
-        self._drop_lost()
         return self._order().index(ticket) + 1 if ticket in self._waiting else 0
 
     async def wait(self, ticket: Ticket, seconds: float) -> None:
@@ -79,19 +73,6 @@ class Line:
             await asyncio.wait_for(ticket.moved.wait(), seconds)
         except TimeoutError:
             return
-
-    def _drop_lost(self) -> None:
-        """Visitors who went away do not say goodbye: what nobody fetches holds no place."""
-        late = time.monotonic() - LOST_SECONDS
-        lost = [
-            t
-            for t in (*self._running, *self._waiting)
-            if t.shown_at is not None and t.shown_at < late
-        ]
-        for ticket in lost:
-            (self._running if ticket in self._running else self._waiting).remove(ticket)
-        if lost:
-            self._serve()
 
     def _order(self) -> list[Ticket]:
         """Who waits, the next one first."""

@@ -8,8 +8,8 @@ on the server, one a browser session; what a browser sends besides its message a
 believed.
 """
 
+import copy
 import os
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
@@ -75,6 +75,7 @@ def build(
     run_dir: str | Path,
     compare: bool = False,
     votes: Votes | None = None,
+    *,
     chats: Chats | None = None,
     home: bool = False,
 ) -> gr.Blocks:
@@ -245,10 +246,10 @@ def build(
         # Gradio shows messages to the visitor from queued events only
         heard = quick | {"queue": True}
         for event in (send.click, message.submit):
-            event(_answering(talk, line, talk.send, 1), [message, *given], **spoken)
+            event(answering(talk, line, talk.send, 1), [message, *given], **spoken)
         for idea in ideas:
-            idea.click(_answering(talk, line, talk.send, 1), [idea, *given], **spoken)
-        retry.click(_answering(talk, line, talk.retry, 0), given, **spoken)
+            idea.click(answering(talk, line, talk.send, 1), [idea, *given], **spoken)
+        retry.click(answering(talk, line, talk.retry, 0), given, **spoken)
         for log in logs:
             log.edit(_editing(talk, line), given, **spoken)
         stop.click(talk.halt, session, None, **quick)
@@ -281,7 +282,9 @@ async def _in_line(
 ) -> AsyncIterator[tuple]:
     """An answer when it is this visitor's turn, and before it their place in the line.
 
-    Without a login a visitor is the address they come from.
+    Without a login a visitor is the address they come from. The last update repeats all that must
+    be seen: Gradio sends the last one whole and the others as changes, which its page applies to
+    updates that still wait to be drawn.
     """
     person = _who(request) or (request.client.host if request.client else "")
     if conversation.busy:
@@ -293,9 +296,7 @@ async def _in_line(
             while (place := line.place(ticket)) and not conversation.stop:
                 conversation.busy = True
                 said = f"You are number {place} in the line; your answer comes by itself."
-                ticket.shown_at = time.monotonic()
                 yield (*talk.waiting(), gr.update(value=said, visible=True), gr.skip())
-                ticket.shown_at = None
                 await line.wait(ticket, LOOK_SECONDS)
             conversation.busy = False
             if conversation.stop:
@@ -303,14 +304,13 @@ async def _in_line(
                 return
             view = talk.ready()
             async for view in iterate_in_threadpool(answer()):
-                ticket.shown_at = time.monotonic()
                 # Send comes back with the very last update: a click before it would be ignored.
                 sending = gr.update(visible=False), gr.update(visible=True)
-                yield (*view[:3], *sending, *view[5:], gr.update(visible=False), gr.skip())
-                ticket.shown_at = None
+                # A copy, for Gradio takes the value out of an update that it sends.
+                part = copy.deepcopy(view)
+                yield (*part[:3], *sending, *part[5:], gr.update(visible=False), gr.skip())
         # the database may be busy, and the event loop serves everybody
         kept = await run_in_threadpool(_keep, talk, conversation, _who(request))
-        # The whole view once more: the page draws the newest update alone where two come at once.
         yield (*view, gr.update(visible=False), kept)
     except LineFull as problem:
         gr.Warning(problem.message)
@@ -318,8 +318,10 @@ async def _in_line(
         conversation.busy = False
 
 
-def _answering(talk: Talk, line: Line, method: Callable, before: int) -> Callable:
-    """A method of Talk that answers, put into the line; `before` it come so many values."""
+def answering(talk: Talk, line: Line, method: Callable, before: int) -> Callable:
+    """An event's handler: a method of Talk that answers, put into the line. So many values come
+    `before` the conversation.
+    """
 
     async def act(request: gr.Request, *values: Any) -> AsyncIterator[tuple]:
         conversation = values[before]

@@ -247,7 +247,7 @@ def test_the_page_answers_whatever_it_is_built_with(
     from app.chat.page import appearance, build
     from app.serving import serving
 
-    page = build(chat_run, compare, votes if voting else None, home)
+    page = build(chat_run, compare, votes if voting else None, home=home)
     faults: list[str] = []
     tab = browser.new_context().new_page()
     tab.on("pageerror", lambda error: faults.append(str(error)))
