@@ -25,7 +25,7 @@ __all__ = [
 
 
 class RankingSet(BaseModel):
-    """One of several sets of rankings, e.g. helpful and harmless ones."""
+    """One of several sets of rankings, such as helpful ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -30,7 +30,7 @@ from podium.progress import progress_bar, say
 from podium.rewards.kinds import make_reward
 from podium.run.parents import find_parent
 from podium.run.place import Place
-from podium.run.recipe import Recipe
+from podium.run.recipe import Recipe, validate_reward
 from podium.runtime import device
 from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import Sampler, SamplingParams
@@ -79,6 +79,8 @@ def evaluate_code(
             f"pass@{max(ks)} cannot be told from {settings.samples} samples a problem",
             f"give --samples {max(ks)} or more (the paper drew 200 for k up to 100)",
         )
+    if settings.reward:
+        validate_reward(settings.reward, "--reward")  # a slip is told before anything is written
     check_sandbox(confined)
     problems = read_problems(settings.problems, settings.limit)
     _claim(out, settings)
@@ -109,7 +111,8 @@ def _measure(settings: Settings, problems: Sequence[Problem], out: Path, confine
     place = Place(Recipe(name="code"), Path(), device(), settings.seed)
     folder = find_parent(settings.model, place.recipe, place.run_dir)
     tokenizer, model = load_tokenizer(folder), moved(load_causal_lm(folder), place.device)
-    reward = moved(make_reward(settings.reward, place), place.device) if settings.reward else None
+    spec = validate_reward(settings.reward, "--reward") if settings.reward else None
+    reward = moved(make_reward(spec, place), place.device) if spec else None
     sampler = make_sampler(place.sampler(), model, int(tokenizer.pad_token_id))
     stops = stop_token_ids(tokenizer, model)
     context = context_of(model.config) or 10**9

@@ -8,7 +8,6 @@ from pathlib import Path
 from podium.progress import quieten_libraries, say
 from podium.run.folders import finished_stages
 from podium.run.lineage import STAGE_FILE, read_stage_file
-from podium.run.recipe import Recipe
 
 
 def show_run(run_dir: Path, as_json: bool) -> None:
@@ -35,16 +34,14 @@ def show_run(run_dir: Path, as_json: bool) -> None:
         say(f"picture: {picture}")
 
 
-def score_file(model: str, file: Path, out: Path | None) -> Path:
-    """Reward-model scores for every answer in a JSONL file, written beside it unless `out` says
-    where.
-    """
-    from podium.run.parents import find_parent
+def score_file(reward: str, file: Path, out: Path | None) -> Path:
+    """Scores for every answer in a JSONL file, written beside it unless `out` says where."""
+    from podium.run.recipe import validate_reward
     from reward.score_file import score_file as score
 
     quieten_libraries()
     out = out or file.with_suffix(".scored.jsonl")
-    score(find_parent(model, Recipe(name="score"), Path()), file, out)
+    score(validate_reward(reward, "REWARD"), file, out)
     return out
 
 

@@ -38,8 +38,8 @@ app = typer.Typer(
 reward_app = typer.Typer(
     cls=TrainByDefault,
     no_args_is_help=True,
-    help="Train the reward model of a recipe (podium reward RECIPE), or score texts with one "
-    "(podium reward score).",
+    help="Train the reward model of a recipe (podium reward RECIPE), or score texts by any "
+    "reward (podium reward score).",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at recipes: show, validate, schema.")
 evals_app = typer.Typer(
@@ -125,9 +125,12 @@ def world(
 
 @reward_app.command("score")
 def reward_score(
-    model: Annotated[
+    reward: Annotated[
         str,
-        typer.Argument(help="A reward stage's folder or any reward model in Hugging Face layout."),
+        typer.Argument(
+            help="As in ppo.reward: the folder or hub id of a reward model, module:function, or "
+            "'{endpoint: ..., model: ...}'."
+        ),
     ],
     file: Annotated[
         Path, typer.Argument(help="JSONL: each line has a prompt and a response, or responses.")
@@ -136,11 +139,11 @@ def reward_score(
         Path | None, typer.Option(help="Where to write; otherwise FILE with .scored.jsonl.")
     ] = None,
 ) -> None:
-    """Score answers with a reward model: the file again, each line with its score (or scores)."""
+    """Score answers by any reward: the file again, each line with its score (or scores)."""
     with errors_shown():
         from podium.cli.commands import score_file
 
-        typer.echo(f"wrote {score_file(model, file, out)}")
+        typer.echo(f"wrote {score_file(reward, file, out)}")
 
 
 @evals_app.command("code")
@@ -206,7 +209,7 @@ def best_of(
     prompts: Annotated[int, typer.Option(min=1, help="How many test prompts.")] = 64,
     reward: Annotated[
         str | None,
-        typer.Option(help="A reward model or module:function; otherwise what PPO optimises."),
+        typer.Option(help="As in ppo.reward, a section in braces; otherwise what PPO optimises."),
     ] = None,
     runs_dir: RunsDir = DEFAULT_RUNS,
 ) -> None:
@@ -216,12 +219,13 @@ def best_of(
     with errors_shown():
         from podium.progress import quieten_libraries
         from podium.run.folders import find_run
+        from podium.run.recipe import validate_reward
         from reward.best_of import best_of as measure
 
         quieten_libraries()
-        typer.echo(
-            json.dumps(measure(find_run(run_name, runs_dir), n, prompts, reward=reward), indent=2)
-        )
+        spec = validate_reward(reward, "--reward") if reward else None
+        run = find_run(run_name, runs_dir)
+        typer.echo(json.dumps(measure(run, n, prompts, reward=spec), indent=2))
 
 
 @app.command()

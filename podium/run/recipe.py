@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from data.sources import Source
 from podium.errors import RecipeError
+from podium.rewards.specs import RewardSpec
 from podium.run.registry import STAGES, chain_of, spec_of, split_arm
 from podium.sampling.kinds import EmbeddedConfig, SamplerConfig, config_class
 
@@ -30,6 +31,7 @@ __all__ = [
     "read_sampler",
     "recipe_model",
     "validate",
+    "validate_reward",
     "validate_world",
 ]
 
@@ -211,6 +213,27 @@ def validate_world(tree: dict[str, Any], sets: Sequence[str] = ()) -> Any:
     for assignment in sets:
         _assign(tree, assignment)
     return _checked(spec_of("world").load().Config, tree, "world")
+
+
+class _Rewarded(BaseModel):
+    reward: RewardSpec
+
+
+def validate_reward(text: str, source: str) -> RewardSpec:
+    """A reward as an option of a command names it: what `ppo.reward` takes, a section or a sum in
+    YAML's braces and brackets. `source` names the option in errors.
+
+    Raises:
+        RecipeError: no such key, or broken YAML.
+    """
+    value: Any = text
+    if text.lstrip().startswith(("{", "[")):
+        try:
+            value = yaml.load(text, Loader=_RecipeLoader)
+        except yaml.YAMLError as error:
+            fix = "for example '{model: org/reward-model, label: helpful}', quoted for the shell"
+            raise RecipeError(f"{source} is not valid YAML: {error}", fix) from error
+    return _checked(_Rewarded, {"reward": value}, source).reward
 
 
 def recipe_model(stages: Iterable[str], world: bool, sampler: Any = None) -> type[Recipe]:

@@ -38,14 +38,15 @@ class Key(NamedTuple):
 
 def keys_of(recipe: str = "", sets: Sequence[str] = ()) -> list[Key]:
     """Every key of a recipe's stages, in the order of the file; of all stages without a recipe.
+    Then those of the sections that may stand in a value's place (`{model: ..., label: ...}` as a
+    reward), under the name that the types of keys call them by.
 
     Raises:
         RecipeError: the recipe is not there or not valid.
     """
-    if recipe:
-        loaded = load_recipe(recipe, sets)
-        return list(_keys(type(loaded), loaded, ""))
-    return list(_keys(_whole_model(), None, ""))
+    loaded = load_recipe(recipe, sets) if recipe else None
+    model = type(loaded) if loaded is not None else _whole_model()
+    return [*_keys(model, loaded, ""), *_forms(model)]
 
 
 def schema_of(recipe: str = "", sets: Sequence[str] = ()) -> str:
@@ -111,6 +112,37 @@ def _keys(model: type[BaseModel], value: BaseModel | None, prefix: str) -> Itera
                 yield Key(prefix + name, "section", "", " ".join(meaning.split()), "", "")
                 inner = here if isinstance(here, BaseModel) else None
                 yield from _keys(section, inner, f"{prefix}{name}.")
+
+
+def _forms(model: type[BaseModel]) -> Iterator[Key]:
+    """The keys of every section that a key's type names among others, each once."""
+    found: dict[str, type[BaseModel]] = {}
+
+    def look(current: type[BaseModel]) -> None:
+        for field in current.model_fields.values():
+            if section := _section_in(field.annotation):
+                look(section)
+                continue
+            for form in _sections_in(field.annotation):
+                if form.__name__ not in found:
+                    found[form.__name__] = form
+                    look(form)
+
+    look(model)
+    for name, form in found.items():
+        needed = ", ".join(
+            f"{k}: ..." for k, field in form.model_fields.items() if field.is_required()
+        )
+        said = f"{{{needed}}} where a key's type names it: {_first_sentence(form)}"
+        yield Key(name, "section", "", said, "", "")
+        yield from (_key(f"{name}.{key}", field, ...) for key, field in form.model_fields.items())
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The config classes named anywhere in an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for part in typing.get_args(annotation) for kind in _sections_in(part)]
 
 
 def _is_absent(field: FieldInfo, value: BaseModel | None, here: Any) -> bool:

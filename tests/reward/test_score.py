@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from data.records import Message
+from data.records import Message, Prompt
 from podium.batching import pad_right
 from podium.errors import DivergenceError, ParentError, PodiumError
+from podium.rewards.foreign import load_foreign
 from podium.rewards.model import (
     RewardEnsemble,
     load_reward_model,
@@ -21,7 +22,10 @@ from podium.rewards.score import (
     score_texts,
     token_values,
 )
+from podium.rewards.specs import ModelSpec
 from reward.score_file import score_file
+from tests.podium.rewards.served import serving
+from tests.podium.rewards.strangers import save_stranger
 
 SEQUENCES = [[0, 4, 9, 30, 31, 2], [0, 4, 9, 30, 2], [0, 4, 40, 41, 42, 43, 44, 45, 2], [0, 2]]
 
@@ -189,11 +193,59 @@ def test_score_file_takes_answers_and_rankings(reward_model, tokenizer, tmp_path
         },
     ]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert score_file(tmp_path / "final", tmp_path / "in.jsonl", tmp_path / "out.jsonl") == 2
+    assert score_file(str(tmp_path / "final"), tmp_path / "in.jsonl", tmp_path / "out.jsonl") == 2
     first, second = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert first["id"] == 7
     assert second["scores"][0] == pytest.approx(first["score"], abs=1e-6)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_file_is_scored_by_a_stranger_a_function_a_sum_and_a_served_model(podium, tmp_path):
+    """Whatever `ppo.reward` takes. Seen red: a stranger's model was refused for want of
+    reward_bias, and a function and a section were no folder.
+    """
+    stranger = save_stranger(tmp_path / "stranger", labels=2)
+    lines = [
+        {"prompt": "Who lives here?", "responses": ["Ana.", "Bram and Ana."]},
+        {"prompt": "Who?", "response": "An owl.", "meta": {"reference": "An owl."}},
+    ]
+    file, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    asked = [Prompt(messages=[Message(role="user", content="Who lives here?")])] * 2
+    (tmp_path / "mine.py").write_text(
+        "def score(prompts, responses):\n"
+        "    return [float(p.meta.get('reference') == r) for p, r in zip(prompts, responses)]\n"
+    )
+    function = f"{tmp_path}/mine.py:score"
+
+    def scored(reward: str) -> list[float]:
+        assert podium("reward", "score", reward, str(file), "--out", str(out)).exit_code == 0
+        first, second = map(json.loads, out.read_text().splitlines())
+        assert second["meta"] == {"reference": "An owl."}
+        return [*first["scores"], second["score"]]
+
+    assert scored(function) == [0.0, 0.0, 1.0]
+    by_stranger = scored(f"{{model: {stranger}, label: 1}}")
+    model = load_foreign(stranger, ModelSpec(model=stranger, label=1))
+    assert by_stranger[:2] == pytest.approx(model(asked, lines[0]["responses"]).tolist(), abs=1e-5)
+    both = f"[{{reward: {{model: {stranger}, label: 1}}}}, {{reward: {function}, weight: 100}}]"
+    assert scored(both) == pytest.approx([*by_stranger[:2], by_stranger[2] + 100], abs=1e-4)
+    with serving(lambda question: f"Score: {len(question)}") as server:
+        endpoint = f'{{endpoint: "{server.url}", model: grader}}'
+        first = scored(endpoint)
+        assert first[1] - first[0] == len("Bram and Ana.") - len("Ana.")
+        assert scored(endpoint) == first and len(server.questions) == 3, "what was asked is kept"
+
+
+def test_a_slip_in_a_reward_is_told_with_the_right_key(podium, tmp_path):
+    """Red with the option's text handed on unread."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Who?", "response": "Ana."}')
+    slipped = podium("reward", "score", "{model: x, lable: 1}", str(tmp_path / "in.jsonl"))
+    assert slipped.exit_code == 2
+    assert "'reward.lable': unknown key" in slipped.stderr
+    assert "did you mean 'reward.label'?" in slipped.stderr
+    broken = podium("reward", "score", "{model: x", str(tmp_path / "in.jsonl"))
+    assert broken.exit_code == 2 and "REWARD is not valid YAML" in broken.stderr
 
 
 @pytest.mark.parametrize(
@@ -215,7 +267,7 @@ def test_score_file_takes_answers_and_rankings(reward_model, tokenizer, tmp_path
         ('{"response": "Ana."}', "line 2, field 'prompt': the key is missing"),
         (
             '{"prompt": [{"role": "assistant", "content": "Ana."}], "response": "Ana."}',
-            "line 2, field 'prompt': ends",
+            "line 2, field 'prompt': the last message is assistant's but must be user's",
         ),
         ('["Who?", "Ana."]', "line 2: input should be an object"),
         ("{", "line 2: not valid JSON"),
@@ -230,5 +282,5 @@ def test_score_file_names_the_line_it_cannot_read(reward_model, tokenizer, tmp_p
     save_reward_model(reward_model, tokenizer, tmp_path / "final")
     (tmp_path / "in.jsonl").write_text('{"prompt": "Who?", "response": "Ana."}\n' + line + "\n")
     with pytest.raises(PodiumError, match=message):
-        score_file(tmp_path / "final", tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+        score_file(str(tmp_path / "final"), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()

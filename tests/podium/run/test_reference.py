@@ -5,6 +5,8 @@ import json
 import pytest
 from pydantic import BaseModel, Field
 
+from data.sources import Source
+from podium.rewards.specs import EndpointSpec, ModelSpec, Weighted
 from podium.run import reference
 from podium.run.reference import Key, as_markdown, as_text, keys_of, schema_of
 
@@ -13,11 +15,25 @@ class Inner(BaseModel):
     depth: int | None = Field(None, description="how deep; null: all; GPT-3: 96; OPT: 96")
 
 
+class Nested(BaseModel):
+    """A part of a form."""
+
+    share: float = Field(1.0, description="its part")
+
+
+class Form(BaseModel):
+    """What may stand in a value's place. More about it."""
+
+    source: str = Field(description="where from")
+    parts: list[Nested] = Field([], description="its parts")
+
+
 class Outer(BaseModel):
     """What a section is for. More about it."""
 
     inner: Inner | None = Inner()
     kind: str = Field(description="which kind")
+    reads: str | Form | list[str | Form] = Field("here", description="what is read")
 
 
 def test_a_key_is_told_with_type_default_meaning_and_source():
@@ -26,6 +42,27 @@ def test_a_key_is_told_with_type_default_meaning_and_source():
     assert keys["inner.depth"] == Key(
         "inner.depth", "int | null", "null", "how deep; null: all", "GPT-3: 96; OPT: 96", ""
     )
+
+
+def test_a_section_that_stands_in_a_value_s_place_has_its_keys_told_once():
+    """Seen red: the reference named the types, and nobody told their keys."""
+    names = [key.name for key in reference._forms(Outer)]
+    assert names == ["Form", "Form.source", "Form.parts", "Nested", "Nested.share"]
+    keys = {key.name: key for key in reference._forms(Outer)}
+    assert keys["Form"].meaning == (
+        "{source: ...} where a key's type names it: What may stand in a value's place"
+    )
+    assert keys["Nested.share"] == Key("Nested.share", "float", "1.0", "its part", "", "")
+
+
+def test_forms_of_rewards_and_sources_are_in_the_reference(all_keys):
+    """Of every recipe, and of one that names them. Seen red as above."""
+    told = {key.name: key for key in all_keys}
+    for form in (ModelSpec, EndpointSpec, Weighted, Source):
+        for name in form.model_fields:
+            assert told[f"{form.__name__}.{name}"].meaning
+    assert told["ModelSpec.batch_tokens"].default == "4096"
+    assert "ModelSpec.label" in {key.name for key in keys_of("willowbrook")}
 
 
 @pytest.fixture(scope="module")
