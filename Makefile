@@ -7,8 +7,10 @@ READY  := $(VENV)/.ready
 # A machine without an NVIDIA GPU can save gigabytes:  make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 RECIPE ?= willowbrook
+SAMPLE ?= 40
+SEED ?= 1
 
-.PHONY: run test test-marked mutants check help clean docs
+.PHONY: run test test-marked mutants mutants-by-hand check help clean docs
 run: $(READY)          ## the chain: base, SFT, rankings, reward model, PPO-ptx, report
 	$(BIN)/podium run $(RECIPE)
 
@@ -19,7 +21,10 @@ test-marked: $(READY)  ## the long ones: kill -9, load, PostgreSQL, a real brows
 	# a file stays on one worker: a browser's event loop must be gone before the next file's tests start theirs
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "(slow or postgres or browser) and not gpu"
 
-mutants: $(READY)      ## faults put in by hand, and whether the tests see them:  make mutants FOLDER=ppo
+mutants: $(READY)      ## a sample of faults by a tool, and what the tests see:  make mutants FOLDER=ppo
+	$(BIN)/python -m tests.mutation $(FOLDER) $(SAMPLE) $(SEED)
+
+mutants-by-hand: $(READY)  ## the faults of tests/mutants.py, each with its test; of a folder or all
 	$(BIN)/python -m tests.mutants $(FOLDER)
 
 check: $(READY)        ## formatter, linter, type checker, and the documentation built strictly

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import MUTANTS, ROOT, Mutant, copied_tree, killed
+from tests.mutation_scope import REASONS
 
 # Each run of the marked suite takes a sample, another one each day; `make mutants` takes them all.
 SEED = (
@@ -40,6 +41,16 @@ def test_a_mutant_is_a_change_of_one_place_that_a_test_is_named_for(mutant):
         n.name for n in ast.walk(ast.parse((ROOT / file).read_text())) if hasattr(n, "name")
     ]
     assert not test or test in functions
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=lambda reason: f"{reason[0]}:{reason[2]}"[:60])
+def test_a_mutant_with_a_reason_is_one_of_the_code_as_it_is(reason):
+    """So that the survivors that are excused are those that there are. Seen red with a line that was
+    changed since.
+    """
+    file, before, _ = reason
+    lines = {line.strip() for line in (ROOT / file).read_text().splitlines()}
+    assert set(before.splitlines()) <= lines
 
 
 @pytest.mark.slow

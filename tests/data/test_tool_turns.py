@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import trl
 from pydantic import ValidationError
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from trl.chat_template_utils import supports_tool_calling
 
 from data.cleaning import texts, with_texts
@@ -28,7 +30,7 @@ from data.template import (
 )
 from podium.errors import DataError
 from sft.batches import encode_demonstrations
-from tests.data.test_turn_ends import CHATML, stranger
+from tests.data.test_turn_ends import CHATML, TOKENS, stranger
 
 TEMPLATES = Path(trl.__file__).with_name("chat_templates")
 TOOLS = [{"type": "function", "function": {
@@ -294,3 +296,43 @@ def test_a_call_after_thinking():
         assert theirs[: len(ids)] == ids
     found = "".join(learned(tokenizer, conversation(turns), LossOn(thinking=False)))
     assert "I must look." not in found and "weather" in found
+
+
+def with_spaces_marked(template):
+    """A tokenizer that marks the start of a string with a space, as SentencePiece does: an answer's
+    ids depend on what it stands after.
+    """
+    letters = [*map(chr, range(32, 127)), "\n", "▁"]
+    bpe = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, clean_up_tokenization_spaces=False)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    tokenizer.add_special_tokens({**names, "additional_special_tokens": TOKENS})
+    tokenizer.chat_template = template
+    return prepare_tokenizer(tokenizer)
+
+
+def test_thinking_is_left_out_to_the_token_where_a_space_marks_the_start():
+    """After a role's token an answer begins with a marked space. Mutations seen red: the last answer
+    and its thinking encoded as if they stood within a text.
+    """
+    thinks = "{% if m['reasoning_content'] %}<think>{{ m['reasoning_content'] }}</think>{% endif %}"
+    tokenizer = with_spaces_marked(
+        "{% for m in messages %}<|{{ m['role'] }}|>" + thinks + "{{ m['content'] }}<|end|>"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    messages = [*map(Message.model_validate, THOUGHTS[:2])]
+    ids, mask = encode_conversation(tokenizer, messages, LossOn(thinking=False))
+    assert ids == tokenizer.apply_chat_template(THOUGHTS[:2])["input_ids"]
+    learns = [token for token, counts in zip(ids, mask, strict=True) if counts]
+    assert tokenizer.convert_ids_to_tokens(learns) == [*"First.", "<|end|>"]
+
+
+def test_thinking_ends_with_the_thought_where_no_tag_marks_its_end():
+    """Mutation seen red: the thought not looked for, and so learned."""
+    tokenizer = stranger(CHATML.replace("\n{{", "\n{{ m['reasoning_content'] }}{{"))
+    messages = [*map(Message.model_validate, THOUGHTS[:2])]
+    [row] = learned(tokenizer, messages, LossOn(thinking=False))
+    assert row == "First.<|im_end|>"
+    [whole] = learned(tokenizer, messages)
+    assert whole == "Hm, one.First.<|im_end|>"

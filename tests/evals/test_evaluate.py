@@ -89,6 +89,19 @@ def test_every_answer_is_kept_with_its_scores(mini_run, results):
     assert all(answer.prompt == prompts[answer.prompt_index] for answer in answers)
 
 
+def test_what_is_asked_and_read_was_held_out(mini_run):
+    """The world's test prompts, the validation documents, and all questions there are. Mutations
+    seen red: the training prompts, the training documents.
+    """
+    record = json.loads((mini_run / "evals/final/stage.json").read_text())
+    read = {(source["kind"], source["split"]) for source in record["data"] if source["records"]}
+    assert read == {("prompts", "test"), ("documents", "validation"), ("questions", "test")}
+    held_out = read_jsonl(mini_run / "world/final/prompts.test.jsonl", Prompt)
+    answers = read_jsonl(mini_run / "evals/final/answers.jsonl", Answer)
+    known = {prompt.messages[-1].content for prompt in held_out}
+    assert {answer.prompt[-1].content for answer in answers} <= known
+
+
 def test_kl_is_the_models_divergence_from_the_reference(tokenizer):
     """The mean log ratio against the exact KL of the first token. Seen red with model and reference
     exchanged.

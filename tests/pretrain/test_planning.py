@@ -77,6 +77,17 @@ def test_kaplans_law_spends_its_budget_and_favours_parameters():
     assert kaplan(1e23).outside and not chinchilla(1e21).outside
 
 
+def test_small_models_take_small_batches_and_batches_make_the_updates():
+    """A hundredth of the tokens, at most half a million, and 1.5 million from a billion parameters
+    on. Mutations seen red: the tokens times a hundred; updates as tokens times the batch.
+    """
+    small, middle, large = (chinchilla(flops_of(n, 20 * n)) for n in (1e6, 1e8, 2e9))
+    assert [plan.batch_tokens for plan in (small, middle, large)] == pytest.approx(
+        [2e5, 5e5, 1.5e6]
+    )
+    assert small.steps == pytest.approx(100) and middle.steps == pytest.approx(4000)
+
+
 def test_published_models_beside_the_laws():
     """OPT and GPT-3 are as Kaplan advised, far under 20 tokens a parameter; LLaMA-7B far over."""
     assert 300e9 / 175e9 < 2 < chinchilla(flops_of(175e9, 300e9)).tokens / 175e9

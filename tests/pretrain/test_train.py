@@ -11,16 +11,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
-from data.jsonl import write_jsonl
+from data.jsonl import read_jsonl, write_jsonl
+from data.packing import encode_documents, pack, rows_at
 from data.records import Document
 from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
-from podium.models import save_model
+from podium.models import load_causal_lm, save_model
 from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
@@ -161,6 +164,78 @@ def test_micro_batches_and_zero_stages_give_the_same_update(make_recipe, tmp_pat
         )
 
 
+def next_token_loss(model, windows: torch.Tensor, bos_id: int) -> torch.Tensor:
+    """Nats a token by the definition: each document of a window read alone, with what begins the
+    next one as its last target.
+    """
+    summed, targets = torch.zeros(()), 0
+    for window in windows.long():
+        starts = sorted({0, *(window == bos_id).nonzero().flatten().tolist(), len(window)})
+        for start, end in pairwise(starts):
+            ids = window[start : end + 1]
+            if len(ids) > 1:
+                logits = model(ids[None]).logits[0, :-1]
+                summed = summed + F.cross_entropy(logits, ids[1:], reduction="sum")
+                targets += len(ids) - 1
+    assert targets == windows.numel() - len(windows)
+    return summed / targets
+
+
+def test_it_is_the_same_as_a_plain_loop(make_recipe, tiny_llama, tokenizer, tmp_path):
+    """A second implementation: documents read one by one, AdamW (0.9, 0.95) with weight decay on
+    matrices, gradients cut at norm 1, the rate that follows tokens. Six windows a batch, so that no
+    two numbers of the shape are the same.
+
+    Mutations seen red: the mean over another number of tokens, `reduction` left out, documents that
+    see each other, targets shifted, the warm-up ignored, a batch read twice, the training documents
+    for the held-out ones, the sum for the mean of the validation loss.
+    """
+    save_model(tiny_llama, tokenizer, tmp_path / "base")
+    keys = {"init_from": str(tmp_path / "base"), "tokens": 24 * 6 * 3, "batch_size": 6}
+    keys |= {"context": 24, "per_device_train_batch_size": 4, "eval_steps": 1, "eval_tokens": 120}
+    folder = train(make_recipe(**keys, warmup_tokens=200), tmp_path / "runs")
+
+    def windows(split: str) -> torch.Tensor:
+        documents = read_jsonl(tmp_path / f"{split}.jsonl", Document)
+        ids = encode_documents(tokenizer, [document.text for document in documents])
+        return torch.from_numpy(pack(ids, 24, tokenizer.bos_token_id))
+
+    model, held_out = load_causal_lm(tmp_path / "base"), windows("validation")[:5]
+    grouped = [
+        {"params": [p for p in model.parameters() if (p.ndim > 1) == matrices], "weight_decay": d}
+        for matrices, d in ((True, 0.1), (False, 0.0))
+    ]
+    optimizer, learned = torch.optim.AdamW(grouped, betas=(0.9, 0.95)), windows("train")
+    lines = metrics(folder)
+    # By hand, from a peak of 3e-3: 144 / 200 of it; then with p = (288 - 200) / 232; the floor.
+    rates = [2.16e-3, 3e-3 * (0.55 + 0.45 * math.cos(math.pi * 88 / 232)), 3e-4]
+    for number, (line, rate) in enumerate(zip(lines, rates, strict=True)):
+        batch = learned[rows_at(6 * number, 6, len(learned), seed=3)]
+        loss = next_token_loss(model, batch, tokenizer.bos_token_id)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            validation = next_token_loss(model, held_out, tokenizer.bos_token_id)
+        expected = {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": rate}
+        expected |= {"validation_loss": validation.item(), "batch_size": 6, "step": number + 1}
+        expected |= {"tokens": 144 * (number + 1)}
+        assert {key: line[key] for key in expected} == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_window_is_never_longer_than_the_model_reads(
+    make_recipe, tiny_llama, tokenizer, tmp_path
+):
+    """Mutation seen red: the key's context whatever the model was made for."""
+    save_model(tiny_llama, tokenizer, tmp_path / "base")  # 128 positions
+    keys = {"init_from": str(tmp_path / "base"), "tokens": 1000, "context": 200}
+    folder = train(make_recipe(**keys, eval_tokens=128), tmp_path / "runs")
+    assert metrics(folder)[0]["tokens"] == 128 * 4
+
+
 def test_an_existing_model_learns_on(make_recipe, tmp_path):
     base = train(make_recipe("base"), tmp_path / "runs")
     recipe = make_recipe("more", init_from=str(base / "final"), learning_rate=1e-3)
@@ -169,6 +244,8 @@ def test_an_existing_model_learns_on(make_recipe, tmp_path):
     assert metrics(more)[-1]["validation_loss"] < metrics(base)[-1]["validation_loss"]
     parents = json.loads((more / "final" / "stage.json").read_text())["parents"]
     assert [parent["ref"] for parent in parents] == [str(base / "final")]
+    cards = [(folder / "final" / "README.md").read_text() for folder in (base, more)]
+    assert "preset `llama-260k`" in cards[0] and f"continued from `{base / 'final'}`" in cards[1]
 
     with pytest.raises(RecipeError, match="learning_rate"):
         train(

@@ -13,12 +13,25 @@ import json
 import time
 
 import pytest
+from sqlalchemy import select
 
-from app.labeling.exporting import ExportFilter, make_export
+from app.labeling.accounts import pseudonym
+from app.labeling.batches import change_batch
+from app.labeling.exporting import (
+    BROKEN_SHOWN,
+    ExportFilter,
+    about_broken,
+    collect_rankings,
+    make_export,
+    preference_pairs,
+)
+from app.labeling.importing import IMPORTED
 from app.labeling.progress import disputed_tasks, labeler_table
+from app.labeling.tables import EventLog
+from app.labeling.votes import VoteBox
 from data.agreement import pairwise_agreement
 from data.jsonl import read_jsonl
-from data.records import Ranking
+from data.records import Comparison, Message, Ranking
 from tests.app.labeling.making import Browser, add_batch, add_person, answer_to, candidates
 
 
@@ -175,3 +188,80 @@ def test_a_copy_has_the_rank_of_the_answer_that_was_shown_in_its_place(site):
     made = make(site)
     exported = read_jsonl(site.exports / made.file, Ranking)[0]
     assert exported.responses == record.responses and exported.ranks == [2, 1, 3, 1]
+
+
+def test_votes_say_who_chose_what_and_of_whom(site):
+    """Mutations seen red: the pseudonym of nobody, no cohort, no source, left and right exchanged
+    in what the card of a vote says.
+    """
+    for handle, cohort in (("lea", "train"), ("ben", "heldout")):
+        add_person(site, handle, cohort=cohort)
+        said = [Message(role="user", content=f"{handle} asks")]
+        VoteBox(site.database).record(said, "A", "B", "right", ("sft", "ppo"), handle)
+    made = make(site, "votes")
+    lea, ben = read_jsonl(site.exports / made.file, Comparison)
+    with site.database.read() as session:
+        known = [pseudonym(session, handle) for handle in ("lea", "ben")]
+    assert [lea.labeler, ben.labeler] == known and len(set(known)) == 2
+    assert (lea.cohort, ben.cohort) == ("train", "heldout")
+    assert (lea.source, lea.group_id, ben.group_id) == ("chat", "vote-1", "vote-2")
+    assert lea.meta == {"choice": "right", "left": "sft", "right": "ppo"}
+    assert [record.prompt[0].content for record in (lea, ben)] == ["lea asks", "ben asks"]
+
+
+def test_an_export_is_noted_with_who_made_it_and_when(worked):
+    """In the site's table and among its events. Mutations seen red: nobody made it, no time."""
+    ada = add_person(worked, "ada", role="admin")
+    chosen = ExportFilter(cohorts=["train"])
+    made = make_export(worked.database, worked.exports, "rankings", chosen, ada, 1234.5)
+    assert (made.kind, made.filter["cohorts"], made.broken) == ("rankings", ["train"], 0)
+    assert (made.created_by, made.created_at) == (ada, 1234.5)
+    with worked.database.read() as session:
+        event = session.scalars(select(EventLog).where(EventLog.kind == "export")).one()
+        assert (event.person_id, event.at) == (ada, 1234.5)
+        assert event.detail == {"file": made.file, "sha256": made.sha256, "broken": []}
+
+
+def test_pairs_have_the_form_that_trl_reads():
+    """Mutation seen red: the role of the answer that lost under another name."""
+    asked = [Message(role="user", content="Q")]
+    ranking = Ranking(prompt=asked, responses=["good", "bad"], ranks=[1, 2], id="answer-7")
+    [row] = preference_pairs([ranking])
+    assert row["prompt"][0]["role"] == "user" and row["group_id"] == "answer-7"
+    assert row["chosen"] == [{"role": "assistant", "content": "good"}]
+    assert row["rejected"] == [{"role": "assistant", "content": "bad"}]
+
+
+def test_what_was_withdrawn_comes_out_by_name_and_what_was_deleted_never(worked):
+    """Mutation seen red: a withdrawn batch that is named stays in."""
+
+    def exported(**chosen) -> int:
+        with worked.database.read() as session:
+            return len(collect_rankings(session, ExportFilter(**chosen)))
+
+    counts = [(exported(), exported(batches=["batch"]))]
+    for state in ("withdrawn", "deleted"):
+        with worked.database.write() as session:
+            change_batch(session, 1, state, None, time.time())
+        counts.append((exported(), exported(batches=["batch"])))
+    assert counts == [(5, 5), (0, 5), (0, 0)]
+
+
+def test_which_answer_was_a_demonstration_comes_out_again(site):
+    """Mutation seen red: the second of those there are, which is none."""
+    record = candidates(1, k=3)[0].model_copy(update={"demonstration": 2})
+    add_batch(site, records=[record])
+    add_person(site, "lea")
+    lea = Browser(site, "lea")
+    task = lea.next()
+    lea.submit(task["assignment"], answer_to(task))
+    [exported] = read_jsonl(site.exports / make(site).file, Ranking)
+    assert exported.meta[IMPORTED]["demonstration"] == 2
+
+
+def test_a_card_names_twenty_broken_rows_and_counts_the_others():
+    """Mutation seen red: the others not counted."""
+    assert about_broken([]) == []
+    few, many = (about_broken([f"row {n}" for n in range(count)]) for count in (20, 23))
+    assert len(few) == 1 + BROKEN_SHOWN and "20 broken rows" in few[0] and "row 19" in few[-1]
+    assert many[1:-1] == few[1:] and many[-1] == "  - and 3 more"

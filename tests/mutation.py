@@ -1,0 +1,305 @@
+"""Faults put in by a tool, a sample of them, and whether the fast tests see them.
+
+    make mutants FOLDER=ppo                     forty, drawn with seed 1
+    make mutants FOLDER=ppo SEED=2 SAMPLE=100   another hundred
+
+mutmut makes the mutants. This file runs them, since mutmut's own runner draws no sample, stops at
+no budget and leaves decorated functions alone. The tests of a folder run once in a copy of the
+tree, which tells how long each takes and which lines it reads. Then each mutant is written into the
+copy, and the tests that read its statement run there, the quickest first, in a process forked from
+this one, which has imported torch and the other libraries but none of our own code.
+
+docs/lab/mutation.md holds the scores; `tests/mutants.py` is the list by hand beside this one.
+"""
+
+import ast
+import difflib
+import hashlib
+import importlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
+from mutmut.mutation import file_mutation, pragma_handling
+
+from tests.mutation_scope import DRAWINGS, FOLDERS, OPERATORS, REASONS, Visitor
+
+for name, value in (("OMP_NUM_THREADS", "1"), ("TOKENIZERS_PARALLELISM", "false")):
+    os.environ.setdefault(name, value)  # a process with threads cannot be forked safely
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / "build" / "mutation.json"  # what each test file reads, while it is unchanged
+FAST = "not slow and not gpu and not postgres and not browser"
+BUDGET = 20.0  # seconds of tests, as they took without a fault, that one mutant may cost
+MEMORY = 8 << 30  # bytes; a loop that never ends may also grow
+PATIENCE = 6.0  # a mutant whose tests take so many times longer hangs, and is killed
+
+
+class Mutant(NamedTuple):
+    """A fault: its file and line, the lines that went and came, and the whole new text."""
+
+    file: str
+    line: int
+    before: str
+    after: str
+    text: str
+
+    @property
+    def reason(self) -> str | None:
+        return REASONS.get((self.file, self.before, self.after))
+
+
+def places_of(tree: Path, file: str) -> list[Callable[[], Mutant | None]]:
+    """The mutants of all functions and methods of a file, each made when it is drawn. Imports,
+    constants and the fields of a class have none.
+    """
+    source = (tree / file).read_text()
+    wrapper = MetadataWrapper(cst.parse_module(source))
+    visitor = Visitor(OPERATORS, pragma_handling.IgnoredCode(set(), set(), set()))
+    module = wrapper.visit(visitor)
+    places = wrapper.resolve(PositionProvider)
+
+    def make(found: file_mutation.Mutation) -> Mutant | None:
+        text = module.deep_replace(found.original_node, found.mutated_node).code
+        lines = list(difflib.ndiff(source.splitlines(), text.splitlines()))
+        gone, come = (
+            "\n".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+"
+        )
+        with suppress(SyntaxError):
+            ast.parse(text)
+            return Mutant(file, places[found.original_node].start.line, gone, come, text)
+        return None
+
+    return [
+        partial(make, mutation)
+        for mutation in visitor.mutations
+        if isinstance(mutation.contained_by_top_level_function, cst.FunctionDef)
+        and mutation.original_node in places
+    ]
+
+
+def sample_of(tree: Path, folder: str, size: int, seed: int) -> tuple[list[Mutant], int]:
+    """`size` mutants of a folder, each as likely as any other, and how many there are."""
+    every = [place for file in files_of(tree, folder) for place in places_of(tree, file)]
+    drawn = random.Random(seed).sample(every, len(every))
+    made = (mutant for place in drawn if (mutant := place()) is not None)
+    return list(islice(made, size)), len(every)
+
+
+def files_of(tree: Path, folder: str) -> list[str]:
+    paths = {path for pattern in FOLDERS[folder][0].split() for path in tree.glob(pattern)}
+    return sorted({str(path.relative_to(tree)) for path in paths} - DRAWINGS)
+
+
+def statement_at(source: str, line: int) -> range:
+    """The lines of the smallest statement around `line`, of a compound one its head alone."""
+    found = range(line, line + 1000)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            end = max(node.lineno, body[0].lineno - 1) if body else node.end_lineno or node.lineno
+            if node.lineno <= line <= end and end - node.lineno < len(found):
+                found = range(node.lineno, end + 1)
+    return found
+
+
+@contextmanager
+def copied_tree() -> Iterator[Path]:
+    """A copy of the project, in a folder that has room for what the tests write."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        skip = shutil.ignore_patterns(".*", "__pycache__", "build", "runs", "models", "site")
+        yield Path(shutil.copytree(ROOT, Path(folder) / "tree", ignore=skip))
+
+
+def forked(tree: Path, work: Callable[[], int], limit: float) -> int:
+    """What `work` returns in a child process whose code is that of `tree`; 124 after `limit` s."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            os.setpgid(0, 0)  # whatever the tests start ends with them
+            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+            log = os.open(tree.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1), os.dup2(log, 2)
+            os.chdir(tree)
+            sys.path[:] = [str(tree), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
+            os.environ["PYTHONPATH"] = str(tree)
+            for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
+                del sys.modules[name]  # this package, of the tree that is not mutated
+            importlib.invalidate_caches()
+            code = work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+    end, done, status = time.monotonic() + limit, 0, 0
+    while not done and time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    if not done:
+        os.waitpid(child, 0)
+        return 124
+    return os.waitstatus_to_exitcode(status)
+
+
+def run_pytest(tree: Path, *arguments: str, plugins: tuple[Any, ...] = ()) -> int:
+    import pytest
+
+    common = ("-q", "-n", "0", "-p", "no:cacheprovider", "--basetemp", str(tree.parent / "made"))
+    return int(pytest.main([*common, *arguments], plugins=list(plugins)))
+
+
+class Record:
+    """A pytest plugin: how long each test takes, all phases together, and which of them fail."""
+
+    def __init__(self, cover: Any) -> None:
+        self.cover = cover
+        self.seconds: dict[str, float] = {}
+        self.failed: list[str] = []
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.cover.switch_context(nodeid)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        if report.failed:
+            self.failed.append(report.nodeid)
+
+
+def recorded(tree: Path, test: str, files: list[str], out: Path) -> int:
+    """Run one file of tests in this process; write to `out` what was recorded of it."""
+    import coverage
+
+    read = [str(tree / file) for file in files]
+    cover = coverage.Coverage(data_file=None, config_file=False, include=read)
+    record = Record(cover)
+    cover.start()
+    code = run_pytest(tree, "-m", FAST, test, plugins=(record,))
+    cover.stop()
+    found = {file: cover.get_data().contexts_by_lineno(str(tree / file)) for file in files}
+    ours = {name for name, module in sys.modules.items() if str(tree) in str(module)}
+    known = {"seconds": record.seconds, "failed": record.failed, "lines": found}
+    out.write_text(json.dumps({**known, "libraries": [n for n in sys.modules if n not in ours]}))
+    return code
+
+
+def readers(folder: str, tree: Path) -> list[dict[str, Any]]:
+    """What was recorded of every file of a folder's tests, now or when it last changed."""
+    files, out = files_of(tree, folder), tree.parent / "recorded.json"
+    named = [tree / "tests" / name for name in FOLDERS[folder][1].split()]
+    paths = sorted(p for n in named for p in ([n] if n.is_file() else n.rglob("test_*.py")))
+    cache = json.loads(CACHE.read_text()) if CACHE.exists() else {}
+    found = []
+    for path in paths:
+        test = str(path.relative_to(tree))
+        contents = b"".join(p.read_bytes() for p in (path, *(tree / file for file in files)))
+        key = f"{folder} {test} {hashlib.sha256(contents).hexdigest()}"
+        if key not in cache:
+            began = time.monotonic()
+            forked(tree, partial(recorded, tree, test, files, out), 900)
+            cache[key] = json.loads(out.read_text())
+            CACHE.parent.mkdir(exist_ok=True)
+            CACHE.write_text(json.dumps(cache))
+            print(f"  recorded {test} in {time.monotonic() - began:.0f} s", flush=True)
+            for failed in cache[key]["failed"]:
+                print(f"  fails without any fault, and is left out: {failed}", flush=True)
+            out.unlink()
+        found.append(cache[key])
+    return found
+
+
+def preload(libraries: set[str]) -> None:
+    """Import what the tests imported, our own code apart, so that no child has to."""
+    for name in sorted(libraries - sys.modules.keys()):
+        with suppress(BaseException):
+            importlib.import_module(name)
+
+
+def tests_for(mutant: Mutant, tree: Path, found: list[dict[str, Any]]) -> tuple[list[str], float]:
+    """The tests that read the mutant's statement, the quickest first, and their seconds."""
+    lines = statement_at((tree / mutant.file).read_text(), mutant.line)
+    seconds: dict[str, float] = {}
+    for one in found:
+        by_line = one["lines"].get(mutant.file, {})
+        names = {name for line in lines for name in by_line.get(str(line), []) if name}
+        seconds |= {n: one["seconds"].get(n, 0.0) for n in names - set(one["failed"])}
+    chosen, total = [], 0.0
+    for name in sorted(seconds, key=seconds.__getitem__):
+        if not chosen or total + seconds[name] <= BUDGET:
+            chosen, total = [*chosen, name], total + seconds[name]
+    return chosen, total
+
+
+def verdict(mutant: Mutant, tree: Path, found: list[dict[str, Any]]) -> str:
+    """killed, hangs (as good), survived, or unread where no fast test reads the statement."""
+    chosen, seconds = tests_for(mutant, tree, found)
+    if not chosen:
+        return "unread"
+    file = tree / mutant.file
+    whole = file.read_text()
+    file.write_text(mutant.text)
+    for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
+        compiled.unlink()
+    sys.dont_write_bytecode = True
+    try:
+        code = forked(tree, lambda: run_pytest(tree, "-x", *chosen), 30 + PATIENCE * seconds)
+    finally:
+        file.write_text(whole)
+        sys.dont_write_bytecode = False
+    return {0: "survived", 124: "hangs"}.get(code, "killed")
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927)."""
+    z, share = 1.96, count / of
+    centre = share + z * z / (2 * of)
+    half = z * (share * (1 - share) / of + z * z / (4 * of * of)) ** 0.5
+    return (centre - half) / (1 + z * z / of), (centre + half) / (1 + z * z / of)
+
+
+def main(folder: str, size: int = 40, seed: int = 1) -> None:
+    """Print a folder's score on a sample, with its interval, and the survivors."""
+    began, left = time.monotonic(), []
+    with copied_tree() as tree:
+        chosen, number = sample_of(tree, folder, size, seed)
+        found = readers(folder, tree)
+        preload({name for one in found for name in one["libraries"]})
+        for count, mutant in enumerate(chosen, start=1):
+            start, word = time.monotonic(), verdict(mutant, tree, found)
+            left += [(mutant, word)] if word in ("survived", "unread") else []
+            place = f"{time.monotonic() - start:4.0f} s  {mutant.file}:{mutant.line}"
+            print(f"[{count}/{len(chosen)}] {word:8} {place}", flush=True)
+    for mutant, word in left:
+        print(f"{word} {mutant.file}:{mutant.line} {mutant.reason or ''}")
+        print(*(f"  - {line}" for line in mutant.before.splitlines()), sep="\n")
+        print(*(f"  + {line}" for line in mutant.after.splitlines()), sep="\n")
+    dead, with_reason = len(chosen) - len(left), sum(m.reason is not None for m, _ in left)
+    low, high = wilson(dead, len(chosen))
+    print(f"{folder}: {dead} of {len(chosen)} killed, {dead / len(chosen):.0%}", end=" ")
+    print(
+        f"[{low:.0%}, {high:.0%}], {with_reason} of the {len(left)} others with a reason;", end=" "
+    )
+    print(f"{number} mutants, seed {seed}, {(time.monotonic() - began) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [] or sys.argv[1] not in FOLDERS:
+        sys.exit(f"Name one folder, as in make mutants FOLDER=ppo: {', '.join(FOLDERS)}")
+    main(sys.argv[1], *(int(argument) for argument in sys.argv[2:]))

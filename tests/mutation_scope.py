@@ -1,0 +1,130 @@
+"""What `tests.mutation` measures: the files of each score and the tests that belong to them, the
+changes that are made, and the mutants that no test must kill.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import libcst as cst
+from mutmut.mutation import file_mutation, mutators
+
+# A folder: its files, and the tests of them.
+FOLDERS: dict[str, tuple[str, str]] = {
+    "ppo": ("ppo/*.py", "ppo"),
+    "reward": ("reward/*.py", "reward"),
+    "evals": ("evals/*.py evals/code/*.py", "evals"),
+    "sft": ("sft/*.py", "sft"),
+    "pretrain": ("pretrain/*.py", "pretrain"),
+    "dpo": ("dpo/*.py", "dpo"),
+    "data": (
+        "data/packing.py data/template.py data/mixture.py data/agreement.py",
+        "data/test_packing.py data/test_template.py data/test_tool_turns.py data/test_turn_ends.py "
+        "data/test_mixture.py data/test_agreement.py podium/test_attention.py ppo/test_inputs.py "
+        "ppo/test_update.py evals/test_perplexity.py app/labeling/test_export_oracle.py",
+    ),
+    "podium": (
+        "podium/statistics.py podium/schedule.py podium/run/lineage.py podium/run/context.py "
+        "podium/run/inputs.py podium/sampling/*.py",
+        "podium/test_statistics.py podium/test_schedule.py podium/run/test_context.py "
+        "podium/run/test_recipe.py podium/run/test_recipe_keys.py podium/sampling "
+        "podium/test_keys.py podium/test_output_head.py podium/test_vocabulary.py "
+        "ppo/test_rollout.py sft/test_mixtures.py app/labeling/test_results.py "
+        "reward/test_calibration.py",
+    ),
+    "labeling": (
+        "app/labeling/exporting.py",
+        "app/labeling/test_export_oracle.py app/labeling/test_import_export.py "
+        "app/labeling/test_simulate.py app/labeling/test_poisoned.py",
+    ),
+}
+DRAWINGS = {"evals/plots.py", "reward/report.py"}  # what a figure looks like is seen, not asserted
+# What is called so speaks to a person: its wording is not mutated, nor is that of errors.
+SPEAKS = {"say", "print", "progress", "progress_bar", "warn", "warning", "info", "error"}
+
+
+class Visitor(file_mutation.MutationVisitor):
+    """mutmut's, with decorated functions too, and without the wording of errors and messages."""
+
+    def _skip_node_and_children(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.FunctionDef):
+            return False
+        if isinstance(node, cst.Call) and isinstance(node.func, cst.Name | cst.Attribute):
+            name = node.func if isinstance(node.func, cst.Name) else node.func.attr
+            if name.value in SPEAKS:
+                return True
+        return isinstance(node, cst.Raise) or super()._skip_node_and_children(node)
+
+
+def first_change(node: cst.BaseString) -> Iterator[cst.BaseString]:
+    """mutmut's first change of a string; the others, upper and lower case, ask the same again."""
+    yield from islice(mutators.operator_string(node), 1)
+
+
+OPERATORS: Any = [
+    (kind, first_change if operator is mutators.operator_string else operator)
+    for kind, operator in mutators.mutation_operators
+]
+
+
+# (file, the lines that went, the lines that came): why no test must see it.
+SAME = "the same program: "
+WORDS = "words for a person: "
+MANY = "seen by the slow tests of several processes alone: "
+REASONS: dict[tuple[str, str, str], str] = {
+    (
+        "app/labeling/exporting.py",
+        "self.prompts: dict[int, PromptRow] = {}",
+        "self.prompts: dict[int, PromptRow] = None",
+    ): SAME + "`load` sets it before anybody reads it",
+    (
+        "app/labeling/exporting.py",
+        ".join(Person, Person.id == Assignment.person_id)",
+        ".join(Person, )",
+    ): SAME + "SQLAlchemy finds the only foreign key",
+    (
+        "data/agreement.py",
+        "total = sum((c.sum(axis=0) for c in counts), np.zeros(2, dtype=np.int64))",
+        "total = sum((c.sum(axis=0) for c in counts), np.zeros(2, dtype=None))",
+    ): SAME + "counts are exact as floats too",
+    (
+        "data/agreement.py",
+        'return _alpha([_value_counts(_rating_columns(task), 7) for task in tasks], "ordinal")',
+        'return _alpha([_value_counts(_rating_columns(task), 8) for task in tasks], "ordinal")',
+    ): SAME + "a rating that nobody gives changes no alpha",
+    (
+        "data/agreement.py",
+        "return np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64)",
+        "return np.array([row + [0] * (width - len(row)) for row in rows], )",
+    ): SAME + "whole numbers are int64 by default",
+    (
+        "data/template.py",
+        'words = shorten(messages[0].content, 60, placeholder=" ...")',
+        'words = shorten(messages[0].content, 61, placeholder=" ...")',
+    ): WORDS + "how much of a conversation an error shows",
+    (
+        "pretrain/presets.py",
+        "near = difflib.get_close_matches(name, PRESETS, n=1)",
+        "near = difflib.get_close_matches(name, PRESETS, n=2)",
+    ): SAME + "the first one is told",
+    (
+        "pretrain/train.py",
+        "summed += next_token_nll(engine, ids, bos_id) * (counting > 0)",
+        "summed += next_token_nll(engine, ids, bos_id) * (counting >= 0)",
+    ): MANY + "in one process every window counts",
+    (
+        "pretrain/train.py",
+        "lambda folder: save_model(model, tokenizer, folder, weights),",
+        "lambda folder: save_model(model, tokenizer, folder, None),",
+    ): MANY + "in one process the model holds its weights",
+    (
+        "pretrain/train.py",
+        'stage.check_finite("loss", loss, number)',
+        "stage.check_finite(None, loss, number)",
+    ): WORDS + "the name in an error",
+    (
+        "pretrain/train.py",
+        "pad_token_id=tokenizer.pad_token_id,",
+        ")",
+    ): SAME + "one prompt has no padding",
+}
