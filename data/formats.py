@@ -23,6 +23,7 @@ ROLES: dict[str, Literal["system", "user", "assistant", "tool"]] = {
     "bard": "assistant", "model": "assistant", "function_call": "assistant",
     "tool": "tool", "observation": "tool", "function": "tool", "ipython": "tool",
 }  # fmt: skip
+NEMO_TURN = r"\n?<extra_id_1>(User|Assistant)\n"  # between the turns of HelpSteer2's prompts
 
 
 class Unusable(Exception):
@@ -71,10 +72,10 @@ def sharegpt(row: Row) -> Iterator[Demonstration | Comparison]:
     beside them; with {chosen, rejected} turns a comparison. Tool calls are OpenAI's `tool_calls`,
     or LLaMA-Factory's turns `function_call` and `observation`.
     """
-    messages = _with_system(row, _messages(row, "conversations", "messages"))
+    messages = with_system(row, _messages(row, "conversations", "messages"))
     if "chosen" in row and "rejected" in row:
         chosen, rejected = (_messages({key: [row[key]]}, key)[0] for key in ("chosen", "rejected"))
-        yield _comparison(messages, _text_of(chosen), _text_of(rejected))
+        yield compared(messages, _text_of(chosen), _text_of(rejected))
         return
     if row.get("label") is False:  # KTO's files hold bad answers too
         raise Unusable("labelled as a bad answer")
@@ -97,7 +98,7 @@ def hh(row: Row) -> Iterator[Comparison]:
         raise Unusable("transcript does not end with an answer")
     if chosen[:-1] != rejected[:-1]:
         raise Unusable("the two transcripts differ before the last answer")
-    yield _comparison(chosen[:-1], chosen[-1].content, rejected[-1].content)
+    yield compared(chosen[:-1], chosen[-1].content, rejected[-1].content)
 
 
 def trl_preference(row: Row) -> Iterator[Comparison]:
@@ -105,24 +106,24 @@ def trl_preference(row: Row) -> Iterator[Comparison]:
     `prompt` it is what both lists begin with, and a prompt that they repeat counts once.
     """
     if isinstance(row.get("chosen"), str):
-        prompt = _with_system(row, _as_prompt(row, "prompt"))
-        yield _comparison(prompt, get_string(row, "chosen"), get_string(row, "rejected"))
+        prompt = with_system(row, as_prompt(row, "prompt"))
+        yield compared(prompt, get_string(row, "chosen"), get_string(row, "rejected"))
         return
     chosen, rejected = _messages(row, "chosen"), _messages(row, "rejected")
     if row.get("prompt") is not None:
-        prompt = _as_prompt(row, "prompt")
+        prompt = as_prompt(row, "prompt")
         chosen, rejected = _continued(prompt, chosen), _continued(prompt, rejected)
     if chosen[:-1] != rejected[:-1]:
         raise Unusable("chosen and rejected differ before the last answer")
-    prompt = _with_system(row, chosen[:-1])
-    yield _comparison(prompt, _text_of(chosen[-1]), _text_of(rejected[-1]))
+    prompt = with_system(row, chosen[:-1])
+    yield compared(prompt, _text_of(chosen[-1]), _text_of(rejected[-1]))
 
 
 def prompt_completion(row: Row) -> Iterator[Demonstration]:
     """{prompt, completion}, strings or lists of messages, as TRL's SFTTrainer takes them."""
     if row.get("label") is False:  # TRL's KTO files hold bad answers too
         raise Unusable("labelled as a bad answer")
-    prompt = _with_system(row, _as_prompt(row, "prompt"))
+    prompt = with_system(row, as_prompt(row, "prompt"))
     if isinstance(row.get("completion"), list):
         messages = _continued(prompt, _messages(row, "completion"))
     else:
@@ -147,9 +148,9 @@ def scored_list(row: Row) -> Iterator[Ranking]:
 
     AlpacaEval {instruction, responses: [{output, model, score}]}, Nectar {prompt, answers:
     [{answer, model, rank}]}, UltraFeedback {instruction, completions: [{response, model,
-    overall_score}]}, plain {prompt, responses, scores}.
+    overall_score}]}, plain {prompt, responses, scores}. A score may be text ("7.5").
     """
-    prompt = _as_prompt(row, "instruction", "prompt", "question")
+    prompt = as_prompt(row, "instruction", "prompt", "question")
     answers = get_list(row, "responses", "answers", "completions")
     if any(isinstance(answer, str) for answer in answers):
         scores = get_list(row, "scores")
@@ -158,7 +159,7 @@ def scored_list(row: Row) -> Iterator[Ranking]:
         answers = [{"output": a, "score": s} for a, s in zip(answers, scores, strict=True)]
     if len(answers) < 2:
         raise Unusable("fewer than two answers")
-    found = [_score(answer) for answer in answers]
+    found = [score_of(answer) for answer in answers]
     ordered = sorted(set(found), reverse=True)
     models = [answer.get("model") for answer in answers]
     yield Ranking(
@@ -172,13 +173,33 @@ def scored_list(row: Row) -> Iterator[Ranking]:
     )
 
 
-def _score(answer: Row) -> float:
-    """An answer's score, the higher the better; a rank is a score turned round."""
-    for key, sign in (("score", 1), ("overall_score", 1), ("rating", 1), ("rank", -1)):
-        value = answer.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return sign * float(value)
+def score_of(answer: Row) -> float:
+    """An answer's score, the higher the better; a rank is a score turned round. A number may stand
+    there as text. Where there is no score, it is the mean of UltraFeedback's ratings by aspect.
+    """
+    names = (("score", 1), ("overall_score", 1), ("rating", 1), ("helpfulness", 1), ("rank", -1))
+    for key, sign in names:
+        number = number_of(answer.get(key))
+        if number is not None:
+            return sign * number
+    aspects = answer.get("annotations")
+    if isinstance(aspects, dict):
+        said = [a.get("Rating") if isinstance(a, dict) else None for a in aspects.values()]
+        ratings = [number for number in map(number_of, said) if number is not None]
+        if ratings:
+            return sum(ratings) / len(ratings)
     raise Unusable("an answer without a score or rank")
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number, or one that is written as text ("7.5"); None for anything else ("N/A")."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (OverflowError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _system(row: Row) -> list[Message]:
@@ -186,7 +207,7 @@ def _system(row: Row) -> list[Message]:
     return [Message(role="system", content=get_string(row, "system"))] if row.get("system") else []
 
 
-def _with_system(row: Row, messages: list[Message]) -> list[Message]:
+def with_system(row: Row, messages: list[Message]) -> list[Message]:
     """The turns with that system prompt first, unless they begin with one themselves, and with the
     tools that lie beside them.
     """
@@ -209,7 +230,8 @@ def _exchange(turn: Any) -> tuple[str, str]:
     return get_string(turn, "instruction", "user"), get_string(turn, "output", "assistant")
 
 
-def _comparison(prompt: list[Message], chosen: str, rejected: str) -> Comparison:
+def compared(prompt: list[Message], chosen: str, rejected: str) -> Comparison:
+    """Two answers to a question, both of which say something and not the same."""
     if not prompt or prompt[-1].role not in ("user", "tool") or not prompt[-1].content.strip():
         raise Unusable("no question before the answers")
     if chosen.strip() == rejected.strip():
@@ -232,13 +254,21 @@ def _transcript(text: str) -> list[Message]:
     return messages
 
 
-def _as_prompt(row: Row, *keys: str) -> list[Message]:
-    """The prompt's messages, from a list of messages, a transcript (Nectar) or a plain string."""
-    if any(isinstance(row.get(key), list) for key in keys):
+def as_prompt(row: Row, *keys: str) -> list[Message]:
+    """The prompt's messages, from a list of messages, a transcript (Nectar, HelpSteer2) or a plain
+    string.
+    """
+    found = next((row[key] for key in keys if row.get(key) is not None), None)
+    if isinstance(found, list):
         return _messages(row, *keys)
     content = get_string(row, *keys)
     if content.lstrip().startswith("Human:"):
         return [message for message in _transcript(content) if message.content]
+    if re.search(NEMO_TURN, content):
+        first, *rest = re.split(NEMO_TURN, content)
+        turns = [("User", first), *zip(rest[::2], rest[1::2], strict=True)]
+        roles: dict[str, Literal["user", "assistant"]] = {"User": "user", "Assistant": "assistant"}
+        return [Message(role=roles[who], content=text.strip()) for who, text in turns]
     return [Message(role="user", content=_said(content, "question"))]
 
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from data import formats, oasst
+from data import formats, judged, oasst
 from data.conversion import convert, convertible
 from data.formats import Malformed, Unusable
 from data.jsonl import from_dataset, read_jsonl
@@ -52,6 +52,8 @@ CONVERTERS: dict[str, tuple[Callable[..., Iterator[Any]], tuple[type, ...]]] = {
     "trl_preference": (formats.trl_preference, (Comparison,)),
     "prompt_completion": (formats.prompt_completion, (Demonstration,)),
     "scored_list": (formats.scored_list, (Ranking,)),
+    "scored_rows": (judged.scored_rows, (Ranking,)),
+    "judged_pair": (judged.judged_pair, (Comparison,)),
 }
 
 
@@ -217,7 +219,7 @@ def _converted(
         raise DataError(
             path, None, "format", problem, f"formats that do: records, {', '.join(fitting)}"
         )
-    for number, row in _trees(rows_of(path, source)) if trees else rows_of(path, source):
+    for number, row in TOGETHER.get(source.format, iter)(rows_of(path, source)):
         try:
             found = list(converter(row, record_type) if trees else converter(row))
         except Unusable as reason:
@@ -260,6 +262,13 @@ def _trees(rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
             yield from enumerate(oasst.trees_of(flat), start=1)
             return
     yield from numbered
+
+
+# Formats in which several rows make one record, and what puts them together.
+TOGETHER: dict[str, Callable[[Iterator[tuple[int, Any]]], Iterator[tuple[int, Any]]]] = {
+    "oasst_tree": _trees,
+    "scored_rows": judged.by_prompt,
+}
 
 
 def _source(spec: Any) -> Source:

@@ -15,6 +15,8 @@ Format = Literal[
     "trl_preference",
     "prompt_completion",
     "scored_list",
+    "scored_rows",
+    "judged_pair",
 ]
 
 

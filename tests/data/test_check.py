@@ -35,6 +35,14 @@ FILES = {  # name -> rows, the kind and the format they are taken for
         [{"instruction": "Hi", "responses": [{"text": "a", "score": 1.0}, {"text": "b", "score": 2.0}]}],
         "rankings", "scored_list",
     ),
+    "preference.jsonl": (
+        [{"prompt": "What floats?", "response_1": "No.", "response_2": "Corks.", "preference_strength": 1}],
+        "comparisons", "judged_pair",
+    ),
+    "shp.jsonl": (
+        [{"history": "What floats?", "human_ref_A": "No.", "human_ref_B": "Corks.", "labels": 0}],
+        "comparisons", "judged_pair",
+    ),
     "asked.jsonl": ([{"messages": CHAT[:1]}], "prompts", "records"),
     "text.jsonl": ([{"text": "Once upon a time."}], "documents", "records"),
     "split.jsonl": ([{"prompt": "What floats?", "completion": "Corks."}], "demonstrations", "prompt_completion"),

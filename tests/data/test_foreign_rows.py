@@ -267,6 +267,9 @@ ROWS = {
     "trl_preference": {"prompt": [ASK], "chosen": [YES], "rejected": [NO]},
     "prompt_completion": {"prompt": [ASK], "completion": [YES]},
     "scored_list": SCORED,
+    "scored_rows": {"prompt": "Name a fruit.", "response": "A plum.", "helpfulness": 3},
+    "judged_pair": {"prompt": "Name a fruit.", "response_1": "No.", "response_2": "A plum.",
+                    "preference_strength": 2},
 }  # fmt: skip
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just("\ud800"),
@@ -329,4 +332,5 @@ def test_a_mutated_row_is_read_or_left_out_or_refused_by_name(tmp_path, format, 
         assert records and all(isinstance(record, kind) for record in records)
         for record in records:
             record.model_dump_json().encode()  # a lone surrogate is no text
-        assert len(records) + sum(report.dropped.values()) >= 2
+        one = format == "scored_rows"  # rows of one prompt are one ranking
+        assert len(records) + sum(report.dropped.values()) >= (1 if one else 2)
