@@ -1,4 +1,4 @@
-"""The commands that measure what runs made: compare models, rank checkpoints."""
+"""The commands that measure what runs made: compare models, rank checkpoints, fit scaling laws."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,10 @@ from podium.cli.options import DEFAULT_RUNS, AsJson, RunArg, RunsDir, errors_sho
 
 
 def add_measuring_commands(app: typer.Typer) -> None:
-    """`compare` and `rank-checkpoints`, as commands of `app`."""
+    """`compare`, `rank-checkpoints` and `fit`, as commands of `app`."""
     app.command()(compare)
     app.command("rank-checkpoints")(rank_checkpoints)
+    app.command()(fit)
 
 
 def compare(
@@ -105,3 +106,18 @@ def rank_checkpoints(
         run = find_run(run_name, runs_dir)
         rows = rank(run, stage, reward, prompts, samples, max_new_tokens, seed)
         typer.echo(json.dumps(rows, indent=2) if as_json else in_words(rows))
+
+
+def fit(
+    folder: Annotated[Path, typer.Argument(help="Runs whose base models differ in size or text.")],
+    out: Annotated[Path, typer.Option(help="Where fit.json and fit.png go.")] = Path("fit"),
+    as_json: AsJson = False,
+) -> None:
+    """Scaling laws of the base models in a folder of runs: loss by parameters, tokens and compute,
+    and what a start from other text is worth.
+    """
+    with errors_shown():
+        from pretrain.ladder import fit_and_write, in_words
+
+        found = fit_and_write(folder, out)
+        typer.echo(json.dumps(found, indent=2) if as_json else in_words(found))
