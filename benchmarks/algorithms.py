@@ -3,7 +3,7 @@ DPO and best of 16.
 
     python -m benchmarks.algorithms --runs-dir FOLDER            seeds 0, 1, 2: an hour of a core
     python -m benchmarks.algorithms --runs-dir FOLDER --seeds 0  one seed; the same command goes on
-    python -m benchmarks.algorithms --runs-dir FOLDER --table    the table of what is finished
+    python -m benchmarks.algorithms --runs-dir FOLDER --table    the tables of what is finished
 
 A seed has one base, one SFT model, one set of rankings and one reward model, those of
 `recipes/willowbrook.yaml`; each way starts from the same SFT model. PPO-ptx takes 24 iterations of
@@ -15,12 +15,14 @@ need, is nobody's. Best of 16 trains nothing and pays at every answer.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from podium.run.chain import run_chain
 from podium.run.lineage import read_stage_file
 from podium.run.recipe import Recipe, validate
+from podium.statistics import mean_with_interval
 
 BATCH = 128  # answers an iteration
 PTX, PLAIN, GROUPS = 24, 28, 36  # iterations of equal CPU time: a critic and ptx, no ptx, neither
@@ -29,6 +31,11 @@ STAGES = {"ppo_ptx": "ppo", "ppo": "ppo_plain"}  # rows that are not called as t
 COLUMNS = (
     "seed", "", "win rate against SFT", "gold", "reward model", "KL", "tokens",
     "pretraining loss", "against SFT's", "CPU s",
+)  # fmt: skip
+WAYS = ("best_of_n", "ppo_ptx", "ppo", "ppo_rloo", "ppo_grpo", "dpo")
+MEANS = (
+    "", "win rate, %", "less PPO-ptx's", "gold, less SFT's", "KL",
+    "pretraining loss against SFT's, %",
 )  # fmt: skip
 
 
@@ -109,8 +116,41 @@ def rows_of(run: Path) -> list[list[str]]:
 def table(runs_dir: Path) -> str:
     """All finished seeds as a table in Markdown."""
     rows = [row for run in sorted(runs_dir.glob("algorithms-*")) for row in rows_of(run)]
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
+    lines: list[Sequence[str]] = [COLUMNS, ["---"] * len(COLUMNS), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def means(runs_dir: Path) -> str:
+    """Means over the finished seeds, with Student's intervals: what another seed would give. Three
+    seeds know little of how far seeds lie apart, so the intervals are wide.
+    """
+    runs = [run for run in sorted(runs_dir.glob("algorithms-*")) if rows_of(run)]
+    found = [json.loads((run / "evals/final/results.json").read_text()) for run in runs]
+    labels = found[0]["setup"]["labels"] if found else {}
+    lines: list[Sequence[str]] = [MEANS, ["---"] * len(MEANS)]
+    for row in [row for row in WAYS if found]:
+        ours, sft, ptx = ([one["rows"][name] for one in found] for name in (row, "sft", "ppo_ptx"))
+        won = [100 * seed["win_rate"] for seed in ours]
+        lead = [a - 100 * b["win_rate"] for a, b in zip(won, ptx, strict=True)]
+        gold = [a["gold"] - b["gold"] for a, b in zip(ours, sft, strict=True)]
+        kl = [seed["kl"] for seed in ours]
+        cells = [labels.get(row, row), _mean(won, "{:.1f}"), _mean(lead, "{:+.1f}")]
+        cells += [_mean(gold, "{:.2f}"), _mean(kl, "{:.2f}"), ""]
+        if row == "best_of_n":  # trains nothing, and its KL is a bound that is the same everywhere
+            cells[4] = f"{kl[0]:.2f}"
+        else:
+            cells[5] = _mean([100 * s["pretrain_loss_increase"]["value"] for s in ours], "{:+.1f}")
+        if row == "ppo_ptx":
+            cells[2] = ""
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _mean(values: list[float], form: str) -> str:
+    estimate = mean_with_interval(values, range(len(values)))
+    if estimate.low is None or estimate.high is None:  # of one seed
+        return form.format(estimate.value)
+    return f"{form} [{form}, {form}]".format(estimate.value, estimate.low, estimate.high)
 
 
 def main() -> None:
@@ -121,7 +161,7 @@ def main() -> None:
     options = parser.parse_args()
     for seed in [] if options.table else options.seeds:
         run_chain(recipe_of(seed), options.runs_dir)
-    print(table(options.runs_dir))
+    print(table(options.runs_dir), means(options.runs_dir), sep="\n\n")
 
 
 if __name__ == "__main__":
