@@ -1,5 +1,5 @@
-"""What stands before every request to the labeling site and to the chat: host names, cross-site
-requests, body size, security headers.
+"""What stands before every request to the labeling site, the chat and the endpoint: host names,
+cross-site requests, body size, security headers.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from anyio import to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -44,6 +44,7 @@ class AccessMiddleware:
         https: a proxy in front speaks HTTPS, and browsers are to insist on it from now on.
         may_send: whether a request may bring more than `MAX_STRANGER` bytes; asked before any of
             them is read. None where there is no login.
+        refused: makes the answer to what is refused, from a sentence and a status.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class AccessMiddleware:
         chat: str = CHAT,
         https: bool = False,
         may_send: Callable[[Scope], bool] | None = None,
+        refused: Callable[[str, int], Response] = PlainTextResponse,
     ) -> None:
         self.app, self.names, self.chat, self.https = app, names, chat, https
-        self.may_send = may_send
+        self.may_send, self.refused = may_send, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -78,7 +80,7 @@ class AccessMiddleware:
             if length > limit:
                 refusal = 401, "Log in first: a request of this size is read from members only."
         if refusal is not None:
-            await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
+            await self.refused(refusal[1], refusal[0])(scope, receive, send)
             return
         headers_sent = _with_headers(send, scope["path"], of_chat, self.https)
         await self.app(scope, _limited(receive, limit), headers_sent)

@@ -20,6 +20,7 @@ from podium.cli.options import (
     SetOption,
     errors_shown,
 )
+from podium.cli.outside import add_outside_commands
 from podium.cli.stages import TrainByDefault, add_stage_commands
 from podium.errors import RecipeError
 
@@ -249,16 +250,16 @@ def chat(
     answer.
     """
     with errors_shown():
-        from podium.run.folders import find_run
+        from podium.run.folders import find_run_or_model
 
-        # a single model in Hugging Face layout is a run of one, and so is a stage's folder
-        models = (Path(run_name) / place / "config.json" for place in ("", "final"))
-        found = any(path.is_file() for path in models)
-        run_dir = Path(run_name) if found else find_run(run_name, runs_dir)
+        run_dir = find_run_or_model(run_name, runs_dir)
         from app.chat.alone import launch
 
         typer.echo(f"loading {run_dir} ...")
         launch(run_dir, compare, host, port, open_to_everyone)
+
+
+add_outside_commands(app)
 
 
 @app.command(

@@ -5,6 +5,8 @@ from typing import Any
 
 from podium.errors import PodiumError
 from podium.run.lineage import STAGE_FILE, read_stage_file
+from podium.run.parents import find_parent, is_hub_id
+from podium.run.recipe import Recipe
 
 
 def find_run(name: str, runs_dir: Path) -> Path:
@@ -20,6 +22,21 @@ def find_run(name: str, runs_dir: Path) -> Path:
     raise PodiumError(
         f"no run '{name}'", f"give its folder, or one of the runs in {runs_dir}: {runs}"
     )
+
+
+def find_run_or_model(name: str, runs_dir: Path) -> Path:
+    """A run's folder as `find_run` finds it; or a stage's folder or a model in Hugging Face layout,
+    which are runs of one; or a model of the hub, fetched.
+
+    Raises:
+        PodiumError: there is none. ParentError: the hub does not give it.
+    """
+    models = (Path(name) / place / "config.json" for place in ("", "final"))
+    if any(path.is_file() for path in models):
+        return Path(name)
+    if is_hub_id(name) and not (runs_dir / name).exists():
+        return find_parent(name, Recipe(name="model"), Path())
+    return find_run(name, runs_dir)
 
 
 def finished_stages(run_dir: Path) -> dict[str, dict[str, Any]]:

@@ -81,11 +81,11 @@ class SlotCache(Cache):
     """A Hugging Face cache over `slots` rows whose newest token always lies in the same column.
 
     `aim` says which rows and columns the next forward pass writes and sees; `move` copies rows into
-    free slots; `shift` drops columns on the left. Because every row ends in the same column, a row
-    admitted late is only a row with more padding on its left, which every model supports through
-    its attention mask and position ids. Keys and values are kept in `dtype`, cast once when
-    written; None: as they come. `fixed` promises torch.compile that the buffers stay: a CUDA graph
-    that writes to them can be played back.
+    free slots; `shift` moves columns, over what is no longer used. Because every row ends in the
+    same column, a row admitted late is only a row with more padding on its left, which every model
+    supports through its attention mask and position ids. Keys and values are kept in `dtype`, cast
+    once when written; None: as they come. `fixed` promises torch.compile that the buffers stay: a
+    CUDA graph that writes to them can be played back.
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class SlotCache(Cache):
         for buffer in self._buffers():
             buffer[target, :, columns] = buffer[source, :, columns]
 
-    def shift(self, columns: slice) -> None:
-        """Move `columns` to the left edge of every buffer."""
+    def shift(self, columns: slice, to: int = 0) -> None:
+        """Move `columns` of every buffer so that they begin at column `to`."""
         for buffer in self._buffers():
-            buffer[:, :, : columns.stop - columns.start] = buffer[:, :, columns].clone()
+            buffer[:, :, to : to + columns.stop - columns.start] = buffer[:, :, columns].clone()
 
     def _buffers(self) -> list[Tensor]:
         return [

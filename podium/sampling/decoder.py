@@ -36,22 +36,34 @@ class Decoder(Draws):
         compiled: CompiledStep | None = None,
     ) -> None:
         super().__init__(model, prompts, params)
-        self.compiled = compiled
-        self.pad = pad
-        self.budget = budget
-        self.slots = min(slots, len(prompts))
         # The longest come first, so that a prompt admitted later always fits to the left of the
         # newest column.
         self.queue = deque(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
-        widest, refills = len(prompts[self.queue[0]]), len(prompts) > self.slots
+        widest, refills = len(prompts[self.queue[0]]), len(prompts) > slots
         # Where slots are refilled, rows of different ages share the columns. Room for twice the
         # longest response lets them decode on for a while before `_shift` drops old columns.
         columns = widest + params.max_new_tokens * (2 if refills else 1)
-        self.end = widest
-        dtype = torch.float32 if attends_in_fp32(inside_peft(model)) else None
-        size = inside_peft(model).config.get_text_config().num_hidden_layers, self.slots, columns
+        self._open(pad, min(slots, len(prompts)), columns, widest, budget, compiled)
+
+    def _open(
+        self,
+        pad: int,
+        slots: int,
+        columns: int,
+        end: int,
+        budget: int,
+        compiled: CompiledStep | None = None,
+    ) -> None:
+        """Empty buffers of `slots` rows and `columns`; the first prompts end before column
+        `end`.
+        """
+        self.pad, self.slots, self.budget, self.compiled = pad, slots, budget, compiled
+        self.end = end
+        lm = inside_peft(self.model)
+        dtype = torch.float32 if attends_in_fp32(lm) else None
+        size = lm.config.get_text_config().num_hidden_layers, slots, columns
         self.cache = SlotCache(*size, dtype) if compiled is None else compiled.cache(*size, dtype)
-        self.with_positions = takes_position_ids(model)
+        self.with_positions = takes_position_ids(self.model)
         empty = torch.zeros(0, dtype=torch.long, device=self.device)
         self.row = empty
         self.count = empty
@@ -167,8 +179,11 @@ class Decoder(Draws):
             values[holes] = values[movers]
             setattr(self, name, values[:live])
 
-    def _shift(self) -> None:
-        """Make room on the right by dropping the columns that no live row uses."""
+    def _shift(self, end: int | None = None) -> None:
+        """Make room on the right by dropping the columns that no live row uses; or move those in
+        use so that the newest one lies before column `end`.
+        """
         left = int(self.start.min())
-        self.cache.shift(slice(left, self.end))
-        self.start, self.end = self.start - left, self.end - left
+        to = 0 if end is None else end - (self.end - left)
+        self.cache.shift(slice(left, self.end), to)
+        self.start, self.end = self.start - left + to, self.end - left + to

@@ -20,7 +20,8 @@ class Draws:
     def __init__(
         self, model: nn.Module, prompts: Sequence[list[int]], params: SamplingParams
     ) -> None:
-        self.model, self.prompts, self.params = model, prompts, params
+        self.model, self.params = model, params
+        self.prompts: Sequence[list[int]] | dict[int, list[int]] = prompts
         self.device = device_of(model)
         rows = range(params.first_row, params.first_row + len(prompts))
         draws = row_uniforms(

@@ -7,7 +7,8 @@ sampled: at the sampling temperature, before top-k and top-p cut it.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -21,7 +22,8 @@ from podium.sampling.decoder import Decoder
 from podium.sampling.draws import Draws
 from podium.sampling.logprobs import token_logprobs
 from podium.sampling.prepacked import prepacked
-from podium.sampling.protocol import Sample, SamplingParams
+from podium.sampling.protocol import Sample, SamplingParams, Tell
+from podium.sampling.together import Together
 from podium.sampling.uncached import UncachedDecoder, reads_from_cache
 
 __all__ = [
@@ -59,12 +61,15 @@ class EmbeddedSampler:
         self.dtype = dtype
         self._step = CompiledStep(device_of(model)) if compiled else None
         self._copy: nn.Module | None = None
+        self._together: Together | None = None
+        self._lock = threading.Lock()
         with evaluating(model):
             self.cached = reads_from_cache(model)
         self.update_weights(model)
 
     def update_weights(self, model: nn.Module) -> None:
         """Use `model`: itself, or its weights copied into the sampler's own type."""
+        self._together = None  # its thread has laid the weights out as they were
         if self.dtype is None:
             self.model = model
             return
@@ -106,19 +111,28 @@ class EmbeddedSampler:
             return Decoder(self.model, *rest, step)
         return UncachedDecoder(self.model, *rest)
 
-    @torch.inference_mode()
     def stream(self, prompt: list[int], params: SamplingParams) -> Iterator[int]:
         """The tokens of one response as they are drawn, without the stop token: what `generate`
-        gives for [prompt].
+        gives for [prompt]. All who stream at a time share one batch, and no weight may change
+        meanwhile.
         """
         _check_lengths(self.model, [prompt], params.max_new_tokens)
-        with evaluating(self.model):
-            decoder = self._decoder([prompt], params, 1)
-            while decoder.busy:
-                decoder.step()
-                token = int(decoder.tokens[0, int(decoder.lengths[0]) - 1])
-                if token not in params.stop_token_ids:
-                    yield token
+        yield from self._joined().stream(prompt, params)
+
+    def begin(
+        self, prompt: list[int], params: SamplingParams, tell: Tell, top: int | None = None
+    ) -> Callable[[], None]:
+        """Draw a response in the background, in the batch of all who stream."""
+        _check_lengths(self.model, [prompt], params.max_new_tokens)
+        return self._joined().begin(prompt, params, tell, top)
+
+    def _joined(self) -> Together:
+        with self._lock:
+            if self._together is None or self._together.model is not self.model:
+                self._together = Together(
+                    self.model, self.pad_token_id, self.cached, self.max_batch, self.max_tokens
+                )
+            return self._together
 
     @torch.inference_mode()
     def logprobs(

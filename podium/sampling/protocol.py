@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
 __all__ = [
+    "Drawn",
     "Sample",
     "Sampler",
     "SamplingParams",
     "StopStrings",
     "StreamingSampler",
+    "Tell",
 ]
 
 
@@ -101,10 +103,43 @@ class Sampler(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """One token of a response as it is drawn; the stop token too, where one ends it.
+
+    logprob, top: the model's own at temperature 1, of this token and of the likeliest ones, as
+    (token, log-probability); 0 and none where nobody asked. end: why this token is the last.
+    """
+
+    token: int
+    logprob: float = 0.0
+    top: tuple[tuple[int, float], ...] = ()
+    end: Literal["", "stop", "length"] = ""
+
+
+Tell = Callable[[Drawn | BaseException], None]
+
+
 @runtime_checkable
 class StreamingSampler(Sampler, Protocol):
-    """A sampler that can also say a response token by token; the chat asks for one."""
+    """A sampler that can also say a response token by token, many of them at once; the chat and
+    the endpoint ask for one.
+    """
 
     def stream(self, prompt: list[int], params: SamplingParams) -> Iterator[int]:
         """The tokens of one response as they are drawn, without the stop token."""
+        ...
+
+    def begin(
+        self, prompt: list[int], params: SamplingParams, tell: Tell, top: int | None = None
+    ) -> Callable[[], None]:
+        """Draw a response in the background, together with those of others.
+
+        Args:
+            tell: called in another thread with every token, or with what went wrong.
+            top: how many of the likeliest tokens are told beside each; None: no log-probabilities.
+
+        Returns:
+            a function that gives the response up.
+        """
         ...

@@ -39,7 +39,7 @@ class UncachedDecoder(Draws):
     ) -> None:
         super().__init__(model, prompts, params)
         self.pad, self.slots, self.budget = pad, slots, budget
-        self.said = [list(prompt) for prompt in prompts]
+        self.said = {row: list(prompt) for row, prompt in enumerate(prompts)}
         self.queue = deque(range(len(prompts)))
         self.live: list[int] = []
 
@@ -64,7 +64,10 @@ class UncachedDecoder(Draws):
         states = last_states(lm, input_ids=ids, use_cache=False)  # (B, T, d)
         last = states[torch.arange(len(rows), device=self.device), mask.sum(-1) - 1]
         index = torch.tensor(rows, device=self.device)
-        drawn, done = self.draw(head_logits(self.model, last), index, self.lengths[index])
+        counts = [len(self.said[row]) - len(self.prompts[row]) for row in rows]
+        drawn, done = self.draw(
+            head_logits(self.model, last), index, torch.tensor(counts, device=self.device)
+        )
         for row, token in zip(rows, drawn.tolist(), strict=True):
             self.said[row].append(token)
         return {row for row, end in zip(rows, done.tolist(), strict=True) if end}

@@ -1,0 +1,47 @@
+"""Commands that let others use what a run made: a server for their programs, a file for theirs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from podium.cli.options import DEFAULT_RUNS, RunsDir, errors_shown
+
+ModelArg = Annotated[
+    str,
+    typer.Argument(
+        help="A run, a stage's folder, a model in Hugging Face layout or a hub id.",
+        metavar="RUN_OR_MODEL",
+    ),
+]
+
+
+def add_outside_commands(app: typer.Typer) -> None:
+    """`podium serve`."""
+    app.command()(serve)
+
+
+def serve(
+    model: ModelArg,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 = any free one.")] = 8000,
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="A file of bearer keys, one a line; or the variable PODIUM_API_KEYS."),
+    ] = None,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Answers under way and waiting; more are told to wait (429).")
+    ] = 64,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+) -> None:
+    """Serve a run's models to any client of OpenAI's interface (/v1/chat/completions, streaming
+    too).
+    """
+    with errors_shown():
+        from podium.run.folders import find_run_or_model
+
+        folder = find_run_or_model(model, runs_dir)
+        from app.endpoint.launching import launch
+
+        typer.echo(f"loading {folder} ...")
+        launch(folder, host, port, keys, queue)
