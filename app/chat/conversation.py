@@ -92,7 +92,7 @@ class Conversation:
         self.system, self.pair, self.revealed, self.stored, self.version = "", None, False, None, 0
 
     def as_json(self) -> dict[str, Any]:
-        """What is kept of it; `loaded` reads it back."""
+        """What is kept of it; `load` reads it back."""
         turns = [
             {
                 "user": turn.user,

@@ -137,7 +137,8 @@ class StreamingSampler(Sampler, Protocol):
 
         Args:
             tell: called in another thread with every token, or with what went wrong.
-            top: how many of the likeliest tokens are told beside each; None: no log-probabilities.
+            top: how many of the likeliest tokens are told beside each, or None for no
+                log-probabilities.
 
         Returns:
             a function that gives the response up.
