@@ -23,6 +23,7 @@ ROLES: dict[str, Literal["system", "user", "assistant", "tool"]] = {
     "bard": "assistant", "model": "assistant", "function_call": "assistant",
     "tool": "tool", "observation": "tool", "function": "tool", "ipython": "tool",
 }  # fmt: skip
+BOTH = ("chosen", "rejected")
 NEMO_TURN = r"\n?<extra_id_1>(User|Assistant)\n"  # between the turns of HelpSteer2's prompts
 
 
@@ -74,8 +75,8 @@ def sharegpt(row: Row) -> Iterator[Demonstration | Comparison]:
     """
     messages = with_system(row, _messages(row, "conversations", "messages"))
     if "chosen" in row and "rejected" in row:
-        chosen, rejected = (_messages({key: [row[key]]}, key)[0] for key in ("chosen", "rejected"))
-        yield compared(messages, _text_of(chosen), _text_of(rejected))
+        said = {key: row[key] if isinstance(row[key], list) else [row[key]] for key in BOTH}
+        yield _preference(*(_continued(messages, _messages(said, key)) for key in BOTH))
         return
     if row.get("label") is False:  # KTO's files hold bad answers too
         raise Unusable("labelled as a bad answer")
@@ -98,25 +99,26 @@ def hh(row: Row) -> Iterator[Comparison]:
         raise Unusable("transcript does not end with an answer")
     if chosen[:-1] != rejected[:-1]:
         raise Unusable("the two transcripts differ before the last answer")
-    yield compared(chosen[:-1], chosen[-1].content, rejected[-1].content)
+    yield compared(with_system(row, chosen[:-1]), chosen[-1].content, rejected[-1].content)
 
 
 def trl_preference(row: Row) -> Iterator[Comparison]:
     """{prompt, chosen, rejected}, strings or lists of messages, with `system` beside them; without
     `prompt` it is what both lists begin with, and a prompt that they repeat counts once.
     """
-    if isinstance(row.get("chosen"), str):
+    if isinstance(row.get("chosen"), str) and not all(_is_transcript(row.get(k)) for k in BOTH):
         prompt = with_system(row, as_prompt(row, "prompt"))
         yield compared(prompt, get_string(row, "chosen"), get_string(row, "rejected"))
         return
-    chosen, rejected = _messages(row, "chosen"), _messages(row, "rejected")
+    chosen, rejected = (
+        _transcript(row[key]) if isinstance(row.get(key), str) else _messages(row, key)
+        for key in BOTH
+    )
     if row.get("prompt") is not None:
         prompt = as_prompt(row, "prompt")
         chosen, rejected = _continued(prompt, chosen), _continued(prompt, rejected)
-    if chosen[:-1] != rejected[:-1]:
-        raise Unusable("chosen and rejected differ before the last answer")
-    prompt = with_system(row, chosen[:-1])
-    yield compared(prompt, _text_of(chosen[-1]), _text_of(rejected[-1]))
+    found = _preference(chosen, rejected)
+    yield found.model_copy(update={"prompt": with_system(row, found.prompt)})
 
 
 def prompt_completion(row: Row) -> Iterator[Demonstration]:
@@ -135,12 +137,29 @@ def prompt_completion(row: Row) -> Iterator[Demonstration]:
 
 
 def _continued(prompt: list[Message], turns: list[Message]) -> list[Message]:
-    """The prompt and what follows it, where the turns may hold the prompt already."""
-    if turns[: len(prompt)] == prompt and len(turns) > len(prompt):
-        return turns
+    """The prompt and what follows it, where the turns may repeat the prompt or its last message;
+    a system message may stand in one of the two alone.
+    """
+    system = next((part[:1] for part in (prompt, turns) if part[0].role == "system"), [])
+    asked, said = (part[1:] if part[0].role == "system" else part for part in (prompt, turns))
+    if said[: len(asked)] == asked and len(said) > len(asked):
+        return [*system, *said]
+    if asked and said[:1] == asked[-1:] and len(said) > 1:
+        return [*system, *asked, *said[1:]]
+    if not said or said is not turns:
+        raise Unusable("the answer begins anew, with another question")
     if prompt[-1].role == turns[0].role:
         raise Unusable(f"two turns of the {turns[0].role} in a row")
     return [*prompt, *turns]
+
+
+def _preference(chosen: list[Message], rejected: list[Message]) -> Comparison:
+    """Two conversations that differ in the last answer."""
+    if chosen[:-1] != rejected[:-1]:
+        raise Unusable("chosen and rejected differ before the last answer")
+    if any(turns[-1].role != "assistant" for turns in (chosen, rejected)):
+        raise Unusable("chosen or rejected does not end with an answer")
+    return compared(chosen[:-1], _text_of(chosen[-1]), _text_of(rejected[-1]))
 
 
 def scored_list(row: Row) -> Iterator[Ranking]:
@@ -150,7 +169,7 @@ def scored_list(row: Row) -> Iterator[Ranking]:
     [{answer, model, rank}]}, UltraFeedback {instruction, completions: [{response, model,
     overall_score}]}, plain {prompt, responses, scores}. A score may be text ("7.5").
     """
-    prompt = as_prompt(row, "instruction", "prompt", "question")
+    prompt = with_system(row, as_prompt(row, "instruction", "prompt", "question"))
     answers = get_list(row, "responses", "answers", "completions")
     if any(isinstance(answer, str) for answer in answers):
         scores = get_list(row, "scores")
@@ -204,7 +223,8 @@ def number_of(value: Any) -> float | None:
 
 def _system(row: Row) -> list[Message]:
     """The system prompt that lies beside the turns, as a list of one message or none."""
-    return [Message(role="system", content=get_string(row, "system"))] if row.get("system") else []
+    key = next((key for key in ("system", "system_prompt") if row.get(key)), None)
+    return [Message(role="system", content=get_string(row, key))] if key else []
 
 
 def with_system(row: Row, messages: list[Message]) -> list[Message]:
@@ -239,6 +259,10 @@ def compared(prompt: list[Message], chosen: str, rejected: str) -> Comparison:
     return Comparison(
         prompt=prompt, chosen=_said(chosen, "answer"), rejected=_said(rejected, "answer")
     )
+
+
+def _is_transcript(text: Any) -> bool:
+    return isinstance(text, str) and text.lstrip().startswith("Human:") and "Assistant:" in text
 
 
 def _transcript(text: str) -> list[Message]:

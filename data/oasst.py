@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from data.formats import ROLES, Row, Unusable, get_list, get_string
+from data.formats import ROLES, Row, Unusable, get_list, get_string, with_system
 from data.records import Demonstration, Message, Prompt, Ranking
 
 Node = dict[str, Any]
@@ -23,6 +23,8 @@ def oasst_tree(row: Row, wanted: type) -> Iterator[Demonstration | Ranking | Pro
     Deleted and rejected messages stay out.
     """
     root = row.get("prompt", row)
+    if root.get("parent_id"):
+        raise Unusable("a message whose parent is not in the file")
     if get_string(root, "role") != "prompter":
         raise Unusable("a tree that does not begin with a question")
     get_string(root, "text")
@@ -42,7 +44,7 @@ def oasst_kway(row: Row) -> Iterator[Ranking]:
     """{history: [{role, text}], responses: [{text, rank, synthetic}]}: the rankings cut out of the
     trees.
     """
-    prompt = [_message(turn) for turn in get_list(row, "history")]
+    prompt = with_system(row, [_message(turn) for turn in get_list(row, "history")])
     yield _ranking(prompt, get_list(row, "responses"))
 
 
@@ -96,15 +98,19 @@ def _rank(answer: Node) -> int:
 
 def trees_of(messages: Iterable[Row]) -> Iterator[Node]:
     """Trees put together from flat messages, a row each, that name their `parent_id` (oasst1 and
-    oasst2 as they lie on the hub). The whole file is read first: a parent may stand anywhere.
+    oasst2 as they lie on the hub). The whole file is read first: a parent may stand anywhere. A
+    message whose parent is not there comes as a tree of its own, which `oasst_tree` leaves out.
     """
     rows = [dict(row) for row in messages]
+    known = {row.get("message_id") for row in rows}
     replies: dict[Any, list[Node]] = {}
     for row in rows:
-        replies.setdefault(row.get("parent_id"), []).append(row)
+        replies.setdefault(row.get("parent_id") or None, []).append(row)
     for row in rows:
         row["replies"] = replies.get(row.get("message_id"), [])
-    yield from replies.get(None, [])
+    for parent, children in replies.items():
+        if parent is None or parent not in known:
+            yield from children
 
 
 def _children(node: Node) -> list[Node]:

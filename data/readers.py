@@ -256,12 +256,12 @@ def _converted(
 def _trees(rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
     """Open Assistant's trees, put together first where the file holds flat messages."""
     numbered = list(rows)
-    if numbered and isinstance(numbered[0][1], dict) and "parent_id" in numbered[0][1]:
-        flat = [row for _, row in numbered if isinstance(row, dict)]
-        if not any(row.get("replies") for row in flat):
-            yield from enumerate(oasst.trees_of(flat), start=1)
-            return
-    yield from numbered
+    flat = [row for _, row in numbered if isinstance(row, dict)]
+    # A root's parent is null, and a table's nulls are left out: any row may be the first with it.
+    if any("parent_id" in row for row in flat) and not any(row.get("replies") for row in flat):
+        yield from enumerate(oasst.trees_of(flat), start=1)
+    else:
+        yield from numbered
 
 
 # Formats in which several rows make one record, and what puts them together.

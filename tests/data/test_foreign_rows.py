@@ -51,11 +51,20 @@ def turns(messages):
         ("trl_preference", {"prompt": "Hi", "chosen": "Ho", "rejected": "He"}, Comparison),
         ("trl_preference", {"chosen": [ASK, YES], "rejected": [ASK, NO]}, Comparison),
         ("prompt_completion", {"prompt": "Hi", "completion": "Ho"}, Demonstration),
+        ("alpaca", {"instruction": "Hi", "output": "Ho"}, Demonstration),
+        ("scored_list", {"prompt": "Hi", "responses": ["A", "B"], "scores": [1, 2]}, Ranking),
+        ("hh", {"chosen": "\n\nHuman: Hi\n\nAssistant: Ho",
+                "rejected": "\n\nHuman: Hi\n\nAssistant: He"}, Comparison),
+        ("oasst_kway", {"history": [{"role": "prompter", "text": "Hi"}],
+                        "responses": [{"text": "A", "rank": 0}, {"text": "B", "rank": 1}]}, Ranking),
+        ("judged_pair", {"prompt": "Hi", "response_1": "Ho", "response_2": "He",
+                         "preference_strength": 1}, Comparison),
     ],
 )  # fmt: skip
-def test_a_system_prompt_beside_the_turns_comes_first(tmp_path, format, row, kind):
-    """Seen red: it was dropped, and nothing was said."""
-    [record], dropped = read(tmp_path, [row | {"system": "Be kind."}], format, kind)
+@pytest.mark.parametrize("key", ["system", "system_prompt"])
+def test_a_system_prompt_beside_the_turns_comes_first(tmp_path, key, format, row, kind):
+    """Open-Orca calls it system_prompt. Seen red: it was dropped, and nothing was said."""
+    [record], dropped = read(tmp_path, [row | {key: "Be kind."}], format, kind)
     messages = record.messages if kind is Demonstration else record.prompt
     assert messages[0] == KIND and not dropped
     assert [message.role for message in messages].count("system") == 1
@@ -74,6 +83,54 @@ def test_a_prompt_that_the_answers_repeat_counts_once(tmp_path):
     assert turns(record.prompt) == [("user", "Name a fruit.")]
     row = {"prompt": "Name a fruit.", "chosen": [YES], "rejected": [NO]}
     assert read(tmp_path, [row], "trl_preference", Ranking)[0][0].prompt == record.prompt
+
+
+SYSTEM = KIND.model_dump(exclude_none=True)
+HI = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Ho."}]
+START = "\n\nHuman: Name a fruit.\n\nAssistant:"
+REPEATED = {
+    "a system message in the prompt alone": (
+        "trl_preference", {"prompt": [SYSTEM, ASK], "chosen": [ASK, YES], "rejected": [ASK, NO]}
+    ),
+    "a system message in the answers alone": (
+        "trl_preference",
+        {"prompt": [ASK], "chosen": [SYSTEM, ASK, YES], "rejected": [SYSTEM, ASK, NO]},
+    ),
+    "the last message alone": (
+        "trl_preference", {"prompt": [*HI, ASK], "chosen": [ASK, YES], "rejected": [ASK, NO]}
+    ),
+    "transcripts": (
+        "trl_preference",
+        {"prompt": START, "chosen": f"{START} A plum.", "rejected": f"{START} No."},
+    ),
+    "turns beside a conversation": (
+        "sharegpt",
+        {"conversations": [{"from": "human", "value": "Name a fruit."}],
+         "chosen": [ASK, YES], "rejected": [ASK, NO]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REPEATED)
+def test_a_prompt_that_is_repeated_in_part_counts_once(tmp_path, what):
+    """Seen red: twice in the prompt (a system message in the answers), whole transcripts as
+    answers, and the others left out.
+    """
+    format, row = REPEATED[what]
+    [record], dropped = read(tmp_path, [row], format, Comparison)
+    assert [m.content for m in record.prompt].count("Name a fruit.") == 1
+    assert turns(record.prompt)[-1] == ("user", "Name a fruit.") and not dropped
+    assert (record.chosen, record.rejected) == ("A plum.", "No.")
+    first = {"a": "system", "t": "user"}[what[0]]
+    assert record.prompt[0].role == first
+
+
+def test_what_is_no_answer_is_not_compared(tmp_path):
+    """Seen red: the user's last words were the better answer."""
+    row = {"chosen": [ASK, YES, ASK], "rejected": [ASK, YES, HI[0]]}
+    good = {"prompt": "Hi", "chosen": "Ho", "rejected": "He"}
+    _, dropped = read(tmp_path, [row, good], "trl_preference", Ranking)
+    assert dropped == {"chosen or rejected does not end with an answer": 1}
 
 
 def test_a_prompt_and_answers_that_do_not_fit_together_are_left_out(tmp_path):
@@ -116,6 +173,24 @@ def test_flat_messages_are_put_together_by_their_parents(tmp_path):
     assert [len(prompt.messages) for prompt in prompts] == [1, 3]
     [ranking], _ = read(tmp_path, rows, "oasst_tree", Ranking)
     assert ranking.responses == ["A plum.", "No."] and ranking.ranks == [1, 2]
+
+
+def test_flat_messages_in_parquet_and_without_their_parent(tmp_path):
+    """As the hub has them: a table's nulls are left out, so the first row has no parent_id. Seen
+    red: every message was a tree, and follow-up questions were asked without what was said before;
+    a message without its parent went uncounted.
+    """
+    rows = [
+        flat("m1", None, "prompter", "Name a fruit.", rank=None),
+        flat("m2", "m1", "assistant", "A plum.", rank=0),
+        flat("m4", "m2", "prompter", "Another one?", rank=None),
+        flat("m9", "m8", "prompter", "And then?", rank=None),
+    ]
+    path = tmp_path / "train.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    prompts, report = read_with_report({"path": str(path), "format": "oasst_tree"}, Prompt)
+    assert [len(prompt.messages) for prompt in prompts] == [1, 3]
+    assert report.dropped == {"a message whose parent is not in the file": 1}
 
 
 def test_prompts_are_made_from_a_file_of_demonstrations(tmp_path):
