@@ -1,7 +1,8 @@
 """Faults put in by hand, and the test that must notice each: a measure of what the tests see.
+Those that a tool makes are in `tests/mutation.py`.
 
-    make mutants FOLDER=ppo        applies each mutant of a folder to a copy of the tree, runs its
-                                   test there, and prints the score and what survived
+    make mutants-by-hand FOLDER=ppo     applies each mutant of a folder to a copy of the tree, runs
+                                        its test there, and prints what survived
 
 Add a mutant wherever a test exists for it: the file, an exact text that occurs once in it, what
 replaces that text, and one fast test (seconds) that must fail. `test_mutants.py` holds the list to
@@ -55,6 +56,12 @@ CONTEXT = "tests/podium/run/test_context.py::"
 SOURCES = "tests/reward/test_sources.py::"
 REWARD_KEY = "tests/reward/test_keys.py::test_every_key_does_something"
 EXPORT = "tests/app/labeling/test_export_oracle.py::"
+ROW = "tests/evals/test_measure.py::test_a_policys_row_is_its_own_against_sft"
+VERDICT = "tests/evals/test_winrate.py::test_a_verdict_needs_prompts_and_counts_the_arms"
+HELD_OUT = "tests/evals/test_evaluate.py::test_what_is_asked_and_read_was_held_out"
+MEANS = "tests/sft/test_validation.py::test_the_metrics_are_means_over_response_tokens"
+PLAIN = "tests/pretrain/test_train.py::test_it_is_the_same_as_a_plain_loop"
+ALONE = "tests/data/test_packing.py::test_a_document_is_read_as_if_it_were_alone_in_its_window"
 SITE = "tests/app/labeling/test_import_export.py::"
 
 MUTANTS = [
@@ -551,6 +558,149 @@ MUTANTS = [
         "by_rank * by_rating == -1",
         "by_rank * by_rating == 1",
         EXPORT + "test_agreement_is_that_of_the_last_revisions",
+    ),
+    # What an evaluation claims.
+    Mutant(
+        "evals/measure.py",
+        "return win_rate(mine, theirs), length",
+        "return win_rate(theirs, mine), length",
+        ROW,
+    ),
+    Mutant(
+        "evals/measure.py",
+        "else end + picked for end",
+        "else end - picked for end",
+        "tests/evals/test_measure.py::test_best_of_ns_kl_is_the_picks_bound_plus_sfts_own",
+    ),
+    Mutant(
+        "evals/tax.py",
+        "paired_difference(losses, reference_losses,",
+        "paired_difference(reference_losses, losses,",
+        "tests/evals/test_winrate.py::test_the_tax_is_relative_in_loss_and_positive_when_paid",
+    ),
+    Mutant(
+        "evals/winrate.py",
+        "<= TIE, 0.5, gap",
+        "<= TIE, 0.0, gap",
+        "tests/evals/test_winrate.py::test_ties_count_half_and_their_share_is_told",
+    ),
+    Mutant(
+        "evals/winrate.py",
+        '"beats" if values["win_rate"] > 0.5',
+        '"beats" if values["win_rate"] < 0.5',
+        VERDICT,
+    ),
+    Mutant("evals/winrate.py", "holm([values", "list([values", VERDICT),
+    Mutant(
+        "evals/evaluate.py",
+        'stage.records("prompts", "test")',
+        'stage.records("prompts", "train")',
+        HELD_OUT,
+    ),
+    Mutant(
+        "evals/evaluate.py",
+        '        stage.records("documents", "validation")\n',
+        '        stage.records("documents", "train")\n',
+        HELD_OUT,
+    ),
+    Mutant(
+        "evals/evaluate.py",
+        'getattr(tuned, "model", config.sft)',
+        "config.sft",
+        "tests/evals/test_evaluate.py::test_kl_is_measured_from_where_ppo_started",
+    ),
+    # What SFT learns from, and by what it chooses.
+    Mutant(
+        "sft/batches.py",
+        "token if counts else IGNORED for",
+        "token for",
+        "tests/sft/test_batches.py::test_labels_cover_the_answers_and_their_end_tokens_only",
+    ),
+    Mutant(
+        "sft/batches.py",
+        "rng.permutation(len(lengths)) for _ in",
+        "np.arange(len(lengths)) for _ in",
+        "tests/sft/test_batches.py::test_every_epoch_has_an_order_of_its_own_which_the_seed_fixes",
+    ),
+    Mutant(
+        "sft/batches.py",
+        "list(documents[number][position : position + window])",
+        "list(documents[number][:window])",
+        "tests/sft/test_batches.py::"
+        "test_documents_fill_batches_one_to_a_row_and_no_wider_than_the_demonstrations",
+    ),
+    Mutant("sft/validation.py", "targets = labels[:, 1:]", "targets = labels[:, :-1]", MEANS),
+    Mutant("sft/validation.py", "nll_sum / tokens,", "nll_sum / len(rows),", MEANS),
+    Mutant(
+        "podium/run/trainer.py",
+        '"warmup_steps": config.warmup_ratio,',
+        '"warmup_steps": 0,',
+        "tests/sft/test_keys.py::test_every_key_does_something",
+    ),
+    # Pretraining, against a loop of plain torch.
+    Mutant("pretrain/train.py", "labels[:, 1:].flatten()", "labels[:, :-1].flatten()", PLAIN),
+    Mutant(
+        "pretrain/train.py",
+        ".masked_fill(~apart.targets, IGNORED)",
+        ".masked_fill(ids == bos_id, IGNORED)",
+        PLAIN,
+    ),
+    Mutant(
+        "pretrain/train.py",
+        "                config.warmup_tokens,\n",
+        "                0,\n",
+        PLAIN,
+    ),
+    Mutant("pretrain/train.py", "rows_at(read_before[number - 1],", "rows_at(0,", PLAIN),
+    Mutant(
+        "pretrain/train.py",
+        "target_tokens = batch.shape[0] *",
+        "target_tokens = batch.shape[1] *",
+        PLAIN,
+    ),
+    Mutant(
+        "pretrain/train.py",
+        'stage.records("documents", "validation")',
+        'stage.records("documents", "train")',
+        PLAIN,
+    ),
+    Mutant(
+        "podium/schedule.py",
+        "        return step / warmup\n",
+        "        return 1.0\n",
+        "tests/podium/test_schedule.py::test_cosine_warms_up_peaks_and_ends_at_the_floor",
+    ),
+    # Documents, mixtures and conversations as tokens.
+    Mutant(
+        "data/mixture.py",
+        "total * weights[name] / whole",
+        "total / len(sources)",
+        "tests/data/test_mixture.py::test_shares_follow_weights_and_passes_are_whole",
+    ),
+    Mutant(
+        "data/mixture.py",
+        "np.random.default_rng([seed, number])",
+        "np.random.default_rng(None)",
+        "tests/data/test_mixture.py::test_a_second_pass_reads_on_into_what_was_not_read",
+    ),
+    Mutant(
+        "data/packing.py",
+        "(starts[:, :, None] == starts[:, None, :]) & (index",
+        "(index",
+        ALONE,
+    ),
+    Mutant("data/packing.py", '"position_ids": index - starts', '"position_ids": index', ALONE),
+    Mutant(
+        "data/template.py",
+        "[False] * (1 + hidden) + [learned] * (len(turn) - hidden)",
+        "[False] * (1 + hidden) + [learned] * (len(turn) - hidden - 1) + [False]",
+        "tests/data/test_template.py::test_the_mask_covers_every_answer_and_its_end_token",
+    ),
+    Mutant(
+        "data/template.py",
+        "ids[: next((at for at, token in enumerate(ids) if token in ends), len(ids))]",
+        "ids[:]",
+        "tests/data/test_template.py::test_decoding_stops_at_the_first_end_token",
     ),
 ]
 

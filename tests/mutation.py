@@ -1,7 +1,6 @@
 """Faults put in by a tool, a sample of them, and whether the fast tests see them.
 
-    make mutants FOLDER=ppo                     forty, drawn with seed 1
-    make mutants FOLDER=ppo SEED=2 SAMPLE=100   another hundred
+    make mutants FOLDER=ppo SEED=1 SAMPLE=40
 
 mutmut makes the mutants. This file runs them, since mutmut's own runner draws no sample, stops at
 no budget and leaves decorated functions alone. The tests of a folder run once in a copy of the
@@ -31,13 +30,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from textwrap import indent
 from typing import Any, NamedTuple
 
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation import file_mutation, pragma_handling
 
-from tests.mutation_scope import DRAWINGS, FOLDERS, OPERATORS, REASONS, Visitor
+from tests.mutation_scope import FOLDERS, LEFT_OUT, OPERATORS, REASONS, Visitor
 
 for name, value in (("OMP_NUM_THREADS", "1"), ("TOKENIZERS_PARALLELISM", "false")):
     os.environ.setdefault(name, value)  # a process with threads cannot be forked safely
@@ -57,10 +57,6 @@ class Mutant(NamedTuple):
     before: str
     after: str
     text: str
-
-    @property
-    def reason(self) -> str | None:
-        return REASONS.get((self.file, self.before, self.after))
 
 
 def places_of(tree: Path, file: str) -> list[Callable[[], Mutant | None]]:
@@ -101,8 +97,8 @@ def sample_of(tree: Path, folder: str, size: int, seed: int) -> tuple[list[Mutan
 
 
 def files_of(tree: Path, folder: str) -> list[str]:
-    paths = {path for pattern in FOLDERS[folder][0].split() for path in tree.glob(pattern)}
-    return sorted({str(path.relative_to(tree)) for path in paths} - DRAWINGS)
+    paths = [path for pattern in FOLDERS[folder][0].split() for path in tree.glob(pattern)]
+    return sorted({str(path.relative_to(tree)) for path in paths} - LEFT_OUT)
 
 
 def statement_at(source: str, line: int) -> range:
@@ -153,16 +149,16 @@ def forked(tree: Path, work: Callable[[], int], limit: float) -> int:
         time.sleep(0.02)
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    if not done:
-        os.waitpid(child, 0)
-        return 124
-    return os.waitstatus_to_exitcode(status)
+    if done:
+        return os.waitstatus_to_exitcode(status)
+    os.waitpid(child, 0)
+    return 124
 
 
 def run_pytest(tree: Path, *arguments: str, plugins: tuple[Any, ...] = ()) -> int:
     import pytest
 
-    common = ("-q", "-n", "0", "-p", "no:cacheprovider", "--basetemp", str(tree.parent / "made"))
+    common = ["-q", "-n", "0", "-p", "no:cacheprovider", "--basetemp", str(tree.parent / "made")]
     return int(pytest.main([*common, *arguments], plugins=list(plugins)))
 
 
@@ -179,8 +175,7 @@ class Record:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
-        if report.failed:
-            self.failed.append(report.nodeid)
+        self.failed += [report.nodeid] if report.failed else []
 
 
 def recorded(tree: Path, test: str, files: list[str], out: Path) -> int:
@@ -194,9 +189,9 @@ def recorded(tree: Path, test: str, files: list[str], out: Path) -> int:
     code = run_pytest(tree, "-m", FAST, test, plugins=(record,))
     cover.stop()
     found = {file: cover.get_data().contexts_by_lineno(str(tree / file)) for file in files}
-    ours = {name for name, module in sys.modules.items() if str(tree) in str(module)}
+    libraries = [name for name, module in sys.modules.items() if str(tree) not in str(module)]
     known = {"seconds": record.seconds, "failed": record.failed, "lines": found}
-    out.write_text(json.dumps({**known, "libraries": [n for n in sys.modules if n not in ours]}))
+    out.write_text(json.dumps(known | {"libraries": libraries}))
     return code
 
 
@@ -221,6 +216,7 @@ def readers(folder: str, tree: Path) -> list[dict[str, Any]]:
             for failed in cache[key]["failed"]:
                 print(f"  fails without any fault, and is left out: {failed}", flush=True)
             out.unlink()
+        preload(set(cache[key]["libraries"]))
         found.append(cache[key])
     return found
 
@@ -263,6 +259,8 @@ def verdict(mutant: Mutant, tree: Path, found: list[dict[str, Any]]) -> str:
     finally:
         file.write_text(whole)
         sys.dont_write_bytecode = False
+    if code == 99:
+        raise RuntimeError((tree.parent / "log").read_text())
     return {0: "survived", 124: "hangs"}.get(code, "killed")
 
 
@@ -280,22 +278,19 @@ def main(folder: str, size: int = 40, seed: int = 1) -> None:
     with copied_tree() as tree:
         chosen, number = sample_of(tree, folder, size, seed)
         found = readers(folder, tree)
-        preload({name for one in found for name in one["libraries"]})
         for count, mutant in enumerate(chosen, start=1):
             start, word = time.monotonic(), verdict(mutant, tree, found)
             left += [(mutant, word)] if word in ("survived", "unread") else []
             place = f"{time.monotonic() - start:4.0f} s  {mutant.file}:{mutant.line}"
             print(f"[{count}/{len(chosen)}] {word:8} {place}", flush=True)
-    for mutant, word in left:
-        print(f"{word} {mutant.file}:{mutant.line} {mutant.reason or ''}")
-        print(*(f"  - {line}" for line in mutant.before.splitlines()), sep="\n")
-        print(*(f"  + {line}" for line in mutant.after.splitlines()), sep="\n")
-    dead, with_reason = len(chosen) - len(left), sum(m.reason is not None for m, _ in left)
+    reasons = [REASONS.get((mutant.file, mutant.before, mutant.after)) for mutant, _ in left]
+    for (mutant, word), reason in zip(left, reasons, strict=True):
+        print(f"{word} {mutant.file}:{mutant.line} {reason or ''}")
+        print(indent(mutant.before, "  - "), indent(mutant.after, "  + "), sep="\n")
+    dead, excused = len(chosen) - len(left), len(reasons) - reasons.count(None)
     low, high = wilson(dead, len(chosen))
-    print(f"{folder}: {dead} of {len(chosen)} killed, {dead / len(chosen):.0%}", end=" ")
-    print(
-        f"[{low:.0%}, {high:.0%}], {with_reason} of the {len(left)} others with a reason;", end=" "
-    )
+    score = f"{dead} of {len(chosen)} killed, {dead / len(chosen):.0%} [{low:.0%}, {high:.0%}]"
+    print(f"{folder}: {score}, {excused} of the {len(left)} others with a reason;", end=" ")
     print(f"{number} mutants, seed {seed}, {(time.monotonic() - began) / 60:.1f} minutes")
 
 

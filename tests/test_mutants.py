@@ -12,7 +12,7 @@ import pytest
 from tests.mutants import MUTANTS, ROOT, Mutant, copied_tree, killed
 from tests.mutation_scope import REASONS
 
-# Each run of the marked suite takes a sample, another one each day; `make mutants` takes them all.
+# Each run of the marked suite takes a sample, another one each day; `make mutants-by-hand` all of them.
 SEED = (
     os.environ.get("PODIUM_MUTANTS_SEED") or datetime.datetime.now(datetime.UTC).date().isoformat()
 )

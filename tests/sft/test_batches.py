@@ -58,6 +58,21 @@ def test_every_demonstration_is_read_once_an_epoch():
     assert batches != lay_out_batches([5] * 48, epochs=3, batch_size=8, aux_share=0.0, seed=2)
 
 
+def test_every_epoch_has_an_order_of_its_own_which_the_seed_fixes():
+    """Mutation seen red: every epoch in the order of the file."""
+
+    def order(seed: int) -> list[int]:
+        batches = lay_out_batches(
+            [5] * 40, epochs=2, batch_size=4, aux_share=0.0, seed=seed, bucket=1
+        )
+        return [i for batch in batches for i in batch]
+
+    first, second = order(seed=1)[:40], order(seed=1)[40:]
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert len({tuple(first), tuple(second), tuple(range(40)), tuple(order(seed=2)[:40])}) == 4
+    assert order(seed=1) == first + second
+
+
 def test_rows_of_a_batch_are_of_similar_length():
     lengths = [10 + 7 * i % 90 for i in range(640)]
     padded = {

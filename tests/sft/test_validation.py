@@ -9,7 +9,40 @@ from transformers import LlamaForSequenceClassification
 from data.records import Message, Prompt
 from podium.rewards.model_reward import ModelReward
 from podium.sampling.kinds import EmbeddedConfig
-from sft.validation import RewardScorer
+from sft.batches import IGNORED, Row
+from sft.validation import RewardScorer, validation_metrics
+
+
+def test_the_metrics_are_means_over_response_tokens(tiny_llama, tokenizer):
+    """By the definition, row by row without padding; nine rows, one token the likeliest. Mutations
+    seen red: labels shifted, the mean over rows, tokens of the prompt in
+    the accuracy, a batch left out.
+    """
+    draw = torch.Generator().manual_seed(5)
+    rows, nll, right = [], [], []
+    for length in (9, 4, 17, 6, 12, 5, 8, 3, 11):
+        ids = torch.randint(6, len(tokenizer), (length,), generator=draw)
+        with torch.no_grad():
+            prefix = tiny_llama(ids[None, :-1]).logits[0]
+            ids[-1] = prefix[-1].argmax() if length % 2 else ids[-1]
+            logprobs = prefix.log_softmax(-1)
+        answer = range(length // 2, length)
+        nll += [-logprobs[at - 1, ids[at]].item() for at in answer]
+        right += [int(logprobs[at - 1].argmax() == ids[at]) for at in answer]
+        labels = [IGNORED] * (length // 2) + ids[length // 2 :].tolist()
+        rows.append(Row(ids.tolist(), labels))
+    assert 0 < sum(right) < len(right)
+    expected = {"validation_loss": sum(nll) / len(nll), "token_accuracy": sum(right) / len(right)}
+    stage = SimpleNamespace(rank=0, world_size=1, device=torch.device("cpu"))
+    for batch_size in (1, 4, 20):
+        found = validation_metrics(
+            tiny_llama,
+            rows,
+            pad_token_id=tokenizer.pad_token_id,
+            batch_size=batch_size,
+            stage=stage,
+        )
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
