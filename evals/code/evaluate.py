@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from evals.code.problems import Problem, read_problems
 from evals.code.sandbox import Limits, check_sandbox, run_program
 from evals.generation import pass_at_k
 from podium.errors import PodiumError
-from podium.models import context_of, load_causal_lm, load_tokenizer, moved
+from podium.models import absent_token_ids, context_of, load_causal_lm, load_tokenizer, moved
 from podium.progress import progress_bar, say
 from podium.rewards.kinds import make_reward
 from podium.run.parents import find_parent
@@ -114,14 +114,20 @@ def _measure(settings: Settings, problems: Sequence[Problem], out: Path, confine
     spec = validate_reward(settings.reward, "--reward") if settings.reward else None
     reward = moved(make_reward(spec, place), place.device) if spec else None
     sampler = make_sampler(place.sampler(), model, int(tokenizer.pad_token_id))
-    stops = stop_token_ids(tokenizer, model)
+    params = SamplingParams(
+        settings.max_new_tokens,
+        settings.temperature,
+        settings.top_p,
+        stop_token_ids=stop_token_ids(tokenizer, model),
+        absent_token_ids=absent_token_ids(tokenizer, model.config),
+    )
     context = context_of(model.config) or 10**9
     with progress_bar(len(problems), "programs", "problem") as bar:
         for problem in problems:
             ids = encode_problem(tokenizer, problem.prompt, settings.form)
             found: list[Completion] = []
             if len(ids) + settings.max_new_tokens <= context:
-                samples = _sample(sampler, ids, settings, stops, problem.task_id)
+                samples = _sample(sampler, ids, settings, params, problem.task_id)
                 found = [cut(tokenizer, sample, STOPS[settings.form]) for sample in samples]
             else:
                 say(f"  {problem.task_id}: its prompt leaves no room in a context of {context}")
@@ -135,18 +141,11 @@ def _measure(settings: Settings, problems: Sequence[Problem], out: Path, confine
 
 
 def _sample(
-    sampler: Sampler, ids: list[int], settings: Settings, stops: tuple[int, ...], task: str
+    sampler: Sampler, ids: list[int], settings: Settings, params: SamplingParams, task: str
 ) -> list[Any]:
     # A problem's samples depend on the seed and its name alone, not on which others are measured.
     seed = settings.seed * 1_000_003 + sum(ord(c) * 31**i for i, c in enumerate(task)) % 2**31
-    params = SamplingParams(
-        settings.max_new_tokens,
-        settings.temperature,
-        settings.top_p,
-        stop_token_ids=stops,
-        seed=seed % 2**31,
-    )
-    return sampler.generate([ids] * settings.samples, params)
+    return sampler.generate([ids] * settings.samples, replace(params, seed=seed % 2**31))
 
 
 def _run(

@@ -3,6 +3,7 @@ small. Ids without a token are never drawn, and a token without a row is said at
 """
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from podium.sampling.embedded import EmbeddedSampler
 from podium.sampling.protocol import SamplingParams
 
 SPARE = 40
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -102,3 +104,24 @@ def test_a_token_without_a_row_is_said_in_a_sentence(tiny_llama, tokenizer, tmp_
         check_rows(tokenizer, load_causal_lm(tmp_path / "lm"), "lm")
     with pytest.raises(ParentError, match=said):
         load_reward_model(tmp_path / "rm")
+
+
+def test_whoever_samples_says_which_ids_have_no_token():
+    """Seen red for `podium eval code`, which drew them. Two leave it to reward.candidates."""
+    forgotten = set()
+    for room in (
+        "app",
+        "dpo",
+        "evals",
+        "examples",
+        "ppo",
+        "reward",
+        "sft",
+        "podium/cli",
+        "podium/run",
+    ):
+        for file in (ROOT / room).rglob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            if "SamplingParams(" in text and "absent_token_ids" not in text:
+                forgotten.add(file.relative_to(ROOT).as_posix())
+    assert forgotten == {"app/labeling/sampling.py", "reward/collect.py"}
