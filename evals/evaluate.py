@@ -29,7 +29,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from data.jsonl import write_jsonl
 from data.template import encode_prompt, stop_token_ids
 from evals.answers import Judge, best_of_curve, pick_best
-from evals.harness import check_tasks
+from evals.harness import check_tasks, expand
 from evals.measure import (
     LONGEST_CONTEXT,
     Bench,
@@ -109,12 +109,18 @@ class Config(BaseModel):
         40_000, gt=0, description="held-out text for the pretraining loss"
     )
     questions: int = Field(600, ge=0, description="fact questions to ask; 0 asks none")
-    tasks: list[str] = Field([], description="tasks of lm-eval, asked of every model")
+    tasks: list[str] = Field(
+        [],
+        description="tasks of lm-eval, asked of every model; `opt` and `instructgpt` are groups "
+        "of them",
+    )
     task_files: str | None = Field(
         None, description="a folder of your own tasks as lm-eval's YAML files, for evals.tasks"
     )
-    num_fewshot: list[int] = Field(
-        [0], description="examples before a task's question; each number is asked; OPT: 0, 1, 32"
+    num_fewshot: list[int] | None = Field(
+        None,
+        description="examples before a task's question; each number is asked; null: none, or as a "
+        "group's paper did (OPT: 0, 1, 32)",
     )
     task_limit: int | None = Field(None, gt=0, description="questions a task; null: all")
     save_steps: int = Field(512, gt=0, description="answers between checkpoints")
@@ -192,7 +198,7 @@ def main(config: Config, stage: StageContext) -> None:
             json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
         write_jsonl(folder / ANSWERS_FILE, answers)
-        for row in rows if tasks.names else ():
+        for row in rows if tasks.asked else ():
             write_json(folder / TASKS_FOLDER / f"{row}.json", measured[row].summaries)
 
     stage.finish(
@@ -289,8 +295,9 @@ def read_tasks(config: Config, stage: StageContext) -> Tasks:
             raise DataError(files, None, "evals.task_files", "is no folder", "name one that is")
         for path in sorted(path for path in files.rglob("*") if path.is_file()):
             stage.code(path)
-    check_tasks(config.tasks, files)
-    return Tasks(tuple(config.tasks), tuple(config.num_fewshot), files, config.task_limit)
+    asked = expand(config.tasks, config.num_fewshot)
+    check_tasks([task for tasks in asked.values() for task in tasks], files)
+    return Tasks(asked, files, config.task_limit)
 
 
 def read_held_out(

@@ -32,6 +32,70 @@ class Asked(NamedTuple):
     summary: dict[str, Any]
 
 
+class Suite(NamedTuple):
+    """A group of lm-eval's tasks under one name, with the numbers of examples it was asked with."""
+
+    tasks: tuple[str, ...]
+    examples: tuple[int, ...]
+
+
+SUITES = {
+    # OPT, section 3.1: GPT-3's tasks at 0, 1 and 32 examples. Left out: StoryCloze, whose data are
+    # given out on request only.
+    "opt": Suite(
+        (
+            "hellaswag",
+            "piqa",
+            "arc_easy",
+            "arc_challenge",
+            "openbookqa",
+            "wsc273",
+            "winogrande",
+            "boolq",
+            "cb",
+            "copa",
+            "wic",
+            "wsc",
+            "multirc",
+            "sglue_rte",
+            "record",
+        ),
+        (0, 1, 32),
+    ),
+    # InstructGPT, section 4.2 and appendix D. Left out: RealToxicityPrompts (asks a web service),
+    # QuAC, summaries and translation; its few-shot prompts differ from task to task.
+    "instructgpt": Suite(
+        (
+            "truthfulqa_mc1",
+            "truthfulqa_mc2",
+            "crows_pairs_english",
+            "winogender_all",
+            "hellaswag",
+            "drop",
+            "squadv2",
+            "sglue_rte",
+            "sst2",
+            "wsc",
+        ),
+        (0,),
+    ),
+}
+
+
+def expand(tasks: list[str], examples: list[int] | None) -> dict[int, list[str]]:
+    """Number of examples -> the tasks to ask with it; a suite's name means its tasks. With
+    `examples` None a suite has its own numbers and any other task none.
+    """
+    asked: dict[int, list[str]] = {}
+    for name in tasks:
+        suite = SUITES.get(name, Suite((name,), (0,)))
+        for number in suite.examples if examples is None else examples:
+            asked.setdefault(number, []).extend(
+                task for task in suite.tasks if task not in asked.get(number, [])
+            )
+    return asked
+
+
 def check_tasks(tasks: list[str], files: Path | None) -> None:
     """Find out before anything is sampled whether the tasks are there.
 
@@ -45,8 +109,8 @@ def check_tasks(tasks: list[str], files: Path | None) -> None:
         if task not in known:
             raise RecipeError(
                 f"evals.tasks: lm-eval has no task '{task}'",
-                "`lm_eval --tasks list` names those it brings; evals.task_files is the folder of "
-                "your own",
+                f"`lm_eval --tasks list` names those it brings, {' and '.join(SUITES)} are "
+                f"groups of them, and evals.task_files is the folder of your own",
             )
 
 
@@ -59,6 +123,7 @@ def ask(
     context: int,
     limit: int | None,
     seed: int,
+    batch_size: int = 8,
 ) -> Asked:
     """The tasks with so many `examples` before each question (`num_fewshot`).
 
@@ -69,7 +134,9 @@ def ask(
     from lm_eval.models.huggingface import HFLM
 
     found = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, max_length=context, batch_size=8),
+        model=HFLM(
+            pretrained=model, tokenizer=tokenizer, max_length=context, batch_size=batch_size
+        ),
         tasks=list(tasks),
         num_fewshot=examples,
         limit=limit,

@@ -49,10 +49,9 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Tasks:
-    """Which tasks of lm-eval are asked, each with every one of these numbers of `examples`."""
+    """Which tasks of lm-eval are asked, by the number of examples before each question."""
 
-    names: tuple[str, ...] = ()
-    examples: tuple[int, ...] = (0,)
+    asked: dict[int, list[str]] = field(default_factory=dict)
     files: Path | None = None
     limit: int | None = None
 
@@ -164,15 +163,13 @@ def _tasks(load: Load, bench: Bench) -> tuple[Scores, dict[str, Any]]:
     """Every task's scores by its name and number of examples, `piqa, 5 examples`."""
     scores: Scores = {}
     summaries: dict[str, Any] = {}
-    asked = bench.tasks
-    for examples in asked.examples if asked.names else ():
+    files, limit = bench.tasks.files, bench.tasks.limit
+    for examples, names in bench.tasks.asked.items():
 
-        def one(examples: int = examples) -> tuple[Scores, dict[str, Any]]:
+        def one(examples: int = examples, names: list[str] = names) -> Any:
             model = load()
-            names, context = list(asked.names), _context(model)
-            return ask(
-                model, bench.tokenizer, names, examples, asked.files, context, asked.limit, seed=0
-            )
+            context = _context(model)
+            return ask(model, bench.tokenizer, names, examples, files, context, limit, seed=0)
 
         found, summary = bench.pieces.piece(one)
         scores |= {f"{task}, {examples} examples": values for task, values in found.items()}

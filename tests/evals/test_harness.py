@@ -11,7 +11,7 @@ import pytest
 from data.jsonl import read_jsonl
 from data.records import Question
 from evals.evaluate import Config, main
-from evals.harness import against_sft, check_tasks
+from evals.harness import SUITES, against_sft, check_tasks, expand
 from evals.loglikelihood import accuracies, score_questions
 from evals.report import render
 from podium.errors import PlatformError, RecipeError
@@ -37,6 +37,21 @@ def test_without_lm_eval_a_recipe_with_tasks_is_refused_and_one_without_is_not(m
     with pytest.raises(PlatformError, match="needs lm-eval") as error:
         check_tasks(["piqa"], None)
     assert error.value.fix and "'.[eval]'" in error.value.fix
+
+
+def test_a_suite_is_asked_as_its_paper_did_unless_the_recipe_says_otherwise():
+    """Mutations seen red: a suite with no examples alone; a task twice in one list."""
+    found = expand(["opt", "piqa", "mine"], None)
+    assert list(found) == [0, 1, 32]
+    assert found[0] == [*SUITES["opt"].tasks, "mine"] and "mine" not in found[32]
+    assert expand(["instructgpt", "mine"], [5]) == {5: [*SUITES["instructgpt"].tasks, "mine"]}
+    assert expand(["piqa"], None) == {0: ["piqa"]} and expand([], [0, 5]) == {}
+
+
+@pytest.mark.slow
+def test_lm_eval_knows_every_task_of_the_suites():
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[eval]'")
+    check_tasks([task for suite in SUITES.values() for task in suite.tasks], None)
 
 
 @pytest.fixture(scope="module")

@@ -141,11 +141,25 @@ def test_doubt_is_in_bits():
     assert uneven.entropy() == pytest.approx(0.811278, abs=1e-6)
 
 
+def as_rows(kind: str) -> list[dict]:
+    """Of a task: questions with choices, the last word of a passage, two sentences to choose from."""
+    questions = make_questions(40)
+    if kind == "choices":
+        return [q.model_dump() | {"context": q.question} for q in questions]
+    if kind == "last_word":
+        return [
+            {"context": q.question + " on that day", "choices": q.choices[:1], "answer": 0}
+            for q in questions
+        ]
+    return [{"context": "", "choices": q.choices[:2], "answer": 1} for q in questions]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
-def test_equal_to_lm_eval(family, tokenizer, request, tmp_path):
-    """120 questions with non-ASCII choices: each log-likelihood and each accuracy. Seen red without
-    the delimiter.
+def test_equal_to_lm_eval_to_every_digit_on_three_tasks(family, tokenizer, request, tmp_path):
+    """Each log-likelihood of 40 questions a task, non-ASCII ones among them, bit for bit where both
+    pass one row at a time; and each accuracy. Seen red without the delimiter, and with the mean
+    over tokens in place of the sum.
     """
     lm_eval = pytest.importorskip(
         "lm_eval", reason="lm-eval is not installed: pip install -e '.[eval]'"
@@ -153,32 +167,27 @@ def test_equal_to_lm_eval(family, tokenizer, request, tmp_path):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    model, questions = request.getfixturevalue(family), make_questions(120)
-    data = tmp_path / "questions.jsonl"
-    data.write_text("\n".join(q.model_dump_json() for q in questions))
-    (tmp_path / "local.yaml").write_text(f"""
-task: local_choices
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}, cache_dir: {tmp_path / "cache"}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: question
-doc_to_choice: choices
-doc_to_target: answer
-metric_list: [{{metric: acc}}, {{metric: acc_norm}}, {{metric: acc_bytes}}]
-""")
+    from benchmarks.real_tasks import write_task
+
+    model, tasks = request.getfixturevalue(family), ("choices", "last_word", "sentences")
+    rows = {kind: as_rows(kind) for kind in tasks}
+    for kind in tasks:
+        write_task(tmp_path, kind, rows[kind])
     theirs = lm_eval.simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=128),
-        tasks=["local_choices"],
+        tasks=[f"local_{kind}" for kind in tasks],
         task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
         bootstrap_iters=0,
     )
-    ours = score_questions(model, tokenizer, questions, max_length=128)
-    for mine, sample in zip(ours, theirs["samples"]["local_choices"], strict=True):
-        assert mine.totals == pytest.approx(
-            [float(response[0]) for response in sample["filtered_resps"]], abs=1e-4
-        )
-    metrics = theirs["results"]["local_choices"]
-    assert {name: value for name, value in accuracies(ours).items() if name != "acc_per_token"} == {
-        name: pytest.approx(metrics[f"{name},none"]) for name in ("acc", "acc_norm", "acc_bytes")
-    }
+    for kind in tasks:
+        samples = sorted(theirs["samples"][f"local_{kind}"], key=lambda sample: sample["doc_id"])
+        for row, sample in zip(rows[kind], samples, strict=True):
+            pairs = [encode_pair(tokenizer, row["context"], f" {c}") for c in row["choices"]]
+            mine = loglikelihoods(model, pairs, max_length=128, batch_tokens=1)
+            resps = [response[0] for response in sample["resps"]]
+            assert [(one.total, one.greedy) for one in mine] == [
+                (float(total), bool(greedy)) for total, greedy in resps
+            ]
+    ours = score_questions(model, tokenizer, make_questions(40), max_length=128)
+    found = accuracies(ours)["acc"]
+    assert found == pytest.approx(theirs["results"]["local_choices"]["acc,none"])
