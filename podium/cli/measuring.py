@@ -1,4 +1,6 @@
-"""The commands that measure what runs made: compare models, rank checkpoints, fit scaling laws."""
+"""The commands that measure what runs made: compare models, rank checkpoints, fit scaling laws, and
+run a paper's claims again.
+"""
 
 import json
 from pathlib import Path
@@ -10,10 +12,11 @@ from podium.cli.options import DEFAULT_RUNS, AsJson, RunArg, RunsDir, errors_sho
 
 
 def add_measuring_commands(app: typer.Typer) -> None:
-    """`compare`, `rank-checkpoints` and `fit`, as commands of `app`."""
+    """`compare`, `rank-checkpoints`, `fit` and `reproduce`, as commands of `app`."""
     app.command()(compare)
     app.command("rank-checkpoints")(rank_checkpoints)
     app.command()(fit)
+    app.command()(reproduce)
 
 
 def compare(
@@ -121,3 +124,21 @@ def fit(
 
         found = fit_and_write(folder, out)
         typer.echo(json.dumps(found, indent=2) if as_json else in_words(found))
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A claim of --list.", metavar="[NAME]")] = "",
+    all_of_them: Annotated[
+        bool, typer.Option("--list", help="Every claim, its source, commands and state.")
+    ] = False,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+) -> None:
+    """Run what a paper claimed again, in miniature; some take an hour."""
+    with errors_shown():
+        from evals.claims import reproduce as run_again
+        from evals.claims import table
+
+        if all_of_them or not name:
+            typer.echo(table())
+        else:
+            run_again(name, runs_dir, typer.echo)
