@@ -6,13 +6,14 @@ file, line, field and fix.
 
 import difflib
 import gzip
+import io
 import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
     "from_dataset",
     "numbered_lines",
+    "opened",
     "read_bytes",
     "read_jsonl",
+    "stream_jsonl",
+    "stream_rows",
     "to_dataset",
     "write_jsonl",
 ]
@@ -52,20 +56,31 @@ def read_jsonl(path: str | Path, record_type: type[RecordType]) -> list[RecordTy
     Blank lines are skipped. Raises DataError for a missing, empty or malformed file, naming up to
     `ERRORS_SHOWN` lines.
     """
+    return list(stream_jsonl(path, record_type))
+
+
+def stream_jsonl(path: str | Path, record_type: type[RecordType]) -> Iterator[RecordType]:
+    """As `read_jsonl`, one record after the other, for files beyond memory. The error comes when
+    the malformed line is reached, and looks on for more of them.
+    """
     path = Path(path)
-    records: list[RecordType] = []
     faults: list[tuple[int, str, str, str]] = []
+    found = False
     for number, line in numbered_lines(path):
         try:
-            records.append(record_type.model_validate_json(line))
-            note_place(records[-1], str(path), number)
+            record = record_type.model_validate_json(line)
         except ValidationError as error:
             faults.append((number, *_explain(error, record_type)))
             if len(faults) > ERRORS_SHOWN:
                 break
+            continue
+        found = True
+        if not faults:
+            note_place(record, str(path), number)
+            yield record
     if faults:
         raise _data_error(path, faults)
-    if not records:
+    if not found:
         raise DataError(
             path,
             None,
@@ -73,30 +88,41 @@ def read_jsonl(path: str | Path, record_type: type[RecordType]) -> list[RecordTy
             "the file is empty",
             f"give at least one {record_type.__name__} a line",
         )
-    return records
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, text) of each line that is not blank; `.gz` is unpacked on the
-    way.
+    """Yield (line number from 1, text) of each line that is not blank; `.gz` and `.zst` are
+    unpacked on the way. Only one line is in memory.
     """
-    for number, raw in enumerate(read_bytes(path).split(b"\n"), start=1):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\t ")
-        except UnicodeDecodeError as error:
-            problem = f"byte {error.start + 1} of the line is not UTF-8"
-            raise DataError(path, number, None, problem, "save the file as UTF-8") from None
-        if line:
-            yield number, line
+    with opened(path) as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                problem = f"byte {error.start + 1} of the line is not UTF-8"
+                raise DataError(path, number, None, problem, "save the file as UTF-8") from None
+            if line := text.rstrip("\n").strip("\r\t "):
+                yield number, line
 
 
 def read_bytes(path: Path) -> bytes:
-    """The whole file, unpacked when its name ends in `.gz`. Raises DataError when it cannot be
-    read.
+    """The whole file, unpacked when its name ends in `.gz` or `.zst`. Raises DataError when it
+    cannot be read.
+    """
+    with opened(path) as file:
+        return file.read()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file for reading, unpacked on the way where its name ends in `.gz` or `.zst`.
+
+    Raises:
+        DataError: it is not there, cannot be read, or breaks off in the middle.
     """
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+        with _unpacking(path) as file:
+            yield file
     except FileNotFoundError:
         raise DataError(path, None, None, "there is no such file", _nearest_file(path)) from None
     except IsADirectoryError:
@@ -106,9 +132,23 @@ def read_bytes(path: Path) -> bytes:
             path, None, None, f"is not a whole gzip file: {error}", "fetch or pack it again"
         ) from None
     except OSError as error:
+        if path.suffix == ".zst" and error.errno is None:
+            raise DataError(
+                path, None, None, f"is not a whole zstd file: {error}", "fetch or pack it again"
+            ) from None
         raise DataError(
             path, None, None, f"cannot be read: {error.strerror}", "check the file's permissions"
         ) from None
+
+
+def _unpacking(path: Path) -> BinaryIO:
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        from pyarrow import CompressedInputStream, OSFile
+
+        return cast(BinaryIO, io.BufferedReader(CompressedInputStream(OSFile(str(path)), "zstd")))
+    return path.open("rb")
 
 
 def write_jsonl(path: str | Path, records: Iterable[BaseModel]) -> int:
@@ -165,17 +205,23 @@ def from_dataset(
     """The inverse of `to_dataset`; any rows will do. Raises DataError naming the row and field that
     do not fit.
     """
-    records = []
+    return list(stream_rows(rows, record_type, name))
+
+
+def stream_rows(
+    rows: Iterable[Any], record_type: type[RecordType], name: str | Path
+) -> Iterator[RecordType]:
+    """As `from_dataset`, one record after the other."""
     for number, row in enumerate(rows, start=1):
         fields = {key: value for key, value in row.items() if value is not None}
         if isinstance(fields.get("meta"), str):
             fields["meta"] = json.loads(fields["meta"])
         try:
-            records.append(record_type.model_validate(fields))
-            note_place(records[-1], str(name), number)
+            record = record_type.model_validate(fields)
         except ValidationError as error:
             raise _data_error(Path(name), [(number, *_explain(error, record_type))]) from None
-    return records
+        note_place(record, str(name), number)
+        yield record
 
 
 def _explain(error: ValidationError, record_type: type[BaseModel]) -> tuple[str, str, str]:

@@ -17,13 +17,11 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from data.records import Document
 from podium.errors import DataError
 
 __all__ = [
     "Apart",
     "batches",
-    "document_windows",
     "documents_apart",
     "encode_documents",
     "epoch_order",
@@ -64,32 +62,6 @@ def pack(documents: Sequence[Sequence[int] | np.ndarray], context: int, bos_id: 
     stream = np.concatenate(parts) if parts else separator[:0]
     rows = len(stream) // context
     return stream[: rows * context].reshape(rows, context)
-
-
-def document_windows(
-    tokenizer: PreTrainedTokenizerBase,
-    documents: Sequence[Document],
-    context: int,
-    *,
-    split: str,
-    field: str,
-) -> torch.Tensor:
-    """Documents as full windows of token ids, (N, context) int32: what pretraining reads, and PPO's
-    ptx the same way. An error calls the documents by their `split` and names the config `field`
-    that holds the context.
-
-    Raises:
-        DataError: all documents together do not fill one window.
-    """
-    ids = encode_documents(tokenizer, [document.text for document in documents])
-    windows = torch.from_numpy(pack(ids, context, tokenizer.bos_token_id))
-    if len(windows) == 0:
-        raise DataError(
-            f"documents ({split})",
-            problem=f"{len(documents)} documents do not fill one window of {context} tokens",
-            fix=f"give more documents or set a smaller {field}",
-        )
-    return windows
 
 
 def packed_inputs(windows: torch.Tensor, bos_id: int, config: PretrainedConfig) -> dict[str, Any]:

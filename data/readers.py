@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from data import formats, judged, oasst
 from data.conversion import convert, convertible
 from data.formats import Malformed, Unusable
-from data.jsonl import from_dataset, read_jsonl
+from data.jsonl import stream_jsonl, stream_rows
 from data.records import Comparison, Demonstration, Document, Prompt, Ranking, note_place, place_of
 from data.rows import file_rows, rows_of, suffix_of
 from data.sources import Source
@@ -34,8 +34,11 @@ from podium.errors import DataError, PodiumError
 __all__ = [
     "CONVERTERS",
     "ReadReport",
+    "named_sources",
     "read_source",
     "read_with_report",
+    "stream_source",
+    "weights_of",
 ]
 
 log = logging.getLogger("podium.data")
@@ -102,26 +105,15 @@ def read_with_report(
 def _read_mixture(
     sources: list[Source], record_type: type[Any], passes: int
 ) -> tuple[list[Any], ReadReport]:
+    named = named_sources(sources)
     parts: dict[str, list[Any]] = {}
     report = ReadReport()
-    weights: dict[str, float] = {}
-    for source in sources:
-        name = source.path if source.path not in parts else f"{source.path} #{len(parts) + 1}"
+    for name, source in named.items():
         parts[name], part_report = _read_one(source, record_type)
         report.dropped += part_report.dropped
-        if source.weight is not None:
-            weights[name] = source.weight
+    weights = weights_of(named)
     if not weights:
         records = [record for part in parts.values() for record in part]
-    elif len(weights) < len(parts):
-        missing = next(name for name in parts if name not in weights)
-        raise DataError(
-            missing,
-            None,
-            "weight",
-            "other sources of the mixture have a weight",
-            "give each one, or none",
-        )
     else:
         from data.mixture import mix  # numpy, which a recipe without a mixture does not need
 
@@ -132,24 +124,66 @@ def _read_mixture(
     return records, report
 
 
+def named_sources(spec: Any) -> dict[str, Source]:
+    """The sources of what a recipe gives (one, or a list), each by its path; the second of one path
+    is numbered.
+    """
+    named: dict[str, Source] = {}
+    for part in spec if isinstance(spec, list | tuple) else [spec]:
+        source = _source(part)
+        name = source.path if source.path not in named else f"{source.path} #{len(named) + 1}"
+        named[name] = source
+    return named
+
+
+def weights_of(named: dict[str, Source]) -> dict[str, float]:
+    """The weight of each source of a mixture; empty where they follow each other. A single source
+    is no mixture.
+
+    Raises:
+        DataError: some have a weight and some not.
+    """
+    weights = {name: part.weight for name, part in named.items() if part.weight is not None}
+    if weights and len(weights) < len(named):
+        missing = next(name for name in named if name not in weights)
+        raise DataError(
+            missing,
+            None,
+            "weight",
+            "other sources of the mixture have a weight",
+            "give each one, or none",
+        )
+    return weights
+
+
 def _size(record: BaseModel) -> float:
     return float(len(record.text)) if isinstance(record, Document) else 1.0
 
 
 def _read_one(source: Source, record_type: type[Any]) -> tuple[list[Any], ReadReport]:
+    report = ReadReport()
+    return list(stream_source(source, record_type, report)), report
+
+
+def stream_source(
+    spec: Any, record_type: type[RecordType], report: ReadReport
+) -> Iterator[RecordType]:
+    """The records of one source, one after the other, for what is beyond memory; `report` counts as
+    they come. Raises DataError as `read_source`, when the row is reached.
+    """
+    source = _source(spec)
     path = _expand(source.path)
     if source.format == "records" and suffix_of(Path(path)) == ".txt":
         source = source.model_copy(update={"format": "text"})
-    report = ReadReport()
     if source.format == "records":
         found = _stored_records(path, source, record_type)
     else:
         found = _converted(path, source, record_type, report)
-    records = list(
-        islice(found, source.skip, None if source.limit is None else source.skip + source.limit)
-    )
-    report.kept = len(records)
-    if not records:
+    end = None if source.limit is None else source.skip + source.limit
+    for record in islice(found, source.skip, end):
+        report.kept += 1
+        yield record
+    if not report.kept:
         raise DataError(
             path,
             None,
@@ -157,7 +191,6 @@ def _read_one(source: Source, record_type: type[Any]) -> tuple[list[Any], ReadRe
             f"nothing usable in it: {report}",
             "check path, format, skip and limit",
         )
-    return records, report
 
 
 def _stored_records(path: str, source: Source, record_type: type[Any]) -> Iterator[Any]:
@@ -167,11 +200,11 @@ def _stored_records(path: str, source: Source, record_type: type[Any]) -> Iterat
     if suffix_of(Path(path)) == ".jsonl" and not source.fields:
         first: Any = next((row for _, row in file_rows(Path(path), source)), {})
         stored = _stored_type(first, record_type)
-        records = read_jsonl(path, stored)
+        records = stream_jsonl(path, stored)
     else:
-        rows = [row for _, row in rows_of(path, source)]
-        stored = _stored_type(rows[0] if rows else {}, record_type)
-        records = from_dataset(rows, stored, path)
+        first = next((row for _, row in rows_of(path, source)), {})
+        stored = _stored_type(first, record_type)
+        records = stream_rows((row for _, row in rows_of(path, source)), stored, path)
     for record in records:
         try:
             yield from convert(record, record_type)

@@ -1,5 +1,6 @@
 """Rows as they lie in files: JSON Lines, JSON, CSV, parquet, plain text, folders and the hub."""
 
+import codecs
 import csv
 import io
 import json
@@ -8,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.jsonl import numbered_lines, read_bytes
+from data.jsonl import numbered_lines, opened, read_bytes
 from data.sources import Source
 from podium.errors import DataError
 
 SEPARATED = {".csv": ",", ".tsv": "\t"}
+BLOCK = 1 << 20  # bytes of a text file in memory
+ROWS = 1000  # of a parquet file in memory
 NO_TEXT = (".json", ".jsonl", ".parquet", *SEPARATED)
 
 
@@ -84,8 +87,28 @@ def file_rows(path: Path, source: Source) -> Iterator[tuple[int, Any]]:
     elif suffix == ".json":
         yield from _json_rows(path, source)
     else:
-        for number, piece in enumerate(_decode(path).split(source.separator), start=1):
+        for number, piece in enumerate(_pieces(path, source.separator), start=1):
             yield number, {"text": piece.strip()}
+
+
+def _pieces(path: Path, separator: str) -> Iterator[str]:
+    """A text file cut at each `separator`, as `str.split` cuts it, a block in memory at a time."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    line, rest = 1, ""
+    with opened(path) as file:
+        while block := file.read(BLOCK):
+            try:
+                rest += decoder.decode(block)
+            except UnicodeDecodeError as error:
+                line += error.object.count(b"\n", 0, error.start)
+                raise _not_utf8(path, line) from None
+            line += block.count(b"\n")
+            *whole, rest = rest.split(separator)
+            yield from whole
+    try:
+        yield rest + decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise _not_utf8(path, line) from None
 
 
 def _json_rows(path: Path, source: Source) -> Iterator[tuple[int, Any]]:
@@ -123,8 +146,9 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
     from pyarrow import ArrowException, parquet
 
     try:
-        for row in parquet.read_table(path).to_pylist():
-            yield _without_nulls(row)
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS):
+                yield from map(_without_nulls, batch.to_pylist())
     except (OSError, ArrowException) as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(path, None, None, f"is no parquet file: {why}", "check the file") from None
@@ -163,10 +187,19 @@ def _wrap(row: Any, source: Source) -> Any:
 
 
 def _hub_rows(path: str, source: Source) -> Iterator[dict[str, Any]]:
+    yield from map(_without_nulls, _hub_dataset(path, source))
+
+
+def hub_fingerprint(path: str, source: Source) -> str:
+    """What the `datasets` library calls this content of a data set. Raises DataError as reading."""
+    return str(_hub_dataset(path, source)._fingerprint)
+
+
+def _hub_dataset(path: str, source: Source) -> Any:
     import datasets
 
     try:
-        dataset = datasets.load_dataset(path, source.config, split=source.split)
+        return datasets.load_dataset(path, source.config, split=source.split)
     # The library raises a dozen unrelated kinds for "not there" and "no network".
     except Exception as error:
         why = next(iter(str(error).splitlines()), type(error).__name__)
@@ -174,12 +207,13 @@ def _hub_rows(path: str, source: Source) -> Iterator[dict[str, Any]]:
         raise DataError(
             path, None, None, problem, "check the path or hub id, split and config"
         ) from None
-    yield from map(_without_nulls, dataset)
 
 
 def suffix_of(path: Path) -> str:
-    """What the name says of the content: `.jsonl` for x.jsonl, x.jsonl.gz and x.ndjson."""
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    """What the name says of the content: `.jsonl` for x.jsonl, x.jsonl.gz, x.jsonl.zst and
+    x.ndjson.
+    """
+    suffix = Path(path.stem).suffix if path.suffix in (".gz", ".zst") else path.suffix
     return {".ndjson": ".jsonl"}.get(suffix, suffix)
 
 
@@ -188,8 +222,11 @@ def _decode(path: Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(path, line, None, "is not UTF-8", "save the file as UTF-8") from None
+        raise _not_utf8(path, raw.count(b"\n", 0, error.start) + 1) from None
+
+
+def _not_utf8(path: Path, line: int) -> DataError:
+    return DataError(path, line, None, "is not UTF-8", "save the file as UTF-8")
 
 
 def _parse(path: Path, number: int | None, content: str) -> Any:

@@ -11,6 +11,8 @@ from data.template import CHAT_TEMPLATE, SPECIAL_TOKENS, prepare_tokenizer
 from podium.errors import PodiumError
 
 __all__ = [
+    "as_pretrained",
+    "learn_bpe",
     "train_bpe",
 ]
 
@@ -26,6 +28,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     vocabulary. A small corpus can run out of pairs to merge and give fewer entries. Raises
     PodiumError when `vocab_size` is too small for the bytes and special tokens.
     """
+    return as_pretrained(learn_bpe(texts, vocab_size))
+
+
+def learn_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """The byte-level BPE alone, as the `tokenizers` library has it and as JSON holds it."""
     smallest = BYTES + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
         raise PodiumError(
@@ -43,6 +50,11 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     bpe.train_from_iterator(texts, trainer=trainer)
+    return bpe
+
+
+def as_pretrained(bpe: Tokenizer) -> PreTrainedTokenizerFast:
+    """The tokenizer that models take, with Podium's special tokens and chat template."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token="<|endoftext|>",

@@ -30,8 +30,8 @@ def recipe_reference() -> str:
 def cli_reference() -> str:
     """Every command with its arguments and options."""
     from app.labeling.cli import app as label
-    from data.cli import app as data
     from podium.cli.main import app as podium
+    from podium.cli.prepare import app as data
 
     parts = [f"# Command reference\n\n{NOTE}"]
     parts += _commands(typer.main.get_command(podium), "podium", frozenset({"label", "data"}))

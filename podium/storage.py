@@ -4,11 +4,13 @@ behind.
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from podium.errors import PodiumError, RunFolderError
 
 PARTIAL = ".partial"  # the suffix of everything that is still being written
 PROBE_BYTES = 4 * 2**20
+REMEMBERED_BYTES = 64 * 2**20
+SETTLED_SECONDS = 2.0
 
 _CAUSES = {
     errno.ENOSPC: "the disk is full",
@@ -73,6 +77,34 @@ def _refusal(folder: Path) -> str | None:
     finally:
         probe.unlink(missing_ok=True)
     return None
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of the file's bytes, in hexadecimal. That of a large file is remembered in the user's
+    cache for as long as its inode, size and both times are the same: writing to a file changes the
+    second, which no program can put back.
+    """
+    about = path.stat()
+    known = [about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+    if about.st_size < REMEMBERED_BYTES:
+        return _sha256(path)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "podium" / "hashes"
+    note = cache / hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    with suppress(OSError, ValueError):
+        found = json.loads(note.read_text())
+        if found["file"] == known:
+            return str(found["sha256"])
+    sha256 = _sha256(path)
+    # A change within the clock's grain of the last one would not show in the times.
+    if time.time() - about.st_ctime > SETTLED_SECONDS and path.stat().st_ctime_ns == known[3]:
+        with suppress(OSError, RunFolderError):
+            write_json(note, {"path": str(path.resolve()), "file": known, "sha256": sha256})
+    return sha256
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

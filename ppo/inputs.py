@@ -4,13 +4,13 @@ ptx. Which prompts and windows an iteration reads follows from the seed and its 
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import batches, document_windows, packs
+from data.packing import batches, packs
 from data.records import Prompt
 from data.template import encode_prompt, naming_record, turn_end_id
+from data.tokens import Windows
 from podium.errors import DataError, ParentError
 from podium.models import (
     absent_in_words,
@@ -150,16 +150,14 @@ def load_prompts(
 
 def load_windows(
     config: Config, stage: StageContext, tokenizer: PreTrainedTokenizerBase
-) -> Tensor | None:
-    """The pretraining documents as full windows, (N, T) int32; None for plain PPO."""
+) -> Windows | None:
+    """The pretraining documents as full windows; None for plain PPO."""
     if not config.windows_per_step:
         return None
 
-    def cut(passes: int) -> Tensor:
-        documents = stage.records("documents", "train", passes)
-        return document_windows(
-            tokenizer, documents, config.ptx_context, split="train", field="ppo.ptx_context"
-        )
+    def cut(passes: int) -> Windows:
+        documents = stage.document_tokens(tokenizer, "train", passes)
+        return Windows(documents, config.ptx_context, split="train", field="ppo.ptx_context")
 
     windows = cut(1)
     wanted = config.iterations * config.steps_per_iteration * config.windows_per_step
@@ -168,16 +166,13 @@ def load_windows(
 
 
 def documents_of(
-    windows: Tensor | None, steps: int, windows_per_step: int, seed: int, iteration: int
+    windows: Windows | None, steps: int, windows_per_step: int, seed: int, iteration: int
 ) -> Iterator[Tensor] | None:
     """The ptx windows (D, T) of each of the optimizer `steps` of an iteration."""
     if windows is None:
         return None
     start = (iteration - 1) * steps
-    return (
-        windows[torch.from_numpy(rows)]
-        for rows in batches(len(windows), windows_per_step, seed, start)
-    )
+    return (windows[rows] for rows in batches(len(windows), windows_per_step, seed, start))
 
 
 def fixed_prompts(

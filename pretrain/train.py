@@ -26,10 +26,9 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import document_windows, documents_apart, rows_at
-from data.records import Document
+from data.packing import documents_apart, rows_at
 from data.template import prepare_tokenizer
-from data.tokenizer_training import train_bpe
+from data.tokens import Windows
 from podium.attention import attend_for_training
 from podium.batching import share_of
 from podium.engine import (
@@ -53,6 +52,7 @@ from podium.models import (
     save_model,
 )
 from podium.run.context import StageContext
+from podium.run.inputs import StageInputs
 from podium.run.launch import run_stage_main
 from podium.runtime import rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
@@ -67,33 +67,18 @@ def main(config: Config, stage: StageContext) -> None:
     """Train the base model, from the start or from the newest checkpoint, and save it."""
     # 1. Tokenizer and model.
     init_distributed()
-    documents = stage.records("documents", "train")
-    tokenizer, model, peak = start_model(config, stage, documents)
+    tokenizer, model, peak = start_model(config, stage)
     bos_id = tokenizer.bos_token_id
 
     # 2. Documents to full windows. Everything about the data's order follows from the seed and the
     #    step.
     context = min(config.context, context_of(model.config) or config.context)
-    train = document_windows(
-        tokenizer, documents, context, split="train", field="pretrain.context"
-    )  # (N, T)
+    train = windows_of(stage, tokenizer, context)
     draws = stage.draws("documents", sum(plan(config, context, stage.world_size)) / len(train))
     if draws > 1:
-        train = document_windows(
-            tokenizer,
-            stage.records("documents", "train", draws),
-            context,
-            split="train",
-            field="pretrain.context",
-        )
-    held_out = document_windows(
-        tokenizer,
-        stage.records("documents", "validation"),
-        context,
-        split="validation",
-        field="pretrain.context",
-    )
-    held_out = held_out[: max(config.eval_tokens // context, 1)]
+        train = windows_of(stage, tokenizer, context, passes=draws)
+    validation = windows_of(stage, tokenizer, context, "validation")
+    held_out = validation[: max(config.eval_tokens // context, 1)]  # (N, T)
     sizes = plan(config, context, stage.world_size)
     read_before = [0]  # windows read before step i
     for size in sizes:
@@ -180,13 +165,33 @@ def main(config: Config, stage: StageContext) -> None:
     )
 
 
+def windows_of(
+    stage: StageContext,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+    split: str = "train",
+    passes: int = 1,
+) -> Windows:
+    """The documents of a split as full windows of `context` tokens, read when they are used."""
+    documents = stage.document_tokens(tokenizer, split, passes)
+    return Windows(documents, context, split=split, field="pretrain.context")
+
+
+def open_tokenizer(config: Config, inputs: StageInputs) -> PreTrainedTokenizerBase:
+    """The existing model's, the one that is named, or one learned from the documents."""
+    ref = config.init_from or config.tokenizer
+    if ref is None:
+        return inputs.trained_tokenizer(config.vocab_size)
+    return prepare_tokenizer(load_tokenizer(inputs.parent(ref)))
+
+
 def start_model(
-    config: Config, stage: StageContext, documents: list[Document]
+    config: Config, stage: StageContext
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, float]:
     """Tokenizer, model, and the peak learning rate: a new model of a preset, or an existing one."""
+    tokenizer = open_tokenizer(config, stage)
     if config.init_from is not None:
-        folder = stage.parent(config.init_from)
-        tokenizer, model = prepare_tokenizer(load_tokenizer(folder)), load_causal_lm(folder)
+        model = load_causal_lm(stage.parent(config.init_from))
         resize_for(tokenizer, model)
         if config.learning_rate is None:
             raise RecipeError(
@@ -195,10 +200,6 @@ def start_model(
                 fix="set it, for example to a tenth of the rate the model was first trained at",
             )
         return tokenizer, model, config.learning_rate
-    if config.tokenizer is not None:
-        tokenizer = prepare_tokenizer(load_tokenizer(stage.parent(config.tokenizer)))
-    else:
-        tokenizer = train_bpe((document.text for document in documents), config.vocab_size)
     shape = build_config(config.preset, len(tokenizer), config.context, config.initializer_range)
     shape.bos_token_id, shape.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     shape.pad_token_id = tokenizer.pad_token_id

@@ -290,7 +290,7 @@ def label(context: typer.Context) -> None:
 def data_command(context: typer.Context) -> None:
     """Work on files of records: clean and split them (podium data clean --help)."""
     with errors_shown():
-        from data.cli import app as data_app
+        from podium.cli.prepare import app as data_app
 
         data_app(args=context.args, prog_name="podium data")
 

@@ -61,7 +61,6 @@ class StageContext(StageInputs):
         self.dtype = runtime.resolve_dtype(recipe.dtype)
         self.device = runtime.device()
         self.finished = False
-        self.signal_seen: int | None = None  # set by the handler in podium.run.launch
         self._resume = self._newest_checkpoint()
         before = self._resume[1] if self._resume else {}
         self._code_before = before.get("code", [])

@@ -7,16 +7,24 @@ is up to date (`podium.run.lineage`), so that nothing was there is noted too.
 import json
 import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
 from podium.errors import DataError, ParentError
 from podium.models import template_hash, tokenizer_hash
+from podium.progress import say
 from podium.run import lineage
 from podium.run.parents import find_parent
 from podium.run.recipe import Recipe
 from podium.sampling.kinds import SamplerConfig
+from podium.storage import hash_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from data.readers import ReadReport
+    from data.tokens import DocumentTokens
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -40,6 +48,7 @@ class StageInputs:
         self._code: dict[str, dict[str, str]] = {}
         self._code_before: list[dict[str, str]] = []  # of the checkpoint the stage goes on from
         self._sampler: SamplerConfig | None = None
+        self.signal_seen: int | None = None  # set by the handler in podium.run.launch
 
     def logbook(self, text: str) -> None:
         """One line of what happened and why; the stage's context writes it."""
@@ -95,6 +104,12 @@ class StageInputs:
         Raises:
             DataError: no source for them in recipe or world, a missing or malformed file.
         """
+        from data import records
+
+        source = self._source(kind, split)
+        return self._read(source, getattr(records, RECORD_TYPES[kind]), kind, split, passes)
+
+    def _source(self, kind: str, split: str) -> lineage.SourceJSON:
         source = lineage.source_of(self.recipe, self.run_dir, kind, split)
         if source is None:
             raise DataError(
@@ -105,9 +120,51 @@ class StageInputs:
                 f"add `data: {{{kind}: {{{split}: PATH}}}}` or `data: "
                 f"{{world: {{name: willowbrook}}}}` to the recipe",
             )
-        from data import records
+        return source
 
-        return self._read(source, getattr(records, RECORD_TYPES[kind]), kind, split, passes)
+    def document_tokens(
+        self, tokenizer: "PreTrainedTokenizerBase", split: str = "train", passes: int = 1
+    ) -> "DocumentTokens":
+        """The documents as token ids, in the order of `records("documents")`, mapped from the disk
+        and never read whole. They are made first where they are not there yet.
+
+        Raises:
+            DataError: as `records`. Interrupted: a signal came while they were made; what is done
+                is kept.
+        """
+        from data import readers, tokens
+
+        source, report = self._source("documents", split), readers.ReadReport()
+        named = readers.named_sources(lineage.absolute(source, self.run_dir))
+        stores = {}
+        for name, part in named.items():
+            content = tokens.content_of(part)
+            stores[name] = tokens.open_store(
+                self.token_folder, part, content, tokenizer, self._signalled, say
+            )
+            report.dropped += stores[name].report.dropped
+        documents = tokens.mixed(stores, readers.weights_of(named), passes)
+        report.kept, report.epochs = len(documents), documents.epochs
+        self._note_read("documents", split, source, report, passes)
+        return documents
+
+    def trained_tokenizer(self, vocab_size: int) -> "PreTrainedTokenizerBase":
+        """A tokenizer learned from the training documents, each source once: made by one process
+        and kept, so that a resumed run begins where it trains.
+        """
+        from data import readers, tokens
+
+        source = lineage.absolute(self._source("documents", "train"), self.run_dir)
+        named = list(readers.named_sources(source).values())
+        return tokens.open_tokenizer(self.token_folder, named, vocab_size, self._signalled)
+
+    @property
+    def token_folder(self) -> Path:
+        """Where documents lie as tokens; all runs beside this one share it."""
+        return self.run_dir.resolve().parent / ".tokens"
+
+    def _signalled(self) -> bool:
+        return self.signal_seen is not None
 
     def draws(self, kind: str, passes: float, split: str = "train") -> int:
         """How many draws of a mixture by weight `passes` passes take, for `records`; 1 where a
@@ -160,12 +217,17 @@ class StageInputs:
         found, report = read_with_report(
             lineage.absolute(source, self.run_dir), record_type, passes
         )
+        self._note_read(kind, split, source, report, passes)
+        return found
+
+    def _note_read(
+        self, kind: str | None, split: str | None, source: Any, report: "ReadReport", passes: int
+    ) -> None:
         files = lineage.source_files(source, self.run_dir)
-        self._note(kind, split, source, len(found), dict(report.dropped), files)
+        self._note(kind, split, source, report.kept, dict(report.dropped), files)
         if report.dropped or report.epochs:
             times = f", for {passes} passes" if passes > 1 else ""
             self.logbook(f"{kind or 'data'} ({split or source}{times}): {report}")
-        return found
 
     def _note(
         self,
@@ -195,7 +257,7 @@ class StageInputs:
         """Note a source file from outside Podium in the lineage: other content makes the stage
         anew. A stage that stopped because the code failed goes on with what it has become.
         """
-        now = {"path": lineage.relative(path, self.run_dir), "sha256": lineage.hash_file(path)}
+        now = {"path": lineage.relative(path, self.run_dir), "sha256": hash_file(path)}
         self._code[now["path"]] = now
         before = self._code_before
         if any(old["path"] == now["path"] and old["sha256"] != now["sha256"] for old in before):

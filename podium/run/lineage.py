@@ -18,17 +18,12 @@ from pydantic import BaseModel, ValidationError
 from podium.errors import RunFolderError
 from podium.run.recipe import Recipe, SplitSources
 from podium.run.registry import spec_of
+from podium.storage import hash_file
 
 FORMAT_VERSION = 1
 STAGE_FILE = "stage.json"
 SourceJSON = str | dict[str, Any] | list[Any]  # a SourceSpec of the recipe, as JSON
 LIBRARIES = ("torch", "transformers", "tokenizers", "trl", "peft", "deepspeed", "datasets", "numpy")
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of the file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_folder(folder: Path) -> str:
