@@ -11,8 +11,6 @@ from podium.cli.options import DEFAULT_RUNS, RecipeArg, RunsDir, SetOption, erro
 if TYPE_CHECKING:
     from podium.run.recipe import Recipe
 
-__all__ = ["app"]
-
 
 @app.command()
 def prepare(recipe: RecipeArg, sets: SetOption = [], runs_dir: RunsDir = DEFAULT_RUNS) -> None:
