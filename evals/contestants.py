@@ -17,10 +17,11 @@ from podium.rewards.function import load_function
 from podium.rewards.kinds import KINDS, kind_of, name_of, parts
 from podium.rewards.specs import Ref, RewardSpec
 from podium.run.folders import finished_stages
-from podium.run.lineage import hash_file, hash_folder, read_stage_file
+from podium.run.lineage import hash_folder, read_stage_file
 from podium.run.parents import find_parent
 from podium.run.recipe import Recipe, load_recipe
 from podium.run.registry import Role, rows_with, spec_of, split_arm
+from podium.storage import hash_file
 
 # Of a run the policy is compared; where it has none yet, the newest model that there is.
 PREFERRED: tuple[Role, ...] = ("policy", "demonstrated", "start", "base")

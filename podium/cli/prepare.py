@@ -5,7 +5,7 @@ lie in `data.cli`.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.cli import app
+from data.cli import app as app
 from podium.cli.options import DEFAULT_RUNS, RecipeArg, RunsDir, SetOption, errors_shown
 
 if TYPE_CHECKING:
