@@ -4,6 +4,7 @@ averages.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from data.template import decode_response, encode_prompt
 from evals.pairs import PairJudge
 from evals.records import NO_JUDGE, PROXY_JUDGE, Answer
 from podium.rewards.protocol import Reward
-from podium.sampling.protocol import Sample, Sampler, SamplingParams
+from podium.sampling.protocol import Sample, Sampler, SamplingParams, StopStrings
 from podium.statistics import bon_kl, bon_unbiased
 
 
@@ -91,7 +92,8 @@ def answer_prompts(
     asked = [prompts[number // samples] for number in numbers]
     ids = [encode_prompt(tokenizer, prompt.messages) for prompt in asked]
     drawn = sampler.generate(ids, params)
-    texts = [decode_response(tokenizer, sample.tokens) for sample in drawn]
+    stop = params.stop or StopStrings((), partial(decode_response, tokenizer))
+    texts = [stop.text(sample.tokens) for sample in drawn]
     ratios = log_ratios(drawn, ids, reference, params)
     rewards = judge.rewards(asked, texts)
     gold = judge.gold(asked, texts, rewards)

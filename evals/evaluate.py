@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.jsonl import write_jsonl
-from data.template import encode_prompt, stop_token_ids
+from data.template import decode_response, encode_prompt, stop_token_ids
 from evals.answers import Judge, best_of_curve, pick_best
 from evals.harness import check_tasks, expand
 from evals.measure import (
@@ -60,7 +60,7 @@ from podium.run.launch import run_stage_main
 from podium.run.recipe import Recipe
 from podium.run.registry import label_of, spec_of
 from podium.sampling.kinds import make_sampler
-from podium.sampling.protocol import SamplingParams
+from podium.sampling.protocol import SamplingParams, StopStrings
 from podium.storage import write_json
 
 DEFAULT_LENGTH = 64  # tokens an answer in a chain without PPO
@@ -105,6 +105,9 @@ class Config(BaseModel):
     )
     temperature: float = Field(1.0, ge=0, description="of sampling; PPO samples at 1")
     top_p: float = Field(1.0, gt=0, le=1, description="share of probability that is sampled from")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="texts before which every model's answer ends, beside its end token"
+    )
     documents_tokens: int = Field(
         40_000, gt=0, description="held-out text for the pretraining loss"
     )
@@ -139,7 +142,8 @@ def main(config: Config, stage: StageContext) -> None:
     context = context_of(reference.config) or LONGEST_CONTEXT
     held_out = read_held_out(config, stage, tokenizer, context)
     pad, sampling_by = tokenizer.pad_token_id, stage.sampler()
-    stops = stop_token_ids(tokenizer, reference)  # of every model: they answer the same prompts
+    ends = stop_token_ids(tokenizer, reference)  # of every model: they answer the same prompts
+    stop = StopStrings(tuple(config.stop), partial(decode_response, tokenizer))
     folders = {row: stage.parent(ref, row != "base") for row, ref in rows.items()}
     bench = Bench(
         make_sampler(sampling_by, reference, pad),
@@ -160,7 +164,8 @@ def main(config: Config, stage: StageContext) -> None:
             load = cache(partial(_load, stage, folder, tokenizer))
             sampler = cache(lambda load=load: make_sampler(sampling_by, load(), pad))
             absent = absent_token_ids(tokenizer, AutoConfig.from_pretrained(str(folder)))
-            params = sampling(config, length, stops, absent, seed=stage.seed + 1000 * number)
+            seed = stage.seed + 1000 * number
+            params = replace(sampling(config, length, ends, absent, seed), stop=stop)
             measured[row] = measure(row, load, sampler, bench, config.samples, params)
             if row == "sft" and config.best_of and judge.reward is not None:
                 fresh = replace(params, seed=params.seed + 500)

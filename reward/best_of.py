@@ -7,6 +7,7 @@ to beat at the same KL. `podium best-of RUN --n 16` calls `best_of`.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from podium.run.place import Place
 from podium.run.recipe import load_recipe
 from podium.runtime import device
 from podium.sampling.kinds import SamplerConfig, make_sampler
-from podium.sampling.protocol import SamplingParams
+from podium.sampling.protocol import SamplingParams, StopStrings
 from podium.statistics import Estimate, bon_kl, bon_unbiased, mean_with_interval
 
 __all__ = [
@@ -45,10 +46,11 @@ def best_of(
     reward: RewardSpec | None = None,
     max_new_tokens: int = 64,
     seed: int = 0,
+    stop: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Expected scores of the favourite of 1, 2, 4, ... n answers to a run's test prompts, with the
     most KL from the sampled model that each can cost. `reward`: as in `ppo.reward`; None: the
-    recipe's, else its reward stage.
+    recipe's, else its reward stage. `stop`: texts before which an answer ends.
 
     2n answers a prompt are sampled at temperature 1; the estimate for n averages over all sets of n
     among them (`bon_unbiased`). Gold is the world's own score, where the run has a world. Intervals
@@ -79,7 +81,7 @@ def best_of(
     asked = read_source(absolute(source, run), Prompt)[:prompts]
 
     # P lists of 2n
-    texts = sample(policy_dir, recipe.sampler, asked, SPARE * n, max_new_tokens, seed)
+    texts = sample(policy_dir, recipe.sampler, asked, SPARE * n, max_new_tokens, seed, stop)
     flat = [text for answers in texts for text in answers]
     asked_flat = [prompt for prompt in asked for _ in range(SPARE * n)]
     proxy = scorer(asked_flat, flat).double().cpu().numpy().reshape(len(asked), -1)
@@ -115,19 +117,22 @@ def sample(
     count: int,
     max_new_tokens: int,
     seed: int,
+    stop: Sequence[str] = (),
 ) -> list[list[str]]:
-    """`count` answers of the model in `folder` to each prompt."""
+    """`count` answers of the model in `folder` to each prompt, up to a text of `stop`."""
     tokenizer, model = load_tokenizer(folder), load_causal_lm(folder)
     check_rows(tokenizer, model, folder)
     sampler = make_sampler(sampler_config, moved(model, device()), int(tokenizer.pad_token_id))
     rows = [encode_prompt(tokenizer, prompt.messages) for prompt in prompts for _ in range(count)]
+    ending = StopStrings(tuple(stop), partial(decode_response, tokenizer))
     params = SamplingParams(
         max_new_tokens,
         stop_token_ids=stop_token_ids(tokenizer, model),
         absent_token_ids=absent_token_ids(tokenizer, model.config),
         seed=seed,
+        stop=ending,
     )
-    texts = [decode_response(tokenizer, answer.tokens) for answer in sampler.generate(rows, params)]
+    texts = [ending.text(answer.tokens) for answer in sampler.generate(rows, params)]
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ from podium.models import (
 )
 from podium.run.context import StageContext
 from podium.sampling.kinds import make_sampler
-from podium.sampling.protocol import Sampler, SamplingParams
+from podium.sampling.protocol import Sampler, SamplingParams, StopStrings
 
 OFF_TOPIC = "off_topic"
 
@@ -92,9 +93,10 @@ def answer(
     prompts: Sequence[Prompt],
     counts: Sequence[int],
     params: SamplingParams,
+    stop: Sequence[str] = (),
 ) -> tuple[list[list[str]], Counter[str]]:
-    """`counts[i]` answers to prompt i, and how many ended on their own ("finished") or were cut
-    off.
+    """`counts[i]` answers to prompt i, before any of the texts of `stop`, and how many ended on
+    their own ("finished") or were cut off.
 
     Every process samples its share of the rows and gets all of them back.
     """
@@ -103,17 +105,17 @@ def answer(
         for prompt, count in zip(prompts, counts, strict=True)
         for _ in range(count)
     ]
+    ending = StopStrings(tuple(stop), partial(decode_response, writer.tokenizer))
     mine, counting = share_of(len(rows), stage.world_size, stage.rank)
     params = replace(
         params,
         stop_token_ids=writer.stop_token_ids,
         absent_token_ids=writer.absent_token_ids,
+        stop=ending,
         first_row=mine[0] if mine else 0,
     )
     samples = writer.sampler.generate([rows[i] for i in mine[:counting]], params)
-    found = [
-        (decode_response(writer.tokenizer, sample.tokens), sample.finished) for sample in samples
-    ]
+    found = [(ending.text(sample.tokens), sample.finished) for sample in samples]
     if stage.world_size > 1:
         parts: list[Any] = [None] * stage.world_size
         torch.distributed.all_gather_object(parts, found)
@@ -130,6 +132,7 @@ def block(
     plans: Sequence[list[str]],
     params: SamplingParams,
     salt: str,
+    stop: Sequence[str] = (),
 ) -> tuple[list[Candidates], Counter[str]]:
     """The candidates of some (split, prompt) pairs as planned, in random order. `salt` tells this
     block from others.
@@ -141,7 +144,7 @@ def block(
         rng = random.Random(f"{stage.seed}-{salt}-{name}")
         counts = [names.count(name) for names in plans]
         answers[name], how = answer(
-            stage, writer, asked, counts, replace(params, seed=rng.getrandbits(31))
+            stage, writer, asked, counts, replace(params, seed=rng.getrandbits(31)), stop
         )
         ended += how
     rng = random.Random(f"{stage.seed}-{salt}")

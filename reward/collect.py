@@ -23,7 +23,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -82,6 +82,9 @@ class Config(BaseModel):
     max_new_tokens: int = Field(64, gt=0, description="longest candidate in tokens; paper: 1,000")
     temperature: float = Field(1.0, gt=0, description="of sampling; not in the paper")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling, 1 = off; not in the paper")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="texts before which a candidate ends, beside its model's end token"
+    )
     max_batch: int = Field(192, gt=0, description="candidates decoded together")
     save_steps: int = Field(500, gt=0, description="prompts between checkpoints")
 
@@ -156,6 +159,7 @@ def sample(config: Config, stage: StageContext) -> tuple[list[Candidates], Count
                 [plans[i] for i in kept],
                 params,
                 f"block-{start}",
+                config.stop,
             )
             candidates, counts = candidates + found, counts + ended
             bar.advance(end - start)

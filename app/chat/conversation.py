@@ -197,32 +197,28 @@ def speak(
         speaker.checkpoint.label, ids=tuple(ids), seed=settings.seed + attempt, dropped=dropped
     )
     yield answer
+    stop = StopStrings(settings.stop, partial(_text, speaker))
     params = SamplingParams(
         max_new_tokens=longest,
         temperature=settings.temperature,
         top_p=settings.top_p,
         stop_token_ids=speaker.stop_token_ids,
         absent_token_ids=speaker.absent_token_ids,
-        stop=StopStrings(settings.stop, partial(_text, speaker)) if settings.stop else None,
+        stop=stop,
         seed=answer.seed,
     )
     tokens: list[int] = []
     for token in speaker.sampler.stream(ids, params):
         tokens.append(token)
-        text = _text(speaker, tokens)
-        if params.stop is not None:
-            text = params.stop.shown(text)
+        text = stop.shown(stop.decode(tokens))
         # bytes of a character that is not complete yet decode to U+FFFD; they are shown once they
         # are whole
         answer = replace(
             answer, text=text.rstrip("\ufffd"), tokens=len(tokens), ids=(*ids, *tokens)
         )
         yield answer
-    text, stopped = _text(speaker, tokens), False
-    if params.stop is not None:
-        stopped, text = params.stop.found(tokens), params.stop.cut(text)
-    cut_off = len(tokens) == longest and not stopped
-    yield replace(answer, text=text, ending="cut off" if cut_off else "ended")
+    cut_off = len(tokens) == longest and not stop.found(tokens)
+    yield replace(answer, text=stop.text(tokens), ending="cut off" if cut_off else "ended")
 
 
 def _text(speaker: Speaker, tokens: list[int]) -> str:

@@ -153,6 +153,7 @@ def sample(
     prompt_file: Annotated[
         Path | None, typer.Option(help="Prompt records; default: the run's world.")
     ] = None,
+    stop: Annotated[list[str], typer.Option(help="A text before which an answer ends.")] = [],  # noqa: B006
     seed: Seed = 0,
     folder: Folder = DEFAULT_FOLDER,
     database: DatabaseUrl = None,
@@ -164,7 +165,9 @@ def sample(
     with opened(folder, database) as site:
         rules = rules_of({"name": name, "overlap": overlap, "shuffle_seed": seed})
         names = [part.strip() for part in models.split(",")]
-        candidates = sample_candidates(run, names, prompts, k, off_topic, seed, prompt_file)
+        candidates = sample_candidates(
+            run, names, prompts, k, off_topic, seed, prompt_file, stop=stop
+        )
         with site.database.write() as session:
             report = add_batch(session, rules, candidates, time.time())
     typer.echo(f"batch '{name}': {report.tasks} tasks, answers by {models}")

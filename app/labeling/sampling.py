@@ -5,6 +5,7 @@ a process of its own (`podium label sample`), so that labelers never wait for a 
 """
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -29,9 +30,11 @@ def sample_candidates(
     prompt_file: Path | None = None,
     max_new_tokens: int = 64,
     temperature: float = 1.0,
+    stop: Sequence[str] = (),
 ) -> list[Candidates]:
     """K answers to each of the first `prompts` training prompts: one by `models[0]`, the others by
-    models in turn of chance, and with `off_topic` some that answer another prompt.
+    models in turn of chance, and with `off_topic` some that answer another prompt. An answer ends
+    before any of the texts of `stop`.
 
     Raises:
         ParentError: a checkpoint is missing, or the run has no prompts.
@@ -57,5 +60,6 @@ def sample_candidates(
     rng = random.Random(f"{seed}-plans")
     plans = [plan(models[0], mix, k, rng) for _ in asked]
     params = SamplingParams(max_new_tokens, temperature=temperature)
-    found, _ = block(place, writers, [("train", p) for p in asked], plans, params, "labeling")
+    pairs = [("train", prompt) for prompt in asked]
+    found, _ = block(place, writers, pairs, plans, params, "labeling", stop)
     return storable_candidates([Candidates.model_validate(c.model_dump()) for c in found])

@@ -212,6 +212,7 @@ def best_of(
         str | None,
         typer.Option(help="As in ppo.reward, a section in braces; otherwise what PPO optimises."),
     ] = None,
+    stop: Annotated[list[str], typer.Option(help="A text before which an answer ends.")] = [],
     runs_dir: RunsDir = DEFAULT_RUNS,
 ) -> None:
     """Sample n answers a prompt from the SFT model and let the reward pick: what PPO is up
@@ -226,7 +227,8 @@ def best_of(
         quieten_libraries()
         spec = validate_reward(reward, "--reward") if reward else None
         run = find_run(run_name, runs_dir)
-        typer.echo(json.dumps(measure(run, n, prompts, reward=spec), indent=2))
+        found = measure(run, n, prompts, reward=spec, stop=stop)
+        typer.echo(json.dumps(found, indent=2))
 
 
 @app.command()

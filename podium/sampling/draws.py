@@ -22,6 +22,7 @@ class Draws:
     ) -> None:
         self.model, self.params = model, params
         self.prompts: Sequence[list[int]] | dict[int, list[int]] = prompts
+        self.stop = params.stop if params.stop is not None and params.stop.strings else None
         self.device = device_of(model)
         rows = range(params.first_row, params.first_row + len(prompts))
         draws = row_uniforms(
@@ -59,25 +60,19 @@ class Draws:
         done = count + 1 >= params.max_new_tokens
         for stop in params.stop_token_ids:
             done = done | (drawn == stop)
-        if params.stop is not None:
-            done = done | self._says_stop(rows)
+        if self.stop is not None:
+            said = zip(self.tokens[rows].tolist(), self.lengths[rows].tolist(), strict=True)
+            over = [self.stop.found(tokens[:length]) for tokens, length in said]
+            done = done | torch.tensor(over, device=self.device)
         return drawn, done
-
-    def _says_stop(self, rows: Tensor) -> Tensor:
-        """Which of these rows have come to a stop text."""
-        assert self.params.stop is not None
-        lengths = self.lengths[rows].tolist()
-        said = zip(self.tokens[rows].tolist(), lengths, strict=True)
-        found = [self.params.stop.found(tokens[:length]) for tokens, length in said]
-        return torch.tensor(found, device=self.device)
 
     def samples(self) -> list[Sample]:
         """The finished rows, in the prompts' order."""
         tokens, found = self.tokens.tolist(), self.token_logprobs.tolist()
-        stops, text = self.params.stop_token_ids, self.params.stop
+        stops, texts = self.params.stop_token_ids, self.stop
 
         def finished(said: list[int]) -> bool:
-            return said[-1] in stops or (text is not None and text.found(said))
+            return said[-1] in stops or (texts is not None and texts.found(said))
 
         return [
             Sample(tokens[i][:n], found[i][:n], finished(tokens[i][:n]))

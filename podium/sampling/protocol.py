@@ -21,8 +21,9 @@ __all__ = [
 class StopStrings:
     """Texts that end a response as soon as one of them stands in it, whatever tokens it is made of.
 
-    strings: none of them empty. decode: tokens of a response to its text. A sampler ends the row
-    (`found`) and keeps its tokens as they were drawn; whoever shows the text cuts it (`cut`).
+    strings: none of them empty; without any nothing ends early. decode: tokens of a response to its
+    text. A sampler ends the row (`found`) and keeps its tokens as they were drawn; whoever shows
+    the text cuts it (`text`).
     """
 
     strings: tuple[str, ...]
@@ -30,8 +31,12 @@ class StopStrings:
 
     def found(self, tokens: list[int]) -> bool:
         """Whether the response has come to one of them. A character is at most four tokens."""
-        longest = max(map(len, self.strings))
+        longest = max(map(len, self.strings), default=0)
         return self._first(self.decode(tokens[-4 * (longest + 2) :])) is not None
+
+    def text(self, tokens: list[int]) -> str:
+        """What a response says, before the first of them."""
+        return self.cut(self.decode(tokens))
 
     def cut(self, text: str) -> str:
         """The text before the first of them."""

@@ -26,6 +26,7 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
     "max_new_tokens": (3, "longest", {}),
     "temperature": (0.0, "texts", {}),
     "top_p": (0.1, "texts", {}),
+    "stop": (["e"], "texts", {"max_new_tokens": 30}),
     "documents_tokens": (1500, "sft pretrain_loss", {}),
     "questions": (0, "sft fact_accuracy", {}),
 }

@@ -9,7 +9,8 @@ from data.jsonl import write_jsonl
 from data.records import Message, Prompt
 from podium.errors import PodiumError
 from podium.rewards.model import new_reward_model, save_reward_model
-from reward.best_of import best_of, curve_row
+from podium.sampling.kinds import EmbeddedConfig
+from reward.best_of import best_of, curve_row, sample
 
 
 @pytest.fixture
@@ -48,6 +49,15 @@ def test_a_function_picks_as_well(run):
     found = best_of(run, n=2, model=str(run / "policy"), reward=reward, max_new_tokens=4)
     assert found["curve"][0]["reward"]["value"] == pytest.approx(-1.5)  # tales 0 to 3
     assert found["reward"] == f"1 {reward}"
+
+
+def test_answers_end_before_a_stop_text(run):
+    """Mutation seen red: the text not cut, which then ends with the stop text."""
+    asked = [Prompt(messages=[Message(role="user", content="Tale?")])]
+    given = run / "policy", EmbeddedConfig(), asked, 20, 30, 0
+    (whole,), (cut,) = sample(*given), sample(*given, ["e"])
+    assert any("e" in text for text in whole)
+    assert cut == [text.partition("e")[0] for text in whole]
 
 
 def test_a_row_of_the_curve_by_hand():

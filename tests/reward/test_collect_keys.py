@@ -30,6 +30,7 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
     "max_new_tokens": (2, "texts", {}),
     "temperature": (0.2, "texts", {}),
     "top_p": (0.1, "texts", {}),
+    "stop": (["e"], "texts", {"max_new_tokens": 30}),
     "save_steps": (4, "checkpoints", {}),
 }
 ELSEWHERE = {  # key: why not here
@@ -93,6 +94,12 @@ def says(tiny_llama, tiny_opt, tokenizer, tmp_path):
         }
 
     return collect
+
+
+def test_no_candidate_holds_a_stop_text(says):
+    """Seen red with the stop texts not handed on to the models that answer."""
+    found = says("stopped", stop=["e", "a"], max_new_tokens=30)["texts"]
+    assert not any("e" in text or "a" in text for texts in found for text in texts)
 
 
 @pytest.fixture(scope="module")
