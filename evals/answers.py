@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.records import Prompt
 from data.template import decode_response, encode_prompt
-from evals.pairs import PairJudge
+from evals.pairs import Pairs
 from evals.records import NO_JUDGE, PROXY_JUDGE, Answer
 from podium.rewards.protocol import Reward
 from podium.sampling.protocol import Sample, Sampler, SamplingParams, StopStrings
@@ -29,7 +29,7 @@ class Judge:
     world: Any | None
     independent: Reward | None
     reward: Reward | None
-    pairs: PairJudge | None = None
+    pairs: Pairs | None = None
 
     @property
     def name(self) -> str:

@@ -7,11 +7,10 @@ test prompts; the win rate has ties as half and an interval over prompts; the KL
 from the model PPO started from.
 
 Reads every stage before it. Writes evals/final/results.json and answers.jsonl, from which
-evals/report.py makes the table, the pictures and the page.
+evals/report.py makes the table, the pictures and the page, and candidates.jsonl, which people may
+rank on the labeling site (`evals.judge: {people: EXPORT}`).
 
     podium evals RECIPE     (or: python -m evals.evaluate RECIPE --set evals.prompts=500)
-
-Left out: human judges (the labeling site and the chat's votes are for them).
 """
 
 import json
@@ -41,8 +40,9 @@ from evals.measure import (
     summarise,
 )
 from evals.pairs import PairJudge
+from evals.people import JudgeSpec, PeopleJudge, PeopleSpec, candidates_of
 from evals.pieces import Pieces
-from evals.records import ANSWERS_FILE, RESULTS_FILE, TASKS_FOLDER, Answer
+from evals.records import ANSWERS_FILE, CANDIDATES_FILE, RESULTS_FILE, TASKS_FOLDER, Answer
 from podium.errors import DataError
 from podium.models import (
     absent_token_ids,
@@ -82,10 +82,11 @@ class Config(BaseModel):
         None,
         description="scores answers and picks best-of-n, as in ppo.reward; null: the chain's",
     )
-    judge: RewardSpec | None = Field(
+    judge: JudgeSpec | None = Field(
         None,
         description="decides wins where there is no world: an independent reward, as in "
-        "ppo.reward, or {endpoint: ...}, an AI that compares pairs",
+        "ppo.reward, {endpoint: ...}, an AI that compares pairs, or {people: EXPORT}, rankings of "
+        "final/candidates.jsonl from the labeling site",
     )
     prompts: int = Field(
         200,
@@ -203,6 +204,7 @@ def main(config: Config, stage: StageContext) -> None:
             json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
         write_jsonl(folder / ANSWERS_FILE, answers)
+        write_jsonl(folder / CANDIDATES_FILE, candidates_of(answers))
         for row in rows if tasks.asked else ():
             write_json(folder / TASKS_FOLDER / f"{row}.json", measured[row].summaries)
 
@@ -286,6 +288,12 @@ def make_judge(config: Config, stage: StageContext) -> Judge:
             return None
         return moved(make_reward(spec, stage, same_tokenizer=False), stage.device).eval()
 
+    if isinstance(config.judge, PeopleSpec):
+        export = Path(config.judge.people).expanduser()
+        if not export.is_file():
+            raise DataError(export, None, "evals.judge", "is no file", "name an export of rankings")
+        stage.code(export)  # another export makes the evaluation anew
+        return Judge(stage.world(), None, load(spec), PeopleJudge(export))
     if isinstance(config.judge, EndpointSpec):
         pairs = PairJudge(open_endpoint(config.judge, stage))
         return Judge(stage.world(), None, load(spec), pairs)

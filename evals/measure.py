@@ -17,7 +17,7 @@ from evals.answers import Judge, answer_prompts, by_prompt
 from evals.generation import distinct_n
 from evals.harness import Scores, against_sft, ask
 from evals.loglikelihood import Choices, accuracies, score_questions
-from evals.pairs import PairJudge
+from evals.pairs import Pairs
 from evals.perplexity import block_losses
 from evals.pieces import Pieces
 from evals.records import Answer
@@ -188,7 +188,7 @@ def summarise(
     sft: Measured,
     questions: list[Question],
     best_of: int,
-    pairs: PairJudge | None = None,
+    pairs: Pairs | None = None,
 ) -> dict[str, Any]:
     """One row of results.json; the table's fields come first, and null is what could not be
     measured. `pairs` decides wins where it is given.
@@ -245,7 +245,7 @@ def _kl(answers: list[Answer], picked: float) -> dict[str, float | None]:
 
 
 def _win_rates(
-    row: str, measured: Measured, sft: Measured, pairs: PairJudge | None
+    row: str, measured: Measured, sft: Measured, pairs: Pairs | None
 ) -> tuple[WinRate | None, WinRate | None]:
     """Against SFT, raw and length-matched; SFT against itself is even by definition; None without a
     judge.
@@ -266,7 +266,7 @@ def _win_rates(
 
 
 def _judged_pairs(
-    measured: Measured, sft: Measured, pairs: PairJudge
+    measured: Measured, sft: Measured, pairs: Pairs
 ) -> tuple[WinRate | None, WinRate | None]:
     """Answer for answer against SFT's to the same prompt: the first with the first, and so on."""
     against = [
@@ -274,10 +274,11 @@ def _judged_pairs(
         for number, answer in enumerate(measured.answers)
     ]
     outcomes = np.array(pairs.compare(measured.answers, against))
+    known = ~np.isnan(outcomes)
     prompts = np.array([answer.prompt_index for answer in measured.answers])
     mine, theirs = (np.array([a.tokens for a in part]) for part in (measured.answers, against))
-    return judged_win_rate(outcomes, prompts), judged_win_rate(
-        outcomes, prompts, near_lengths(mine, theirs)
+    return judged_win_rate(outcomes, prompts, known), judged_win_rate(
+        outcomes, prompts, known & near_lengths(mine, theirs)
     )
 
 

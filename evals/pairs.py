@@ -7,6 +7,7 @@ reads the result is told that a model judged.
 
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
 from evals.records import Answer
 from podium.rewards.endpoint import Endpoint, fill, in_words
@@ -32,6 +33,17 @@ Verdict: tie"""
 VERDICT = re.compile(r"verdict\W{0,5}(A|B|tie)\b", re.IGNORECASE)
 ALONE = re.compile(r"\W*(A|B|tie)\W*", re.IGNORECASE)
 OUTCOMES = {"a": 1.0, "b": 0.0, "tie": 0.5}
+
+
+class Pairs(Protocol):
+    """Who compares answers of two models to the same prompts."""
+
+    @property
+    def name(self) -> str:
+        """How the report names it."""
+
+    def compare(self, mine: Sequence[Answer], theirs: Sequence[Answer]) -> list[float]:
+        """For each pair: 1 mine is better, 0 theirs, 0.5 neither; NaN where it does not know."""
 
 
 class PairJudge:

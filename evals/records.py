@@ -7,6 +7,7 @@ from pydantic import Field
 from data.records import Messages, Record
 
 RESULTS_FILE, ANSWERS_FILE = "results.json", "answers.jsonl"
+CANDIDATES_FILE = "candidates.jsonl"  # for people to rank
 TASKS_FOLDER = "lm_eval"  # a file a model, in lm-eval's shape
 # Who decided wins, where it was neither a world nor an independent reward model.
 PROXY_JUDGE = "the reward model that PPO optimised (not independent)"

@@ -417,8 +417,14 @@ def appearance() -> dict[str, Any]:
     """
     sans = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
     mono = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
+    theme = gr.themes.Default(primary_hue="blue", font=sans, font_mono=mono).set(
+        # Gradio's own are too pale to be read by everybody (WCAG 1.4.3).
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        block_info_text_color="*neutral_600",
+    )
     return {
-        "theme": gr.themes.Default(primary_hue="blue", font=sans, font_mono=mono),
+        "theme": theme,
         "css_paths": Path(__file__).with_name("style.css"),
         "head": LOGGED_OUT,
         "footer_links": [],
