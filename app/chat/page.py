@@ -146,7 +146,8 @@ def build(
                     buttons=["copy"],
                     editable="user",
                     feedback_options=("Like", "Dislike") if votes is not None else None,
-                    placeholder="Say something, or pick a suggestion below.",
+                    # of one log: two would be two landmarks of one name
+                    placeholder=None if side else "Say something, or pick a suggestion below.",
                 )
                 for side in SIDES
             ]
@@ -259,6 +260,7 @@ def build(
         )
         clear.click(talk.clear, [session, both], shown, **quick)
         both.change(talk.arrange, [session, both], [*shown, pickers[1]], **quick)
+        blind.input(lambda ticked, two: ticked or two, [blind, both], both, **quick)
         for ballot in ballots:
             ballot.click(talk.vote, [session, ballot], [*logs, vote_row], **heard)
         ask.click(talk.ask, session, None, **heard)
@@ -266,8 +268,8 @@ def build(
             for side, log in enumerate(logs):
                 log.like(_thumb(talk, side), session, None, **heard)
         if chats is not None:
-            page.load(_restoring(talk), [session, both], [*shown, earlier, both], **quick)
-            earlier.input(_picking(talk), [session, both, earlier], [*shown, both], **quick)
+            page.load(_restoring(talk), [session, both], [*shown, earlier, both, blind], **quick)
+            earlier.input(_picking(talk), [session, both, earlier], [*shown, both, blind], **quick)
             forget.click(_forgetting(talk), [session, both], [*shown, earlier], **heard)
     return page
 
@@ -359,7 +361,8 @@ def _restoring(talk: Talk) -> Callable:
     def act(request: gr.Request, conversation: Conversation, both: bool) -> tuple:
         view = talk.restore(conversation, both, _who(request))
         two = both or any(turn.answers[1] for turn in conversation.turns)
-        return (*view, _choices(talk, conversation, _who(request)), gr.update(value=two))
+        ticks = gr.update(value=two), gr.update(value=conversation.hides)
+        return (*view, _choices(talk, conversation, _who(request)), *ticks)
 
     return act
 
@@ -369,7 +372,7 @@ def _picking(talk: Talk) -> Callable:
         number = chat if isinstance(chat, int) else None
         view = talk.restore(conversation, both, _who(request), number)
         two = any(turn.answers[1] for turn in conversation.turns)
-        return (*view, gr.update(value=two))
+        return (*view, gr.update(value=two), gr.update(value=conversation.hides))
 
     return act
 
@@ -421,7 +424,7 @@ def appearance() -> dict[str, Any]:
         # Gradio's own are too pale to be read by everybody (WCAG 1.4.3).
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
-        block_info_text_color="*neutral_600",
+        body_text_color_subdued="*neutral_500",
     )
     return {
         "theme": theme,

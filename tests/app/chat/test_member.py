@@ -85,6 +85,9 @@ def test_a_blind_vote_and_a_chat_that_outlives_refresh_restart_and_others(site, 
         answered(page, 1)
         answered(page, 1, side=1)
         picture(page, "blind")
+        page.reload()
+        answered(page, 1)
+        expect(page.locator("#blind input")).to_be_checked()  # else the next message told the names
         before = captions(page).inner_text() + captions(page, 1).inner_text()
         assert "Model on the left" in before and "Model on the right" in before
         assert "reward" not in before and "ppo" not in before and "sft" not in before

@@ -140,7 +140,7 @@ def test_the_command_and_the_page_read_the_sites_newest_answers_and_the_blind_vo
     assert told("--cohort", "heldout")["models"] == {}
     add_person(site, "ada", role="admin")
     page = Browser(site, "ada").get("/admin/results").text
-    assert "From 2 rankings" in page and "2 blind votes" in page and "1 votes were given" in page
+    assert "Rankings: 2 (" in page and "of the chat: 2." in page and "left out: 1." in page
     assert "model-1" in page and f"<td>{pair['tied']}</td>" in page
 
 
