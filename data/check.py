@@ -66,7 +66,7 @@ def recognise(source: dict[str, Any], kind: str | None = None) -> Checked:
         if records:
             label = next(label for label, own in KINDS.items() if own is record_type)
             return Checked(name, label, records, report)
-    if len(tried) == 1:
+    if len(set(map(str, tried))) == 1:  # no matter of the format: there is no such file
         raise tried[0]
     furthest = max(tried, key=lambda error: error.line or 0, default=None)
     names = ", ".join(["records", *CONVERTERS])

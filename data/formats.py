@@ -49,8 +49,16 @@ def text(row: Row) -> Iterator[Document]:
 
 def alpaca(row: Row) -> Iterator[Demonstration]:
     """{instruction, input, output, system?, history?: [[question, answer]]}; `response` is read as
-    `output`, and a turn of the history may be {instruction, output} too.
+    `output`, and a turn of the history may be {instruction, output} too. Self-Instruct's
+    `instances: [{input, output}]` are a demonstration each.
     """
+    if isinstance(row, dict) and isinstance(row.get("instances"), list):
+        shared = {key: value for key, value in row.items() if key != "instances"}
+        for instance in get_list(row, "instances"):
+            if not isinstance(instance, dict):
+                raise Malformed("instances", "holds something else than objects")
+            yield from alpaca(shared | instance)
+        return
     question = get_string(row, "instruction")
     if row.get("input"):
         question += "\n\n" + get_string(row, "input")
@@ -105,7 +113,9 @@ def hh(row: Row) -> Iterator[Comparison]:
 def trl_preference(row: Row) -> Iterator[Comparison]:
     """{prompt, chosen, rejected}, strings or lists of messages, with `system` beside them; without
     `prompt` it is what both lists begin with, and a prompt that they repeat counts once.
+    LLaMA-Factory's `chosen_messages` and `rejected_messages` are such lists.
     """
+    row = {**row, **{key: row[f"{key}_messages"] for key in BOTH if f"{key}_messages" in row}}
     if isinstance(row.get("chosen"), str) and not all(_is_transcript(row.get(k)) for k in BOTH):
         prompt = with_system(row, as_prompt(row, "prompt"))
         yield compared(prompt, get_string(row, "chosen"), get_string(row, "rejected"))

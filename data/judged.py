@@ -20,12 +20,13 @@ from data.formats import (
 )
 from data.records import Comparison, Ranking
 
-PROMPTS = ("prompt", "instruction", "question", "context", "history")
+PROMPTS = ("prompt", "instruction", "question", "context", "history", "input")
 ANSWERS = ("response", "output", "completion", "answer")
 # What the two answers are called, the first and the second.
 PAIRS = (
     ("response_1", "response_2"), ("response1", "response2"), ("response_0", "response_1"),
     ("response_a", "response_b"), ("human_ref_A", "human_ref_B"), ("answer_a", "answer_b"),
+    ("output_1", "output_2"),
     ("conversation_a", "conversation_b"),
 )  # fmt: skip
 WINNERS = {"model_a": True, "a": True, "model_b": False, "b": False}
@@ -92,6 +93,16 @@ def _one_of(first: int) -> Callable[[str, Any], tuple[bool, float | None]]:
     return read
 
 
+def _first_or_second(key: str, value: Any) -> tuple[bool, float | None]:
+    """1 or 2, and between them for a judge who is not sure (AlpacaEval): 1.5 is a tie."""
+    number = number_of(value)
+    if number is None or not 1 <= number <= 2:
+        raise Unusable(f"{key} is neither 1 nor 2")
+    if number == 1.5:
+        raise Unusable("neither answer is better")
+    return number < 1.5, None
+
+
 def _winner(key: str, value: Any) -> tuple[bool, float | None]:
     if not isinstance(value, str):
         raise Malformed(key, f"is {type(value).__name__} but must be a string")
@@ -108,6 +119,8 @@ VERDICTS: dict[str, Callable[[str, Any], tuple[bool, float | None]]] = {
     "labels": _one_of(1),
     "better_response_id": _one_of(0),
     "winner": _winner,
+    "label": _first_or_second,
+    "preference": _first_or_second,
 }
 
 

@@ -135,3 +135,13 @@ def test_the_histogram_counts_every_sequence_and_its_tail():
     ]
     assert sum(counted) == 1000 and "median 15" in lines[0]
     assert lines[-1] == "2 of 1,000 are longer than 100 tokens"
+
+
+def test_a_file_that_is_not_there_is_said_in_a_sentence(podium, tmp_path):
+    """Seen red: it "reads as no format", and the fix was to name one. So for one object alone."""
+    done = podium("data", "check", tmp_path / "nothere.json")
+    assert done.exit_code == 2 and "there is no such file" in done.stderr
+    assert done.stderr.count("fix:") == 1 and "format" not in done.stderr
+    (tmp_path / "config.json").write_text('{\n "a": 1\n}')
+    done = podium("data", "check", tmp_path / "config.json")
+    assert "is not a JSON list of rows" in done.stderr and done.stderr.count("fix:") == 1

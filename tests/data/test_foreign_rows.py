@@ -103,6 +103,9 @@ REPEATED = {
         "trl_preference",
         {"prompt": START, "chosen": f"{START} A plum.", "rejected": f"{START} No."},
     ),
+    "the whole of it, under LLaMA-Factory's newer names": (
+        "trl_preference", {"chosen_messages": [ASK, YES], "rejected_messages": [ASK, NO]}
+    ),
     "turns beside a conversation": (
         "sharegpt",
         {"conversations": [{"from": "human", "value": "Name a fruit."}],
@@ -313,6 +316,18 @@ def test_a_null_answer_is_left_out_and_the_rest_is_read(tmp_path):
     rows = [{"instruction": "Hi", "output": "Ho"}, {"instruction": "Hi", "output": None}]
     records, dropped = read(tmp_path, rows, "alpaca", Demonstration, name="a.json")
     assert len(records) == 1 and dropped == {"null for output": 1}
+
+
+def test_the_instances_of_an_instruction_are_a_demonstration_each(tmp_path):
+    """Self-Instruct's seed tasks. Seen red: no format took them."""
+    row = {"instruction": "Double it.", "instances": [
+        {"input": "2", "output": "4"}, {"input": "", "output": "It is doubled."},
+    ]}  # fmt: skip
+    records, _ = read(tmp_path, [row], "alpaca", Demonstration)
+    assert [turns(record.messages) for record in records] == [
+        [("user", "Double it.\n\n2"), ("assistant", "4")],
+        [("user", "Double it."), ("assistant", "It is doubled.")],
+    ]
 
 
 def test_histories_of_objects(tmp_path):
