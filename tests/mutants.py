@@ -85,7 +85,7 @@ MUTANTS = [
         CONTEXT + "test_a_world_that_comes_or_goes_makes_its_seeker_anew",
     ),
     Mutant(
-        "podium/run/lineage.py",
+        "podium/storage.py",
         'return hashlib.file_digest(file, "sha256").hexdigest()',
         "return str(path.stat().st_size)",
         CONTEXT + "test_an_edit_of_the_same_size_is_an_edit",
@@ -660,8 +660,8 @@ MUTANTS = [
     ),
     Mutant(
         "pretrain/train.py",
-        'stage.records("documents", "validation")',
-        'stage.records("documents", "train")',
+        'tokenizer, context, "validation")',
+        'tokenizer, context, "train")',
         PLAIN,
     ),
     Mutant(
