@@ -26,8 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from data.jsonl import write_jsonl
+from data.records import Prompt
 from data.template import decode_response, encode_prompt, stop_token_ids
 from evals.answers import Judge, best_of_curve, pick_best
+from evals.distance import far_prompts
 from evals.harness import check_tasks, expand
 from evals.measure import (
     LONGEST_CONTEXT,
@@ -127,6 +129,12 @@ class Config(BaseModel):
         "group's paper did (OPT: 0, 1, 32)",
     )
     task_limit: int | None = Field(None, gt=0, description="questions a task; null: all")
+    familiar_prompts: int = Field(
+        400,
+        ge=0,
+        description="training prompts that test prompts are compared with, to flag those unlike "
+        "them; 0: none is flagged",
+    )
     save_steps: int = Field(512, gt=0, description="answers between checkpoints")
 
 
@@ -172,6 +180,13 @@ def main(config: Config, stage: StageContext) -> None:
                 fresh = replace(params, seed=params.seed + 500)
                 candidates = answers_of(row, sampler, bench, config.best_of, fresh)
             progress.advance()
+    familiar = familiar_prompts(config, stage)
+
+    def look() -> dict[str, Any] | None:
+        model = _load(stage, folders["sft"], tokenizer)
+        return far_prompts(model, tokenizer, familiar, held_out.prompts, context)
+
+    far = bench.pieces.piece(look) if familiar else None
     if candidates:
         picked = pick_best("best_of_n", candidates, config.best_of)
         measured["best_of_n"] = replace(measured["sft"], answers=picked, samples=1)
@@ -195,7 +210,7 @@ def main(config: Config, stage: StageContext) -> None:
     results = {
         "rows": table,
         "best_of_curve": best_of_curve(candidates, config.best_of) if candidates else [],
-        "setup": describe_setup(config, stage, rows, judge, held_out),
+        "setup": describe_setup(config, stage, rows, judge, held_out) | {"far_prompts": far},
     }
     answers = [answer for row in table for answer in measured[row].answers]
 
@@ -359,6 +374,15 @@ def read_held_out(
     )
     questions = stage.records("questions", split) if split and config.questions else []
     return HeldOut(draw(fitting, config.prompts), documents, draw(questions, config.questions))
+
+
+def familiar_prompts(config: Config, stage: StageContext) -> list[Prompt]:
+    """Some training prompts, the same ones for a seed; none where the run has none."""
+    if not config.familiar_prompts or not stage.has_records("prompts", "train"):
+        return []
+    known = stage.records("prompts", "train")
+    chosen = np.random.default_rng(stage.seed).permutation(len(known))[: config.familiar_prompts]
+    return [known[i] for i in chosen]
 
 
 def sampling(

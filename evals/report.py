@@ -9,6 +9,7 @@ the command that makes it.
 
 import base64
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -172,7 +173,27 @@ def notes(outcome: Outcome) -> list[str]:
         f"Wins are decided by {setup['judge']}, ties count half; {kl} "
         f"facts are {setup['questions']:,} questions, each with one right choice.",
         *_few_questions(outcome),
+        *_far_prompts(outcome),
     ]
+
+
+def _far_prompts(outcome: Outcome) -> list[str]:
+    """Which test prompts are unlike the training prompts."""
+    far = outcome.setup.get("far_prompts")
+    if not far:
+        return []
+    told = (
+        f"{len(far['flagged'])} of {far['asked']:,} test prompts lie farther from the training "
+        "prompts than 99 % of these do, by SFT's hidden states (Mahalanobis distance)"
+    )
+    if not far["farthest"]:
+        return [f"{told}."]
+    texts = "; ".join(
+        f"“{shorten(one['prompt'], 80, placeholder=' ...')}” ({one['distance']:.1f}, the bound is "
+        f"{far['bound']:.1f})"
+        for one in far["farthest"]
+    )
+    return [f"{told}; what the models do there says less about them. The farthest: {texts}."]
 
 
 def _few_questions(outcome: Outcome) -> list[str]:

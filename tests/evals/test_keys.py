@@ -29,6 +29,7 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
     "stop": (["e"], "texts", {"max_new_tokens": 30}),
     "documents_tokens": (1500, "sft pretrain_loss", {}),
     "questions": (0, "sft fact_accuracy", {}),
+    "familiar_prompts": (0, "far prompts", {}),
 }
 ELSEWHERE = {  # key: why not here
     "judge": "test_evaluate.py::test_reward_and_judge_are_what_ppo_s_reward_may_be",
@@ -70,10 +71,12 @@ def says(copied_run):
         main(stage.config, stage)
         stage.close()
         final = copied_run / "evals" / "final"
-        rows = json.loads((final / "results.json").read_text())["rows"]
+        results = json.loads((final / "results.json").read_text())
+        rows = results["rows"]
         answers = read_jsonl(final / "answers.jsonl", Answer)
         return {
             "rows": list(rows),
+            "far prompts": results["setup"]["far_prompts"],
             "asked": len({answer.prompt_index for answer in answers}),
             "answers of sft": sum(answer.row == "sft" for answer in answers),
             "longest": max(answer.tokens for answer in answers),

@@ -21,7 +21,8 @@ from tests.evals.miniature import make_recipe
 ROOT = Path(__file__).parents[2]
 FILES = ("results.json", "answers.jsonl")
 SMALL = EVALS.model_copy(update={"save_steps": 5})
-PIECES = 4 * (3 + 2) + 5  # four models: 12 answers, losses, questions; then 24 to pick the best of
+# four models: 12 answers, losses, questions; 24 to pick the best of; then the prompts' distances
+PIECES = 4 * (3 + 2) + 5 + 1
 
 RUN = """
 import sys
