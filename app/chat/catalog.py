@@ -151,6 +151,18 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
     return found
 
 
+def best_of(folder: Path, key: str = "") -> Checkpoint:
+    """The checkpoint of that key, or the one that the chat opens with.
+
+    Raises:
+        ParentError: there is none; lists those that there are.
+    """
+    found = {c.key: c for c in sorted(find_checkpoints(folder), key=lambda c: _rank(c.key))}
+    if key and key not in found:
+        raise ParentError(f"{folder} holds no model '{key}'", f"one of: {', '.join(found)}")
+    return found[key] if key else next(iter(found.values()))
+
+
 def _load(checkpoint: Checkpoint, config: SamplerConfig) -> Speaker:
     """A base model without a chat template is given Podium's; its new tokens are untrained, which
     is what one sees.

@@ -1,7 +1,7 @@
 """Commands that let others use what a run made: a server for their programs, a file for theirs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,8 +17,9 @@ ModelArg = Annotated[
 
 
 def add_outside_commands(app: typer.Typer) -> None:
-    """`podium serve`."""
+    """`podium serve` and `podium export`."""
     app.command()(serve)
+    app.command()(export)
 
 
 def serve(
@@ -45,3 +46,29 @@ def serve(
 
         typer.echo(f"loading {folder} ...")
         launch(folder, host, port, keys, queue)
+
+
+def export(
+    model: ModelArg,
+    gguf: Annotated[Path, typer.Option(help="The file to write, for llama.cpp and its kin.")],
+    stage: Annotated[
+        str, typer.Option(help="Which model of a run; otherwise the best, PPO's.")
+    ] = "",
+    width: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0", "q4_0"],
+        typer.Option(help="Of the weights: 32, 16, 8 or 4 bits."),
+    ] = "f16",
+    runs_dir: RunsDir = DEFAULT_RUNS,
+) -> None:
+    """Write a model as one file that llama.cpp loads, with its template and what ends an answer."""
+    with errors_shown():
+        from podium.progress import quieten_libraries
+        from podium.run.folders import find_run_or_model
+
+        quieten_libraries()
+        folder = find_run_or_model(model, runs_dir)
+        from app.chat.catalog import best_of
+        from app.gguf_file import export_gguf
+
+        source = best_of(folder, stage).folder
+        typer.echo(f"wrote {export_gguf(source, gguf, width)}, the model of {source}")
