@@ -14,8 +14,8 @@ Writes  final/: rankings.train.jsonl; rankings.validation.jsonl, by several trai
         by held-out labelers; candidates.jsonl, prompts and candidates for the labeling site.
 Run     python -m reward.collect RECIPE
 
-What is left out: rounds. To rank answers of a later policy, name its checkpoint under `models` and
-run again.
+What is left out: rounds. `podium iterate` names a later policy's checkpoint under `models` and runs
+the stage again (`evals.rounds`).
 """
 
 import json

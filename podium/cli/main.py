@@ -21,6 +21,7 @@ from podium.cli.options import (
     errors_shown,
 )
 from podium.cli.outside import add_outside_commands
+from podium.cli.rounds import add_round_commands
 from podium.cli.stages import TrainByDefault, add_stage_commands
 from podium.errors import RecipeError
 
@@ -262,6 +263,7 @@ def chat(
 
 
 add_outside_commands(app)
+add_round_commands(app)
 
 
 @app.command(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from jinja2 import Environment
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -14,7 +15,7 @@ from transformers import (
 
 from app.gguf_file import export_gguf
 from data.records import Message
-from data.template import encode_prompt
+from data.template import decode_response, encode_prompt, stop_token_ids
 from podium.errors import PodiumError
 from podium.models import load_causal_lm, load_tokenizer, save_model
 from podium.sampling.embedded import EmbeddedSampler
@@ -46,7 +47,7 @@ def folder(request, tokenizer, tmp_path):
     made = model(config(vocab_size=len(tokenizer) + 2, tie_word_embeddings=tied, **SHAPE))
     optimizer = torch.optim.AdamW(made.parameters(), lr=3e-3)
     said = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in SENTENCES * 8]
-    ids = torch.tensor(sum(said, [])[:400]).view(4, 100)
+    ids = torch.tensor([token for row in said for token in row][:400]).view(4, 100)
     for _ in range(60):
         made(ids, labels=ids).loss.backward()
         optimizer.step()
@@ -69,8 +70,7 @@ def test_transformers_reads_the_same_logits_back(folder, tmp_path):
 
 def test_llama_cpp_says_the_same_for_200_tokens(folder, tmp_path):
     """Its tokenizer, its template and its greedy tokens, and where an answer ends. Mutations seen
-    red: queries and keys left in Hugging Face's order; the marks of what is learned left in the
-    template; the end of a turn left out.
+    red: queries and keys left in Hugging Face's order; another token as the end of a turn.
     """
     xllamacpp = pytest.importorskip("xllamacpp")
     settings = xllamacpp.CommonParams()
@@ -86,16 +86,43 @@ def test_llama_cpp_says_the_same_for_200_tokens(folder, tmp_path):
         asked | {"prompt": prompt, "ignore_eos": True, "logprobs": 1, "n_probs": 1}
     )
     said = [token["id"] for token in text["choices"][0]["logprobs"]["content"]]
-    assert said == sampler.generate([prompt], greedy)[0].tokens
+    stops = stop_token_ids(tokenizer, model)
+    never = replace(greedy, absent_token_ids=stops)
+    assert said == sampler.generate([prompt], never)[0].tokens and len(said) == 200
     chat = server.handle_chat_completions(
         {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 200}
     )
-    stops = stop_token_ids(tokenizer, model)
     sample = sampler.generate([prompt], replace(greedy, stop_token_ids=stops))[0]
     assert sample.finished and len(sample.tokens) < 200
     assert chat["usage"]["prompt_tokens"] == len(prompt)
     assert chat["choices"][0]["finish_reason"] == "stop"
     assert chat["choices"][0]["message"]["content"] == decode_response(tokenizer, sample.tokens)
+
+
+def test_the_template_is_plain_jinja(folder, tmp_path):
+    """As other readers of the file render it: transformers' marks of what is learned are none.
+    Mutation seen red: the template as it is.
+    """
+    file = export_gguf(folder, tmp_path / "model.gguf")
+    template = gguf.GGUFReader(file).fields["tokenizer.chat_template"].contents()
+    tokenizer = load_tokenizer(folder)
+    asked = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": "Jam."},
+        {"role": "user", "content": "Why?"},
+    ]
+    rendered = (
+        Environment()
+        .from_string(template)
+        .render(
+            messages=asked,
+            add_generation_prompt=True,
+            bos_token=tokenizer.bos_token,
+            eos_token=tokenizer.eos_token,
+        )
+    )
+    expected = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert rendered == expected
 
 
 def test_narrow_weights_make_smaller_files_that_still_read(folder, tmp_path):
