@@ -325,6 +325,53 @@ def _render(
     tools: list[dict[str, Any]] | None = None,
 ) -> tuple[str, list[Span]]:
     """Text and the spans inside {% generation %}."""
+    if _wants_parts(tokenizer, template):
+        chat = _in_parts(chat)
+    return _written(tokenizer, template, chat, generation_prompt, tools)
+
+
+@lru_cache(maxsize=64)
+def _wants_parts(tokenizer: Tokenizer, template: str) -> bool:
+    """Whether the template reads a list of parts where others read a text, as those of models that
+    see do (SmolVLM, LLaVA-NeXT): given a text they leave it out, and learned would be silence.
+
+    Raises:
+        RefusedByTemplate: it writes neither.
+    """
+    chat: Chat = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}]
+    dropped = False
+    for parts in (False, True):
+        try:
+            text, _ = _written(tokenizer, template, _in_parts(chat) if parts else chat, False)
+        except RefusedByTemplate:
+            continue
+        if text.count(PROBE) == len(chat):
+            return parts
+        dropped = dropped or PROBE not in text
+    if dropped:
+        raise RefusedByTemplate(
+            "the tokenizer's chat template leaves out what is said",
+            fix="give the tokenizer another chat_template",
+        )
+    return False
+
+
+def _in_parts(chat: Chat) -> Chat:
+    return [
+        turn | {"content": [{"type": "text", "text": turn["content"]}]}
+        if isinstance(turn.get("content"), str)
+        else turn
+        for turn in chat
+    ]
+
+
+def _written(
+    tokenizer: Tokenizer,
+    template: str,
+    chat: Chat,
+    generation_prompt: bool,
+    tools: list[dict[str, Any]] | None = None,
+) -> tuple[str, list[Span]]:
     marked = _is_marked(template)
     # templates refer to {{ bos_token }} and the like
     special: dict[str, Any] = tokenizer.special_tokens_map

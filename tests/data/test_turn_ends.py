@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from data.readers import read_source
 from data.records import Demonstration, Message, Prompt
-from data.rendering import turn_end
+from data.rendering import RefusedByTemplate, turn_end
 from data.template import (
     decode_response,
     encode_conversation,
@@ -226,6 +226,29 @@ def test_the_templates_of_real_models_take_a_second_question(name):
     )
     assert found.count("A plum.") == found.count("A hazelnut.") == 1
     assert "fruit" not in found and "nut?" not in found
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "idefics3", "llava_next", "qwen2_5_vl", "qwen3_vl"])
+def test_templates_that_read_a_list_of_parts_are_given_one(name):
+    """A language model taken out of one that sees keeps such a template. Seen red: two of them left
+    every text out, and SFT would have learned to end at once; one refused every conversation.
+    """
+    path = Path(trl.__file__).with_name("chat_templates") / f"{name}.jinja"
+    tokenizer = stranger(path.read_text())
+    assert "fruit" in tokenizer.decode(encode_prompt(tokenizer, TWO_TURNS[:1]))
+    found = "".join(
+        text
+        for example in examples_of(tokenizer, TWO_TURNS)
+        for text in learned(tokenizer, example)
+    )
+    assert found.count("A plum.") == found.count("A hazelnut.") == 1 and "fruit" not in found
+
+
+def test_a_template_that_leaves_out_what_is_said_is_refused():
+    """Seen red: the turns were empty, and nothing was said."""
+    silent = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.text }}<|im_end|>{% endfor %}"
+    with pytest.raises(RefusedByTemplate, match="leaves out what is said"):
+        encode_conversation(stranger(silent), TWO_TURNS)
 
 
 def test_real_conversations_are_encoded_as_apply_chat_template_does(real_data):
