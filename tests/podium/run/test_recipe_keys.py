@@ -15,6 +15,7 @@ CHANGES = {  # key: another value, what it must change
     "dtype": ("bf16", "dtype"),
     "threads": (2, "threads"),
     "trackers": (["tensorboard"], "mirrored"),
+    "keep_checkpoints": (1, "checkpoints"),
     "data": ({"documents": {"train": "own.jsonl"}}, "documents"),
 }
 ELSEWHERE = {"sampler": "tests/podium/sampling/test_kinds.py: the kind that is named samples"}
@@ -44,6 +45,7 @@ def says(run_demo, tmp_path, monkeypatch):
             "dtype": record["dtype"],
             "threads": record["threads"],
             "mirrored": sorted(p.name for p in folder.rglob("events.out.*")),
+            "checkpoints": sorted(p.name for p in folder.glob("pretrain/checkpoints/*")),
             "documents": [source["records"] for source in record["data"]],
         }
 
