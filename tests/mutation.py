@@ -221,16 +221,17 @@ def readers(folder: str, tree: Path) -> list[dict[str, Any]]:
             for failed in cache[key]["failed"]:
                 print(f"  fails without any fault, and is left out: {failed}", flush=True)
             out.unlink()
-        preload(set(cache[key]["libraries"]))
+        preload(cache[key]["libraries"])
         found.append(cache[key])
     return found
 
 
-def preload(libraries: set[str]) -> None:
-    """Import what the tests imported, our own code apart, so that no child has to."""
-    for name in sorted(libraries - sys.modules.keys()):
-        with suppress(BaseException):
-            importlib.import_module(name)
+def preload(libraries: list[str]) -> None:
+    """Import what the tests imported, in that order, since some libraries patch others."""
+    for name in libraries:
+        if name not in sys.modules and not name.startswith(("_pytest", "conftest", "tests")):
+            with suppress(BaseException):
+                importlib.import_module(name)
 
 
 def tests_for(mutant: Mutant, tree: Path, found: list[dict[str, Any]]) -> tuple[list[str], float]:
@@ -287,8 +288,7 @@ def main(folder: str, size: int = 40, seed: int = 1) -> None:
     dead, excused = len(chosen) - len(left), len(reasons) - reasons.count(None)
     interval = binomtest(dead, len(chosen)).proportion_ci(method="wilson")
     share = f"{dead / len(chosen):.0%} [{interval.low:.0%}, {interval.high:.0%}]"
-    score = f"{dead} of {len(chosen)} killed, {share}"
-    print(f"{folder}: {score}, {excused} of the {len(left)} others with a reason;", end=" ")
+    print(f"{folder}: {dead} of {len(chosen)} killed, {share}, {excused} with a reason;", end=" ")
     print(f"{number} mutants, seed {seed}, {(time.monotonic() - began) / 60:.1f} minutes")
 
 

@@ -157,4 +157,9 @@ REASONS: dict[tuple[str, str, str], str] = {
         "steps = len(rows) // config.batch_size",
         "steps = len(rows) / config.batch_size",
     ): SAME + "the rows are laid out in whole batches",
+    (
+        "data/template.py",
+        'names = ", ".join(f"`{name}`" for name in tokenizer.convert_ids_to_tokens(list(stops)))',
+        'names = "XX, XX".join(f"`{name}`" for name in tokenizer.convert_ids_to_tokens(list(stops)))',
+    ): WORDS + "a line of a model card",
 }

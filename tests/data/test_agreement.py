@@ -182,11 +182,14 @@ def test_across_cohorts_tie_kinds():
 
 def test_a_tie_of_both_cohorts_agrees_and_one_of_one_is_half():
     """Three pairs: one tied by both, two by the first alone. Mutation seen red: ties of the one
-    against orders of the other counted as ties of both.
+    against orders of the other counted as ties of both, or not at all.
     """
     ties = [ranking([1, 1, 1], "a"), ranking([1, 1, 2], "b", cohort="h")]
     rates = {r: pairwise_agreement(ties, r, across=("train", "h")).value for r in ("half", "match")}
     assert rates == pytest.approx({"half": (1 + 0.5 * 2) / 3, "match": 1 / 3})
+    for tie, order in (([1, 1], [1, 2]), ([1, 1], [2, 1]), ([1, 2], [1, 1]), ([2, 1], [1, 1])):
+        pair = [ranking(tie, "a"), ranking(order, "b", cohort="h")]
+        assert pairwise_agreement(pair, "half", across=("train", "h")).value == 0.5
 
 
 def test_tau_equals_scipy_with_and_without_ties():

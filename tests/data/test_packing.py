@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.packing import (
+    _unpacked,
     batches,
     encode_documents,
     epoch_order,
@@ -147,3 +148,19 @@ def test_layers_that_look_back_in_another_way_are_refused_where_it_matters(tiny_
     packed_inputs(torch.full((1, 8), 5), BOS, config)
     with pytest.raises(DataError, match="chunked_attention"):
         packed_inputs(torch.full((1, 9), 5), BOS, config)
+
+
+def test_where_a_model_cannot_pack_each_document_has_a_row_and_the_targets_are_the_same():
+    """By hand: five documents in two windows of five, the token that begins the next one as the last
+    target. Mutations seen red: documents without that token, nothing said of the ids.
+    """
+    apart = _unpacked(torch.tensor([[0, 5, 6, 0, 7], [8, 9, 0, 0, 4]]), bos_id=0)
+    rows = zip(apart.inputs["input_ids"].tolist(), apart.targets.tolist(), strict=True)
+    assert [(ids, [at for at, target in enumerate(said) if target]) for ids, said in rows] == [
+        ([0, 5, 6, 0], [1, 2, 3]),
+        ([0, 7, 0, 0], [1]),
+        ([8, 9, 0, 0], [1, 2]),
+        ([0, 0, 0, 0], [1]),
+        ([0, 4, 0, 0], [1]),
+    ]
+    assert apart.window.tolist() == [0, 0, 1, 1, 1] and apart.targets.sum() == 2 * (5 - 1)
