@@ -146,8 +146,7 @@ def build(
                     buttons=["copy"],
                     editable="user",
                     feedback_options=("Like", "Dislike") if votes is not None else None,
-                    # of one log: two would be two landmarks of one name
-                    placeholder=None if side else "Say something, or pick a suggestion below.",
+                    placeholder="Say something, or pick a suggestion below.",
                 )
                 for side in SIDES
             ]
