@@ -21,32 +21,27 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from data.mixture import mix
 from data.packing import CHUNK, encode_documents
 from data.readers import ReadReport, stream_source
 from data.records import Document
 from data.rows import hub_fingerprint
 from data.sources import Source
 from data.tokenizer_training import as_pretrained, learn_bpe
-from podium.errors import DataError, Interrupted
+from podium.errors import Interrupted
 from podium.storage import hash_file, write_json, write_text, writing
 
 __all__ = [
-    "DocumentTokens",
     "TokenStore",
-    "Windows",
     "content_of",
-    "mixed",
     "open_store",
     "open_tokenizer",
     "tokenizer_key",
@@ -284,105 +279,3 @@ def _mapped(folder: Path) -> TokenStore:
     report = ReadReport(about["kept"])
     report.dropped.update(about["dropped"])
     return TokenStore(tokens, ends, characters, report)
-
-
-@dataclass(frozen=True)
-class DocumentTokens:
-    """Documents of one or more stores in an order: `owner` (d,) is each one's store and `number`
-    (d,) its place there; both None where one store is read in its own order.
-    """
-
-    stores: Sequence[TokenStore]
-    owner: np.ndarray | None = None
-    number: np.ndarray | None = None
-    epochs: dict[str, float] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.stores[0]) if self.owner is None else len(self.owner)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """The ids of a document with its separator before them, (n,)."""
-        if self.owner is None or self.number is None:
-            store, number = self.stores[0], index
-        else:
-            store, number = self.stores[self.owner[index]], int(self.number[index])
-        start = int(store.ends[number - 1]) if number else 0
-        return store.tokens[start : store.ends[number]]
-
-    def ends(self) -> np.ndarray:
-        """(d,) where each document ends when they lie one after the other."""
-        if self.owner is None or self.number is None:
-            return self.stores[0].ends
-        lengths = np.empty(len(self), dtype=np.int64)
-        for place, store in enumerate(self.stores):
-            here = self.owner == place
-            lengths[here] = np.diff(store.ends, prepend=0)[self.number[here]]
-        return np.cumsum(lengths)
-
-
-def mixed(
-    stores: dict[str, TokenStore], weights: dict[str, float], passes: int = 1
-) -> DocumentTokens:
-    """The stores' documents in the order in which `data.readers` gives their records: mixed by
-    weight (in characters) where there are weights, else one source after the other.
-    """
-    if len(stores) == 1 and not weights:
-        return DocumentTokens(list(stores.values()))
-    numbers = {name: range(len(store)) for name, store in stores.items()}
-    if not weights:
-        owner = np.repeat(np.arange(len(stores)), [len(store) for store in stores.values()])
-        number = np.concatenate([np.arange(len(store)) for store in stores.values()])
-        return DocumentTokens(list(stores.values()), owner, number)
-    pairs = {name: [(place, i) for i in numbers[name]] for place, name in enumerate(stores)}
-    lengths = [store.characters for store in stores.values()]
-    mixture = mix(pairs, weights, passes=passes, size=lambda pair: float(lengths[pair[0]][pair[1]]))
-    order = np.asarray(mixture.items, dtype=np.int64)
-    epochs = {name: part.epochs for name, part in mixture.report.items()}
-    return DocumentTokens(list(stores.values()), order[:, 0], order[:, 1], epochs)
-
-
-class Windows:
-    """Full windows of `context` tokens over documents that lie one after the other, as
-    `data.packing.pack` cuts them; read from the disk when they are asked for. An error calls the
-    documents by their `split` and names the config `field` that holds the context.
-
-    Raises:
-        DataError: all documents together do not fill one window.
-    """
-
-    def __init__(self, documents: DocumentTokens, context: int, *, split: str, field: str) -> None:
-        self._documents, self.context = documents, context
-        self._ends = documents.ends()
-        if len(self) == 0:
-            raise DataError(
-                f"documents ({split})",
-                problem=f"{len(documents)} documents do not fill one window of {context} tokens",
-                fix=f"give more documents or set a smaller {field}",
-            )
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) // self.context
-
-    def __getitem__(self, rows: slice | np.ndarray | torch.Tensor) -> torch.Tensor:
-        """The windows at `rows`, (R, context) int32."""
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(len(self)))
-        wanted = np.asarray(rows)
-        out = np.empty((len(wanted), self.context), dtype=np.int32)
-        for place, row in enumerate(wanted):
-            self._fill(out[place], int(row) * self.context)
-        return torch.from_numpy(out)
-
-    def _fill(self, out: np.ndarray, start: int) -> None:
-        documents = self._documents
-        if documents.owner is None:  # one store in its own order lies as it is read
-            out[:] = documents.stores[0].tokens[start : start + len(out)]
-            return
-        filled = 0
-        index = int(np.searchsorted(self._ends, start, side="right"))
-        while filled < len(out):
-            ids = documents[index]
-            skipped = start + filled - (int(self._ends[index]) - len(ids))
-            part = ids[skipped : skipped + len(out) - filled]
-            out[filled : filled + len(part)] = part
-            filled, index = filled + len(part), index + 1

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.packing import batches, packs
 from data.records import Prompt
 from data.template import encode_prompt, naming_record, turn_end_id
-from data.tokens import Windows
+from data.windows import Windows
 from podium.errors import DataError, ParentError
 from podium.models import (
     absent_in_words,

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.packing import documents_apart, rows_at
 from data.template import prepare_tokenizer
-from data.tokens import Windows
+from data.windows import Windows
 from podium.attention import attend_for_training
 from podium.batching import share_of
 from podium.engine import (

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from data.readers import ReadReport
-    from data.tokens import DocumentTokens
+    from data.windows import DocumentTokens
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -132,7 +132,7 @@ class StageInputs:
             DataError: as `records`. Interrupted: a signal came while they were made; what is done
                 is kept.
         """
-        from data import readers, tokens
+        from data import readers, tokens, windows
 
         source, report = self._source("documents", split), readers.ReadReport()
         named = readers.named_sources(lineage.absolute(source, self.run_dir))
@@ -143,7 +143,7 @@ class StageInputs:
                 self.token_folder, part, content, tokenizer, self._signalled, say
             )
             report.dropped += stores[name].report.dropped
-        documents = tokens.mixed(stores, readers.weights_of(named), passes)
+        documents = windows.mixed(stores, readers.weights_of(named), passes)
         report.kept, report.epochs = len(documents), documents.epochs
         self._note_read("documents", split, source, report, passes)
         return documents

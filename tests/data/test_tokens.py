@@ -16,7 +16,8 @@ from data.packing import encode_documents, pack
 from data.readers import ReadReport, named_sources, read_source, stream_source, weights_of
 from data.records import Document
 from data.sources import Source
-from data.tokens import Windows, content_of, mixed, open_store, open_tokenizer
+from data.tokens import content_of, open_store, open_tokenizer
+from data.windows import Windows, mixed
 from podium.errors import DataError, Interrupted
 
 TEXTS = [f"Ana likes {word} and {i} jars of honey." for i, word in enumerate("abcdefghij" * 4)]
