@@ -20,7 +20,7 @@ from app.labeling.datacard import TIE_RULE_WORDS, agreement_lines
 from app.labeling.forms import Form as LabelForm
 from app.labeling.forms import ShortText, Strict, storable
 from app.labeling.labeler_routes import Id
-from app.labeling.problems import Problem
+from app.labeling.problems import Problem, first_fault
 from app.labeling.results import collect_results
 from app.labeling.site import Site
 from app.labeling.tables import (
@@ -259,7 +259,7 @@ def new_form(request: Request, user: Researcher, sent: Annotated[VersionForm, Fo
     try:
         form = LabelForm.model_validate_json(sent.body)
     except ValidationError as error:
-        raise importing.first_fault(error) from None
+        raise first_fault(error) from None
     with site.database.write() as session:
         row = importing.add_form(session, sent.name, form, time.time())
         note(session, user, "form", name=row.name, version=row.version)

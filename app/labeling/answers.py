@@ -19,6 +19,7 @@ from app.labeling.problems import Problem
 from app.labeling.queue import HAS_ROOM, own_assignment
 from app.labeling.tables import Assignment, Draft, PromptRating, ResponseRating, Submission, Task
 from app.labeling.views import TaskView, latest, task_view
+from app.labeling.webhooks import tell
 
 # Built once, see queue.py
 UNDER_KEY = select(Submission).where(Submission.idempotency_key == bindparam("key"))
@@ -170,4 +171,7 @@ def _store(
     }
     session.execute(insert(PromptRating), [about])
     session.execute(DROP_DRAFT, {"this": assignment.id})
+    name = f"answer-{assignment.id}"
+    told = {"answer": name, "revision": revision, "batch": view.batch, "extra": extra}
+    tell(session, "answer.stored", f"{name}.{revision}", told, now)
     return submission

@@ -19,10 +19,18 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from app.labeling import account_routes, accounts, admin_routes, labeler_routes, people_routes
+from app.labeling import (
+    account_routes,
+    accounts,
+    admin_routes,
+    labeler_routes,
+    people_routes,
+    program_routes,
+)
 from app.labeling.access import user_of_cookie
 from app.labeling.datacard import between, share
-from app.labeling.problems import Problem, of_database
+from app.labeling.delivery import Courier
+from app.labeling.problems import Problem, bad_request, of_database
 from app.labeling.site import Site
 from app.middleware import LOCAL_NAMES, UPLOADS, AccessMiddleware
 from podium.errors import PodiumError, RunFolderError
@@ -40,7 +48,10 @@ def create_site(site: Site) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI):
         to_thread.current_default_thread_limiter().total_tokens = THREADS
+        courier = Courier(site.database)
+        courier.start()
         yield
+        courier.stop()
         site.database.close()
 
     app = FastAPI(
@@ -56,7 +67,8 @@ def create_site(site: Site) -> FastAPI:
         may_send=partial(_may_send, site),
     )
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-    for module in (account_routes, labeler_routes, admin_routes, people_routes):
+    pages = (account_routes, labeler_routes, admin_routes, people_routes, program_routes)
+    for module in pages:
         app.include_router(module.router)
     app.add_exception_handler(PodiumError, _show_problem)
     app.add_exception_handler(DBAPIError, _show_problem)
@@ -137,11 +149,7 @@ def _as_problem(error: Exception) -> Problem:
     if isinstance(error, DBAPIError | PoolTimeout):
         return of_database(error)
     if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        return Problem(
-            422, "bad_request", f"{place}: {first['msg']}".encode("utf-8", "replace").decode()
-        )
+        return bad_request(error.errors()[0], skip=1)
     if isinstance(error, HTTPException):
         return Problem(error.status_code, "http", str(error.detail))
     if isinstance(error, RunFolderError):

@@ -21,6 +21,7 @@ from app.labeling.opening import (
     opened,
 )
 from app.labeling.people_cli import add_account, batch_app, invite_app, user_app
+from app.labeling.programs_cli import token_app, webhook_app
 
 if TYPE_CHECKING:
     from app.labeling.site import Site
@@ -38,6 +39,8 @@ app = typer.Typer(
 )
 app.add_typer(user_app, name="user")
 app.add_typer(batch_app, name="batch")
+app.add_typer(token_app, name="token")
+app.add_typer(webhook_app, name="webhook")
 app.add_typer(invite_app)
 
 

@@ -40,6 +40,7 @@ from app.labeling.tables import (
     Vote,
 )
 from app.labeling.tables import Prompt as PromptRow
+from app.labeling.webhooks import tell
 from data.records import Comparison, Message, Ranking
 from podium.storage import write_text
 
@@ -242,6 +243,8 @@ def make_export(
         write_text(folder / export.file.replace(".jsonl", ".md"), export.card)
         detail = {"file": export.file, "sha256": digest, "broken": broken[:BROKEN_SHOWN]}
         session.add(EventLog(at=now, person_id=person_id, kind="export", detail=detail))
+        told = {"export": export.id, "kind": kind, "rows": export.rows, "sha256": digest}
+        tell(session, "export.ready", f"export-{export.id}", told, now)
     return export
 
 

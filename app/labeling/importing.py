@@ -25,7 +25,7 @@ from app.labeling.forms import (
     Strict,
     one_line,
 )
-from app.labeling.problems import Problem
+from app.labeling.problems import Problem, first_fault
 from app.labeling.tables import (
     Batch,
     FormSchema,
@@ -195,12 +195,6 @@ def rules_of(values: dict[str, Any]) -> BatchRules:
         return BatchRules.model_validate(values)
     except ValidationError as error:
         raise first_fault(error) from None
-
-
-def first_fault(error: ValidationError) -> Problem:
-    fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])
-    return Problem(422, "bad_request", f"{place}: {fault['msg']}")
 
 
 def add_batch(

@@ -3,7 +3,10 @@ sentence for people.
 """
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -13,21 +16,54 @@ log = logging.getLogger("podium.labeling")
 
 DISK_FULL = ("disk is full", "No space left", "could not extend file", "disk I/O error")
 LOCKED = ("database is locked", "deadlock detected")
+FIXES = {  # by pydantic's kind of fault
+    "missing": "add it",
+    "extra_forbidden": "remove it, or correct its name",
+    "json_invalid": "send one JSON object",
+}
 
 
 class Problem(PodiumError):
     """A refused request. 401/403/404 access, 409 conflict, 410 closed, 422 content, 429 throttled,
     503/507 storage.
+
+    Args:
+        field: the part of what was sent that will not do, as `records.3.prompt`.
+        fix: what would mend it, where the message does not say so itself.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, retry_after: int | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        retry_after: int | None = None,
+        field: str | None = None,
+        fix: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.retry_after = status, code, retry_after
+        super().__init__(message, fix)
+        self.status, self.code, self.retry_after, self.field = status, code, retry_after, field
 
-    def as_json(self) -> dict[str, str]:
-        return {"code": self.code, "message": self.message}
+    def as_json(self) -> dict[str, str | None]:
+        return {"code": self.code, "message": self.message, "field": self.field, "fix": self.fix}
+
+
+def first_fault(error: ValidationError) -> Problem:
+    """The first thing that is wrong with what was sent or typed."""
+    return bad_request(error.errors()[0])
+
+
+def bad_request(fault: Mapping[str, Any], skip: int = 0) -> Problem:
+    """Problem 422 for one of pydantic's errors; `skip` leaves out so many steps of its place."""
+    place = _writable(".".join(str(part) for part in fault["loc"][skip:]))
+    message = f"{place}: {fault['msg']}" if place else fault["msg"]
+    fix = FIXES.get(fault["type"], "correct the value")
+    return Problem(422, "bad_request", _writable(message), field=place or None, fix=fix)
+
+
+def _writable(text: str) -> str:
+    """Half a surrogate pair, as JSON's escapes allow it, cannot be written back."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def of_database(error: DBAPIError | PoolTimeout) -> Problem:

@@ -394,6 +394,58 @@ class Reaction(Base):
     created_at: Mapped[float] = now_column()
 
 
+# ---------------------------------------------------------------- programs
+
+
+class ApiToken(Base):
+    """What a program shows in place of a login. The table holds only its hash."""
+
+    __tablename__ = "api_token"
+    id: Mapped[int] = key()
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(String(64))
+    scopes: Json  # of tokens.SCOPES
+    created_by: Mapped[int | None] = link("person.id")  # null: made by the command
+    created_at: Mapped[float] = now_column()
+    expires_at: Mapped[float]
+    last_used_at: Mapped[float | None]  # to within `tokens.USED_SECONDS`
+    revoked_at: Mapped[float | None]
+
+
+class Webhook(Base):
+    """An address that is told what happens. The secret is kept as it is: to sign one needs it."""
+
+    __tablename__ = "webhook"
+    id: Mapped[int] = key()
+    url: Mapped[str]
+    events: Json  # of webhooks.EVENTS
+    secret: Mapped[str] = mapped_column(String(64))
+    created_by: Mapped[int | None] = link("person.id")
+    created_at: Mapped[float] = now_column()
+    removed_at: Mapped[float | None]
+
+
+class WebhookDelivery(Base):
+    """One message to one webhook, written with what it tells of and sent by `delivery.py`."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        UniqueConstraint("webhook_id", "event", "subject"),
+        Index("ix_webhook_delivery_due", "state", "next_try_at"),
+    )
+    id: Mapped[int] = key()
+    webhook_id: Mapped[int] = link("webhook.id")
+    event: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(64))  # what it tells of; told once
+    body: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16))  # waiting | delivered | given up
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[float]
+    last_error: Mapped[str | None]
+    created_at: Mapped[float] = now_column()
+    delivered_at: Mapped[float | None]
+
+
 # ---------------------------------------------------------------- bookkeeping
 
 

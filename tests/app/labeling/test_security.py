@@ -23,7 +23,7 @@ from tests.app.labeling.making import (
 )
 
 PUBLIC = {"/healthz", "/login", "/api/login", "/invite/{token}", "/reset/{token}"}
-ADMIN_ONLY = ("/admin/people", "/admin/events")
+ADMIN_ONLY = ("/admin/people", "/admin/events", "/admin/programs")
 
 
 def needed_role(path: str) -> str:
