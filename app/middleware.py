@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from anyio import to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -17,7 +17,12 @@ LOCAL_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 MAX_BODY = 2 * 2**20  # an answer with drafts and comments is far below
 MAX_UPLOAD = 128 * 2**20  # also unpacked; read into memory it takes four times as much
 MAX_STRANGER = 64 * 2**10  # a login or an invitation is far below; for more one must be somebody
-UPLOADS = "/admin/"  # only researchers reach it
+API = "/api/v1"  # programs with a token; a cookie opens nothing there
+UPLOADS = ("/admin/", f"{API}/batches")  # for researchers, and for tokens that may import
+LONG_REFUSED = (
+    "Log in first, or send a token that may import: a request of this size is read from members "
+    "only."
+)
 CHAT = "/chat"
 CHAT_UPLOAD = "/gradio_api/upload"  # whatever is put there, every visitor could read
 HTTPS_SECONDS = 365 * 86400
@@ -78,9 +83,11 @@ class AccessMiddleware:
         if long and refusal is None and not await self._may_send(scope):
             limit = MAX_STRANGER
             if length > limit:
-                refusal = 401, "Log in first: a request of this size is read from members only."
+                refusal = 401, LONG_REFUSED
         if refusal is not None:
-            await self.refused(refusal[1], refusal[0])(scope, receive, send)
+            for_program = scope["path"].startswith(f"{API}/")
+            told = _told_as_json if for_program else self.refused
+            await told(refusal[1], refusal[0])(scope, receive, send)
             return
         headers_sent = _with_headers(send, scope["path"], of_chat, self.https)
         await self.app(scope, _limited(receive, limit), headers_sent)
@@ -99,6 +106,11 @@ class AccessMiddleware:
         if foreign or site not in (None, "same-origin", "none"):
             return 403, "Requests from another site are refused."
         return None
+
+
+def _told_as_json(message: str, status: int) -> Response:
+    about = {"code": "refused", "message": message, "field": None, "fix": None}
+    return JSONResponse(about, status)
 
 
 def host_name(host: str) -> str:

@@ -300,15 +300,8 @@ def download(request: Request, user: Researcher, export_id: Id, part: str) -> Re
     """The file or its data card."""
     site: Site = request.app.state.site
     with site.database.read() as session:
-        export = session.get(Export, export_id)
-    if export is None or part not in ("file", "card"):
-        raise Problem(404, "not_found", "There is no such export.")
-    name = export.file if part == "file" else export.file.replace(".jsonl", ".md")
-    if not (site.exports / name).is_file():
-        raise Problem(
-            410, "file_gone", f"{name} was removed from the server's folder {site.exports}."
-        )
-    return FileResponse(site.exports / name, filename=name, media_type="application/octet-stream")
+        path = exporting.file_of(session, site.exports, export_id, part)
+    return FileResponse(path, filename=path.name, media_type="application/octet-stream")
 
 
 def _sampling_state(request: Request) -> str | None:

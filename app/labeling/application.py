@@ -1,6 +1,5 @@
 """The labeling site as one FastAPI application: middleware, routes, templates and error pages."""
 
-import logging
 import time
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,14 +8,10 @@ from urllib.parse import quote
 
 from anyio import to_thread
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from markupsafe import Markup
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from app.labeling import (
@@ -28,12 +23,13 @@ from app.labeling import (
     program_routes,
 )
 from app.labeling.access import user_of_cookie
+from app.labeling.api import create_api
+from app.labeling.api_access import caller_of_request
 from app.labeling.datacard import between, share
 from app.labeling.delivery import Courier
-from app.labeling.problems import Problem, bad_request, of_database
+from app.labeling.refusals import REFUSALS, as_problem, problem_as_json
 from app.labeling.site import Site
-from app.middleware import LOCAL_NAMES, UPLOADS, AccessMiddleware
-from podium.errors import PodiumError, RunFolderError
+from app.middleware import API, LOCAL_NAMES, UPLOADS, AccessMiddleware
 
 HERE = Path(__file__).parent
 # Requests worked on at once in a process. More would only fight for Python's lock: with 40, a
@@ -67,19 +63,20 @@ def create_site(site: Site) -> FastAPI:
         may_send=partial(_may_send, site),
     )
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    app.mount(API, create_api(site, app.state.templates))
     pages = (account_routes, labeler_routes, admin_routes, people_routes, program_routes)
     for module in pages:
         app.include_router(module.router)
-    app.add_exception_handler(PodiumError, _show_problem)
-    app.add_exception_handler(DBAPIError, _show_problem)
-    app.add_exception_handler(PoolTimeout, _show_problem)
-    app.add_exception_handler(RequestValidationError, _show_problem)
-    app.add_exception_handler(HTTPException, _show_problem)
+    for kind in REFUSALS:
+        app.add_exception_handler(kind, _show_problem)
     return app
 
 
 def _may_send(site: Site, scope: Scope) -> bool:
     """Whether a long body is worth reading: whoever sends it is somebody, and may do that here."""
+    if scope["path"].startswith(f"{API}/"):
+        caller = caller_of_request(site, Request(scope))
+        return caller is not None and "import" in caller.scopes
     user = user_of_cookie(site, Request(scope))
     role = "researcher" if scope["path"].startswith(UPLOADS) else "labeler"
     return user is not None and user.may(role)
@@ -125,10 +122,10 @@ async def _show_problem(request: Request, error: Exception) -> Response:
     """Every refusal as JSON for programs and as a page for people; details of a mistake of ours
     stay in the log.
     """
-    problem = _as_problem(error)
-    headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
+    problem = as_problem(error)
     if request.url.path.startswith("/api/"):
-        return JSONResponse(problem.as_json(), problem.status, headers)
+        return problem_as_json(problem)
+    headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
     if problem.status == 401 and request.method == "GET":
         path = request.url.path
         return RedirectResponse(
@@ -141,18 +138,3 @@ async def _show_problem(request: Request, error: Exception) -> Response:
         status_code=problem.status,
         headers=headers,
     )
-
-
-def _as_problem(error: Exception) -> Problem:
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, DBAPIError | PoolTimeout):
-        return of_database(error)
-    if isinstance(error, RequestValidationError):
-        return bad_request(error.errors()[0], skip=1)
-    if isinstance(error, HTTPException):
-        return Problem(error.status_code, "http", str(error.detail))
-    if isinstance(error, RunFolderError):
-        logging.getLogger("podium.labeling").error("%s", error)
-        return Problem(507, "disk_full", f"{error.message}. Nothing was lost; tell the researcher.")
-    return Problem(422, "refused", str(error))

@@ -9,12 +9,12 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
-from sqlalchemy import and_, func, select
+from sqlalchemy import Row, Select, and_, func, select
 from sqlalchemy.orm import Session
 
 from app.labeling.accounts import pseudonym
@@ -75,6 +75,23 @@ def collect_rankings(
     A row that is no record (earlier releases imported prompts without a question) takes nothing
     else with it: it is left out, named in the log, and appended to `broken`.
     """
+    return _records(session, session.execute(_answers(chosen)).all(), _Parts.load(session), broken)
+
+
+def rankings_page(
+    session: Session, chosen: ExportFilter, after: int, limit: int, broken: list[str]
+) -> tuple[list[Ranking], int | None]:
+    """The next `limit` answers as records, and the number to go on after (None: that was all). An
+    answer that is changed meanwhile comes again, at the end.
+    """
+    query = _answers(chosen).where(Submission.id > after).limit(limit)
+    rows = session.execute(query).all()
+    records = _records(session, rows, _Parts.load(session, rows), broken)
+    return records, rows[-1][0].id if len(rows) == limit else None
+
+
+def _answers(chosen: ExportFilter) -> Select:
+    """(submission, assignment, task, batch, handle) of every answer, oldest first."""
     newest = (
         select(Submission.assignment_id, func.max(Submission.revision).label("revision"))
         .group_by(Submission.assignment_id)
@@ -106,8 +123,12 @@ def collect_rankings(
         query = query.where(~Submission.extra)
     if not chosen.gold:
         query = query.where(Task.gold_ranks.is_(None))
-    rows = session.execute(query).all()
-    parts = _Parts.load(session)
+    return query
+
+
+def _records(
+    session: Session, rows: Sequence[Row], parts: "_Parts", broken: list[str] | None
+) -> list[Ranking]:
     names: dict[str, str] = {}
     records = []
     for submission, assignment, task, batch, handle in rows:
@@ -248,6 +269,19 @@ def make_export(
     return export
 
 
+def file_of(session: Session, folder: Path, export_id: int, part: str) -> Path:
+    """An export's `file` or its `card`. Problem 404 when there is none, 410 when somebody removed
+    it.
+    """
+    export = session.get(Export, export_id)
+    if export is None or part not in ("file", "card"):
+        raise Problem(404, "not_found", "There is no such export.")
+    name = export.file if part == "file" else export.file.replace(".jsonl", ".md")
+    if not (folder / name).is_file():
+        raise Problem(410, "file_gone", f"{name} was removed from the server's folder {folder}.")
+    return folder / name
+
+
 def about_broken(broken: list[str]) -> list[str]:
     """Lines that name what was left out."""
     if not broken:
@@ -285,9 +319,17 @@ class _Parts:
         self.instructions: dict[int, str] = {}
 
     @classmethod
-    def load(cls, session: Session) -> "_Parts":
+    def load(cls, session: Session, rows: Sequence[Row] | None = None) -> "_Parts":
+        """Those of `rows` as `_answers` finds them, or of all."""
         parts = cls()
-        parts.prompts = {row.id: row for row in session.scalars(select(PromptRow))}
+        prompts, ratings = select(PromptRow), select(ResponseRating)
+        prompt_ratings = select(PromptRating)
+        if rows is not None:
+            sent = [row[0].id for row in rows]
+            prompts = prompts.where(PromptRow.id.in_([row[2].prompt_id for row in rows]))
+            ratings = ratings.where(ResponseRating.submission_id.in_(sent))
+            prompt_ratings = prompt_ratings.where(PromptRating.submission_id.in_(sent))
+        parts.prompts = {row.id: row for row in session.scalars(prompts)}
         columns = select(
             TaskResponse.task_id,
             TaskResponse.position,
@@ -297,6 +339,8 @@ class _Parts:
             Response.is_demonstration,
             TaskResponse.copy_of,
         )
+        if rows is not None:
+            columns = columns.where(TaskResponse.task_id.in_([row[2].id for row in rows]))
         for task_id, position, text, generator, sampling, written, copy_of in session.execute(
             columns.join(Response, Response.id == TaskResponse.response_id).order_by(
                 TaskResponse.task_id, TaskResponse.position
@@ -306,11 +350,9 @@ class _Parts:
             parts.candidates.setdefault(task_id, []).append(
                 Candidate(position, text, generator, sampling, written, shown_as)
             )
-        for rating in session.scalars(select(ResponseRating)):
+        for rating in session.scalars(ratings):
             parts.ratings.setdefault(rating.submission_id, {})[rating.position] = rating
-        parts.prompt_ratings = {
-            row.submission_id: row for row in session.scalars(select(PromptRating))
-        }
+        parts.prompt_ratings = {row.submission_id: row for row in session.scalars(prompt_ratings)}
         parts.instructions = {
             row.id: f"{row.name}@{row.version}" for row in session.scalars(select(InstructionSet))
         }

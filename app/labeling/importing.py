@@ -8,7 +8,7 @@ export lists every candidate that was sampled, tied where the words are the same
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -37,6 +37,7 @@ from app.labeling.tables import (
 )
 from data.jsonl import numbered_lines, read_jsonl
 from data.records import Message, Messages, Rank, Ranking, Record, String, require_last
+from data.tools import encodable
 from podium.errors import DataError
 
 MAX_SHOWN = 9  # the paper's largest K, and the keys A to I
@@ -124,10 +125,27 @@ def read_candidates(path: Path, gold: bool = False) -> list[Candidates]:
     first = next((line for _, line in numbered_lines(path)), "")
     if not _has_ranks(first):
         return read_jsonl(path, Candidates)
-    return [
-        Candidates(**_imported(ranking), gold_ranks=ranking.ranks if gold else None)
-        for ranking in read_jsonl(path, Ranking)
-    ]
+    return as_candidates(read_jsonl(path, Ranking), gold)
+
+
+def as_candidates(records: Iterable[Candidates | Ranking], gold: bool) -> list[Candidates]:
+    """What is to be ranked, of either kind of record; `gold` takes a ranking's ranks as known.
+    Problem 422 where a ranking's `meta` says of its prompt what cannot be.
+    """
+    found = []
+    for number, record in enumerate(records, start=1):
+        if isinstance(record, Candidates):
+            found.append(record)
+            continue
+        try:
+            known = record.ranks if gold else None
+            found.append(Candidates(**_imported(record), gold_ranks=known))
+        except ValidationError as error:
+            fault = first_fault(error)
+            message = f"Record {number}, meta.{IMPORTED}: {fault.message}"
+            place = f"records.{number - 1}.meta.{IMPORTED}.{fault.field}"
+            raise Problem(422, fault.code, message, field=place, fix=fault.fix) from None
+    return found
 
 
 def _imported(ranking: Ranking) -> dict[str, Any]:
@@ -239,20 +257,31 @@ def add_tasks(session: Session, batch: Batch, candidates: Sequence[Candidates]) 
         if len(shown) < 2:
             left_out += 1
             continue
-        if len(shown) > MAX_SHOWN:
-            problem = (
-                f"Record {number} has {len(shown)} different responses; "
-                f"a task shows at most {MAX_SHOWN}."
-            )
-            raise Problem(422, "too_many_responses", problem)
-        if holds_nul(record.model_dump()):
-            raise Problem(
-                422, "nul_character", f"Record {number} contains a NUL character; remove it."
-            )
+        fault = _unfit(record, len(shown))
+        if fault is not None:
+            code, problem = fault
+            raise Problem(422, code, f"Record {number} {problem}", field=f"records.{number - 1}")
         position += 1
         copies += len(record.responses) - len(shown)
         _add_task(session, batch, position, record)
     return ImportReport(position + 1 - first, copies, left_out)
+
+
+def _unfit(record: Candidates, shown: int) -> tuple[str, str] | None:
+    """(code, what is wrong) where a task cannot be made of it: `shown` different responses."""
+    if shown > MAX_SHOWN:
+        return (
+            "too_many_responses",
+            f"has {shown} different responses; a task shows at most {MAX_SHOWN}.",
+        )
+    row = record.model_dump()
+    if holds_nul(row):
+        return "nul_character", "contains a NUL character; remove it."
+    try:
+        encodable([row["meta"], row["sampling"]])
+    except ValueError as error:
+        return "not_json", f"has a meta or sampling that {error}."
+    return None
 
 
 def stored_candidates(session: Session) -> list[Candidates]:

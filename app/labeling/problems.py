@@ -55,7 +55,8 @@ def first_fault(error: ValidationError) -> Problem:
 
 def bad_request(fault: Mapping[str, Any], skip: int = 0) -> Problem:
     """Problem 422 for one of pydantic's errors; `skip` leaves out so many steps of its place."""
-    place = _writable(".".join(str(part) for part in fault["loc"][skip:]))
+    steps = () if fault["type"] == "json_invalid" else fault["loc"][skip:]  # else a byte's number
+    place = _writable(".".join(str(step) for step in steps))
     message = f"{place}: {fault['msg']}" if place else fault["msg"]
     fix = FIXES.get(fault["type"], "correct the value")
     return Problem(422, "bad_request", _writable(message), field=place or None, fix=fix)

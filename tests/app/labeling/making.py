@@ -6,7 +6,7 @@ import uuid
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from app.labeling import accounts
+from app.labeling import accounts, tokens
 from app.labeling.application import create_site
 from app.labeling.importing import BatchRules, Candidates, add_tasks, create_batch
 from app.labeling.site import Site
@@ -67,6 +67,13 @@ def every_route(site: Site) -> list[APIRoute]:
         if isinstance(route, APIRoute):
             found.append(route)
     return found
+
+
+def token_for(site: Site, *scopes: str, by: int | None = None, days: int = 1) -> str:
+    """A token with these scopes; with every one where none is named."""
+    with site.database.write() as session:
+        wish = tokens.wish_of("a program", scopes or tokens.SCOPES, days)
+        return tokens.make_token(session, wish, by, time.time())
 
 
 class Browser:
