@@ -241,19 +241,26 @@ class ModelInfo(Shape):
     flags: dict[str, float]
 
 
-class PairInfo(EstimateInfo):
+class PairInfo(Shape):
+    """How the first of two models fared against the second."""
+
     first: str
     second: str
+    won: int
+    tied: int
+    lost: int
+    win_rate: EstimateInfo
 
 
 class Results(Shape):
     """Which model people prefer, from rankings and (where no batch is named) the chat's votes."""
 
     models: dict[str, ModelInfo]
-    pairs: list[PairInfo] = Field(description="the first's win rate against the second")
+    pairs: list[PairInfo]
     cohorts: dict[str, dict[str, EstimateInfo]]
     rankings: int
     votes: int
+    sighted: int = Field(description="votes left out, for their voters saw the models' names")
     note: str
 
 

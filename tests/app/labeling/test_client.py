@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -28,6 +29,8 @@ from tests.app.labeling.making import ADDRESS, Browser, add_person, answer_to, c
 from tests.app.labeling.test_loop import village_candidates
 from tests.app.labeling.test_webhooks import Receiver
 from tests.evals.miniature import WORLD, make_run
+
+ROOT = Path(__file__).parents[3]
 
 
 class Passed(httpx.BaseTransport):
@@ -136,6 +139,16 @@ def test_a_download_appears_whole_or_not_at_all(site, tmp_path):
 def test_the_token_comes_from_the_environment(site, monkeypatch):
     monkeypatch.setenv("PODIUM_TOKEN", token_for(site, "read"))
     assert LabelingClient(ADDRESS, transport=Passed(site)).token().scopes == ["read"]
+
+
+def test_the_page_s_example_runs(site, monkeypatch, capsys):
+    """The Python of docs/use/labeling.md, word for word; a real server in place of its address."""
+    page = (ROOT / "docs" / "use" / "labeling.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.setenv("PODIUM_TOKEN", token_for(site, "read", "import"))
+    with serving(create_site(site)) as address:
+        exec(code.replace("http://127.0.0.1:8000", address), {})
+    assert capsys.readouterr().out == "first 0 of 3\n"
 
 
 @pytest.mark.slow
