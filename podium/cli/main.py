@@ -202,6 +202,26 @@ def evals_code(
         typer.echo(json.dumps(evaluate_code(settings, k, out, not unconfined), indent=2))
 
 
+@evals_app.command("pairs")
+def evals_pairs(
+    model: Annotated[str, typer.Argument(help="A model: a folder, a stage's folder or a hub id.")],
+    file: Annotated[Path, typer.Argument(help="CrowS-Pairs' CSV or Winogender's TSV.")],
+    prefix: Annotated[
+        str, typer.Option(help="Before every sentence, such as a request to be respectful.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="The first groups only.")] = None,
+) -> None:
+    """Which of sentences about different people a model finds likelier: entropy and lean, with
+    intervals.
+    """
+    with errors_shown():
+        from evals.sentence_pairs import measure_pairs
+        from podium.progress import quieten_libraries
+
+        quieten_libraries()
+        typer.echo(json.dumps(measure_pairs(model, file, prefix, limit), indent=2))
+
+
 @app.command("best-of")
 def best_of(
     run_name: RunArg,
