@@ -33,6 +33,7 @@ __all__ = [
     "best_of",
     "curve_row",
     "sample",
+    "sample_ended",
 ]
 
 SPARE = 2  # samples drawn for each n, so that the estimate averages over many sets of n
@@ -120,6 +121,20 @@ def sample(
     stop: Sequence[str] = (),
 ) -> list[list[str]]:
     """`count` answers of the model in `folder` to each prompt, up to a text of `stop`."""
+    drawn = sample_ended(folder, sampler_config, prompts, count, max_new_tokens, seed, stop)
+    return [[text for text, _ in answers] for answers in drawn]
+
+
+def sample_ended(
+    folder: Path,
+    sampler_config: SamplerConfig,
+    prompts: Sequence[Prompt],
+    count: int,
+    max_new_tokens: int,
+    seed: int,
+    stop: Sequence[str] = (),
+) -> list[list[tuple[str, bool]]]:
+    """As `sample`, and whether each answer ended by itself: False where it was cut off."""
     tokenizer, model = load_tokenizer(folder), load_causal_lm(folder)
     check_rows(tokenizer, model, folder)
     sampler = make_sampler(sampler_config, moved(model, device()), int(tokenizer.pad_token_id))
@@ -132,7 +147,9 @@ def sample(
         seed=seed,
         stop=ending,
     )
-    texts = [ending.text(answer.tokens) for answer in sampler.generate(rows, params)]
+    texts = [
+        (ending.text(answer.tokens), answer.finished) for answer in sampler.generate(rows, params)
+    ]
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
 
