@@ -162,4 +162,9 @@ REASONS: dict[tuple[str, str, str], str] = {
         'names = ", ".join(f"`{name}`" for name in tokenizer.convert_ids_to_tokens(list(stops)))',
         'names = "XX, XX".join(f"`{name}`" for name in tokenizer.convert_ids_to_tokens(list(stops)))',
     ): WORDS + "a line of a model card",
+    (
+        "app/labeling/exporting.py",
+        ".join(Batch, Batch.id == Task.batch_id)",
+        ".join(Batch, )",
+    ): SAME + "SQLAlchemy finds the only foreign key",
 }

@@ -116,6 +116,8 @@ def test_an_export_gives_the_last_revision_of_everything_that_was_not_skipped(ex
     assert likert["third"] == [1, 6, 3] and likert["after"] == [6, 6, 3]
     revisions = {comment: record.meta["revision"] for (_, comment), record in exported.items()}
     assert revisions == {"third": 3, "ben": 1, "after": 2, "plain": 1, "cleo": 1}
+    ids = [record.id for record in exported.values()]
+    assert len(set(ids)) == 5 and all(str(name).startswith("answer-") for name in ids)
 
 
 def test_flags_are_those_that_were_ticked_last_and_of_their_response(exported):
