@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from app.labeling.forms import Answer, CheckedAnswer, check_answer
+from app.labeling.forms import Answer, CheckedAnswer, check_answer, unfit
 from app.labeling.problems import Problem
 from app.labeling.queue import HAS_ROOM, own_assignment
 from app.labeling.tables import Assignment, Draft, PromptRating, ResponseRating, Submission, Task
@@ -62,7 +62,7 @@ def submit(
     if known is not None:
         return Stored(known, False)
     view = task_view(session, assignment.task_id)
-    checked = check_answer(answer, view.form, assignment.display_order, view.ties_allowed)
+    checked = _check(answer, assignment, view)
     extra = not _take_place(session, assignment)
     assignment.state, assignment.closed_at = "submitted", now
     submission = _store(session, assignment, view, 1, key, answer, checked, extra, now)
@@ -88,12 +88,20 @@ def revise(
             "too_late",
             "The time to change this answer is over. Your draft is kept in this browser.",
         )
-    checked = check_answer(answer, view.form, assignment.display_order, view.ties_allowed)
+    checked = _check(answer, assignment, view)
     last = latest(session, assignment_id)
     submission = _store(
         session, assignment, view, last.revision + 1, key, answer, checked, last.extra, now
     )
     return Stored(submission, True)
+
+
+def _check(answer: Answer, assignment: Assignment, view: TaskView) -> CheckedAnswer:
+    if view.view == "text" and answer.seen not in (None, "text"):
+        raise unfit("This batch shows text only; 'seen' cannot be anything else.")
+    if answer.from_ratings and not view.start_from_ratings:
+        raise unfit("In this batch a ranking is not started from the ratings.")
+    return check_answer(answer, view.form, assignment.display_order, view.ties_allowed)
 
 
 def _known_or_closed(session: Session, assignment: Assignment, key: str) -> Submission | None:
@@ -144,6 +152,8 @@ def _store(
         active_seconds=answer.active_seconds,
         comment=answer.comment,
         extra=extra,
+        seen=answer.seen or view.view,
+        from_ratings=answer.from_ratings,
         created_at=now,
         instruction_set_id=view.instruction_set_id,
         form_schema_id=view.form_schema_id,

@@ -114,6 +114,12 @@ def import_file(
         bool, typer.Option("--gold", help="The file's ranks are known: the tasks check labelers.")
     ] = False,
     ties: Annotated[bool, typer.Option(help="Whether answers may share a tier.")] = True,
+    view: Annotated[
+        str, typer.Option(help="How texts are shown: text, or rendered (Markdown, formulas).")
+    ] = "text",
+    start_from_ratings: Annotated[
+        bool, typer.Option(help="Offer to start the ranking from the ratings.")
+    ] = False,
     seed: Seed = 0,
     folder: Folder = DEFAULT_FOLDER,
     database: DatabaseUrl = None,
@@ -132,6 +138,8 @@ def import_file(
                 "gold_every": gold_every,
                 "cohorts": cohort,
                 "ties_allowed": ties,
+                "view": view,
+                "start_from_ratings": start_from_ratings,
                 "shuffle_seed": seed,
             }
         )

@@ -398,6 +398,8 @@ def _ranking(
             "display_order": assignment.display_order,
             "revision": submission.revision,
             "extra": submission.extra,
+            "seen": submission.seen,
+            "from_ratings": submission.from_ratings,
         },
     )
 

@@ -27,6 +27,8 @@ USE_CASES = [
 ]
 SkipReason = Literal["unclear", "not my language", "sensitive to me", "too long", "broken", "other"]
 SKIP_REASONS: tuple[str, ...] = get_args(SkipReason)
+View = Literal["text", "rendered"]
+Seen = Literal["text", "rendered", "both"]
 
 
 def storable(text: str) -> str:
@@ -169,6 +171,9 @@ class DraftBody(Strict):
     comment: Note | None = None
     active_seconds: float = Field(0.0, ge=0, le=1e6)
     step: Literal["rate", "rank"] = "rate"
+    # which view the labeler looked at; null = the batch's
+    seen: Seen | None = None
+    from_ratings: bool = False  # the ranking was started from the ratings
 
 
 class Answer(DraftBody):
@@ -202,25 +207,25 @@ def check_answer(answer: Answer, form: Form, shown: list[int], ties_allowed: boo
     """
     placed = [position for tier in answer.tiers for position in tier]
     if sorted(placed) != sorted(shown):
-        raise _unfit(
+        raise unfit(
             f"Place every response exactly once: {len(set(placed) & set(shown))} of "
             f"{len(shown)} are placed."
         )
     full = [tier for tier in answer.tiers if tier]
     if not ties_allowed and any(len(tier) > 1 for tier in full):
-        raise _unfit("Ties are not allowed in this batch: give every response its own tier.")
+        raise unfit("Ties are not allowed in this batch: give every response its own tier.")
     rated = {r.position: r for r in answer.responses}
     if len(rated) != len(answer.responses) or not set(rated) <= set(shown):
-        raise _unfit("A rating names a response twice, or one that is not in this task.")
+        raise unfit("A rating names a response twice, or one that is not in this task.")
     missing = [p for p in shown if form.likert and (p not in rated or rated[p].likert is None)]
     if missing:
-        raise _unfit(
+        raise unfit(
             f"Rate every response from 1 to 7: {len(missing)} of {len(shown)} have no rating."
         )
     if not form.likert and any(r.likert is not None for r in rated.values()):
-        raise _unfit("This form does not ask for ratings.")
+        raise unfit("This form does not ask for ratings.")
     if answer.use_case is not None and answer.use_case not in form.use_cases:
-        raise _unfit(f"'{answer.use_case}' is not one of this form's use cases.")
+        raise unfit(f"'{answer.use_case}' is not one of this form's use cases.")
     return CheckedAnswer(
         ranks={position: rank for rank, tier in enumerate(full, start=1) for position in tier},
         likert={p: rated[p].likert if p in rated else None for p in shown},
@@ -234,9 +239,9 @@ def check_answer(answer: Answer, form: Form, shown: list[int], ties_allowed: boo
 def _ticked(names: list[str], asked: list[Flag]) -> dict[str, bool]:
     known = {flag.name for flag in asked}
     if not set(names) <= known:
-        raise _unfit(f"This form does not ask about {', '.join(sorted(set(names) - known))}.")
+        raise unfit(f"This form does not ask about {', '.join(sorted(set(names) - known))}.")
     return {flag.name: flag.name in names for flag in asked}
 
 
-def _unfit(message: str) -> Problem:
+def unfit(message: str) -> Problem:
     return Problem(422, "unfit_answer", message)

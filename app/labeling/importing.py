@@ -23,6 +23,7 @@ from app.labeling.forms import (
     Form,
     ShortText,
     Strict,
+    View,
     one_line,
 )
 from app.labeling.problems import Problem, first_fault
@@ -101,6 +102,12 @@ class BatchRules(Strict):
     )
     ties_allowed: bool = True
     shuffle_seed: int = Field(0, ge=0, le=2**31 - 1)
+    view: View = Field(
+        "text", description="how texts are shown: as text, or rendered as Markdown with formulas"
+    )
+    start_from_ratings: bool = Field(
+        False, description="offer to start the ranking from the ratings; couples the two"
+    )
     gold_every: int = Field(
         0, ge=0, le=1000, description="every how many answers a gold task comes; 0 = never"
     )

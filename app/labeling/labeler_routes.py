@@ -7,16 +7,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import HTMLResponse
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from app.labeling import answers, queue
 from app.labeling.access import Labeler
 from app.labeling.account_routes import page
 from app.labeling.forms import SKIP_REASONS, Answer, DraftBody, SkipAnswer
+from app.labeling.own import own_progress
 from app.labeling.problems import Problem
 from app.labeling.site import Site
-from app.labeling.tables import Assignment, Batch, InstructionRead, InstructionSet
-from app.labeling.views import own_answers, task_json
+from app.labeling.tables import Batch, InstructionRead, InstructionSet
+from app.labeling.views import own_answers, task_json, task_view
 
 router = APIRouter()
 Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
@@ -34,16 +35,11 @@ DraftWriter = Annotated[
 def home(request: Request, user: Labeler) -> Response:
     site: Site = request.app.state.site
     with site.database.read() as session:
-        done = session.scalar(
-            select(func.count())
-            .select_from(Assignment)
-            .where(Assignment.person_id == user.id, Assignment.state == "submitted")
-        )
         return page(
             request,
             "home.html",
             user=user,
-            done=done,
+            own=own_progress(session, user.id, user.cohort),
             chat=getattr(request.app.state, "chat", False),
         )
 
@@ -96,6 +92,14 @@ def me(user: Labeler) -> dict[str, str]:
     }
 
 
+@router.get("/api/me/progress")
+def my_progress(request: Request, user: Labeler) -> dict[str, Any]:
+    """What is left for this labeler, their pace, and how far they agree with known rankings."""
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        return own_progress(session, user.id, user.cohort)._asdict()
+
+
 @router.post("/api/next")
 def next_task(request: Request, user: Labeler) -> dict[str, Any]:
     """The task in hand or the next one: `kind` is task, instructions (to be read first) or
@@ -118,13 +122,7 @@ def next_task(request: Request, user: Labeler) -> dict[str, Any]:
             return {"kind": "empty"}
         if isinstance(claimed, queue.MustRead):
             row = session.get_one(InstructionSet, claimed.instruction_set_id)
-            return {
-                "kind": "instructions",
-                "id": row.id,
-                "name": row.name,
-                "version": row.version,
-                "body": row.body,
-            }
+            return {"kind": "instructions"} | _instructions_json(row)
         return task_json(session, claimed)
 
 
@@ -150,6 +148,16 @@ def read_assignment(request: Request, user: Labeler, assignment_id: Id) -> dict[
     site: Site = request.app.state.site
     with site.database.read() as session:
         return task_json(session, queue.own_assignment(session, user.id, assignment_id, lock=False))
+
+
+@router.get("/api/assignments/{assignment_id}/instructions")
+def read_instructions(request: Request, user: Labeler, assignment_id: Id) -> dict[str, Any]:
+    """The version of the instructions that this task is answered under, for reading beside it."""
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        mine = queue.own_assignment(session, user.id, assignment_id, lock=False)
+        version = task_view(session, mine.task_id).instruction_set_id
+        return _instructions_json(session.get_one(InstructionSet, version))
 
 
 @router.put("/api/assignments/{assignment_id}/draft")
@@ -209,6 +217,10 @@ def skip(request: Request, user: Labeler, assignment_id: Id, body: SkipAnswer) -
     with site.database.write() as session:
         queue.skip(session, user.id, assignment_id, body, time.time())
     return {"status": "skipped"}
+
+
+def _instructions_json(row: InstructionSet) -> dict[str, Any]:
+    return {"id": row.id, "name": row.name, "version": row.version, "body": row.body}
 
 
 def _stored_json(stored: answers.Stored) -> dict[str, Any]:

@@ -177,6 +177,10 @@ class Batch(Base):
     edit_minutes: Mapped[float] = mapped_column(server_default="1440")
     ties_allowed: Mapped[bool]
     shuffle_seed: Mapped[int]
+    # how prompts and responses are shown: text | rendered (Markdown, see rendering.py)
+    view: Mapped[str] = mapped_column(String(16), server_default="text")
+    # the ranking may be started from the ratings, which couples the two measurements
+    start_from_ratings: Mapped[bool] = mapped_column(server_default=text("false"))
     # a gold task after so many answers; 0 = none
     gold_every: Mapped[int] = mapped_column(server_default="0")
     instruction_set_id: Mapped[int] = link("instruction_set.id")
@@ -296,6 +300,9 @@ class Submission(Base):
     comment: Mapped[str | None]
     # came after the task was full
     extra: Mapped[bool] = mapped_column(server_default=text("false"))
+    # what the labeler looked at: text | rendered | both
+    seen: Mapped[str] = mapped_column(String(16), server_default="text")
+    from_ratings: Mapped[bool] = mapped_column(server_default=text("false"))
     instruction_set_id: Mapped[int] = link("instruction_set.id")
     form_schema_id: Mapped[int] = link("form_schema.id")
     created_at: Mapped[float] = now_column()

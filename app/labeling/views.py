@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import BindParameter, bindparam, func, select
 from sqlalchemy.orm import Session
 
-from app.labeling.forms import Form
+from app.labeling.forms import Form, View
+from app.labeling.rendering import render
 from app.labeling.tables import (
     Assignment,
     Batch,
@@ -49,7 +50,7 @@ class TaskView(NamedTuple):
     """Everything about a task that is fixed when it is imported."""
 
     batch: str
-    prompt: list[dict[str, str]]
+    prompt: list[dict[str, Any]]
     texts: dict[int, str]  # by position, only those that are shown
     form: Form
     form_json: dict[str, Any]
@@ -60,6 +61,8 @@ class TaskView(NamedTuple):
     instructions: str  # name@version
     instruction_set_id: int
     form_schema_id: int
+    view: View
+    start_from_ratings: bool
 
 
 def task_view(session: Session, task_id: int) -> TaskView:
@@ -90,6 +93,8 @@ def _read_task(session: Session, task_id: int) -> TaskView:
         f"{name}@{version}",
         batch.instruction_set_id,
         batch.form_schema_id,
+        batch.view,
+        batch.start_from_ratings,
     )
 
 
@@ -103,11 +108,7 @@ def task_json(session: Session, assignment: Assignment) -> dict[str, Any]:
         "assignment": assignment.id,
         "state": assignment.state,
         "batch": view.batch,
-        "prompt": view.prompt,
-        "responses": [{"position": p, "text": view.texts[p]} for p in assignment.display_order],
-        "form": view.form_json,
-        "ties_allowed": view.ties_allowed,
-        "instructions": view.instructions,
+        **fixed_json(view, assignment.display_order),
         "lease_until": assignment.lease_until,
         "editable_until": (assignment.closed_at or 0) + 60 * view.edit_minutes
         if answered
@@ -115,6 +116,28 @@ def task_json(session: Session, assignment: Assignment) -> dict[str, Any]:
         "draft": draft.body if draft else None,
         "draft_version": draft.version if draft else 0,
         "answer": _answer_json(session, assignment.id) if answered else None,
+    }
+
+
+def fixed_json(view: TaskView, order: list[int]) -> dict[str, Any]:
+    """What is the same for everybody but for the order. Rendered texts come with their sources, one
+    key away; `html` is null where a text is too long to be rendered.
+    """
+    prompt = [dict(message) for message in view.prompt]
+    responses: list[dict[str, Any]] = [{"position": p, "text": view.texts[p]} for p in order]
+    if view.view == "rendered":
+        for message in prompt:
+            message["html"] = render(message["content"])
+        for response in responses:
+            response["html"] = render(response["text"])
+    return {
+        "prompt": prompt,
+        "responses": responses,
+        "form": view.form_json,
+        "ties_allowed": view.ties_allowed,
+        "instructions": view.instructions,
+        "view": view.view,
+        "start_from_ratings": view.start_from_ratings,
     }
 
 
@@ -143,6 +166,8 @@ def _answer_json(session: Session, assignment_id: int) -> dict[str, Any]:
         "language": about.language,
         "prompt_flags": [name for name, ticked in about.flags.items() if ticked],
         "active_seconds": last.active_seconds,
+        "seen": last.seen,
+        "from_ratings": last.from_ratings,
         "responses": [
             {
                 "position": r.position,

@@ -15,6 +15,8 @@ export class Answer {
     this.comment = "";
     this.activeSeconds = 0;
     this.step = "rate";
+    this.seen = null; // text | rendered | both: what the labeler has looked at
+    this.fromRatings = false; // the ranking was started from the ratings
     this.history = [];
   }
 
@@ -31,10 +33,11 @@ export class Answer {
     const last = this.history.pop();
     if (last === undefined) return false;
     const seconds = this.activeSeconds;
-    const step = this.step;
+    const { step, seen } = this;
     this.load(JSON.parse(last));
     this.activeSeconds = seconds;
     this.step = step;
+    this.seen = seen;
     return true;
   }
 
@@ -48,6 +51,37 @@ export class Answer {
   rate(position, points) {
     this.remember();
     this.likert.set(position, points);
+  }
+
+  /** The labeler looks at this view (text | rendered) now. */
+  saw(view) {
+    this.seen = this.seen === null || this.seen === view ? view : "both";
+  }
+
+  /** Whether the ranking can be started from the ratings: all are rated, and nothing is placed that it would undo. */
+  canStartFromRatings() {
+    const { task } = this;
+    return Boolean(task.start_from_ratings && task.form.likert && !this.unrated().length && !this.tierOf.size);
+  }
+
+  /** Tiers in the order of the ratings; equal ratings tie, or are left to be placed where ties are not allowed. */
+  startFromRatings() {
+    this.remember();
+    const points = [...new Set(this.likert.values())].sort((a, b) => b - a);
+    let tier = 1;
+    for (const value of points) {
+      const equal = this.positions.filter((p) => this.likert.get(p) === value);
+      if (equal.length === 1 || this.task.ties_allowed) for (const p of equal) this.tierOf.set(p, tier);
+      tier += this.task.ties_allowed ? 1 : equal.length;
+    }
+    this.fromRatings = true;
+  }
+
+  /** Where the hands go on: the next response in screen order that this step still asks for, or null. */
+  pending(after = null) {
+    const left = this.step === "rate" ? this.unrated() : this.unplaced();
+    const from = after === null ? -1 : this.positions.indexOf(after);
+    return left.find((p) => this.positions.indexOf(p) > from) ?? left[0] ?? null;
   }
 
   toggle(set, name) {
@@ -95,6 +129,8 @@ export class Answer {
       comment: this.comment || null,
       active_seconds: this.activeSeconds,
       step: this.step,
+      seen: this.seen,
+      from_ratings: this.fromRatings,
     };
   }
 
@@ -112,5 +148,7 @@ export class Answer {
     this.comment = body.comment || "";
     this.activeSeconds = body.active_seconds || 0;
     this.step = body.step || this.step;
+    this.seen = body.seen ?? this.seen;
+    this.fromRatings = body.from_ratings || false;
   }
 }

@@ -1,6 +1,6 @@
 // The responses: full text, ratings and flags (step 1), tier buttons (step 2). Cards never move.
 
-import { el } from "./dom.js";
+import { el, fill } from "./dom.js";
 
 const SHORT = 1200; // characters above which a card can be shortened
 
@@ -13,7 +13,8 @@ export class Cards {
     root.replaceChildren(...this.nodes.values());
   }
 
-  build({ position, text }) {
+  build(response) {
+    const { position, text } = response;
     const letter = this.answer.letter(position);
     const handle = el("button", { class: "handle plain", "aria-label": `Drag response ${letter} to a tier`, tabindex: "-1" }, "\u2807");
     handle.addEventListener("pointerdown", (event) => this.on.grab(event, position));
@@ -21,10 +22,11 @@ export class Cards {
       "article",
       { class: "card", id: `card-${position}`, tabindex: "-1", "aria-labelledby": `letter-${position}`, "data-position": position },
       el("header", {},
-        el("span", { class: "letter", id: `letter-${position}` }, `Response ${letter}`), el("span", { class: "place" }), handle,
+        el("h2", { class: "letter", id: `letter-${position}` }, `Response ${letter}`), el("span", { class: "place" }), handle,
         this.scale(position, letter), this.chooser(position, letter)),
-      el("div", { class: "answer", dir: "auto" }, text),
+      el("div", { class: "answer", dir: "auto" }),
     );
+    fill(card.querySelector(".answer"), response, false);
     if (text.length > SHORT) card.append(this.moreButton(card, letter));
     card.append(this.flagBox(position, letter));
     return card;
@@ -46,9 +48,10 @@ export class Cards {
   }
 
   chooser(position, letter) {
-    const tiers = choices(`tier-${position}`, this.answer.size, (value) => `tier ${value}`, (value) => this.on.place(position, value));
+    const tiers = choices(`tier-${position}`, this.answer.size, (value) => `tier ${tierName(value, this.answer.size)}`, (value) => this.on.place(position, value));
     return el("fieldset", { class: "scale choose" },
-      el("legend", { class: "unseen" }, `Tier of response ${letter}: 1 is best, the same tier is a tie`), ...tiers);
+      el("legend", { class: "unseen" }, `Tier of response ${letter}: 1 is best, the same tier is a tie`),
+      el("small", {}, "best"), ...tiers, el("small", {}, "worst"));
   }
 
   flagBox(position, letter) {
@@ -82,7 +85,22 @@ export class Cards {
   focus(position) {
     const card = this.nodes.get(position);
     card.focus({ preventScroll: true });
-    card.scrollIntoView({ block: "start", behavior: "instant" });
+    const block = this.root.classList.contains("overview") ? "nearest" : "start";
+    card.scrollIntoView({ block, behavior: "instant" });
+  }
+
+  /** The texts as they were written, or the rendered views of those that have one. */
+  showRaw(raw) {
+    for (const response of this.answer.task.responses) fill(this.nodes.get(response.position).querySelector(".answer"), response, raw);
+  }
+
+  /** All cards beside each other in one view, each with its own scroll bar; `on` false shows them at full length. */
+  overview(on) {
+    this.root.classList.toggle("overview", on);
+    this.root.dataset.rows = Math.ceil(this.answer.size / (this.answer.size > 4 ? 3 : 2));
+    // What scrolls must be reached by the keyboard.
+    for (const card of this.nodes.values()) card.querySelector(".answer").toggleAttribute("tabindex", on);
+    for (const box of this.root.querySelectorAll(".answer[tabindex]")) box.tabIndex = 0;
   }
 
   /** Open the flags of a response and go to the first. */
@@ -97,6 +115,9 @@ export class Cards {
     for (const card of this.nodes.values()) if (card.querySelector(".more")) shorten(card, short);
   }
 }
+
+/** `1, best` and `9, worst`; those between are numbers. */
+export const tierName = (tier, size) => `${tier}${tier === 1 ? ", best" : tier === size ? ", worst" : ""}`;
 
 /** Radio buttons 1 .. count that look like buttons. */
 function choices(name, count, label, choose) {

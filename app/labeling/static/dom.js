@@ -1,4 +1,4 @@
-// Elements from data. Text is only ever set as text, never as HTML.
+// Elements from data. Text is only ever set as text; HTML comes from one place alone, `sanitised`.
 
 export const find = (id) => document.getElementById(id);
 
@@ -11,6 +11,16 @@ export function el(tag, attributes = {}, ...children) {
   }
   node.append(...children);
   return node;
+}
+
+/** Nodes of HTML that the server has rendered and sanitised (rendering.py). Nothing else may come here. */
+export const sanitised = (html) => [...new DOMParser().parseFromString(html, "text/html").body.childNodes];
+
+/** Fill an element with a text: its rendered view where there is one and it is wanted, else the text itself. */
+export function fill(node, { text, html }, raw) {
+  const rendered = typeof html === "string" && !raw;
+  node.classList.toggle("rendered", rendered);
+  node.replaceChildren(...(rendered ? sanitised(html) : [text]));
 }
 
 let line = 0;

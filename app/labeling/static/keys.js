@@ -1,5 +1,5 @@
 // The keyboard alone: A-I go to a card, 1-9 place it, Shift+1..7 rate it, F flags, S skip, U undo, ? help,
-// Ctrl+Enter on. Where there is a response F, F goes to it and Shift+F opens flags. Letters and digits are left alone
+// Ctrl+Enter on, R raw text, N instructions, T tiers from my ratings, V all in one view. Where there is a response F, F goes to it and Shift+F opens flags. Letters and digits are left alone
 // where somebody writes.
 
 const WRITES = "textarea, select, input:not([type=radio]):not([type=checkbox])";
@@ -16,7 +16,9 @@ export function listen(on, isActive) {
     const card = key.charCodeAt(0) - 97;
     const flags = key === "f" && (event.shiftKey || card >= on.count());
     if (/^[a-i]$/.test(key) && !flags) return act(event, () => on.go(card));
-    const command = { f: on.flags, s: on.skip, u: on.undo, "?": on.help }[key];
+    const command = {
+      f: on.flags, s: on.skip, u: on.undo, "?": on.help, r: on.raw, n: on.instructions, t: on.fromRatings, v: on.overview,
+    }[key];
     return command ? act(event, command) : undefined;
   });
 }

@@ -3,8 +3,8 @@
 import { Answer } from "./answer.js";
 import { call } from "./api.js";
 import { Board } from "./board.js";
-import { Cards } from "./cards.js";
-import { announce, el, find } from "./dom.js";
+import { Cards, tierName } from "./cards.js";
+import { announce, el, fill, find } from "./dom.js";
 import { Drafts } from "./drafts.js";
 import { listen } from "./keys.js";
 
@@ -16,8 +16,10 @@ let cards = null;
 let board = null;
 let drafts = null;
 let current = null; // position of the card in focus
+let raw = false; // the rendered view is put aside for the text itself
 let busy = false;
 let lastActive = Date.now();
+let oneView = null; // what this labeler chose with V
 
 // ---------------------------------------------------------------- fetch and show
 
@@ -36,7 +38,16 @@ async function next() {
 }
 
 function showInstructions(set) {
-  const body = find("reading-body");
+  writeInstructions(find("reading-body"), set);
+  find("reading").hidden = false;
+  find("reading-done").onclick = async () => {
+    const reply = await call("POST", `/api/instructions/${set.id}/read`);
+    if (reply.ok) next();
+    else fail(reply);
+  };
+}
+
+function writeInstructions(body, set) {
   body.replaceChildren(el("p", { class: "hint" }, `${set.name}, version ${set.version}`));
   for (const part of set.body.split(/\n\n+/)) {
     const text = part.trim();
@@ -44,12 +55,6 @@ function showInstructions(set) {
     else if (text.startsWith("- ")) body.append(el("ul", {}, ...text.slice(2).split("\n- ").map((line) => el("li", {}, line))));
     else if (text) body.append(el("p", {}, text));
   }
-  find("reading").hidden = false;
-  find("reading-done").onclick = async () => {
-    const reply = await call("POST", `/api/instructions/${set.id}/read`);
-    if (reply.ok) next();
-    else fail(reply);
-  };
 }
 
 function showTask(task) {
@@ -67,7 +72,13 @@ function showTask(task) {
   else if (task.answer) find("saved").textContent = `your answer, version ${task.answer.revision}`;
   cards = new Cards(find("cards"), answer, { rate, flag, place, grab: (event, position) => board.grab(event, position) });
   board = new Board(find("tiers"), answer, { place, go: (position) => cards.focus(position) });
+  raw = false;
+  answer.saw(task.view);
+  find("raw").hidden = task.view !== "rendered";
+  find("raw").setAttribute("aria-pressed", "false");
   showPrompt(task);
+  closeDrawer();
+  showLeft();
   find("comment").value = answer.comment;
   find("shorten").hidden = !find("cards").querySelector(".more");
   find("skip").hidden = task.state === "submitted";
@@ -75,13 +86,14 @@ function showTask(task) {
   closePanels();
   find("task").hidden = false;
   setStep(answer.step, false);
+  current = answer.pending() ?? answer.positions[0];
+  cards.nodes.get(current).focus({ preventScroll: true }); // the first key rates, without a letter before it
   window.scrollTo(0, 0);
-  announce(`Task with ${answer.size} responses. Press question mark for keys.`);
+  announce(`Task with ${answer.size} responses; ${answer.letter(current)} comes first. Press question mark for keys.`);
 }
 
 function showPrompt(task) {
-  const said = task.prompt.flatMap((m) => [el("p", { class: "who" }, m.role), el("p", { class: "said", dir: "auto" }, m.content)]);
-  find("messages").replaceChildren(...said);
+  showMessages(task);
   const { form } = task;
   find("about-prompt").hidden = !form.prompt_flags.length && !form.use_cases.length && !form.languages;
   find("prompt-flags").replaceChildren(...form.prompt_flags.map((flag) =>
@@ -92,6 +104,20 @@ function showPrompt(task) {
   find("prompt").scrollTop = 0;
 }
 
+function showMessages(task) {
+  find("messages").replaceChildren(...task.prompt.flatMap((m) => {
+    const said = el("div", { class: "said", dir: "auto" });
+    fill(said, { text: m.content, html: m.html }, raw);
+    return [el("p", { class: "who" }, m.role), said];
+  }));
+}
+
+/** How much is left for this labeler; nobody waits for it. */
+async function showLeft() {
+  const reply = await call("GET", "/api/me/progress");
+  if (reply.ok) find("left").textContent = `${reply.body.left} left`;
+}
+
 function refresh() {
   cards.refresh();
   board.refresh();
@@ -99,6 +125,7 @@ function refresh() {
   find("about-count").textContent = answer.promptFlags.size ? `(${answer.promptFlags.size} ticked)` : "";
   if (document.activeElement !== find("use-case")) find("use-case").value = answer.useCase;
   if (document.activeElement !== find("language")) find("language").value = answer.language;
+  find("from-ratings").hidden = answer.step !== "rank" || !answer.canStartFromRatings();
   const unrated = answer.unrated().length;
   const unplaced = answer.unplaced().length;
   find("counts").textContent = answer.step === "rate"
@@ -136,7 +163,7 @@ function place(position, tier) {
   current = position;
   change(() => answer.place(position, tier));
   const others = tier === null ? [] : answer.onTier(tier).filter((p) => p !== position).map((p) => answer.letter(p));
-  const where = tier === null ? "taken off the tiers" : `on tier ${tier}${others.length ? `, tied with ${others.join(" and ")}` : ""}`;
+  const where = tier === null ? "taken off the tiers" : `on tier ${tierName(tier, answer.size)}${others.length ? `, tied with ${others.join(" and ")}` : ""}`;
   announce(`${answer.letter(position)} ${where}. ${answer.size - answer.unplaced().length} of ${answer.size} placed.`);
 }
 
@@ -148,6 +175,7 @@ function setStep(step, byHand = true) {
   find("step-rank").setAttribute("aria-pressed", String(step === "rank"));
   find("forward").hidden = step === "rank";
   find("submit").hidden = step === "rate";
+  showOverview();
   refresh();
   if (!byHand) return;
   drafts.keep(answer.body());
@@ -162,6 +190,71 @@ function forward() {
   if (answer.step === "rank") return submit();
   const missing = answer.unrated();
   return missing.length ? point(missing, "not rated yet") : setStep("rank");
+}
+
+/** After a key: on to the next response that this step asks for. The pointer goes where it wants by itself. */
+function moveOn() {
+  const coming = answer.pending(current);
+  if (coming === null) {
+    const said = find("announce").textContent.trim(); // what the key has just done
+    announce(`${said} ${answer.step === "rate" ? "Control Enter goes on to ranking." : "Control Enter submits."}`);
+    return;
+  }
+  current = coming;
+  cards.focus(coming);
+}
+
+function startFromRatings() {
+  if (answer.step !== "rank" || !answer.canStartFromRatings()) return;
+  change(() => answer.startFromRatings());
+  const left = answer.pending();
+  current = left ?? answer.positions[0];
+  cards.focus(current);
+  announce(left === null ? "All are placed by your ratings; change what you rank otherwise." : "Placed by your ratings; equal ratings are left to be placed.");
+}
+
+// ---------------------------------------------------------------- ways to look
+
+function toggleRaw() {
+  if (answer.task.view !== "rendered") return;
+  raw = !raw;
+  answer.saw(raw ? "text" : "rendered");
+  cards.showRaw(raw);
+  showMessages(answer.task);
+  find("raw").setAttribute("aria-pressed", String(raw));
+  drafts.keep(answer.body());
+  announce(raw ? "Raw text." : "Rendered.");
+}
+
+/** Many responses are ranked in one view, if the window is wide enough for it and the labeler has not said otherwise. */
+function showOverview() {
+  const wide = window.matchMedia("(min-width: 60.01rem) and (min-height: 40rem)").matches;
+  const on = wide && answer.step === "rank" && (oneView ?? answer.size > 4);
+  find("overview").hidden = !wide || answer.step !== "rank";
+  find("overview").setAttribute("aria-pressed", String(on));
+  cards.overview(on);
+}
+
+function toggleOverview() {
+  if (find("overview").hidden) return;
+  oneView = find("overview").getAttribute("aria-pressed") !== "true";
+  showOverview();
+  announce(oneView ? "All responses in one view." : "Responses at full length.");
+}
+
+async function toggleDrawer() {
+  if (!find("drawer").hidden) { closeDrawer(); find("instructions").focus(); return; }
+  const reply = await call("GET", `/api/assignments/${answer.task.assignment}/instructions`);
+  if (!reply.ok) { fail(reply); return; }
+  writeInstructions(find("drawer-body"), reply.body);
+  panel("drawer", "instructions", true);
+  document.body.classList.add("with-drawer");
+  find("drawer").focus();
+}
+
+function closeDrawer() {
+  panel("drawer", "instructions", false);
+  document.body.classList.remove("with-drawer");
 }
 
 /** Say what is missing and go there; the button itself never goes dead. */
@@ -275,7 +368,9 @@ function undo() {
   refresh();
   find("comment").value = answer.comment;
   drafts.keep(answer.body());
-  announce("Undone.");
+  const again = answer.pending();
+  if (again !== null) { current = again; cards.focus(again); }
+  announce(again === null ? "Undone." : `Undone. At ${answer.letter(again)}.`);
 }
 
 const withCard = (run) => {
@@ -288,17 +383,23 @@ listen({
   go: (index) => { if (index < answer.size) { current = answer.positions[index]; cards.focus(current); } },
   place: (tier) => {
     if (answer.step === "rate") return announce("You are rating: Shift with a digit rates; Control Enter goes on to ranking.");
-    return tier <= answer.size ? withCard((p) => place(p, tier)) : announce(`There are ${answer.size} tiers.`);
+    return tier <= answer.size ? withCard((p) => { place(p, tier); moveOn(); }) : announce(`There are ${answer.size} tiers.`);
   },
-  rate: (points) => { if (points <= 7 && answer.task.form.likert) withCard((p) => rate(p, points)); },
+  rate: (points) => { if (points <= 7 && answer.task.form.likert) withCard((p) => { rate(p, points); if (answer.step === "rate") moveOn(); }); },
   flags: () => { if (answer.step === "rank") setStep("rate", false); withCard((p) => cards.openFlags(p)); },
-  skip: openSkip, undo, help: toggleHelp, forward, close: closePanels,
+  skip: openSkip, undo, help: toggleHelp, forward, close: () => { closePanels(); closeDrawer(); },
+  raw: toggleRaw, fromRatings: startFromRatings, overview: toggleOverview, instructions: toggleDrawer,
 }, () => answer !== null && !find("task").hidden);
 
 find("step-rate").addEventListener("click", () => setStep("rate"));
 find("step-rank").addEventListener("click", () => setStep("rank"));
 find("forward").addEventListener("click", forward);
 find("submit").addEventListener("click", submit);
+find("raw").addEventListener("click", toggleRaw);
+find("from-ratings").addEventListener("click", startFromRatings);
+find("overview").addEventListener("click", toggleOverview);
+find("instructions").addEventListener("click", toggleDrawer);
+find("drawer-close").addEventListener("click", toggleDrawer);
 find("undo").addEventListener("click", undo);
 find("help").addEventListener("click", toggleHelp);
 find("skip").addEventListener("click", openSkip);

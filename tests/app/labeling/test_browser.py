@@ -18,6 +18,7 @@ from app.labeling.importing import Candidates
 from app.labeling.tables import Assignment, Draft, LoginSession, ResponseRating, Submission
 from app.serving import serving
 from data.records import Message
+from tests.app.labeling.hostile import HOSTILE
 from tests.app.labeling.making import PASSWORD, add_batch, add_person, candidates
 
 pytestmark = pytest.mark.browser
@@ -155,7 +156,7 @@ def test_keyboard_alone(site, page):
 
     press(page, "?")
     assert page.is_visible("#help-panel")
-    press(page, "Escape", "a", "Shift+Digit6", "f", "Space", "b", "Shift+Digit3", "Control+Enter")
+    press(page, "Escape", "a", "f", "Space", "Shift+Digit6", "b", "Shift+Digit3", "Control+Enter")
     assert "C is not rated yet" in page.inner_text("#message")  # told, and taken there
     press(page, "c", "Shift+Digit3")
     wait_saved(page)
@@ -164,7 +165,7 @@ def test_keyboard_alone(site, page):
     assert page.inner_text("#counts") == "3 of 3 rated"
 
     press(page, "Control+Enter", "a", "3", "b", "1", "c", "1", "u", "c", "1")
-    assert "C on tier 1, tied with B. 3 of 3 placed." in page.inner_text("#announce")
+    assert "C on tier 1, best, tied with B. 3 of 3 placed." in page.inner_text("#announce")
     assert page.is_visible(
         "#contradiction"
     ) and "A (rated 6) is below B (rated 3)" in page.inner_text("#contradiction")
@@ -472,3 +473,204 @@ def test_admin_pages_at_two_widths(site, page):
                 page.wait_for_selector("#agreement table")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
             picture(page, f"admin{name.replace('/', '-')}-{width}")
+
+
+def start(page, handle: str = "lea") -> None:
+    """Log in, read the instructions, and be at the first task."""
+    log_in(page, handle)
+    page.goto("/work")
+    page.click("#reading-done")
+    page.wait_for_selector("#task:visible")
+
+
+def test_a_ranking_of_k_takes_2k_and_2_keys(site, page):
+    """Rate and place in the order shown; focus moves on by itself. Seen red: 4 K + 2, a letter
+    before every digit.
+    """
+    k = 5
+    add_batch(site, count=2, k=k)
+    start(page)
+    keys = [f"Shift+Digit{n + 1}" for n in range(k)] + ["Control+Enter"]
+    keys += [f"Digit{k - n}" for n in range(k)] + ["Control+Enter"]
+    order = positions(page)
+    press(page, *keys)
+    says(page, "#message", "Saved on the server as answer")
+    assert len(keys) == 2 * k + 2
+    assert stored_ranks(site) == {p: k - n for n, p in enumerate(order)}
+    says(page, "#counts", f"0 of {k} rated")
+    press(page, "Shift+Digit4", "u", "Shift+Digit2")  # undo goes back to where it was
+    assert page.inner_text(".place >> nth=0") == "rated 2"
+
+
+def test_the_pointer_is_not_moved_on(site, page):
+    """Who clicks looks where they click: nothing scrolls away under the hand."""
+    add_batch(site, count=1, k=3)
+    start(page)
+    page.click(".card >> nth=1 >> .rate label >> nth=3")
+    assert page.evaluate("document.activeElement.closest('.card').id") == page.get_attribute(
+        ".card >> nth=1", "id"
+    )
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_starting_from_the_ratings(site, page, ties):
+    """Only where the batch offers it, only before anything is placed, and the answer says so."""
+    add_batch(site, count=1, k=3, start_from_ratings=True, ties_allowed=ties)
+    start(page)
+    press(page, "t", "Shift+Digit3", "Shift+Digit6", "Shift+Digit3")
+    assert page.is_hidden("#from-ratings")  # step 1
+    press(page, "Control+Enter", "t")
+    assert page.is_hidden("#from-ratings")
+    a, b, c = positions(page)
+    if ties:
+        assert page.inner_text("#counts") == "3 of 3 placed"
+        wanted = {a: 2, b: 1, c: 2}
+    else:
+        assert page.inner_text("#counts") == "1 of 3 placed"
+        press(page, "Digit2", "Digit3")
+        wanted = {a: 2, b: 1, c: 3}
+    press(page, "Control+Enter")
+    says(page, "#message", "Saved")
+    assert stored_ranks(site) == wanted
+    with site.database.read() as session:
+        assert session.scalars(select(Submission.from_ratings)).all() == [True]
+
+
+def test_no_start_from_ratings_unless_the_batch_says_so(site, page):
+    add_batch(site, count=1, k=2)
+    start(page)
+    press(page, "Shift+Digit3", "Shift+Digit6", "Control+Enter", "t")
+    assert page.is_hidden("#from-ratings") and page.inner_text("#counts") == "0 of 2 placed"
+
+
+def test_no_hostile_text_does_anything_in_either_view(site, page):
+    """All of them at once, as prompts and as responses, rendered and raw: no dialog, no request to
+    anywhere else, no breach of the policy, and the page still works. The raw view is the text to
+    the letter.
+
+    Mutation seen red: `sanitise` returns what it is given (the policy is then what stops it, and
+    says so).
+    """
+    rows = [HOSTILE[n : n + 9] for n in range(0, len(HOSTILE), 9)]
+    rows[-1] += ["filling"] * (2 - len(rows[-1]))
+    records = [
+        Candidates(
+            prompt=[Message(role="user", content=f"{n} " + "\n\n".join(texts))], responses=texts
+        )
+        for n, texts in enumerate(rows)
+    ]
+    add_batch(site, records=records, view="rendered")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    start(page)
+    shown = []
+    for row in rows:
+        page.wait_for_selector("#task:visible")
+        says(page, "#counts", f"0 of {len(row)} rated")
+        page.wait_for_timeout(150)  # whatever would run on its own has run
+        assert (
+            page.query_selector(".answer script, .answer img, .answer a, .answer [style]") is None
+        )
+        press(page, "r")
+        shown += page.evaluate("[...document.querySelectorAll('.answer')].map(a => a.textContent)")
+        press(page, "r", "s", "Space", "Enter")
+        page.wait_for_timeout(50)
+        sync_api.expect(page.locator("#message")).to_contain_text("Task skipped", timeout=20_000)
+    assert sorted(shown) == sorted(text for row in rows for text in row)
+    origin = page.url.split("/work")[0]
+    assert [url for url in asked if not url.startswith((origin, "data:,"))] == []
+
+
+def test_rendered_and_raw(site, page):
+    """Markdown, code, tables and formulas; the raw text is one key away, and the answer tells."""
+    text = (
+        "# Owls\n\n| eyes | $n$ |\n|---|---|\n| two | \\(x^2\\) |\n\n```python\nprint(1 < 2)\n```"
+    )
+    records = [candidates(1, k=2)[0].model_copy(update={"responses": [text, "**plain**"]})]
+    add_batch(site, records=records, view="rendered")
+    start(page)
+    assert page.locator(".answer table td math msup").count() == 1
+    assert page.locator(".answer pre code").inner_text().strip() == "print(1 < 2)"
+    assert page.locator(".answer strong").count() == 1
+    picture(page, "rendered")
+    press(page, "r")
+    assert page.query_selector(".answer *") is None
+    picture(page, "raw")
+    press(page, "r", "Shift+Digit3", "Shift+Digit6", "Control+Enter", "1", "2", "Control+Enter")
+    says(page, "#message", "Saved")
+    with site.database.read() as session:
+        assert session.scalars(select(Submission.seen)).all() == ["both"]
+
+
+def test_instructions_in_a_drawer_and_what_is_left(site, page):
+    add_batch(site, count=3, k=2)
+    start(page)
+    says(page, "#left", "3 left")
+    press(page, "n")
+    says(page, "#drawer-body", "What makes an answer good")
+    assert page.is_visible("#cards")
+    picture(page, "drawer")
+    press(page, "Shift+Digit3")  # the task goes on beside it
+    says(page, "#counts", "1 of 2 rated")
+    press(page, "Escape")
+    assert page.is_hidden("#drawer")
+
+
+def test_nine_responses_are_ranked_in_one_view(site, page):
+    """At 1280 x 800 all nine cards, their tier buttons and the board are inside the window at once,
+    and `V` gives them their full length.
+    """
+    add_batch(site, records=nine_long_answers())
+    start(page)
+    press(page, *(f"Shift+Digit{n % 7 + 1}" for n in range(9)), "Control+Enter")
+    boxes = "[...document.querySelectorAll('.card, .choose label, #board')].map(e => { const b = e.getBoundingClientRect(); return [b.top, b.left, b.bottom, b.right, b.width, b.height]; })"
+    found = page.evaluate(boxes)
+    assert len(found) == 9 + 9 * 9 + 1
+    for top, left, bottom, right, width, height in found:
+        assert top >= 0 and left >= 0 and bottom <= 800 and right <= 1280
+        assert width >= 24 and height >= 24  # WCAG 2.5.8
+    press(page, "v")
+    assert page.evaluate("document.querySelector('.card').getBoundingClientRect().height") > 400
+    names = page.evaluate(
+        "[...document.querySelectorAll('.card:first-child .choose input')].map(e => e.ariaLabel)"
+    )
+    assert (names[0], names[1], names[8]) == ("tier 1, best", "tier 2", "tier 9, worst")
+    assert page.inner_text(".choose >> nth=0").split()[-1] == "worst"
+
+
+SMALL = """[...document.querySelectorAll('main button, main .button, main summary, main label, nav a, nav button, main select, main textarea, main input')]
+    .filter(e => e.checkVisibility() && !e.closest('.unseen') && !(e.tagName === 'INPUT' && e.closest('label')) && !(e.tagName === 'SELECT' && e.closest('label')))
+    .map(e => [e.outerHTML.slice(0, 90), e.getBoundingClientRect().width, e.getBoundingClientRect().height])
+    .filter(([_, w, h]) => w < 43.9 || h < 43.9)"""
+
+
+def test_targets_are_44_pixels_on_a_phone(site, chromium, served):
+    """Everything that is touched on the labeler's way, in both steps, with all panels open."""
+    add_batch(site, count=1, k=9, view="rendered", start_from_ratings=True)
+    context = chromium.new_context(
+        viewport={"width": 360, "height": 740}, base_url=served, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    log_in(page)
+    assert page.evaluate(SMALL) == []
+    page.goto("/work")
+    page.wait_for_selector("#reading-done:visible")
+    assert page.evaluate(SMALL) == []
+    page.tap("#reading-done")
+    page.wait_for_selector("#task:visible")
+    page.tap("#help")
+    page.tap("#about-prompt summary")
+    page.tap("#skip")
+    assert page.evaluate(SMALL) == []
+    picture(page, "phone-rate-panels")
+    page.tap("#skip-cancel")
+    for card in page.query_selector_all(".card"):
+        card.query_selector(".rate label:nth-of-type(4)").tap()
+    page.tap("#forward")
+    assert page.evaluate(SMALL) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    picture(page, "phone-rank")
+    page.tap("#from-ratings")
+    page.tap("#submit")
+    says(page, "#message", "Saved")
+    context.close()
