@@ -2,7 +2,7 @@
 parallel.
 
     python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--overlap 3]
-                                  [--think 8] [--workers 1] [--only sqlite]
+                                  [--think 8] [--workers 1] [--view rendered] [--only sqlite]
 
 The site runs as a process of its own (or as `--workers` of them), on SQLite and then on a private
 PostgreSQL; the load comes from one more process on the same machine, so both share its processors.
@@ -33,6 +33,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import httpx
 from sqlalchemy import func, select
@@ -60,6 +61,7 @@ class Load:
     overlap: int = 3
     think: float = 8.0
     workers: int = 1
+    view: Literal["text", "rendered"] = "text"
     next_seconds: list[float] = field(default_factory=list)
     acknowledged: set[int] = field(default_factory=set)
     statuses: Counter = field(default_factory=Counter)
@@ -77,12 +79,13 @@ def prepare(folder: Path, database: str | None, load: Load) -> None:
             for n in range(load.labelers)
         ]
         session.add_all(people)
-        batch = create_batch(session, BatchRules(name="load", overlap=load.overlap), time.time())
+        rules = BatchRules(name="load", overlap=load.overlap, view=load.view)
+        batch = create_batch(session, rules, time.time())
         records = [
             Candidates(
                 prompt=[Message(role="user", content=f"Question {n}: which answer is best?")],
                 responses=[
-                    f"Answer {k} to {n}. " + "word " * rng.randint(20, 120)
+                    f"**Answer** {k} to $x_{{{n}}}$. " + "word " * rng.randint(20, 120)
                     for k in range(rng.randint(4, 9))
                 ],
             )
@@ -185,6 +188,8 @@ async def tab(client: httpx.AsyncClient, rng: random.Random, load: Load) -> None
         task = reply.raise_for_status().json()
         if task["kind"] != "task":
             return
+        left = await client.get("/api/me/progress")  # as the page does
+        load.statuses[f"progress {left.status_code}"] += 1
         await asyncio.sleep(rng.expovariate(1 / load.think) if load.think else 0)
         path = f"/api/assignments/{task['assignment']}/submit"
         headers = {"Idempotency-Key": uuid.uuid4().hex}
@@ -281,11 +286,13 @@ def main() -> None:
     parser.add_argument("--overlap", type=int, default=3)
     parser.add_argument("--think", type=float, default=8.0, help="mean seconds over a task")
     parser.add_argument("--workers", type=int, default=1, help="server processes")
+    parser.add_argument("--view", choices=["text", "rendered"], default="text")
     parser.add_argument("--only", choices=["sqlite", "postgresql"])
     given = parser.parse_args()
     result = {}
     size = {
-        name: getattr(given, name) for name in ("labelers", "tasks", "overlap", "think", "workers")
+        name: getattr(given, name)
+        for name in ("labelers", "tasks", "overlap", "think", "workers", "view")
     }
     if given.only != "postgresql":
         result["sqlite"] = measure("sqlite", None, Load(**size))

@@ -40,8 +40,7 @@ def test_only_harmless_elements_come_out(text):
     """Also of the raw text itself, as if the parser had let it through, and of what comes out
     again: nothing hides until a second parse.
 
-    Mutations seen red: `html: True` with `sanitise` returning what it is given; `sanitise` alone
-    returning what it is given (formulas).
+    Mutation seen red: `sanitise` returns what it is given.
     """
     for html in (render(text), sanitise(text)):
         found = Elements(html)
