@@ -18,7 +18,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def main() -> None:
 
 def write_corpus(path: Path, size: int) -> None:
     """Documents of the village with a number in each, so that no two are the same."""
-    texts: list[str] = [d.text for d in Willowbrook(seed=0).documents(random.Random(0))]
+    made = islice(Willowbrook(seed=0).documents(random.Random(0)), 20_000)
+    texts: list[str] = [document.text for document in made]
     written = 0
     with path.open("w", encoding="utf-8") as file:
         for number in count():
