@@ -113,7 +113,7 @@ def hh(row: Row) -> Iterator[Comparison]:
 def trl_preference(row: Row) -> Iterator[Comparison]:
     """{prompt, chosen, rejected}, strings or lists of messages, with `system` beside them; without
     `prompt` it is what both lists begin with, and a prompt that they repeat counts once.
-    LLaMA-Factory's `chosen_messages` and `rejected_messages` are such lists.
+    LLaMA-Factory's chosen_messages and rejected_messages are such lists.
     """
     row = {**row, **{key: row[f"{key}_messages"] for key in BOTH if f"{key}_messages" in row}}
     if isinstance(row.get("chosen"), str) and not all(_is_transcript(row.get(k)) for k in BOTH):

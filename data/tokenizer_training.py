@@ -32,7 +32,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def learn_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """The byte-level BPE alone, as the `tokenizers` library has it and as JSON holds it."""
+    """The byte-level BPE alone, as the tokenizers library has it and as JSON holds it."""
     smallest = BYTES + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
         raise PodiumError(

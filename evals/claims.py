@@ -113,7 +113,7 @@ CLAIMS: dict[str, Claim] = {
         "PPO-ptx, PPO, RLOO, GRPO, DPO and best of n at equal compute",
         "asked by practitioners; each one's own paper",
         "begun",
-        "two seeds of three; no order among the policies is shown",
+        "three seeds; no order among the policies is shown",
         ("benchmarks.algorithms --runs-dir {runs} --seeds 0 1 2",),
         "algorithms.md",
     ),

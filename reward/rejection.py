@@ -42,8 +42,8 @@ def demonstrate(
     tell how many came of it.
 
     Args:
-        prompts: the first so many; None: all. reward: as in `ppo.reward`; None: the recipe's, else
-            its reward stage. floor: the least score of an answer that is kept.
+        prompts: the first so many, or all. reward: as in `ppo.reward`; by default the recipe's,
+            else its reward stage. floor: the least score of an answer that is kept.
 
     Raises:
         DataError: the run has no prompts. PodiumError: no such model or reward, or nothing is left.

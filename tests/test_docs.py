@@ -13,8 +13,8 @@ import pytest
 import typer
 
 from app.labeling.cli import app as label_app
-from data.cli import app as data_app
 from podium.cli.main import app as podium_app
+from podium.cli.prepare import app as data_app
 from podium.run.recipe import RECIPES, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -141,8 +141,8 @@ class LabelingClient:
         return self._send("POST", "/batches", shapes.ImportDone, body)
 
     def set_state(self, batch: int | str, state: str) -> str:
-        """`open`, `paused`, `withdrawn`, `deleted` or `restored` (by number); the state it then
-        has. Scope manage, and read where the batch is named.
+        """Make it "open", "paused", "withdrawn", "deleted" or "restored" (by number); the state it
+        then has. Scope manage, and read where the batch is named.
         """
         number = batch if isinstance(batch, int) else self.batch(batch).id
         done = self._send("POST", f"/batches/{number}/state", shapes.NewState, {"state": state})

@@ -1,5 +1,7 @@
 """What a model is given of a conversation, and what it gives back, without a browser."""
 
+import json
+
 import pytest
 
 from app.chat.catalog import Catalog, find_checkpoints
@@ -37,13 +39,14 @@ def test_every_language_model_of_the_run_is_offered_and_no_other(catalog, chat_r
 def test_a_base_from_outside_the_run_is_offered_too(chat_run, tmp_path):
     (tmp_path / "sft").symlink_to(chat_run / "sft")
     assert [checkpoint.key for checkpoint in find_checkpoints(tmp_path)] == ["sft"]
-    record = (chat_run / "sft/final/stage.json").read_text()
+    record = json.loads((chat_run / "sft/final/stage.json").read_text())
+    base = str(chat_run / "pretrain/final")
+    record["parents"] = [{"ref": "x", "path": base, "sha256": "", "stage": None}]
     outside = tmp_path / "again"
     (outside / "sft/final").mkdir(parents=True)
     for file in ("config.json", "model.safetensors"):
         (outside / "sft/final" / file).symlink_to(chat_run / "sft/final" / file)
-    parent = f'"parents": [{{"ref": "x", "path": "{chat_run / "pretrain/final"}", "sha256": "", "stage": null}}]'
-    (outside / "sft/final/stage.json").write_text(record.replace('"parents": []', parent))
+    (outside / "sft/final/stage.json").write_text(json.dumps(record))
     assert [checkpoint.key for checkpoint in find_checkpoints(outside)] == ["base", "sft"]
 
 
