@@ -30,6 +30,7 @@ from pretrain.scaling import (
 __all__ = ["Trained", "fit_runs", "in_words", "non_embedding", "read_runs"]
 
 EMBEDDINGS = ("embed_tokens", "embed_positions", "lm_head", "wte", "wpe", "embed_in", "embed_out")
+ENOUGH_RUNS = 4  # for a law in one quantity with a floor
 TRUSTED = 3.0  # an exponent whose interval is wider than this factor is called not determined
 
 
@@ -110,8 +111,8 @@ def fit_runs(folder: Path, seed: int = 0) -> dict[str, Any]:
         )
     text = groups.most_common(1)[0][0]
     scratch = [run.point for run in runs if run.text == text and run.started_from is None]
-    most = max(point.tokens for point in scratch)
-    largest = max(point.parameters for point in scratch)
+    most = fullest([p.tokens for p in scratch])
+    largest = fullest([p.parameters for p in scratch])
     wide = [p for p in scratch if p.tokens == most]
     long = [p for p in scratch if p.parameters == largest]
     frontier = compute_frontier(scratch)
@@ -135,8 +136,8 @@ def fit_runs(folder: Path, seed: int = 0) -> dict[str, Any]:
     return {
         "runs": [r._asdict() | {"flops": r.flops} for r in scratch],
         "range": {
-            "parameters": [min(p.parameters for p in scratch), largest],
-            "tokens": [min(p.tokens for p in scratch), most],
+            "parameters": _ends([p.parameters for p in scratch]),
+            "tokens": _ends([p.tokens for p in scratch]),
         },
         "L(N) at tokens": most,
         "L(D) at parameters": largest,
@@ -146,6 +147,19 @@ def fit_runs(folder: Path, seed: int = 0) -> dict[str, Any]:
         "read more than once": repeated,
         "other text": sum(1 for r in runs if r.text != text),
     }
+
+
+def fullest(values: Sequence[float]) -> float:
+    """The largest value that enough runs have for a law in the other quantity; where none has, the
+    one that most have. A lone larger run beside a ladder must not take its place.
+    """
+    counts = Counter(values)
+    enough = [value for value, count in counts.items() if count >= ENOUGH_RUNS]
+    return max(enough) if enough else max(counts, key=lambda value: (counts[value], value))
+
+
+def _ends(values: Sequence[float]) -> list[float]:
+    return [min(values), max(values)]
 
 
 def _law(fit: Any) -> dict[str, Any]:

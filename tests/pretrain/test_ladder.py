@@ -83,6 +83,16 @@ def test_a_law_without_enough_runs_says_so_and_the_others_are_fitted(tmp_path):
     assert "4 of them read their text more than once" in in_words(found)
 
 
+def test_a_lone_larger_run_does_not_take_the_ladders_place(runs, tmp_path):
+    """Seen red on the largest size, of which there was one run, taken for L(D)."""
+    finished(runs, "deep", 200_000, 40_000, 3.0)
+    finished(runs, "long", 800.0, 900_000, loss(800.0, 900_000))
+    found = fit_and_write(runs, tmp_path / "out")
+    assert found["L(D) at parameters"] == 134400.0 and found["L(N) at tokens"] == 640_000
+    assert "exponent" in found["laws"]["L(D)"]["values"]
+    assert found["range"]["parameters"] == [700.0, 200_000]
+
+
 def test_parameters_are_counted_without_embeddings(tiny_llama, tiny_opt, tokenizer, tmp_path):
     """Seen red with OPT's positions counted."""
     for name, model in (("llama", tiny_llama), ("opt", tiny_opt)):
