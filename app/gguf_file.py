@@ -164,7 +164,7 @@ def _weights(model: PreTrainedModel, family: Family) -> Iterator[tuple[str, np.n
         if path in ENDS:
             yield f"{ENDS[path]}.{kind}", weight
             continue
-        layer, inner = re.fullmatch(r"layers\.(\d+)\.(.*)", path).groups()  # type: ignore[union-attr]
+        layer, inner = path.removeprefix("layers.").split(".", 1)
         if family.pairs and (count := heads.get(inner.split(".")[-1])):
             weight = _in_pairs(weight, count)
         yield f"blk.{layer}.{TENSORS[inner]}.{kind}", weight

@@ -68,7 +68,7 @@ def write_corpus(path: Path, size: int) -> None:
                 return
 
 
-def measured(side: Callable[..., int], *where: Path) -> tuple[float, float, int]:
+def measured(side: Callable[..., int], *where: Path | str) -> tuple[float, float, int]:
     """Seconds, megabytes at the most, and tokens of one side in a process of its own."""
     reader, writer = SPAWN.Pipe(duplex=False)
     process = SPAWN.Process(target=_timed, args=(writer, side, *where))
@@ -78,11 +78,11 @@ def measured(side: Callable[..., int], *where: Path) -> tuple[float, float, int]
     return found
 
 
-def _timed(writer: Any, side: Callable[..., int], *where: Path) -> None:
-    side_began = time.perf_counter()
+def _timed(writer: Any, side: Callable[..., int], *where: Path | str) -> None:
+    began = time.perf_counter()
     tokens = side(*where)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    writer.send((time.perf_counter() - side_began, memory, tokens))
+    writer.send((time.perf_counter() - began, memory, tokens))
 
 
 def ours(folder: Path, corpus: Path, sample: Path, name: str = "ours") -> int:
@@ -126,7 +126,7 @@ def killed(folder: Path, corpus: Path, sample: Path, kills: int) -> None:
         ended = "had ended" if process.exitcode != -signal.SIGKILL else "killed"
         notes = [json.loads(p.read_text())["documents"] for p in broken.glob("*/progress.json")]
         print(f"{ended}; {notes} documents noted")
-    measured(ours, folder, corpus, sample, "broken")  # type: ignore[arg-type]
+    measured(ours, folder, corpus, sample, "broken")
     (found,) = (p.parent for p in broken.glob("*/store.json"))
     same = all(
         (found / part).read_bytes() == (folder / "ours" / found.name / part).read_bytes()

@@ -140,7 +140,8 @@ def _check(recipe: Recipe, plan: Plan) -> None:
             "that no file has yet",
             "leave it out; with people as labelers say --labelers site",
         )
-    if recipe.data.world is None and recipe.rankings.reward is None and not plan.people:  # type: ignore[attr-defined]
+    ranked_by_a_reward = recipe.stage_config("rankings").reward is not None
+    if recipe.data.world is None and not plan.people and not ranked_by_a_reward:
         raise RecipeError(
             f"recipe '{recipe.name}' has no world whose labelers could rank",
             "say --labelers site, or give rankings.reward",

@@ -90,7 +90,7 @@ class Courier:
             except DBAPIError as error:  # a full disk, a database that restarts: later, then
                 if not self._stop.is_set():
                     log.error("webhooks: %s", error.orig)
-            except Exception:
+            except Exception:  # of any kind: the thread must not end, and the log tells all
                 if not self._stop.is_set():
                     log.exception("webhooks: a round failed; the next one goes on")
         self.http.close()
