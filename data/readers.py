@@ -27,13 +27,14 @@ from data.conversion import convert, convertible
 from data.formats import Malformed, Unusable
 from data.jsonl import stream_jsonl, stream_rows
 from data.records import Comparison, Demonstration, Document, Prompt, Ranking, note_place, place_of
-from data.rows import file_rows, rows_of, suffix_of
+from data.rows import check_is_there, file_rows, rows_of, suffix_of
 from data.sources import Source
 from podium.errors import DataError, PodiumError
 
 __all__ = [
     "CONVERTERS",
     "ReadReport",
+    "check_source",
     "named_sources",
     "read_source",
     "read_with_report",
@@ -302,6 +303,12 @@ TOGETHER: dict[str, Callable[[Iterator[tuple[int, Any]]], Iterator[tuple[int, An
     "oasst_tree": _trees,
     "scored_rows": judged.by_prompt,
 }
+
+
+def check_source(spec: Any) -> None:
+    """Whether every part of a source can be there, without reading it. Raises DataError."""
+    for source in named_sources(spec).values():
+        check_is_there(_expand(source.path))
 
 
 def _source(spec: Any) -> Source:

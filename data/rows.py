@@ -47,9 +47,26 @@ def renamed(row: Any, fields: Mapping[str, str]) -> Any:
     return kept
 
 
+def check_is_there(path: str) -> None:
+    """Whether a source can be there, without reading it: a path is, what may be a hub's id is taken
+    for good.
+
+    Raises:
+        DataError: it is neither; names what lies near it.
+    """
+    local = Path(path)
+    if not (local.exists() or _may_be_hub_id(path)):
+        with opened(local):  # tells why not
+            pass
+
+
+def _may_be_hub_id(path: str) -> bool:
+    named = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path)
+    return named is not None and not Path(path).suffix
+
+
 def _rows(path: str, source: Source) -> Iterator[tuple[int, Any]]:
     local = Path(path)
-    hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) and not local.suffix
     if local.is_dir() and source.format == "text":
         files = sorted(local.rglob("*.txt"))
         if not files:
@@ -62,7 +79,7 @@ def _rows(path: str, source: Source) -> Iterator[tuple[int, Any]]:
             )
         for file in files:
             yield from file_rows(file, source)
-    elif local.is_dir() or (hub_id and not local.exists()):
+    elif local.is_dir() or (_may_be_hub_id(path) and not local.exists()):
         yield from enumerate(_hub_rows(path, source), start=1)
     else:
         yield from file_rows(local, source)

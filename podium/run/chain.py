@@ -32,6 +32,7 @@ def run_chain(recipe: Recipe, runs_dir: Path, force: tuple[str, ...] = ()) -> Pa
     """
     chain = recipe.chain()
     check_parents(recipe, runs_dir / recipe.name)
+    check_data(recipe, runs_dir / recipe.name)
     with opened_run(recipe, runs_dir) as run_dir:
         say(f"recipe '{recipe.name}': {len(chain)} stages, everything lies in {run_dir}")
         ran = [
@@ -92,6 +93,24 @@ def check_parents(recipe: Recipe, run_dir: Path, download: bool = True) -> None:
                     kind.check(part.reward)
         if spec.role == "reward" and download:
             _check_head(recipe, run_dir, stage)
+
+
+def check_data(recipe: Recipe, run_dir: Path) -> None:
+    """Find a mistyped data file before anything trains. Once a stage is finished nothing is said:
+    an output outlives the data that it was made from.
+
+    Raises:
+        DataError: names the file and what lies near it.
+    """
+    from data.readers import check_source
+
+    if any((run_dir / stage / "final" / STAGE_FILE).is_file() for stage in recipe.chain()):
+        return
+    for kind in type(recipe.data).model_fields:
+        sources = getattr(recipe.data, kind)
+        for split in ("train", "validation", "test") if kind != "world" and sources else ():
+            if (source := getattr(sources, split)) is not None:
+                check_source(source)
 
 
 def _check_head(recipe: Recipe, run_dir: Path, stage: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from transformers import GraniteConfig
 
-from podium.errors import ParentError, RecipeError
+from podium.errors import DataError, ParentError, RecipeError
 from podium.run import chain, recipe
 from podium.run.lineage import STAGE_FILE
 from podium.run.parents import find_parent
@@ -146,6 +146,25 @@ def test_a_parent_that_runs_later_or_nowhere_is_found_before_training(load, tmp_
         chain.check_parents(load(sft={"model": "no/where"}), tmp_path)
     (tmp_path / "config.json").write_text("{}")
     chain.check_parents(load(sft={"model": str(tmp_path)}), tmp_path)
+
+
+def test_a_data_file_that_is_not_there_is_found_before_training(load, tmp_path, monkeypatch):
+    """In whichever stage reads it. Once a stage is finished its data may go. Mutation seen red:
+    only the split `train` looked at.
+    """
+    there = tmp_path / "documents.jsonl"
+    there.write_text('{"text": "Ana likes honey."}')
+    wrong = tmp_path / "document.jsonl"
+    data = {"documents": {"train": str(there), "validation": [{"path": str(wrong)}]}}
+    recipe = load(pretrain={}, data=data)
+    with pytest.raises(DataError, match="no such file") as caught:
+        chain.check_data(recipe, tmp_path / "run")
+    assert f"did you mean {there}?" in str(caught.value)
+    with pytest.raises(DataError, match="no such file"):
+        chain.run_chain(recipe, tmp_path / "runs")
+    (tmp_path / "run" / "pretrain" / "final").mkdir(parents=True)
+    (tmp_path / "run" / "pretrain" / "final" / STAGE_FILE).write_text("{}")
+    chain.check_data(recipe, tmp_path / "run")
 
 
 def test_a_model_beside_a_stages_main_one_is_a_parent(tmp_path):
