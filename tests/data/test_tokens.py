@@ -1,5 +1,6 @@
 """Documents as token ids on disk: the same ids as in memory, made once, whatever interrupts it."""
 
+import copy
 import json
 import threading
 import tracemalloc
@@ -173,6 +174,7 @@ def test_a_tokenizer_is_learned_once(tmp_path, source, monkeypatch):
 
 def test_a_tokenizer_of_many_entries_needs_wider_ids(tmp_path, source, tokenizer):
     """Ids of 16 bits hold 65,536 entries. Mutation seen red: 16 bits for every tokenizer."""
+    tokenizer = copy.deepcopy(tokenizer)  # the others' must stay small
     tokenizer.add_tokens([f"word{i}" for i in range(70_000)])
     path = tmp_path / "words.jsonl"
     path.write_text('{"text": "word69999"}\n')
