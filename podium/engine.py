@@ -14,9 +14,10 @@ sum divided by the global count, times `world_size()`; a mean over equal local s
 import atexit
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,6 +32,7 @@ __all__ = [
     "backward",
     "checkpoint_weights",
     "deepspeed_settings",
+    "end_process",
     "full_state_dict",
     "init_distributed",
     "leave_distributed",
@@ -89,7 +91,6 @@ def init_distributed() -> None:
             torch.cuda.set_device(device())
         if "RANK" in os.environ:
             torch.distributed.init_process_group(backend)
-            atexit.register(_dissolve)
         else:
             # DeepSpeed reads its rank from these even when the group exists already
             os.environ.update(_ALONE)
@@ -98,12 +99,21 @@ def init_distributed() -> None:
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 
-def _dissolve() -> None:
-    """Destroy the group while Python still runs. Left to the process's end, its threads may be
-    torn down while they run, and then a process whose work is done aborts (SIGABRT).
+def end_process(exit_code: int = 0) -> NoReturn:
+    """End the process once its work is done; the last line of a program that a launcher may start.
+
+    In a launcher's group the exit functions run and the output is flushed, but the interpreter is
+    not taken down. A thread of gloo frees the tensors of the last collective when it finds the
+    time, and needs Python for it; where it finds that time after Python's end, a process whose work
+    is done aborts (SIGABRT) and the launcher calls the run failed. Destroying the group does not
+    help, since DeepSpeed holds it too.
     """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if not torch.distributed.is_initialized():
+        sys.exit(exit_code)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def leave_distributed() -> None:

@@ -12,14 +12,13 @@ import argparse
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from podium.engine import init_distributed, leave_distributed
+from podium.engine import end_process, init_distributed, leave_distributed
 from podium.errors import FunctionError, Interrupted, PodiumError, RecipeError
 from podium.progress import quieten_libraries, say
 from podium.run import lineage
@@ -202,10 +201,12 @@ def run_stage_main(default_stage: str) -> None:
     # DeepSpeed's launcher adds it
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    exit_code = 0
     try:
         run_one(
             load_recipe(options.recipe, options.set), options.stage, options.runs_dir, options.force
         )
     except PodiumError as error:
         say(f"error: {error}")
-        sys.exit(error.exit_code)
+        exit_code = error.exit_code
+    end_process(exit_code)

@@ -14,6 +14,7 @@ from podium.engine import (
     EngineConfig,
     all_reduce_sum,
     backward,
+    end_process,
     full_state_dict,
     init_distributed,
     make_engine,
@@ -43,3 +44,4 @@ for zero_stage in range(4):
     weights = {name: tensor.tolist() for name, tensor in full_state_dict(engine).items()}
     if rank == 0:
         write_json(out / f"zero{zero_stage}.json", {"history": history, "weights": weights})
+end_process()
