@@ -150,6 +150,15 @@ def test_unanimous_labelers_have_an_interval_all_the_same():
     assert few.low < 0.5 and percent(few).endswith("100.0], too few prompts")
 
 
+def test_one_prompt_has_a_share_without_an_interval_and_two_have_both():
+    """Mutations seen red: an interval over a single prompt; none over two."""
+    rankings = [ranking([1, 2, 3], name, f"p{p}") for p in range(2) for name in ("a", "b")]
+    alone, both = pairwise_agreement(rankings[:2]), pairwise_agreement(rankings)
+    assert alone == (1.0, None, None, None, 3, 1)
+    assert (both.value, both.pairs, both.prompts) == (1.0, 6, 2)
+    assert 0 <= both.low < both.high <= 1 and both.standard_error is not None
+
+
 def test_across_cohorts_compares_only_pairs_with_one_of_each():
     rankings = [
         ranking([1, 2], "a"),

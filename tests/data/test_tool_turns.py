@@ -328,6 +328,28 @@ def test_thinking_is_left_out_to_the_token_where_a_space_marks_the_start():
     assert tokenizer.convert_ids_to_tokens(learns) == [*"First.", "<|end|>"]
 
 
+def test_an_earlier_answer_that_no_token_ends_is_learned_to_its_last_letter():
+    """A space marks its start, after the role's token, and the next speaker its end. Mutation seen
+    red: its length counted as if it stood within a text, so that its last letter was not learned.
+    """
+    tokenizer = with_spaces_marked(
+        "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    ids, mask = encode_conversation(tokenizer, [*map(Message.model_validate, TWICE)])
+    learns = [token for token, counts in zip(ids, mask, strict=True) if counts]
+    assert tokenizer.convert_ids_to_tokens(learns) == [*"▁First.", *"▁Second.", "</s>"]
+
+
+def test_with_our_own_template_earlier_thinking_is_learned_unless_it_is_not_wanted():
+    """Mutation seen red: left out of every earlier answer, whatever was asked."""
+    tokenizer, messages = stranger(CHAT_TEMPLATE), [*map(Message.model_validate, IN_TEXT)]
+    for thinking, lead in ((True, "<think>\nHm, {}.\n</think>\n\n"), (False, "")):
+        [found] = learned(tokenizer, messages, LossOn(thinking=thinking))
+        one, two = lead.format("one"), lead.format("two")
+        assert found == f"{one}First.</s>{two}Second.</s>"
+
+
 def test_thinking_ends_with_the_thought_where_no_tag_marks_its_end():
     """Mutation seen red: the thought not looked for, and so learned."""
     tokenizer = stranger(CHATML.replace("\n{{", "\n{{ m['reasoning_content'] }}{{"))
