@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from data.records import Prompt
 from data.template import decode_response, encode_prompt
 from evals.pairs import Pairs
-from evals.records import NO_JUDGE, PROXY_JUDGE, Answer
+from evals.records import NO_JUDGE, PROXY_JUDGE, WORLD_JUDGE, Answer
 from podium.rewards.protocol import Reward
 from podium.sampling.protocol import Sample, Sampler, SamplingParams, StopStrings
 from podium.statistics import bon_kl, bon_unbiased
@@ -35,7 +35,7 @@ class Judge:
     def name(self) -> str:
         """How the report names the gold column's source."""
         if self.world is not None:
-            return f"the gold score of the world '{self.world.name}'"
+            return f"{WORLD_JUDGE} '{self.world.name}'"
         if self.pairs is not None:
             return self.pairs.name
         if self.independent is not None:

@@ -224,7 +224,7 @@ def main(config: Config, stage: StageContext) -> None:
             write_json(folder / TASKS_FOLDER / f"{row}.json", measured[row].summaries)
 
     stage.finish(
-        save, headline(table), card(results), tokens=sum(answer.tokens for answer in answers)
+        save, headline(table, judge), card(results), tokens=sum(answer.tokens for answer in answers)
     )
     bench.pieces.clear()
 
@@ -428,14 +428,18 @@ def describe_setup(
     }
 
 
-def headline(table: dict[str, dict[str, Any]]) -> dict[str, float]:
+def headline(table: dict[str, dict[str, Any]], judge: Judge) -> dict[str, float]:
     """The numbers that stage.json keeps: of the tuned policies, or of SFT where there is
-    none yet.
+    none yet. Scores are called gold where a world gave them.
     """
     fields = ("win_rate", "win_rate_low", "gold", "kl", "pretrain_loss")
+    names = {"gold": "gold" if judge.world is not None else "score"}
     rows = [row for row in table if row not in ("base", "sft", "best_of_n")] or ["sft"]
     return {
-        f"{row}/{f}": table[row][f] for row in rows for f in fields if table[row][f] is not None
+        f"{row}/{names.get(f, f)}": table[row][f]
+        for row in rows
+        for f in fields
+        if table[row].get(f) is not None
     }
 
 

@@ -47,10 +47,10 @@ def losses(metrics: dict[str, Metrics]) -> list[bytes]:
 
 
 def reward_against_kl(
-    ppo: dict[str, Metrics], results: dict[str, Any], labels: dict[str, str]
+    ppo: dict[str, Metrics], results: dict[str, Any], labels: dict[str, str], score: str = "gold"
 ) -> list[bytes]:
-    """Gold and reward over sqrt(KL): PPO's iterations, best-of-n, and each row's test result with
-    its interval.
+    """Gold (`score` is what the judge's scores are called) and reward over sqrt(KL): PPO's
+    iterations, best-of-n, and each row's test result with its interval.
 
     Best-of-n grows like sqrt(KL) (Gao et al. 2022); where gold falls while reward rises, the reward
     is being hacked.
@@ -89,7 +89,7 @@ def reward_against_kl(
             # The base, which was not made from the reference, lies too far away to be shown.
             if row not in ("base", "best_of_n") and known:
                 _mark(axis, labels.get(row, row), values, kind, colour(row, number))
-        axis.set(title=kind, xlabel="sqrt(KL from the reference)")
+        axis.set(title=score if kind == "gold" else kind, xlabel="sqrt(KL from the reference)")
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=7, framealpha=0.3)
     return _pngs(axes)

@@ -9,7 +9,9 @@ from data.records import Messages, Record
 RESULTS_FILE, ANSWERS_FILE = "results.json", "answers.jsonl"
 CANDIDATES_FILE = "candidates.jsonl"  # for people to rank
 TASKS_FOLDER = "lm_eval"  # a file a model, in lm-eval's shape
-# Who decided wins, where it was neither a world nor an independent reward model.
+# Who decided wins: a world (its name follows), or where it was neither that nor an independent
+# reward, the run's own reward or nobody.
+WORLD_JUDGE = "the gold score of the world"
 PROXY_JUDGE = "the reward model that PPO optimised (not independent)"
 NO_JUDGE = "none"
 

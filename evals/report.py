@@ -18,7 +18,17 @@ from evals import plots
 from evals.harness import ENOUGH_QUESTIONS
 from evals.records import Answer
 from evals.runs import Run, read_run
-from evals.sentences import Outcome, change, duration, glossary, interval, number, opening, verdicts
+from evals.sentences import (
+    OWN_REWARD,
+    Outcome,
+    change,
+    duration,
+    glossary,
+    interval,
+    number,
+    opening,
+    verdicts,
+)
 from podium.progress import say
 from podium.run.registry import rows_with, split_arm
 from podium.storage import write_text
@@ -34,7 +44,7 @@ FIELDS = (
     "pretrain_loss",
     "fact_accuracy",
 )
-COLUMNS = ("model", "gold", "win rate vs SFT", "KL", "length", "ended", "pretraining loss", "facts")
+COLUMNS = ("win rate vs SFT", "KL", "length", "ended", "pretraining loss", "facts")
 SAMPLE_PROMPTS = 12
 
 
@@ -72,7 +82,7 @@ def render(run_dir: str | Path) -> Path:
     for line in [
         *view["opening"],
         "",
-        *terminal_table(view["rows"]),
+        *terminal_table([view["columns"], *view["rows"]] if view["rows"] else []),
         "",
         *view["verdicts"],
         *view["notes"],
@@ -92,7 +102,7 @@ def view_of(run: Run) -> dict[str, Any]:
         "opening": opening(outcome) if outcome else unknown(run),
         "cost": cost(run),
         "tiles": tiles(run),
-        "columns": COLUMNS,
+        "columns": ["model", outcome.score, *COLUMNS] if outcome else [],
         "rows": [cells(outcome, row) for row in outcome.rows] if outcome else [],
         "verdicts": verdicts(outcome) if outcome else [],
         "glossary": glossary(outcome) if outcome else [],
@@ -219,6 +229,7 @@ def pictures(run: Run) -> list[dict[str, Any]]:
     policies = [name for name in run.metrics if split_arm(name)[0] in rows_with("policy")]
     arms = [name for name in policies if any("objective/kl" in line for line in run.metrics[name])]
     ppo = {rows.get(name, name): run.metrics[name] for name in arms}
+    score = run.outcome.score if run.outcome else "gold"
     reward = rows_with("reward")[0]
     trust = run.folder / reward / "final" / "trust.png"
     trained = {
@@ -228,9 +239,11 @@ def pictures(run: Run) -> list[dict[str, Any]]:
     }
     drawn = [
         (
-            "Reward and gold against the KL",
-            "Where gold falls while the reward still rises, the reward is being hacked.",
-            plots.reward_against_kl(ppo, run.results, labels),
+            f"Reward and {score} against the KL",
+            "Nobody but the reward judged the answers, so hacking it would not show here."
+            if score == OWN_REWARD
+            else f"Where {score} falls while the reward still rises, the reward is being hacked.",
+            plots.reward_against_kl(ppo, run.results, labels, score),
         ),
         (
             "How far to trust the reward model",
@@ -273,7 +286,11 @@ def samples(run: Run) -> list[dict[str, Any]]:
             ],
             "use_case": next(iter(first[index].values())).use_case or "",
             "answers": [
-                {"name": outcome.label(row), "text": answer.response, "about": about(answer)}
+                {
+                    "name": outcome.label(row),
+                    "text": answer.response,
+                    "about": about(answer, outcome.score),
+                }
                 for row, answer in first[index].items()
             ],
         }
@@ -281,9 +298,9 @@ def samples(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def about(answer: Answer) -> str:
-    """The line under a sample answer."""
-    parts = [f"gold {answer.gold:.2f}"] if answer.gold is not None else []
+def about(answer: Answer, score: str) -> str:
+    """The line under a sample answer; `score` is what the judge's scores are called."""
+    parts = [f"{score} {answer.gold:.2f}"] if answer.gold is not None else []
     parts += [f"reward {answer.reward:+.2f}"] if answer.reward is not None else []
     return ", ".join([*parts, f"{answer.tokens} tokens", *([] if answer.finished else ["cut off"])])
 
@@ -365,13 +382,11 @@ def stage_line(folder: Path, name: str, record: dict[str, Any]) -> dict[str, str
 
 
 def terminal_table(rows: list[list[str]]) -> list[str]:
-    """The table in columns of even width."""
-    if not rows:
-        return []
-    widths = [max(len(cell) for cell in column) for column in zip(COLUMNS, *rows, strict=True)]
+    """The table, its heading first, in columns of even width."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (COLUMNS, *rows)
+        for row in rows
     ]
 
 

@@ -8,12 +8,16 @@ is said as "above" or "below", for a minus before a loss reads as a negative los
 from dataclasses import dataclass
 from typing import Any
 
-from evals.records import NO_JUDGE, PROXY_JUDGE
+from evals.records import NO_JUDGE, PROXY_JUDGE, WORLD_JUDGE
 from evals.winrate import WinRate, judge_arms
 from podium.run.registry import is_stage, label_of, spec_of
 
 NO_POLICIES = ("base", "sft", "best_of_n")
 TOO_FEW = "met too few prompts"
+OWN_REWARD = "own reward"  # heads the scores where the run's reward is its only judge
+# With fewer, prompts of one kind decide: a test may tell models apart on them, and what it tells
+# need not hold for others.
+ENOUGH_PROMPTS = 30
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,21 @@ class Outcome:
         stage = str(self.setup.get("models", {}).get(self.policy, "ppo"))
         return not is_stage(stage) or bool(spec_of(stage).rewards)
 
+    @property
+    def score(self) -> str:
+        """What the scores that decide wins are called: gold is a world's alone."""
+        return score_name(str(self.setup["judge"]))
+
     def label(self, row: str) -> str:
         """What people call a row."""
         return str(self.setup.get("labels", {}).get(row, row.replace("_", " ")))
+
+
+def score_name(judge: str) -> str:
+    """What to call the scores of a judge of results.json, in a heading."""
+    if judge.startswith(WORLD_JUDGE):
+        return "gold"
+    return OWN_REWARD if judge == PROXY_JUDGE else "judge's score"
 
 
 def opening(outcome: Outcome) -> list[str]:
@@ -77,6 +93,11 @@ def worked(outcome: Outcome) -> str:
         return (
             f"Whether RLHF worked cannot be told from {values['win_rate_prompts']} prompts "
             f"(evals.prompts): {wins}."
+        )
+    if values["win_rate_prompts"] < ENOUGH_PROMPTS:
+        return (
+            f"{values['win_rate_prompts']} prompts are too few to say whether RLHF worked "
+            f"(evals.prompts; {ENOUGH_PROMPTS} or more): {wins}."
         )
     if judge == PROXY_JUDGE:
         return f"{_proxy(said, outcome)}: {wins}."
@@ -178,11 +199,11 @@ def glossary(outcome: Outcome) -> list[tuple[str, str]]:
     """The words of the table, each with what it means in this run."""
     setup = outcome.setup
     terms = [
-        ("gold", _gold(setup["judge"])),
+        (outcome.score, _gold(setup["judge"])),
         (
             "win rate",
             "the share of comparisons with SFT's answers to the same prompt that the model wins by "
-            "gold, ties counted half; 50 % is a draw.",
+            f"{outcome.score}, ties counted half; 50 % is a draw.",
         ),
         (
             "KL",
@@ -280,6 +301,8 @@ def _head_to_head(outcome: Outcome, name: str, best: str) -> str:
     against = f"; against each other {name} wins {percent(duel.rate)}"
     if duel.low is not None and duel.high is not None:
         against += f" ({100 * duel.low:.1f} to {100 * duel.high:.1f})"
+    if duel.prompts < ENOUGH_PROMPTS:
+        return against + f", on too few prompts ({duel.prompts}) to say which is better"
     if duel.p >= 0.05:
         return against + ", so neither is shown to be better"
     return against + f", so {name if duel.rate > 0.5 else best} is better"
@@ -296,8 +319,8 @@ def _gold(judge: str) -> str:
         return "the score of a judge; this run had none."
     if judge == PROXY_JUDGE:
         return (
-            "here the score of the very reward model that PPO was trained to please, so a high "
-            "gold says that PPO reached its aim, not that people would agree."
+            "the score of the very reward model that PPO was trained to please: a high one says "
+            "that PPO reached its aim, not that people would agree."
         )
     return f"how good an answer is, by {judge}, on which no model was trained."
 
@@ -307,7 +330,7 @@ def _gibberish(judge: str) -> str:
     why = (
         "gold adds up what it can count in a text (grammar, detail, length and words asked for, "
         "see the features under More numbers), and long, varied text gathers some of each"
-        if "world" in judge
+        if judge.startswith(WORLD_JUDGE)
         else "a reward model was taught on answers, and its score of other text means little"
     )
     return (

@@ -18,7 +18,15 @@ from evals.answers import (
     log_ratios,
     pick_best,
 )
-from evals.evaluate import Config, drop_foreign_base, main, make_judge, reference_of, rows_of
+from evals.evaluate import (
+    Config,
+    drop_foreign_base,
+    headline,
+    main,
+    make_judge,
+    reference_of,
+    rows_of,
+)
 from evals.measure import Measured, summarise
 from evals.records import Answer
 from podium.errors import DataError
@@ -205,6 +213,8 @@ def test_reward_and_judge_are_what_ppo_s_reward_may_be(tokenizer, tmp_path):
     rewards = judge.rewards(asked, ["An owl.", ""])
     assert rewards == [7.0, 0.0] and judge.gold(asked, ["An owl.", ""], rewards) == [7.0, 7.0]
     assert judge.name == "an independent reward"
+    kept = headline({"sft": {}, "ppo": dict.fromkeys(["win_rate", "gold"], 0.5)}, judge)
+    assert kept == {"ppo/win_rate": 0.5, "ppo/score": 0.5}  # seen red: "ppo/gold" without a world
     own = Config(reward=[{"reward": score, "weight": 2}])
     assert make_judge(own, stage).rewards(asked, ["An owl.", ""]) == [14.0, 0.0]
     stage.close()

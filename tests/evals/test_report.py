@@ -44,6 +44,23 @@ def test_the_page_is_one_file_that_needs_no_network(mini_run, capsys):
     assert "the run cost" in printed and "Wh" in printed
 
 
+def test_a_run_without_a_world_has_no_gold(copied_run, capsys):
+    """Its scores are the judge's, in the heading, in the pictures' titles and beside the samples.
+    Seen red with "gold" in all three.
+    """
+    path = copied_run / "evals/final/results.json"
+    results = json.loads(path.read_text())
+    results["setup"]["judge"] = "an independent reward"
+    for values in results["rows"].values():
+        values["features"] = {}
+    path.write_text(json.dumps(results))
+    page = render(copied_run).read_text()
+    assert "gold" not in page and "gold" not in (copied_run / "report.md").read_text()
+    assert "<th>judge's score</th>" in page.replace("&#39;", "'")
+    printed = capsys.readouterr().out
+    assert "model      judge's score" in printed and "gold" not in printed
+
+
 def test_what_models_say_is_shown_as_text(copied_run):
     """Seen red with autoescape off."""
     path = copied_run / "evals/final/answers.jsonl"

@@ -112,11 +112,17 @@ def test_a_run_that_worked():
         (row(0.5, 0.4, 0.6, 0.9), PROXY_JUDGE, "not even by the reward it was trained on"),
         (row(None, None, None, None), NO_JUDGE, "nobody judged the answers"),
         (row(prompts=4), WORLD, "cannot be told from 4 prompts (evals.prompts)"),
+        (row(1.0, 0.61, 1.0, 0.004, prompts=8), WORLD, "8 prompts are too few to say whether RLHF"),
+        (row(0.0, 0.0, 0.39, 0.004, prompts=29), WORLD, "29 prompts are too few to say whether"),
+        (row(0.8, 0.6, 0.9, 0.004, prompts=30), WORLD, "RLHF worked: PPO-ptx's answers beat"),
+        (row(1.0, 0.61, 1.0, 0.004, prompts=8), PROXY_JUDGE, "8 prompts are too few to say"),
         (row(1.0, None, None, 1.0, prompts=1), WORLD, "cannot be told from 1 prompts"),
     ],
 )
 def test_whether_it_worked(policy, judge, said):
-    """Seen red when the rate alone decides, and when any judge shows better answers."""
+    """Seen red when the rate alone decides, and when any judge shows better answers; and where
+    eight prompts, all won, were "RLHF worked".
+    """
     assert said in worked(outcome({"sft": SFT, "ppo_ptx": policy}, judge))
 
 
@@ -206,10 +212,10 @@ def test_the_duel_pairs_answers_to_the_same_prompt():
 def test_the_words_of_the_table_are_explained(judge):
     rows = {"base": row(), "sft": SFT, "best_of_n": row(), "ppo_ptx": row()}
     meaning = dict(glossary(outcome(rows, judge)))
-    assert {"gold", "win rate", "KL", "ended", "pretraining loss", "facts"} <= set(meaning)
+    assert {"win rate", "KL", "ended", "pretraining loss", "facts"} <= set(meaning)
     assert ("base" in meaning) == (judge != NO_JUDGE) and "EOS" in meaning["ended"]
     if judge == PROXY_JUDGE:
-        assert "not that people would agree" in meaning["gold"]
+        assert "not that people would agree" in meaning["own reward"]
 
 
 @pytest.mark.parametrize(
@@ -228,3 +234,30 @@ def test_a_policy_that_saw_no_reward_is_not_said_to_have_been_trained_on_it():
     found.seconds["dpo"] = 120.0
     assert opening(found)[0].startswith("DPO raised the run's own reward, which does not show")
     assert "; DPO took 2 min of the run's" in opening(found)[1]
+
+
+@pytest.mark.parametrize(
+    ("judge", "name"),
+    [
+        (WORLD, "gold"),
+        (PROXY_JUDGE, "own reward"),
+        ("an independent reward", "judge's score"),
+        ("the model world-judge at http://localhost", "judge's score"),
+    ],
+)
+def test_gold_is_a_worlds_score_alone(judge, name):
+    """The fault: runs without a world had a column "gold" of a reward model's scores. Seen red with
+    the word everywhere, and where a judge with "world" in its name was taken for one.
+    """
+    found = outcome({"base": row(), "sft": SFT, "ppo_ptx": row()}, judge)
+    words = dict(glossary(found))
+    assert found.score == name and f"wins by {name}, ties" in words["win rate"]
+    told = " ".join([*words, *words.values()])
+    assert ("gold" in told) == (judge == WORLD)
+
+
+def test_few_prompts_do_not_tell_which_of_policy_and_best_of_n_is_better():
+    """Seen red: eight prompts, all lost, were "so best of 16 is better"."""
+    few = win_rate(np.zeros((8, 1)), np.ones((8, 1)))
+    found = outcome({"sft": SFT, "best_of_n": row(kl=1.84), "ppo_ptx": row()}, duel=few)
+    assert against_best_of_n(found).endswith("on too few prompts (8) to say which is better.")
