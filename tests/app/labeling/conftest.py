@@ -1,17 +1,32 @@
 """A labeling site of its own for every test, on SQLite and, where its binaries are installed, on
-PostgreSQL.
+PostgreSQL; and a headless Chromium in front of it.
 """
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
 
 from app.labeling import accounts
+from app.labeling.application import create_site
 from app.labeling.site import Settings, Site, open_site
+from app.serving import serving
 from benchmarks.private_postgres import Cluster, find_binaries, private_cluster
 from tests.app.labeling.making import Browser, add_person
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +79,40 @@ def browser(site) -> Callable[..., Browser]:
         return Browser(site, handle)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if not Path(CHROMIUM).exists():
+        pytest.skip("chromium is not installed")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def served(site):
+    """The site's address; lea is a labeler, ada an admin."""
+    add_person(site, "lea")
+    add_person(site, "ada", role="admin")
+    with serving(create_site(site)) as address:
+        yield address
+
+
+@pytest.fixture
+def page(chromium, served):
+    """A page of 1280 x 800; any script error or dialog fails the test."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, base_url=served)
+    tab = context.new_page()
+    faults: list[str] = []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
+    tab.on(
+        "console",
+        lambda line: faults.append(line.text) if "Content Security Policy" in line.text else None,
+    )
+    yield tab
+    context.close()
+    assert faults == []
