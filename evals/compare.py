@@ -34,7 +34,6 @@ from podium.models import (
     absent_token_ids,
     check_rows,
     context_of,
-    load_causal_lm,
     load_tokenizer,
     moved,
 )
@@ -46,6 +45,7 @@ from podium.runtime import device, release_memory
 from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import SamplingParams
 from podium.storage import write_json
+from podium.widths import Weights, load_to_answer
 
 COMPARISON_FILE, SETTINGS_FILE = "comparison.json", "settings.json"
 DEFAULT_LENGTH = 64  # tokens an answer where no run says otherwise
@@ -64,6 +64,7 @@ class Settings:
         judge: None: the world of the run that the prompts are from; else as `ppo.reward`, or an
             endpoint that compares pairs.
         optimised_judge: allow one that a compared model was trained on.
+        weights: the width of the models'; a reward model that judges keeps its own.
     """
 
     models: tuple[str, ...]
@@ -76,6 +77,7 @@ class Settings:
     judge: Any = None
     optimised_judge: bool = False
     seed: int = 0
+    weights: Weights = "fp32"
 
 
 def compare(settings: Settings, runs_dir: Path, out: Path) -> dict[str, Any]:
@@ -266,9 +268,9 @@ def _answers(
         return read_jsonl(path, Answer)
     place = _place(contestant, settings.seed)
     tokenizer = load_tokenizer(contestant.folder)
-    model = load_causal_lm(contestant.folder)
+    model = load_to_answer(contestant.folder, settings.weights, place.device)
     check_rows(tokenizer, model, contestant.folder)
-    sampler = make_sampler(place.sampler(), moved(model, place.device), int(tokenizer.pad_token_id))
+    sampler = make_sampler(place.sampler(), model, int(tokenizer.pad_token_id))
     params = SamplingParams(
         answer_length(settings, found),
         settings.temperature,

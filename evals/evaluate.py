@@ -49,10 +49,8 @@ from podium.errors import DataError
 from podium.models import (
     absent_token_ids,
     context_of,
-    load_causal_lm,
     load_tokenizer,
     moved,
-    resize_for,
 )
 from podium.rewards.kinds import make_reward, open_endpoint
 from podium.rewards.protocol import Reward
@@ -64,6 +62,7 @@ from podium.run.registry import label_of, spec_of
 from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import SamplingParams, StopStrings
 from podium.storage import write_json
+from podium.widths import Weights, load_to_answer
 
 DEFAULT_LENGTH = 64  # tokens an answer in a chain without PPO
 
@@ -135,6 +134,11 @@ class Config(BaseModel):
         description="training prompts that test prompts are compared with, to flag those unlike "
         "them; 0: none is flagged",
     )
+    weights: Weights = Field(
+        "fp32",
+        description="width of the measured models' weights, for inference alone: bf16, or by "
+        "torchao int8, int4; the reward model keeps its own",
+    )
     save_steps: int = Field(512, gt=0, description="answers between checkpoints")
 
 
@@ -147,7 +151,8 @@ def main(config: Config, stage: StageContext) -> None:
     tokenizer = load_tokenizer(stage.parent(config.sft))
     drop_foreign_base(rows, tokenizer, stage)
     judge = make_judge(config, stage)
-    reference = _load(stage, stage.parent(reference_of(config, stage.recipe)), tokenizer)
+    open_model = partial(_load, stage, tokenizer=tokenizer, weights=config.weights)
+    reference = open_model(stage.parent(reference_of(config, stage.recipe)))
     context = context_of(reference.config) or LONGEST_CONTEXT
     held_out = read_held_out(config, stage, tokenizer, context)
     pad, sampling_by = tokenizer.pad_token_id, stage.sampler()
@@ -170,7 +175,7 @@ def main(config: Config, stage: StageContext) -> None:
     candidates: list[Answer] = []
     with stage.progress(len(rows), "evals", unit="model") as progress:
         for number, (row, folder) in enumerate(folders.items()):
-            load = cache(partial(_load, stage, folder, tokenizer))
+            load = cache(partial(open_model, folder))
             sampler = cache(lambda load=load: make_sampler(sampling_by, load(), pad))
             absent = absent_token_ids(tokenizer, AutoConfig.from_pretrained(str(folder)))
             seed = stage.seed + 1000 * number
@@ -183,7 +188,7 @@ def main(config: Config, stage: StageContext) -> None:
     familiar = familiar_prompts(config, stage)
 
     def look() -> dict[str, Any] | None:
-        model = _load(stage, folders["sft"], tokenizer)
+        model = open_model(folders["sft"])
         return far_prompts(model, tokenizer, familiar, held_out.prompts, context)
 
     far = bench.pieces.piece(look) if familiar else None
@@ -456,17 +461,18 @@ def card(results: dict[str, Any]) -> str:
     )
 
 
-def _load(stage: StageContext, folder: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def _load(
+    stage: StageContext, folder: Path, tokenizer: PreTrainedTokenizerBase, weights: Weights
+) -> PreTrainedModel:
     """A causal LM that reads SFT's ids; a base model from elsewhere gains untrained rows for the
     tokens SFT added.
 
     On a GPU weights are bf16 where the run is: reference, policy and reward model are in memory
     together.
     """
-    model = load_causal_lm(folder)
-    resize_for(tokenizer, model)
+    model = load_to_answer(folder, weights, stage.device, tokenizer)
     half = stage.device.type == "cuda" and stage.dtype == "bf16"
-    return moved(model, stage.device, torch.bfloat16 if half else torch.float32)
+    return moved(model, stage.device, torch.bfloat16) if half and weights == "fp32" else model
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ import numpy as np
 
 from evals.loglikelihood import Choices, encode_pair, loglikelihoods
 from podium.errors import DataError
-from podium.models import context_of, load_causal_lm, load_tokenizer, moved
+from podium.models import context_of, load_tokenizer
 from podium.run.parents import find_parent
 from podium.run.recipe import Recipe
 from podium.runtime import device
 from podium.statistics import SHARE, mean_with_interval
+from podium.widths import Weights, load_to_answer
 
 GENDERS = ("male", "female", "neutral")
 LONGEST = 2048  # tokens, where a model states no context
@@ -67,14 +68,18 @@ def read_groups(path: Path) -> list[Group]:
 
 
 def measure_pairs(
-    ref: str, file: Path, prefix: str = "", limit: int | None = None
+    ref: str,
+    file: Path,
+    prefix: str = "",
+    limit: int | None = None,
+    weights: Weights = "fp32",
 ) -> dict[str, Any]:
     """Entropy and lean of a model over the groups of a file, each with its 95 % interval over
     groups; `prefix` stands before every sentence.
     """
     groups = read_groups(file)[:limit]
     folder = find_parent(ref, Recipe(name="pairs"), Path())
-    tokenizer, model = load_tokenizer(folder), moved(load_causal_lm(folder), device()).eval()
+    tokenizer, model = load_tokenizer(folder), load_to_answer(folder, weights, device())
     pairs = [
         encode_pair(tokenizer, prefix, f" {sentence}") for g in groups for sentence in g.sentences
     ]

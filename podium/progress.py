@@ -2,6 +2,7 @@
 is no terminal.
 """
 
+import logging
 import os
 import sys
 import time
@@ -133,10 +134,13 @@ class _Plain:
 
 def quieten_libraries() -> None:
     """A bar for every file that transformers reads or writes hides our own; its warnings are for
-    our tests to read.
+    our tests to read. torchao, which peft and transformers import where it is installed, warns of
+    kernels for cards that are not here.
     """
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if "transformers" in sys.modules:
-        from transformers.utils import logging
+        from transformers.utils.logging import disable_progress_bar
 
-        logging.disable_progress_bar()
+        disable_progress_bar()

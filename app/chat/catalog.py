@@ -18,10 +18,8 @@ from podium.models import (
     UNSTATED_CONTEXT,
     absent_token_ids,
     context_of,
-    load_causal_lm,
     load_tokenizer,
     moved,
-    resize_for,
 )
 from podium.rewards.model import load_reward_model
 from podium.rewards.score import score
@@ -31,6 +29,7 @@ from podium.run.registry import STAGES, is_stage, label_of, rows_with, spec_of, 
 from podium.runtime import device
 from podium.sampling.kinds import SamplerConfig, make_streaming_sampler
 from podium.sampling.protocol import StreamingSampler
+from podium.widths import Weights, load_to_answer
 
 BEST_FIRST = ["policy", "demonstrated", "start", "base"]  # roles in the registry
 KEPT_MODELS = 4  # models in memory at once; the one used longest ago leaves first
@@ -61,7 +60,8 @@ class Catalog:
     one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, weights: Weights = "fp32") -> None:
+        self.weights = weights
         self.checkpoints = find_checkpoints(folder)
         self.sampler = read_sampler(folder)
         reward = rows_with("reward")[0]
@@ -88,7 +88,7 @@ class Catalog:
         with self._lock:
             if key not in self._speakers:
                 checkpoint = next(c for c in self.checkpoints if c.key == key)
-                self._speakers[key] = _load(checkpoint, self.sampler)
+                self._speakers[key] = _load(checkpoint, self.sampler, self.weights)
                 if len(self._speakers) > KEPT_MODELS:
                     self._speakers.popitem(last=False)
             self._speakers.move_to_end(key)
@@ -163,15 +163,14 @@ def best_of(folder: Path, key: str = "") -> Checkpoint:
     return found[key] if key else next(iter(found.values()))
 
 
-def _load(checkpoint: Checkpoint, config: SamplerConfig) -> Speaker:
+def _load(checkpoint: Checkpoint, config: SamplerConfig, weights: Weights) -> Speaker:
     """A base model without a chat template is given Podium's; its new tokens are untrained, which
     is what one sees.
     """
     tokenizer = prepare_tokenizer(load_tokenizer(checkpoint.folder))
-    model = load_causal_lm(checkpoint.folder)
-    resize_for(tokenizer, model)
+    model = load_to_answer(checkpoint.folder, weights, device(), tokenizer)
     context = context_of(model.config) or UNSTATED_CONTEXT
-    sampler = make_streaming_sampler(config, moved(model, device()), tokenizer.pad_token_id)
+    sampler = make_streaming_sampler(config, model, tokenizer.pad_token_id)
     stops, absent = stop_token_ids(tokenizer, model), absent_token_ids(tokenizer, model.config)
     return Speaker(checkpoint, tokenizer, sampler, int(context), stops, absent)
 

@@ -29,6 +29,7 @@ from app.chat.talk import SIDES, VOTES, Talk
 from data.jsonl import read_jsonl
 from data.records import Prompt
 from podium.errors import PodiumError
+from podium.widths import Weights
 
 SUGGESTIONS = 3
 THUMBS: dict[bool, Thumb] = {True: "up", False: "down"}
@@ -78,6 +79,7 @@ def build(
     *,
     chats: Chats | None = None,
     home: bool = False,
+    weights: Weights = "fp32",
 ) -> gr.Blocks:
     """The page for a run's folder or a single model's.
 
@@ -85,12 +87,13 @@ def build(
         votes: where votes go; without it none can be given.
         chats: where conversations are kept for people with a login.
         home: the labeling site is at `/` of the same server.
+        weights: the width of the models'.
 
     Raises:
         ParentError: the folder holds no model to talk to.
     """
     folder = Path(run_dir)
-    talk = Talk(Catalog(folder), votes, chats)
+    talk = Talk(Catalog(folder, weights), votes, chats)
     line = Line(VISITORS_AT_ONCE, EACH_AT_ONCE)
     choices = [(checkpoint.label, checkpoint.key) for checkpoint in talk.catalog.checkpoints]
     with gr.Blocks(title=f"Podium chat: {folder.resolve().name}", analytics_enabled=False) as page:

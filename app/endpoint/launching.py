@@ -9,14 +9,18 @@ from app.middleware import is_local
 from app.serving import serve
 from podium.errors import PodiumError
 from podium.progress import say
+from podium.widths import Weights
 
 
-def launch(folder: Path, host: str, port: int, keys: Path | None, most: int) -> None:
+def launch(
+    folder: Path, host: str, port: int, keys: Path | None, most: int, weights: Weights = "fp32"
+) -> None:
     """Serve the models of a run, or one model, until Ctrl-C, which is raised as KeyboardInterrupt.
 
     Args:
         keys: a file of bearer keys, beside those of the environment.
         most: answers under way and waiting at a time.
+        weights: the width of theirs.
 
     Raises:
         PodiumError: other machines could reach `host`, and no key is asked for.
@@ -28,7 +32,7 @@ def launch(folder: Path, host: str, port: int, keys: Path | None, most: int) -> 
             f"--host {host} can be reached from other machines, and no key is asked for",
             f"give --keys FILE (a key a line) or set {VARIABLE}",
         )
-    catalog = Catalog(folder)
+    catalog = Catalog(folder, weights)
     first, _ = catalog.favourites()
     catalog.speaker(first)  # what cannot be loaded is said now and not to the first client
     names = [model["id"] for model in Endpoint(catalog, most).models()]

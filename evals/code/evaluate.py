@@ -25,7 +25,7 @@ from evals.code.problems import Problem, read_problems
 from evals.code.sandbox import Limits, check_sandbox, run_program
 from evals.generation import pass_at_k
 from podium.errors import PodiumError
-from podium.models import absent_token_ids, context_of, load_causal_lm, load_tokenizer, moved
+from podium.models import absent_token_ids, context_of, load_tokenizer, moved
 from podium.progress import progress_bar, say
 from podium.rewards.kinds import make_reward
 from podium.run.parents import find_parent
@@ -36,6 +36,7 @@ from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import Sampler, SamplingParams
 from podium.statistics import SHARE, mean_with_interval
 from podium.storage import write_json, write_text
+from podium.widths import Weights, load_to_answer
 
 RESULTS_FILE, SETTINGS_FILE = "results.json", "settings.json"
 
@@ -49,7 +50,7 @@ class Settings:
         samples: programs a problem. temperature, top_p, max_new_tokens, seed: as for the sampler.
         form: `ask` uses the model's turns, `continue` does not.
         reward: a further ranking of the samples, as in `ppo.reward`; None leaves it out.
-        seconds: on the clock, for one program.
+        seconds: on the clock, for one program. weights: the width of the model's.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Settings:
     reward: str | None = None
     seed: int = 0
     seconds: float = 5.0
+    weights: Weights = "fp32"
 
 
 def evaluate_code(
@@ -110,7 +112,8 @@ def _file(out: Path, problem: Problem) -> Path:
 def _measure(settings: Settings, problems: Sequence[Problem], out: Path, confined: bool) -> None:
     place = Place(Recipe(name="code"), Path(), device(), settings.seed)
     folder = find_parent(settings.model, place.recipe, place.run_dir)
-    tokenizer, model = load_tokenizer(folder), moved(load_causal_lm(folder), place.device)
+    tokenizer = load_tokenizer(folder)
+    model = load_to_answer(folder, settings.weights, place.device)
     spec = validate_reward(settings.reward, "--reward") if settings.reward else None
     reward = moved(make_reward(spec, place), place.device) if spec else None
     sampler = make_sampler(place.sampler(), model, int(tokenizer.pad_token_id))

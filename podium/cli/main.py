@@ -18,6 +18,7 @@ from podium.cli.options import (
     RunArg,
     RunsDir,
     SetOption,
+    WeightsOption,
     errors_shown,
 )
 from podium.cli.outside import add_outside_commands
@@ -177,6 +178,7 @@ def evals_code(
         bool,
         typer.Option("--unconfined", help="Without a sandbox: only where nothing can be lost."),
     ] = False,
+    weights: WeightsOption = "fp32",
 ) -> None:
     """Let a model write programs, run their tests in a sandbox without network, and print
     pass@k.
@@ -198,6 +200,7 @@ def evals_code(
             reward=reward,
             seed=seed,
             seconds=seconds,
+            weights=weights,
         )
         typer.echo(json.dumps(evaluate_code(settings, k, out, not unconfined), indent=2))
 
@@ -210,6 +213,7 @@ def evals_pairs(
         str, typer.Option(help="Before every sentence, such as a request to be respectful.")
     ] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="The first groups only.")] = None,
+    weights: WeightsOption = "fp32",
 ) -> None:
     """Which of sentences about different people a model finds likelier: entropy and lean, with
     intervals.
@@ -219,7 +223,7 @@ def evals_pairs(
         from podium.progress import quieten_libraries
 
         quieten_libraries()
-        typer.echo(json.dumps(measure_pairs(model, file, prefix, limit), indent=2))
+        typer.echo(json.dumps(measure_pairs(model, file, prefix, limit, weights), indent=2))
 
 
 @app.command("best-of")
@@ -267,19 +271,23 @@ def chat(
             help="With --host: whoever reaches this machine may talk, without a login.",
         ),
     ] = False,
+    weights: WeightsOption = "fp32",
     runs_dir: RunsDir = DEFAULT_RUNS,
 ) -> None:
     """Talk to the checkpoints of a run in the browser, with the reward model's score under each
     answer.
     """
     with errors_shown():
+        from podium.progress import quieten_libraries
         from podium.run.folders import find_run_or_model
 
         run_dir = find_run_or_model(run_name, runs_dir)
         from app.chat.alone import launch
 
+        quieten_libraries()
+
         typer.echo(f"loading {run_dir} ...")
-        launch(run_dir, compare, host, port, open_to_everyone)
+        launch(run_dir, compare, host, port, open_to_everyone, weights)
 
 
 add_outside_commands(app)

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from podium.cli.options import DEFAULT_RUNS, AsJson, RunArg, RunsDir, errors_shown
+from podium.cli.options import (
+    DEFAULT_RUNS,
+    AsJson,
+    RunArg,
+    RunsDir,
+    WeightsOption,
+    errors_shown,
+)
 
 
 def add_measuring_commands(app: typer.Typer) -> None:
@@ -56,6 +63,7 @@ def compare(
     out: Annotated[
         Path, typer.Option(help="Where results lie; the same command goes on there.")
     ] = Path("comparison"),
+    weights: WeightsOption = "fp32",
     as_json: AsJson = False,
     runs_dir: RunsDir = DEFAULT_RUNS,
 ) -> None:
@@ -78,6 +86,7 @@ def compare(
             judge=read_judge(judge, judge_model, key_env),
             optimised_judge=optimised_judge,
             seed=seed,
+            weights=weights,
         )
         found = measure(settings, runs_dir, out)
         typer.echo(json.dumps(found, indent=2) if as_json else in_words(found))

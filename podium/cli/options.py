@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -29,6 +29,10 @@ RunArg = Annotated[
 Force = Annotated[
     bool,
     typer.Option("--force", help="Make it anew although nothing changed (the old one is kept)."),
+]
+WeightsOption = Annotated[
+    Literal["fp32", "bf16", "int8", "int4"],
+    typer.Option("--weights", help="Width of the weights; a narrow model answers, never trains."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")]
 DEFAULT_RUNS = Path("runs")

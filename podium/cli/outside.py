@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from podium.cli.options import DEFAULT_RUNS, RunsDir, errors_shown
+from podium.cli.options import DEFAULT_RUNS, RunsDir, WeightsOption, errors_shown
 
 ModelArg = Annotated[
     str,
@@ -33,19 +33,23 @@ def serve(
     queue: Annotated[
         int, typer.Option(min=1, help="Answers under way and waiting; more are told to wait (429).")
     ] = 64,
+    weights: WeightsOption = "fp32",
     runs_dir: RunsDir = DEFAULT_RUNS,
 ) -> None:
     """Serve a run's models to any client of OpenAI's interface (/v1/chat/completions, streaming
     too).
     """
     with errors_shown():
+        from podium.progress import quieten_libraries
         from podium.run.folders import find_run_or_model
 
         folder = find_run_or_model(model, runs_dir)
         from app.endpoint.launching import launch
 
+        quieten_libraries()
+
         typer.echo(f"loading {folder} ...")
-        launch(folder, host, port, keys, queue)
+        launch(folder, host, port, keys, queue, weights)
 
 
 def export(

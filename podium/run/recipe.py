@@ -346,6 +346,12 @@ def _explain(
             continue
         problems.setdefault(keys, []).append("unknown key")
         known, section = _fields_at(model, keys[:-1]), [*place, *keys[:-1]]
+        if keys[-1] == "weights" and keys[0] in STAGES:
+            fixes.append(
+                f"{keys[0]} trains, and narrow weights are for answering alone (evals.weights, "
+                "--weights of podium chat, serve, compare, eval); half precision is `dtype: bf16`"
+            )
+            continue
         near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
         meant = f"did you mean '{'.'.join([*section, near[0]])}'?" if near else None
         fixes.append(meant or f"{'.'.join(section) or 'the recipe'} knows: {', '.join(known)}")

@@ -43,6 +43,7 @@ def packs(module: nn.Module) -> TypeGuard[nn.Linear]:
     """
     if (
         type(module) is not nn.Linear
+        or type(module.weight) is not nn.Parameter  # a quantised one multiplies by itself
         or "forward" in vars(module)
         or module.weight.numel() < FROM_ELEMENTS
     ):

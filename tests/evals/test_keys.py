@@ -30,6 +30,7 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
     "documents_tokens": (1500, "sft pretrain_loss", {}),
     "questions": (0, "sft fact_accuracy", {}),
     "familiar_prompts": (0, "far prompts", {}),
+    "weights": ("int8", "sft pretrain_loss", {}),
 }
 ELSEWHERE = {  # key: why not here
     "judge": "test_evaluate.py::test_reward_and_judge_are_what_ppo_s_reward_may_be",
