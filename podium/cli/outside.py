@@ -1,11 +1,13 @@
-"""Commands that let others use what a run made: a server for their programs, a file for theirs."""
+"""Commands that let others use what a run made: a server for their programs, a file for theirs, a
+place on a hub.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from podium.cli.options import DEFAULT_RUNS, RunsDir, WeightsOption, errors_shown
+from podium.cli.options import DEFAULT_RUNS, RunArg, RunsDir, WeightsOption, errors_shown
 
 ModelArg = Annotated[
     str,
@@ -17,9 +19,10 @@ ModelArg = Annotated[
 
 
 def add_outside_commands(app: typer.Typer) -> None:
-    """`podium serve` and `podium export`."""
+    """`podium serve`, `podium export` and `podium push`."""
     app.command()(serve)
     app.command()(export)
+    app.command()(push)
 
 
 def serve(
@@ -76,3 +79,24 @@ def export(
 
         source = best_of(folder, stage).folder
         typer.echo(f"wrote {export_gguf(source, gguf, width)}, the model of {source}")
+
+
+def push(
+    run_name: RunArg,
+    stage: Annotated[str, typer.Argument(help="A finished stage with a model: sft, ppo, ...")],
+    to: Annotated[str, typer.Option(help="The repository: org/name; made where it is none yet.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="A new repository can be seen by everybody.")
+    ] = False,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+) -> None:
+    """Put a stage with its card on the Hugging Face hub. The token is HF_TOKEN, or that of
+    `hf auth login`; it is stored nowhere.
+    """
+    with errors_shown():
+        from podium.run.folders import find_run
+
+        run = find_run(run_name, runs_dir)
+        from app.hub import push_stage
+
+        typer.echo(f"pushed to {push_stage(run, stage, to, public)}")
