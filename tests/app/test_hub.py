@@ -35,7 +35,8 @@ def fetched(there, name: str, folder: Path) -> Path:
 
 
 def test_what_was_pushed_is_what_somebody_fetches(run, there, tmp_path):
-    """Weights, tokenizer and template to the byte, and they load. Mutation seen red: the card left out.
+    """Weights, tokenizer and template to the byte, and they load. Mutation seen red: the card left
+    out.
     """
     url = push_stage(run, "ppo", "org/tiny", endpoint=there.address)
     assert url == f"{there.address}/org/tiny"
