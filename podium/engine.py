@@ -266,12 +266,16 @@ def checkpoint_weights(folder: Path) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = torch.load(found, map_location="cpu", weights_only=False)[
         "module"
     ]
-    return weights
+    # Our loops train a module around the model, which gives a loss or log-probabilities.
+    wrapped = all(name.startswith("model.") for name in weights)
+    return {name.removeprefix("model."): w for name, w in weights.items()} if wrapped else weights
 
 
-def full_state_dict(engine: Any) -> dict[str, torch.Tensor]:
+def full_state_dict(engine: Any, inside: str = "") -> dict[str, torch.Tensor]:
     """All weights of the engine's model under their plain names. Call it on all processes; complete
     on the main one.
+
+    inside: what the wrapped model's names begin with, for the names of the model itself.
     """
     import deepspeed
 
@@ -280,7 +284,7 @@ def full_state_dict(engine: Any) -> dict[str, torch.Tensor]:
         parameters, enabled=engine.zero_optimization_stage() == 3
     ):
         return {
-            name: tensor.detach().cpu().clone()
+            name.removeprefix(inside): tensor.detach().cpu().clone()
             for name, tensor in engine.module.state_dict().items()
         }
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from data.packing import batches
@@ -265,7 +264,7 @@ def save_final(
     into adapter/. All processes call it.
     """
     with learner.ema.swapped_in():
-        policy_weights = plain_names(full_state_dict(learner.policy))
+        policy_weights = full_state_dict(learner.policy, inside="model.")
     if learner.value is not None:
         save_value_model(learner, tokenizer, config, stage, folder / "value")
     if not stage.is_main:
@@ -293,7 +292,7 @@ def save_value_model(
     folder: Path,
 ) -> None:
     """The value model in a reward model's layout. All processes call it."""
-    weights = plain_names(full_state_dict(learner.value))
+    weights = full_state_dict(learner.value, inside="model.")
     if not stage.is_main:
         return
     if config.lora is None:
@@ -302,11 +301,6 @@ def save_value_model(
     value = with_lora(load_value_model(config, stage), config.lora, "SEQ_CLS", stage.seed)
     value.load_state_dict(weights)
     save_reward_model(merge_lora(value), tokenizer, folder)
-
-
-def plain_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a wrapped model under the names of the model itself."""
-    return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
 
 
 def headline(learner: Learner) -> dict[str, float]:

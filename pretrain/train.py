@@ -23,23 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from data.packing import documents_apart, rows_at
+from data.packing import rows_at
 from data.template import prepare_tokenizer
 from data.windows import Windows
 from podium.attention import attend_for_training
-from podium.batching import share_of
 from podium.engine import (
-    all_reduce_sum,
-    backward,
     full_state_dict,
     init_distributed,
     load_engine,
     make_engine,
     save_engine,
-    step,
 )
 from podium.errors import Interrupted, RecipeError
 from podium.models import (
@@ -59,6 +54,7 @@ from podium.schedule import cosine_to_fraction
 from pretrain.batches import batch_sizes
 from pretrain.config import Config
 from pretrain.presets import build_config, build_model, preset
+from pretrain.updates import LanguageModel, evaluate, update
 
 __all__ = ["Config", "main"]
 
@@ -90,7 +86,7 @@ def main(config: Config, stage: StageContext) -> None:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     engine = make_engine(
-        model,
+        LanguageModel(model),
         config.engine,
         learning_rate=peak,
         betas=(config.adam_beta1, config.adam_beta2),
@@ -149,7 +145,7 @@ def main(config: Config, stage: StageContext) -> None:
                     )
 
     # 5. The base model.
-    weights = full_state_dict(engine)
+    weights = full_state_dict(engine, inside="model.")
     headline = {
         "validation_loss": metrics["validation_loss"],
         "loss": metrics["loss"],
@@ -227,68 +223,6 @@ def plan(config: Config, context: int, world_size: int) -> list[int]:
     )
 
 
-def update(
-    engine: Any,
-    batch: torch.Tensor,
-    bos_id: int,
-    learning_rate: float,
-    rows_per_pass: int,
-    stage: StageContext,
-) -> tuple[float, float]:
-    """One update on the global batch, (B, T); returns its mean loss in nats a token and the
-    gradient norm.
-    """
-    target_tokens = batch.shape[0] * (batch.shape[1] - 1)
-    mine, _ = share_of(len(batch), stage.world_size, stage.rank)  # `plan` makes all of them count
-    share = batch[mine].to(stage.device, torch.long)  # (B / processes, T)
-    passes = share.split(rows_per_pass)
-    summed = torch.zeros((), device=share.device)
-    engine.train()
-    for i, ids in enumerate(passes):
-        nll = next_token_nll(engine, ids, bos_id)
-        # The engine averages gradients over processes; with this factor the local sums make the
-        # global mean.
-        backward(engine, nll * (stage.world_size / target_tokens), last=i == len(passes) - 1)
-        summed += nll.detach()
-    grad_norm = step(engine, learning_rate)
-    return all_reduce_sum(summed).item() / target_tokens, grad_norm
-
-
-IGNORED = -100  # torch's label for a position without a target
-
-
-def next_token_nll(engine: Any, ids: torch.Tensor, bos_id: int) -> torch.Tensor:
-    """Sum over windows and positions of -log p(next token), in nats; `ids` is (B, T), logits are
-    compared in fp32.
-    """
-    apart = documents_apart(ids, bos_id, engine.module)
-    labels = apart.inputs["input_ids"].masked_fill(~apart.targets, IGNORED)
-    logits = engine(**apart.inputs).logits
-    # (B, T, V); the engine autocasts
-    return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(),
-        labels[:, 1:].flatten(),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
-
-
-@torch.no_grad()
-def evaluate(
-    engine: Any, held_out: torch.Tensor, bos_id: int, rows_per_pass: int, stage: StageContext
-) -> dict[str, float]:
-    """Mean loss a token, in nats, on held-out windows (N, T), shared out over processes."""
-    engine.eval()
-    summed = torch.zeros((), device=stage.device)
-    for group in held_out.split(stage.world_size * rows_per_pass):
-        mine, counting = share_of(len(group), stage.world_size, stage.rank)
-        ids = group[mine[: max(1, counting)]].to(stage.device, torch.long)
-        summed += next_token_nll(engine, ids, bos_id) * (counting > 0)
-    return {
-        "validation_loss": all_reduce_sum(summed).item() / (len(held_out) * (held_out.shape[1] - 1))
-    }
-
-
 def write_sample(
     engine: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -304,10 +238,10 @@ def write_sample(
         *tokenizer(sample_prompt, add_special_tokens=False)["input_ids"],
     ]
     ids = torch.tensor([prompt], device=stage.device)
-    room = (context_of(engine.module.config) or UNSTATED_CONTEXT) - len(prompt)
+    room = (context_of(engine.module.model.config) or UNSTATED_CONTEXT) - len(prompt)
     with torch.random.fork_rng():
         torch.manual_seed(stage.seed)
-        written = engine.module.generate(
+        written = engine.module.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=True,

@@ -638,11 +638,16 @@ MUTANTS = [
         "tests/sft/test_keys.py::test_every_key_does_something",
     ),
     # Pretraining, against a loop of plain torch.
-    Mutant("pretrain/train.py", "labels[:, 1:].flatten()", "labels[:, :-1].flatten()", PLAIN),
     Mutant(
-        "pretrain/train.py",
-        ".masked_fill(~apart.targets, IGNORED)",
-        ".masked_fill(ids == bos_id, IGNORED)",
+        "pretrain/updates.py",
+        "hidden[:, :-1][targets[:, 1:]]",
+        "hidden[:, 1:][targets[:, 1:]]",
+        PLAIN,
+    ),
+    Mutant(
+        "pretrain/updates.py",
+        "    return engine(inputs, targets)\n",
+        "    return engine(inputs, targets & (inputs['input_ids'] != bos_id))\n",
         PLAIN,
     ),
     Mutant(
@@ -653,7 +658,7 @@ MUTANTS = [
     ),
     Mutant("pretrain/train.py", "rows_at(read_before[number - 1],", "rows_at(0,", PLAIN),
     Mutant(
-        "pretrain/train.py",
+        "pretrain/updates.py",
         "target_tokens = batch.shape[0] *",
         "target_tokens = batch.shape[1] *",
         PLAIN,

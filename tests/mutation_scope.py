@@ -109,7 +109,7 @@ REASONS: dict[tuple[str, str, str], str] = {
         "near = difflib.get_close_matches(name, PRESETS, n=2)",
     ): SAME + "the first one is told",
     (
-        "pretrain/train.py",
+        "pretrain/updates.py",
         "summed += next_token_nll(engine, ids, bos_id) * (counting > 0)",
         "summed += next_token_nll(engine, ids, bos_id) * (counting >= 0)",
     ): MANY + "in one process every window counts",

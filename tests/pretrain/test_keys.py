@@ -68,7 +68,7 @@ def says(make_recipe, tiny_llama, tokenizer, tmp_path, monkeypatch):
         save(stage, step, write)
 
     def noted_evaluate(engine, *args):
-        recomputes.append(engine.module.is_gradient_checkpointing)
+        recomputes.append(engine.module.model.is_gradient_checkpointing)
         return evaluate(engine, *args)
 
     monkeypatch.setattr(StageContext, "save_checkpoint", noted_save)
