@@ -40,6 +40,7 @@ __all__ = [
     "make_engine",
     "make_frozen_engine",
     "save_engine",
+    "set_clipping",
     "step",
     "world_size",
 ]
@@ -233,6 +234,13 @@ def step(engine: Any, learning_rate: float) -> float:
         return float(norm)
     engine.step()
     return float(engine.get_global_grad_norm())
+
+
+def set_clipping(engine: Any, gradient_clipping: float) -> None:
+    """Another largest gradient norm from the next step on."""
+    engine.podium_clipping = gradient_clipping
+    if hasattr(engine.optimizer, "clip_grad"):  # ZeRO's optimizers cut by themselves
+        engine.optimizer.clip_grad = gradient_clipping
 
 
 def save_engine(engine: Any, folder: Path) -> None:

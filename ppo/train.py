@@ -44,7 +44,7 @@ from podium.models import (
 from podium.rewards.model import (
     save_reward_model,
 )
-from podium.run.context import StageContext
+from podium.run.context import StageContext, planned_checkpoints_of
 from podium.run.launch import run_stage_main
 from podium.run.registry import label_of
 from ppo.config import Config
@@ -92,7 +92,8 @@ def main(config: Config, stage: StageContext) -> None:
     world = stage.world() if stage.is_main else None  # gold scores are logged, never trained on
 
     # 3. The loop.
-    saved = done  # the iteration of the newest checkpoint, which the guard goes back to
+    # the iteration of the newest checkpoint that an unbroken run has, which the guard goes back to
+    saved = int(planned_checkpoints_of(stage.dir)[-1].name)
     with stage.progress(config.iterations, "ppo", unit="iteration", start=done) as progress:
         for iteration in range(done + 1, config.iterations + 1):
             drawn = next(
@@ -144,13 +145,13 @@ def main(config: Config, stage: StageContext) -> None:
                 learner.metrics = metrics
             watch_sampler(learner, config.guard.max_first_error, stage, iteration, metrics)
             # After a rollback too: a resumed run must know of it, and of the lower learning rates.
-            stopping = stage.stop_requested
-            if (
-                iteration % config.save_steps == 0 or stopping or problems
-            ) and iteration < config.iterations:
+            stopping, planned = stage.stop_requested, iteration % config.save_steps == 0
+            if (planned or stopping or problems) and iteration < config.iterations:
+                only_to_stop = not planned and not problems
                 with learner.profile.measure("checkpoint"):
-                    stage.save_checkpoint(iteration, learner.save)
-                saved = iteration
+                    stage.save_checkpoint(iteration, learner.save, only_to_stop)
+                if not only_to_stop:
+                    saved = iteration
                 if stopping:
                     raise Interrupted(
                         f"PPO stopped at iteration {iteration} of {config.iterations}, "

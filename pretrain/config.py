@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from podium.engine import (
     EngineConfig,
 )
+from podium.guard import GuardConfig
 from pretrain.batches import BatchRamp
 from pretrain.presets import PRESETS
 
@@ -77,6 +78,10 @@ class Config(BaseModel):
     )
     engine: EngineConfig = Field(
         default_factory=EngineConfig, description="ZeRO stage, offload, gradient clipping"
+    )
+    guard: GuardConfig = Field(
+        default_factory=GuardConfig,
+        description="what counts as divergence, and what is done about it",
     )
     eval_steps: int = Field(
         250, gt=0, description="updates between validation losses; also one at the end"

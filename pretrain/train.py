@@ -19,6 +19,7 @@ tensor and pipeline parallelism, loss scaling for fp16, and GPT-3's sparse atten
 
 import math
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ from podium.engine import (
     load_engine,
     make_engine,
     save_engine,
+    set_clipping,
 )
 from podium.errors import Interrupted, RecipeError
+from podium.guard import SpikeGuard
 from podium.models import (
     UNSTATED_CONTEXT,
     context_of,
@@ -49,6 +52,7 @@ from podium.models import (
 from podium.run.context import StageContext
 from podium.run.inputs import StageInputs
 from podium.run.launch import run_stage_main
+from podium.run.rollback import load_guard, roll_back, save_guard
 from podium.runtime import rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
 from pretrain.batches import batch_sizes
@@ -94,19 +98,23 @@ def main(config: Config, stage: StageContext) -> None:
         weight_decay=config.weight_decay,
         dtype=stage.dtype,
     )
-    done = resume(engine, stage)
+    guard = SpikeGuard(config.guard)
+    number = resume(engine, stage, guard)  # updates done
 
     # 4. Train.
     rows_per_pass = config.per_device_train_batch_size
     metrics: dict[str, float] = {}
     busy_seconds, busy_tokens = 0.0, 0  # of the updates alone: neither evaluation nor saving
-    with stage.progress(len(sizes), "pretrain", start=done) as progress:
-        for number in range(done + 1, len(sizes) + 1):
+    with stage.progress(len(sizes), "pretrain", start=number) as progress:
+        while number < len(sizes):
+            number += 1
             began = time.perf_counter()
-            # Pure functions of the update's number, so a resumed run reads the same windows.
-            rows = rows_at(read_before[number - 1], sizes[number - 1], len(train), stage.seed)
+            # Pure functions of the update's number and of the batches that the guard left out, so a
+            # resumed run reads the same windows.
+            first = first_window(number, read_before, guard.skipped)
+            rows = rows_at(first, sizes[number - 1], len(train), stage.seed)
             tokens_after = read_before[number] * context
-            learning_rate = peak * cosine_to_fraction(
+            learning_rate = (guard.lr_factor * peak) * cosine_to_fraction(
                 tokens_after,
                 config.decay_tokens or total_tokens,
                 config.warmup_tokens,
@@ -116,8 +124,14 @@ def main(config: Config, stage: StageContext) -> None:
                 engine, train[rows], bos_id, learning_rate, rows_per_pass, stage
             )
             # Before anything is logged or saved: a checkpoint must never hold a diverged model.
-            stage.check_finite("loss", loss, number)
-            stage.check_finite("gradient norm", grad_norm, number)
+            if problem := guard.breach(loss, grad_norm):
+                back = roll_back(
+                    guard, stage, number, problem, lambda f: put_back(engine, stage, f)
+                )
+                set_clipping(engine, guard.clip_factor * config.engine.gradient_clipping)
+                progress.advance(back - (number - 1))
+                number = back
+                continue
             busy_seconds += time.perf_counter() - began
             busy_tokens += len(rows) * context
             metrics = {
@@ -137,8 +151,9 @@ def main(config: Config, stage: StageContext) -> None:
             # Asked once an update, so that the checkpoint and the interruption agree even when the
             # signal comes between them. After the last update final/ is the checkpoint.
             stopping = stage.stop_requested
-            if (number % config.save_steps == 0 or stopping) and number < len(sizes):
-                save(engine, stage, number)
+            planned = number % config.save_steps == 0
+            if (planned or stopping) and number < len(sizes):
+                save(engine, stage, guard, number, stopping=not planned)
                 if stopping:
                     raise Interrupted(
                         f"pretraining stopped at update {number} of {len(sizes)}, checkpoint saved"
@@ -152,6 +167,7 @@ def main(config: Config, stage: StageContext) -> None:
         "tokens_per_second": metrics["tokens_per_second"],
         "parameters": count_parameters(model),
         "epochs": read_before[-1] / len(train),
+        "rollbacks": guard.rollbacks,
     }
     stage.finish(
         lambda folder: save_model(model, tokenizer, folder, weights),
@@ -254,25 +270,51 @@ def write_sample(
     )
 
 
-def save(engine: Any, stage: StageContext, number: int) -> None:
+def first_window(number: int, read_before: list[int], skipped: list[int]) -> int:
+    """Where in the endless stream of windows update `number` begins to read: after those of the
+    updates before it, or, if its own batch is left out, after all that the run plans to read.
+    """
+    if number not in skipped:
+        return read_before[number - 1]
+    largest = max(after - before for before, after in pairwise(read_before))
+    # The newest breach counts: a batch may be left out, and the one in its place too.
+    place = max(i for i, other in enumerate(skipped) if other == number)
+    return read_before[-1] + place * largest
+
+
+def save(
+    engine: Any, stage: StageContext, guard: SpikeGuard, number: int, stopping: bool = False
+) -> None:
     """A checkpoint to resume from, every process its part."""
 
     def write(folder: Path) -> None:
         save_engine(engine, folder)
         torch.save(rng_state(), folder / f"rng-{stage.rank}.pt")
+        save_guard(guard, stage, folder)
 
-    stage.save_checkpoint(number, write)
+    stage.save_checkpoint(number, write, stopping)
 
 
-def resume(engine: Any, stage: StageContext) -> int:
-    """Put back the newest checkpoint; returns the updates already done (0 without one)."""
+def resume(engine: Any, stage: StageContext, guard: SpikeGuard) -> int:
+    """Put back the newest checkpoint; returns the updates already done. Without one the start is
+    saved, the guard's way back.
+    """
     found = stage.latest_checkpoint()
     if found is None:
+        if guard.config.on_breach == "rollback":
+            save(engine, stage, guard, 0)
         return 0
     number, folder = found
+    put_back(engine, stage, folder)
+    load_guard(guard, folder)
+    set_clipping(engine, guard.clip_factor * engine.podium_clipping)
+    return number
+
+
+def put_back(engine: Any, stage: StageContext, folder: Path) -> None:
+    """What `save` wrote, but for the guard."""
     load_engine(engine, folder)
     set_rng_state(torch.load(folder / f"rng-{stage.rank}.pt", weights_only=False))
-    return number
 
 
 def card(config: Config, headline: dict[str, float], tokens: int) -> str:

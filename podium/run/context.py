@@ -39,6 +39,7 @@ __all__ = [
     "StageContext",
     "checkpoint_record",
     "checkpoints_of",
+    "planned_checkpoints_of",
 ]
 
 CHECKPOINT_FILE = "checkpoint.json"
@@ -142,11 +143,15 @@ class StageContext(StageInputs):
         torch.distributed.all_reduce(flag)
         return bool(flag.item() > 0)
 
-    def save_checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
+    def save_checkpoint(
+        self, step: int, save: Callable[[Path], None], stopping: bool = False
+    ) -> None:
         """Everything needed to go on after `step` steps; the two newest are kept, or as many as
         the recipe's `keep_checkpoints` says.
 
-        `save(folder)` is called on every process with the same empty folder.
+        `save(folder)` is called on every process with the same empty folder. `stopping`: it is
+        saved because the run was interrupted, which an unbroken run would not have done. It is not
+        counted among those, so that both go back to the same one.
 
         Raises:
             RunFolderError: the disk refused; the checkpoints before are untouched.
@@ -158,16 +163,35 @@ class StageContext(StageInputs):
                 "step": step,
                 "metrics_position": position,
                 "threads": self.threads,
+                "stopping": stopping,
                 **self._costs(),
             }
             write_json(folder / CHECKPOINT_FILE, state | self._inputs())
 
         self._write_folder(self.dir / "checkpoints" / str(step), save, describe)
         if self.is_main:
-            kept = max(self.recipe.keep_checkpoints, KEPT_CHECKPOINTS)
-            for old in checkpoints_of(self.dir)[:-kept]:
-                shutil.rmtree(old)
+            count = max(self.recipe.keep_checkpoints, KEPT_CHECKPOINTS)
+            kept = {
+                *planned_checkpoints_of(self.dir)[-count:],
+                self.dir / "checkpoints" / str(step),
+            }
+            for old in checkpoints_of(self.dir):
+                if old not in kept:
+                    shutil.rmtree(old)
         runtime.release_memory()
+
+    def go_back(self, step: int) -> None:
+        """Make the checkpoint of `step` the newest one: those after it and the log's lines after it
+        are forgotten. Called on every process.
+        """
+        self._barrier()  # all have read what they need
+        if self.is_main:
+            for later in checkpoints_of(self.dir):
+                if int(later.name) > step:
+                    shutil.rmtree(later)
+            state = json.loads((self.dir / "checkpoints" / str(step) / CHECKPOINT_FILE).read_text())
+            truncate_metrics(self.dir / "metrics.jsonl", state["metrics_position"])
+        self._barrier()
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """Steps done and folder of the newest checkpoint; None = begin at the beginning.
@@ -281,6 +305,15 @@ def checkpoints_of(stage_dir: Path) -> list[Path]:
         if p.name.isdigit() and (p / CHECKPOINT_FILE).is_file()
     ]
     return sorted(folders, key=lambda p: int(p.name))
+
+
+def planned_checkpoints_of(stage_dir: Path) -> list[Path]:
+    """Those that an unbroken run has too, oldest first: what a guard goes back to."""
+    return [
+        folder
+        for folder in checkpoints_of(stage_dir)
+        if not json.loads((folder / CHECKPOINT_FILE).read_text()).get("stopping")
+    ]
 
 
 def checkpoint_record(stage_dir: Path) -> dict[str, Any] | None:

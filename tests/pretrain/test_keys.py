@@ -36,6 +36,7 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
     "weight_decay": (5.0, "weights", {}),
     "gradient_checkpointing": (True, "recomputes", {}),
     "engine": ({"gradient_clipping": 1e-9}, "weights", {}),
+    "guard": ({"on_breach": "stop"}, "saves", {}),
     "eval_steps": (1, "looks", {}),
     "eval_tokens": (32, "validation_loss", {}),
     "save_steps": (1, "saves", {}),
