@@ -24,6 +24,7 @@ from podium.cli.options import (
 from podium.cli.outside import add_outside_commands
 from podium.cli.rounds import add_round_commands
 from podium.cli.stages import TrainByDefault, add_stage_commands
+from podium.cli.under_way import add_under_way_commands
 from podium.errors import RecipeError
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
@@ -100,6 +101,7 @@ def run(
 
 
 add_stage_commands(app, {"reward": reward_app, "evals": evals_app})
+add_under_way_commands(app)
 add_measuring_commands(app)
 
 

@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 CHECKPOINT_FILE = "checkpoint.json"
+AMENDMENTS_FILE = "amendments.json"  # what was changed by hand while the stage ran
 KEPT_CHECKPOINTS = 2
 
 
@@ -246,6 +247,8 @@ class StageContext(StageInputs):
             record = stage_record(
                 self.name, folder, self._inputs(), facts, metrics, tokens, costs, self.world_size
             )
+            if (amendments := self.dir / AMENDMENTS_FILE).is_file():
+                record["amendments"] = json.loads(amendments.read_text())
             write_text(folder / "README.md", model_card(card, record))
             write_json(folder / lineage.STAGE_FILE, record)
 

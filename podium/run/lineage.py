@@ -166,10 +166,10 @@ def changes(record: dict[str, Any], recipe: Recipe, stage: str, run_dir: Path) -
 
     A parent or data file that is gone is no change: an output outlives what it was made from.
     """
-    before = _completed(record["config"], recipe.stage_config(stage))
+    before = completed(record["config"], recipe.stage_config(stage))
     found = _config_changes(before, fingerprint(recipe, stage))
     if (sampler := record.get("sampler")) is not None:  # a stage that sampled
-        sampler = _completed(sampler, recipe.sampler)
+        sampler = completed(sampler, recipe.sampler)
         found += _config_changes(sampler, recipe.sampler.model_dump(mode="json"), "sampler.")
     for parent in record["parents"]:
         folder = run_dir / parent["path"]  # an absolute path stays as it is
@@ -214,7 +214,7 @@ def _data_changes(entry: dict[str, Any], recipe: Recipe, run_dir: Path) -> list[
     ]
 
 
-def _completed(recorded: dict[str, Any], now: BaseModel) -> dict[str, Any]:
+def completed(recorded: dict[str, Any], now: BaseModel) -> dict[str, Any]:
     """A recorded config with the keys that came after it, at their defaults: they did not exist,
     so the stage was made as their defaults make it, and a newer Podium need not make it again.
     """

@@ -69,6 +69,11 @@ def model_card(card: str, record: dict[str, Any]) -> str:
         for name, value in record["metrics"].items()
         if value is not None
     )
+    by_hand = [
+        f"{row['key']} from {row['was']} to {row['is']} after step {row['after_step']}"
+        for row in record.get("amendments", [])
+    ]
+    changed = f"Changed by hand while it ran: {'; '.join(by_hand)}. " if by_hand else ""
     numbers = f"\n| metric | value |\n|---|---|\n{rows}\n" if rows else ""
     return (
         f"---\nlibrary_name: transformers\ntags: [podium, "
@@ -79,5 +84,5 @@ def model_card(card: str, record: dict[str, Any]) -> str:
         f"{record['cpu_seconds']:.0f} s CPU, about "
         f"{record['energy_watt_hours']} Wh ({record['energy_assumption']}). Command: "
         f"`{record['command']}`. "
-        f"Code: {record['code_revision']}. Everything else is in stage.json.\n{numbers}"
+        f"Code: {record['code_revision']}. {changed}Everything else is in stage.json.\n{numbers}"
     )

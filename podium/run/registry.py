@@ -48,6 +48,8 @@ class StageSpec:
         arms: the recipe may hold `<stage>_arms: {name: what differs}`, each a further run of it.
         reads_all: the stage looks at every stage before it, so a new one makes it run again.
         distributed: False runs on the main process of a launcher while the others wait.
+        amendable: the keys that may change while the stage is under way (`podium.run.amend`): what
+            they say is looked up at every update, and no checkpoint holds it.
     """
 
     module: str
@@ -60,6 +62,7 @@ class StageSpec:
     arms: bool = False
     reads_all: bool = False
     distributed: bool = True
+    amendable: tuple[str, ...] = ()
 
     def load(self) -> Any:
         """The stage's module."""
@@ -85,6 +88,15 @@ STAGES: dict[str, StageSpec] = {
         ("init_from", "tokenizer"),
         role="base",
         label="base",
+        amendable=(
+            "learning_rate",
+            "min_lr_rate",
+            "engine.gradient_clipping",
+            "guard",
+            "eval_steps",
+            "save_steps",
+            "sample_prompt",
+        ),
     ),
     "sft": StageSpec(
         "sft.train",
@@ -108,6 +120,13 @@ STAGES: dict[str, StageSpec] = {
         role="reward",
         label="reward model",
         colour="#7b5ea7",
+        amendable=(
+            "learning_rate",
+            "min_lr_rate",
+            "engine.gradient_clipping",
+            "eval_steps",
+            "save_steps",
+        ),
     ),
     "rl_init": StageSpec(
         "sft.train",
@@ -127,6 +146,15 @@ STAGES: dict[str, StageSpec] = {
         label=_tuned_by,
         colour="#1f5fa8",
         arms=True,
+        amendable=(
+            "learning_rate",
+            "value_learning_rate",
+            "clip_range",
+            "clip_range_value",
+            "guard",
+            "save_steps",
+            "sample_steps",
+        ),
     ),
     "dpo": StageSpec(
         "dpo.train",
