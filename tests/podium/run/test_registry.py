@@ -51,6 +51,16 @@ ROW = StageSpec(
 )
 
 
+@pytest.mark.parametrize("stage", [name for name, spec in STAGES.items() if spec.amendable])
+def test_what_may_change_under_way_is_a_key_of_the_stage(stage):
+    """Mutation seen red: a key that was renamed in the config alone."""
+    for name in spec_of(stage).amendable:
+        config = spec_of(stage).load().Config
+        for part in name.split("."):
+            assert part in config.model_fields, name
+            config = config.model_fields[part].annotation
+
+
 @pytest.fixture
 def polish(tmp_path, monkeypatch, tiny_llama, tokenizer):
     """The folder of the new stage and a model to polish, in tmp_path; the row in the table."""
