@@ -5,8 +5,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from fastapi import APIRouter, Form, Request, Response, UploadFile
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
@@ -39,6 +41,7 @@ from podium.errors import DataError
 router = APIRouter()
 LONG = 200_000  # characters of instructions or of a form
 Cohort = Literal["train", "heldout", "screening"]
+T = TypeVar("T")
 
 
 class Sent(Strict):
@@ -168,7 +171,7 @@ def import_batch(
     """
     site: Site = request.app.state.site
     rules = importing.BatchRules(**sent.model_dump(include=set(importing.BatchRules.model_fields)))
-    candidates = _uploaded(sent.file, sent.gold)
+    candidates = uploaded(sent.file, partial(importing.read_candidates, gold=sent.gold))
     with site.database.write() as session:
         report = importing.add_batch(session, rules, candidates, time.time(), extend=sent.gold)
         note(session, user, "import", batch=sent.name, file=sent.file.filename, **report._asdict())
@@ -316,7 +319,8 @@ def _sampling_state(request: Request) -> str | None:
     return f"{'Sampled' if process.returncode == 0 else 'Sampling failed'}: {said[-500:]}"
 
 
-def _uploaded(file: UploadFile, gold: bool) -> list[importing.Candidates]:
+def uploaded(file: UploadFile, read: Callable[[Path], T]) -> T:
+    """What `read` makes of a file that was sent. Problem 422 with file, line and field."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / (Path(file.filename or "upload.jsonl").name or "upload.jsonl")
         with path.open("wb") as copy:
@@ -324,6 +328,6 @@ def _uploaded(file: UploadFile, gold: bool) -> list[importing.Candidates]:
                 copy.write(chunk)
         try:
             importing.check_unpacked(path, MAX_UPLOAD)
-            return importing.read_candidates(path, gold)
+            return read(path)
         except DataError as error:
             raise Problem(422, "bad_file", str(error).replace(f"{folder}/", "")) from None

@@ -50,7 +50,7 @@ def look(session: Session, person_id: int, assignment_id: int, key: str) -> Subm
     Copies of an answer end here and never wait for the write lock.
     """
     assignment = own_assignment(session, person_id, assignment_id, lock=False)
-    return _known_or_closed(session, assignment, key)
+    return known_or_closed(session, assignment, key)
 
 
 def submit(
@@ -58,12 +58,12 @@ def submit(
 ) -> Stored:
     """Store a first answer. Raises Problem 404, 409 or 422."""
     assignment = own_assignment(session, person_id, assignment_id)
-    known = _known_or_closed(session, assignment, key)
+    known = known_or_closed(session, assignment, key)
     if known is not None:
         return Stored(known, False)
     view = task_view(session, assignment.task_id)
     checked = _check(answer, assignment, view)
-    extra = not _take_place(session, assignment)
+    extra = not take_place(session, assignment)
     assignment.state, assignment.closed_at = "submitted", now
     submission = _store(session, assignment, view, 1, key, answer, checked, extra, now)
     return Stored(submission, True)
@@ -76,9 +76,21 @@ def revise(
     404, 409, 410, 422.
     """
     assignment = own_assignment(session, person_id, assignment_id)
-    known = _stored_under(session, assignment, key)
+    known = stored_under(session, assignment, key)
     if known is not None:
         return Stored(known, False)
+    still_editable(session, assignment, now)
+    view = task_view(session, assignment.task_id)
+    checked = _check(answer, assignment, view)
+    last = latest(session, assignment_id)
+    submission = _store(
+        session, assignment, view, last.revision + 1, key, answer, checked, last.extra, now
+    )
+    return Stored(submission, True)
+
+
+def still_editable(session: Session, assignment: Assignment, now: float) -> None:
+    """Problem 409 where nothing was answered, 410 where the time to change it is over."""
     if assignment.state != "submitted" or assignment.closed_at is None:
         raise Problem(409, "not_answered", "There is no answer to change: submit this task first.")
     view = task_view(session, assignment.task_id)
@@ -88,15 +100,11 @@ def revise(
             "too_late",
             "The time to change this answer is over. Your draft is kept in this browser.",
         )
-    checked = _check(answer, assignment, view)
-    last = latest(session, assignment_id)
-    submission = _store(
-        session, assignment, view, last.revision + 1, key, answer, checked, last.extra, now
-    )
-    return Stored(submission, True)
 
 
 def _check(answer: Answer, assignment: Assignment, view: TaskView) -> CheckedAnswer:
+    if view.kind != "ranking":
+        raise unfit("This task is written, not ranked: send it to /api/writing.")
     if view.view == "text" and answer.seen not in (None, "text"):
         raise unfit("This batch shows text only; 'seen' cannot be anything else.")
     if answer.from_ratings and not view.start_from_ratings:
@@ -104,8 +112,9 @@ def _check(answer: Answer, assignment: Assignment, view: TaskView) -> CheckedAns
     return check_answer(answer, view.form, assignment.display_order, view.ties_allowed)
 
 
-def _known_or_closed(session: Session, assignment: Assignment, key: str) -> Submission | None:
-    known = _stored_under(session, assignment, key)
+def known_or_closed(session: Session, assignment: Assignment, key: str) -> Submission | None:
+    """The row of this key; Problem 409 or 410 where the assignment is closed and has none."""
+    known = stored_under(session, assignment, key)
     if known is None and assignment.state == "submitted":
         raise Problem(
             409,
@@ -117,7 +126,8 @@ def _known_or_closed(session: Session, assignment: Assignment, key: str) -> Subm
     return known
 
 
-def _stored_under(session: Session, assignment: Assignment, key: str) -> Submission | None:
+def stored_under(session: Session, assignment: Assignment, key: str) -> Submission | None:
+    """The row of this key; Problem 409 where another task has it."""
     known = session.scalar(UNDER_KEY, {"key": key})
     if known is not None and known.assignment_id != assignment.id:
         raise Problem(
@@ -126,7 +136,7 @@ def _stored_under(session: Session, assignment: Assignment, key: str) -> Submiss
     return known
 
 
-def _take_place(session: Session, assignment: Assignment) -> bool:
+def take_place(session: Session, assignment: Assignment) -> bool:
     """Count the answer on its task; False when a late one finds the task full."""
     # not open: the lease ran out, and the place may have gone to somebody else
     change = OPEN_TO_DONE if assignment.state == "open" else LATE_IF_ROOM

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from sqlalchemy import select
 
-from app.labeling import accounts, batches, exporting, importing, listing, shapes
+from app.labeling import accounts, batches, exporting, importing, listing, seeds, shapes
 from app.labeling.api_access import AnyScope, Export, Import, Manage, People, Read
 from app.labeling.datacard import TIE_RULE_WORDS
 from app.labeling.exporting import ExportFilter
@@ -20,6 +20,7 @@ from app.labeling.results import collect_results
 from app.labeling.site import Site
 from app.labeling.tables import EventLog, Invite, Person
 from app.labeling.tables import Export as ExportRow
+from app.labeling.writing import WritingRules
 from data.agreement import agreement_report
 
 router = APIRouter()
@@ -66,6 +67,25 @@ def make_batch(request: Request, caller: Import, body: shapes.NewBatch) -> shape
     with site.database.write() as session:
         report = importing.add_batch(session, rules, records, now, extend=body.gold)
         detail = {"batch": rules.name, "token": caller.token_id, **report._asdict()}
+        session.add(EventLog(at=now, person_id=caller.person_id, kind="import", detail=detail))
+        session.flush()
+        made = batches.batch_named(session, rules.name)
+        return shapes.ImportDone(batch=listing.one_batch(session, made.id), **report._asdict())
+
+
+@router.post("/batches/writing", tags=["batches"], status_code=201)
+def make_writing(request: Request, caller: Import, body: shapes.NewWriting) -> shapes.ImportDone:
+    """Make a batch in which labelers write, edit, talk or red-team. An endpoint, which the site
+    calls, also wants the scope manage.
+    """
+    site: Site = request.app.state.site
+    rules = WritingRules(**body.model_dump(include=set(WritingRules.model_fields)))
+    if rules.endpoint is not None and "manage" not in caller.scopes:
+        raise Problem(403, "wrong_scope", "To name an endpoint a token needs the scope manage.")
+    now = time.time()
+    with site.database.write() as session:
+        report = seeds.add_writing(session, rules, body.records, now)
+        detail = {"batch": rules.name, "token": caller.token_id, "written": rules.kind}
         session.add(EventLog(at=now, person_id=caller.person_id, kind="import", detail=detail))
         session.flush()
         made = batches.batch_named(session, rules.name)

@@ -21,6 +21,8 @@ from app.labeling import (
     labeler_routes,
     people_routes,
     program_routes,
+    writing_admin,
+    writing_routes,
 )
 from app.labeling.access import user_of_cookie
 from app.labeling.api import create_api
@@ -64,8 +66,8 @@ def create_site(site: Site) -> FastAPI:
     )
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.mount(API, create_api(site, app.state.templates))
-    pages = (account_routes, labeler_routes, admin_routes, people_routes, program_routes)
-    for module in pages:
+    pages = (account_routes, labeler_routes, writing_routes, admin_routes, people_routes)
+    for module in (*pages, program_routes, writing_admin):
         app.include_router(module.router)
     for kind in REFUSALS:
         app.add_exception_handler(kind, _show_problem)

@@ -22,6 +22,7 @@ from app.labeling.opening import (
 )
 from app.labeling.people_cli import add_account, batch_app, invite_app, user_app
 from app.labeling.programs_cli import token_app, webhook_app
+from app.labeling.writing_cli import writing_app
 
 if TYPE_CHECKING:
     from app.labeling.site import Site
@@ -42,6 +43,7 @@ app.add_typer(batch_app, name="batch")
 app.add_typer(token_app, name="token")
 app.add_typer(webhook_app, name="webhook")
 app.add_typer(invite_app)
+app.add_typer(writing_app)
 
 
 @app.command()
@@ -259,7 +261,11 @@ def results(
 @app.command()
 def export(
     kind: Annotated[
-        Literal["rankings", "pairs", "votes"], typer.Option(help="pairs: TRL's rows.")
+        Literal["rankings", "pairs", "votes", "demonstrations", "comparisons"],
+        typer.Option(
+            help="pairs: TRL's rows; demonstrations: what was written; comparisons: of edits and "
+            "red teaming."
+        ),
     ] = "rankings",
     batch: Annotated[list[str], typer.Option(help="Only these batches.")] = [],  # noqa: B006
     cohort: Annotated[list[str], typer.Option(help="Only these cohorts.")] = [],  # noqa: B006

@@ -133,12 +133,25 @@ class LabelingClient:
             gold: their ranks are known and check labelers.
             rules: `overlap`, `cohorts`, `lease_minutes`, `ties_allowed`, ...: see `NewBatch`.
         """
-        rows = [
-            row.model_dump(mode="json", exclude_none=True) if isinstance(row, BaseModel) else row
-            for row in records
-        ]
-        body = {"name": name, "records": rows, "gold": gold, **rules}
+        body = {"name": name, "records": _rows(records), "gold": gold, **rules}
         return self._send("POST", "/batches", shapes.ImportDone, body)
+
+    def make_writing(
+        self,
+        name: str,
+        kind: str,
+        records: Iterable[BaseModel | Mapping[str, Any]],
+        **rules: Any,
+    ) -> shapes.ImportDone:
+        """A new batch in which labelers write. Scope import; with an endpoint also manage.
+
+        Args:
+            kind: "demonstration", "edit", "dialogue" or "red_team".
+            records: `Seed`, `Prompt`, `Demonstration` or the like as dictionaries.
+            rules: `overlap`, `cohorts`, `endpoint`, ...: see `NewWriting`.
+        """
+        body = {"name": name, "kind": kind, "records": _rows(records), **rules}
+        return self._send("POST", "/batches/writing", shapes.ImportDone, body)
 
     def set_state(self, batch: int | str, state: str) -> str:
         """Make it "open", "paused", "withdrawn", "deleted" or "restored" (by number); the state it
@@ -284,6 +297,13 @@ class LabelingClient:
             f"the labeling site at {address} does not answer: {error or type(error).__name__}",
             fix="check its address, and that it runs: podium label serve",
         )
+
+
+def _rows(records: Iterable[BaseModel | Mapping[str, Any]]) -> list[Any]:
+    return [
+        row.model_dump(mode="json", exclude_none=True) if isinstance(row, BaseModel) else row
+        for row in records
+    ]
 
 
 def _without_nothing(query: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import Field, ValidationError
 from sqlalchemy import Row, Select, and_, func, select
@@ -41,10 +41,16 @@ from app.labeling.tables import (
 )
 from app.labeling.tables import Prompt as PromptRow
 from app.labeling.webhooks import tell
-from data.records import Comparison, Message, Ranking
+from app.labeling.writing_export import (
+    SOURCES,
+    WrittenExport,
+    describe_written,
+    written_records,
+)
+from data.records import Comparison, Demonstration, Message, Ranking
 from podium.storage import write_text
 
-Kind = Literal["rankings", "pairs", "votes"]
+Kind = Literal["rankings", "pairs", "votes", "demonstrations", "comparisons"]
 BROKEN_SHOWN = 20  # names of broken rows on a card; the log has them all
 log = logging.getLogger("podium.labeling")
 
@@ -90,8 +96,10 @@ def rankings_page(
     return records, rows[-1][0].id if len(rows) == limit else None
 
 
-def _answers(chosen: ExportFilter) -> Select:
-    """(submission, assignment, task, batch, handle) of every answer, oldest first."""
+def _answers(chosen: ExportFilter, kinds: Sequence[str] = ("ranking",)) -> Select:
+    """(submission, assignment, task, batch, handle) of every answer to batches of these kinds,
+    oldest first.
+    """
     newest = (
         select(Submission.assignment_id, func.max(Submission.revision).label("revision"))
         .group_by(Submission.assignment_id)
@@ -110,6 +118,7 @@ def _answers(chosen: ExportFilter) -> Select:
         .join(Task, Task.id == Assignment.task_id)
         .join(Batch, Batch.id == Task.batch_id)
         .join(Person, Person.id == Assignment.person_id)
+        .where(Batch.kind.in_(kinds))
         .order_by(Submission.id)
     )
     # what was withdrawn comes out only by name, what was deleted never
@@ -303,9 +312,24 @@ def _rows(
         return [_plain(v) for v in votes], [
             f"- {count} votes {why} and are left out" for why, count in left_out.items()
         ]
+    if kind in ("demonstrations", "comparisons"):
+        return _written_rows(session, cast("WrittenExport", kind), chosen, broken)
     rankings = collect_rankings(session, chosen, broken)
     rows = preference_pairs(rankings) if kind == "pairs" else [_plain(r) for r in rankings]
     return rows, describe(rankings) if rankings else []
+
+
+def _written_rows(
+    session: Session, kind: WrittenExport, chosen: ExportFilter, broken: list[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    found = written_records(
+        session,
+        kind,
+        session.execute(_answers(chosen, SOURCES[kind])).all(),
+        lambda handle: pseudonym(session, handle),
+        lambda place, error: _leave_out(place, error, broken),
+    )
+    return [_plain(record) for record in found], describe_written(kind, found)
 
 
 class _Parts:
@@ -419,5 +443,5 @@ def _imported(prompt: PromptRow, candidates: list[Candidate]) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _plain(record: Ranking | Comparison) -> dict[str, Any]:
+def _plain(record: Ranking | Comparison | Demonstration) -> dict[str, Any]:
     return record.model_dump(exclude_none=True)

@@ -43,6 +43,7 @@ from podium.errors import DataError
 
 MAX_SHOWN = 9  # the paper's largest K, and the keys A to I
 GOLD_NEED = 1_000_000  # every labeler may meet a gold task once
+ABOUT_WRITING = "writing "  # how the names of instructions for batches that are written begin
 IMPORTED = "imported"  # key of an exported ranking's `meta` under which its prompt comes back
 
 
@@ -239,7 +240,7 @@ def create_batch(session: Session, rules: BatchRules, now: float) -> Batch:
         raise Problem(
             422, "batch_exists", f"There is already a batch '{rules.name}'; choose another name."
         )
-    instruction = rules.instruction_set_id or newest(session, InstructionSet).id
+    instruction = rules.instruction_set_id or _newest_for_ranking(session)
     form = rules.form_schema_id or newest(session, FormSchema).id
     if session.get(InstructionSet, instruction) is None or session.get(FormSchema, form) is None:
         raise Problem(
@@ -270,7 +271,7 @@ def add_tasks(session: Session, batch: Batch, candidates: Sequence[Candidates]) 
             raise Problem(422, code, f"Record {number} {problem}", field=f"records.{number - 1}")
         position += 1
         copies += len(record.responses) - len(shown)
-        _add_task(session, batch, position, record)
+        new_task(session, batch, position, record)
     return ImportReport(position + 1 - first, copies, left_out)
 
 
@@ -348,6 +349,12 @@ def add_defaults(session: Session, now: float) -> None:
     add_form(session, "instructgpt", INSTRUCTGPT_FORM, now)
 
 
+def _newest_for_ranking(session: Session) -> int:
+    """Those of batches that are written say nothing of ranking."""
+    query = select(InstructionSet.id).where(InstructionSet.name.not_like(f"{ABOUT_WRITING}%"))
+    return session.scalars(query.order_by(InstructionSet.id.desc()).limit(1)).one()
+
+
 def newest(session: Session, table: type[InstructionSet] | type[FormSchema]) -> Any:
     return session.scalars(select(table).order_by(table.id.desc()).limit(1)).one()
 
@@ -375,7 +382,10 @@ def _next_version(
     return (session.scalar(select(func.max(table.version)).where(table.name == name)) or 0) + 1
 
 
-def _add_task(session: Session, batch: Batch, position: int, record: Candidates) -> None:
+def new_task(
+    session: Session, batch: Batch, position: int, record: Candidates, brief: str | None = None
+) -> None:
+    """A task of a record that was checked; identical responses become copies of the first."""
     prompt = _prompt(session, record)
     need = batch.overlap if record.gold_ranks is None else GOLD_NEED
     task = Task(
@@ -384,6 +394,7 @@ def _add_task(session: Session, batch: Batch, position: int, record: Candidates)
         position=position,
         need=need,
         gold_ranks=record.gold_ranks,
+        brief=brief,
     )
     generators: Sequence[str | None] = record.generators or [None] * len(record.responses)
     responses = [

@@ -16,7 +16,7 @@ from app.labeling.forms import SKIP_REASONS, Answer, DraftBody, SkipAnswer
 from app.labeling.own import own_progress
 from app.labeling.problems import Problem
 from app.labeling.site import Site
-from app.labeling.tables import Batch, InstructionRead, InstructionSet
+from app.labeling.tables import Batch, Draft, InstructionRead, InstructionSet
 from app.labeling.views import own_answers, task_json, task_view
 
 router = APIRouter()
@@ -102,8 +102,8 @@ def my_progress(request: Request, user: Labeler) -> dict[str, Any]:
 
 @router.post("/api/next")
 def next_task(request: Request, user: Labeler) -> dict[str, Any]:
-    """The task in hand or the next one: `kind` is task, instructions (to be read first) or
-    empty.
+    """The task in hand or the next one: `kind` is task, writing (its page is /write), instructions
+    (to be read first) or empty.
     """
     site: Site = request.app.state.site
     now = time.time()
@@ -177,11 +177,7 @@ def put_draft(
         draft = queue.save_draft(
             session, user.id, assignment_id, body, time.time(), version, writer
         )
-        return {
-            "saved": f"{assignment_id}.{draft.version}",
-            "version": draft.version,
-            "saved_at": draft.saved_at,
-        }
+        return draft_json(draft)
 
 
 @router.post("/api/assignments/{assignment_id}/submit")
@@ -195,9 +191,9 @@ def submit(
     with site.database.read() as session:
         known = answers.look(session, user.id, assignment_id, key)
     if known is not None:
-        return _stored_json(answers.Stored(known, False))
+        return stored_json(answers.Stored(known, False))
     with site.database.write() as session:
-        return _stored_json(answers.submit(session, user.id, assignment_id, key, body, time.time()))
+        return stored_json(answers.submit(session, user.id, assignment_id, key, body, time.time()))
 
 
 @router.post("/api/assignments/{assignment_id}/revise")
@@ -207,7 +203,7 @@ def revise(
     """Store a changed answer as a new revision, while the batch's edit time lasts."""
     site: Site = request.app.state.site
     with site.database.write() as session:
-        return _stored_json(answers.revise(session, user.id, assignment_id, key, body, time.time()))
+        return stored_json(answers.revise(session, user.id, assignment_id, key, body, time.time()))
 
 
 @router.post("/api/assignments/{assignment_id}/skip")
@@ -223,6 +219,15 @@ def _instructions_json(row: InstructionSet) -> dict[str, Any]:
     return {"id": row.id, "name": row.name, "version": row.version, "body": row.body}
 
 
-def _stored_json(stored: answers.Stored) -> dict[str, Any]:
+def draft_json(draft: Draft) -> dict[str, Any]:
+    """What the server has stored."""
+    return {
+        "saved": f"{draft.assignment_id}.{draft.version}",
+        "version": draft.version,
+        "saved_at": draft.saved_at,
+    }
+
+
+def stored_json(stored: answers.Stored) -> dict[str, Any]:
     row = stored.submission
     return {"saved": row.id, "revision": row.revision, "extra": row.extra, "new": stored.is_new}

@@ -83,5 +83,5 @@ def _responses(session: Session, tasks: list[int]) -> dict[int, list[TaskRespons
 
 
 def _batch_info(batch: Batch, progress: dict) -> BatchInfo:
-    rules = {name: getattr(batch, name) for name in ("purpose", "cohorts", "overlap")}
+    rules = {name: getattr(batch, name) for name in ("kind", "purpose", "cohorts", "overlap")}
     return BatchInfo(**rules, **progress)

@@ -152,7 +152,7 @@ def recent_skips(session: Session, limit: int = 50) -> list[tuple]:
         .limit(limit)
     ).all()
     return [
-        (handle, batch, reason, note, messages[-1]["content"])
+        (handle, batch, reason, note, messages[-1]["content"] if messages else "")
         for handle, batch, reason, note, messages in rows
     ]
 
@@ -198,6 +198,8 @@ def _answers_by_person(session: Session) -> dict[int, list[_Answer]]:
         .join(newest, newest.c.id == Submission.id)
         .join(Assignment, Assignment.id == Submission.assignment_id)
         .join(Task, Task.id == Assignment.task_id)
+        .join(Batch, Batch.id == Task.batch_id)
+        .where(Batch.kind == "ranking")
     ).all()
     ratings: dict[int, dict[int, tuple[int, int | None]]] = defaultdict(dict)
     columns = select(

@@ -16,6 +16,7 @@ Every function works inside the caller's write transaction and takes `now`, so t
 import random
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
 from sqlalchemy import (
     BindParameter,
     Row,
@@ -30,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from app.labeling.forms import DraftBody, SkipAnswer
+from app.labeling.forms import SkipAnswer
 from app.labeling.problems import Problem
 from app.labeling.tables import (
     Assignment,
@@ -286,7 +287,7 @@ def save_draft(
     session: Session,
     person_id: int,
     assignment_id: int,
-    body: DraftBody,
+    body: BaseModel,
     now: float,
     version: int | None = None,
     writer: str | None = None,

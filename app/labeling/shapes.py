@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from app.labeling.exporting import Kind
 from app.labeling.forms import Strict
 from app.labeling.importing import BatchName, BatchRules, Candidates
+from app.labeling.seeds import Seed
+from app.labeling.writing import WritingRules
 from data.records import Ranking
 
 __all__ = [
@@ -60,6 +62,14 @@ class NewBatch(BatchRules):
     )
 
 
+class NewWriting(WritingRules):
+    """Prompts, answers to be edited or openings of conversations, from which labelers write."""
+
+    records: list[Seed] = Field(
+        min_length=1, description="as a line of an imported file: prompt or messages, brief, ..."
+    )
+
+
 class NewState(Strict):
     state: Literal["open", "paused", "withdrawn", "deleted", "restored"]
 
@@ -67,7 +77,11 @@ class NewState(Strict):
 class NewExport(Strict):
     """Which answers an export is made of."""
 
-    kind: Kind = Field("rankings", description="pairs: TRL's rows; votes: the chat's")
+    kind: Kind = Field(
+        "rankings",
+        description="pairs: TRL's rows; votes: the chat's; demonstrations: what was written; "
+        "comparisons: of edits and red teaming",
+    )
     batches: list[BatchName] | None = Field(None, description="names of batches; null = all")
     cohorts: list[Cohort] | None = Field(None, description="null = all")
     extras: bool = Field(True, description="also answers that came after their task was full")
@@ -106,6 +120,7 @@ class BatchInfo(Shape):
     id: int
     name: str
     state: str = Field(description="open, paused, withdrawn or deleted")
+    kind: str = Field("ranking", description="ranking, demonstration, edit, dialogue or red_team")
     purpose: str
     cohorts: list[str]
     overlap: int = Field(description="rankings wanted of each task")

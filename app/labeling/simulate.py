@@ -42,7 +42,9 @@ class LabelerClient:
         self.http.headers["X-CSRF-Token"] = reply["csrf_token"]
 
     def next(self) -> dict[str, Any]:
-        """The next task, after saying that new instructions were read; `kind` is task or empty."""
+        """The next task, after saying that new instructions were read; `kind` is task, writing or
+        empty.
+        """
         found = self._checked(self.http.post("/api/next"))
         while found["kind"] == "instructions":
             self._checked(self.http.post(f"/api/instructions/{found['id']}/read"))
@@ -136,7 +138,10 @@ def work(
     client = LabelerClient(address, handle, password)
     done: Counter[str] = Counter()
     try:
-        while (task := client.next())["kind"] == "task":
+        while (task := client.next())["kind"] in ("task", "writing"):
+            if task["kind"] == "writing":  # they only rank
+                client.skip(task["assignment"], "other")
+                continue
             key = message_key(task["prompt"])
             prompt = prompts.get(key) or Prompt(messages=[Message(**m) for m in task["prompt"]])
             answer = judge(labeler, prompt, task, rng)

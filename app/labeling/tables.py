@@ -169,6 +169,10 @@ class Batch(Base):
     __tablename__ = "batch"
     id: Mapped[int] = key()
     name: Mapped[str] = mapped_column(String(128), unique=True)
+    # ranking, or what labelers write: demonstration | edit | dialogue | red_team (writing.py)
+    kind: Mapped[str] = mapped_column(String(16), server_default="ranking")
+    # a model that suggests answers (`writing.Endpoint`)
+    endpoint: Mapped[Any | None]
     purpose: Mapped[str] = mapped_column(String(32))
     cohorts: Json  # which cohorts get its tasks
     overlap: Mapped[int]  # rankings wanted a task
@@ -239,6 +243,8 @@ class Task(Base):
     n_done: Mapped[int] = mapped_column(default=0)
     # known ranks by position: the task checks labelers and is not exported
     gold_ranks: Mapped[Any | None]
+    # what is asked of whoever writes, beside the prompt
+    brief: Mapped[str | None]
 
 
 class TaskResponse(Base):
@@ -323,6 +329,32 @@ class PromptRating(Base):
     flags: Json
     use_case: Mapped[str | None]
     language: Mapped[str | None]
+
+
+class Suggestion(Base):
+    """What a model answered at one point of a conversation that is being written."""
+
+    __tablename__ = "suggestion"
+    __table_args__ = (UniqueConstraint("assignment_id", "context", "round", "position"),)
+    id: Mapped[int] = key()
+    assignment_id: Mapped[int] = link("assignment.id")
+    context: Mapped[str] = mapped_column(String(64))  # hash of the messages before it
+    round: Mapped[int]  # how often others were asked for
+    position: Mapped[int]  # from the left
+    text: Mapped[str]
+    generator: Mapped[str | None]  # never shown to labelers
+    created_at: Mapped[float] = now_column()
+
+
+class Written(Base):
+    """What a submission says where it is text and not a ranking."""
+
+    __tablename__ = "written"
+    submission_id: Mapped[int] = mapped_column(ForeignKey("submission.id"), primary_key=True)
+    sent: Json  # the turns as they were sent
+    messages: Json  # those that follow the task's prompt
+    turns: Json  # where each of the assistant's came from: suggestions, generators, picks
+    edit_distance: Mapped[int | None]  # characters changed in a model's answer
 
 
 class Skip(Base):

@@ -31,7 +31,14 @@ REMEMBERED = 1000  # tasks; a task is a few kilobytes
 THIS: BindParameter[int] = bindparam("this")
 DRAFT = select(Draft.body, Draft.version).where(Draft.assignment_id == THIS)
 FIXED = (
-    select(Batch, Prompt.messages, FormSchema.body, InstructionSet.name, InstructionSet.version)
+    select(
+        Batch,
+        Prompt.messages,
+        FormSchema.body,
+        InstructionSet.name,
+        InstructionSet.version,
+        Task.brief,
+    )
     .join(Task, Task.batch_id == Batch.id)
     .join(Prompt, Prompt.id == Task.prompt_id)
     .join(FormSchema, FormSchema.id == Batch.form_schema_id)
@@ -63,6 +70,9 @@ class TaskView(NamedTuple):
     form_schema_id: int
     view: View
     start_from_ratings: bool
+    kind: str  # ranking, or what is written
+    endpoint: dict[str, Any] | None  # a model that suggests answers
+    brief: str | None
 
 
 def task_view(session: Session, task_id: int) -> TaskView:
@@ -77,7 +87,7 @@ def task_view(session: Session, task_id: int) -> TaskView:
 
 
 def _read_task(session: Session, task_id: int) -> TaskView:
-    batch, messages, form, name, version = session.execute(FIXED, {"this": task_id}).one()
+    batch, messages, form, name, version, brief = session.execute(FIXED, {"this": task_id}).one()
     texts = session.execute(TEXTS, {"this": task_id}).tuples().all()
     checked = Form.model_validate(form)
     return TaskView(
@@ -95,12 +105,19 @@ def _read_task(session: Session, task_id: int) -> TaskView:
         batch.form_schema_id,
         batch.view,
         batch.start_from_ratings,
+        batch.kind,
+        batch.endpoint,
+        brief,
     )
 
 
 def task_json(session: Session, assignment: Assignment) -> dict[str, Any]:
-    """Blind: no model names, and the responses in this labeler's order."""
+    """Blind: no model names, and the responses in this labeler's order. What is written has a page
+    of its own; of it this tells the number alone.
+    """
     view = task_view(session, assignment.task_id)
+    if view.kind != "ranking":
+        return {"kind": "writing", "assignment": assignment.id}
     draft = session.execute(DRAFT, {"this": assignment.id}).first()
     answered = assignment.state == "submitted"
     return {
@@ -196,7 +213,8 @@ def own_answers(session: Session, person_id: int) -> list[dict[str, Any]]:
         {
             "id": assignment.id,
             "batch": batch.name,
-            "prompt": messages[-1]["content"],
+            "page": "work" if batch.kind == "ranking" else "write",
+            "prompt": messages[-1]["content"] if messages else "",
             "revision": revision,
             "closed_at": assignment.closed_at,
             "editable": time.time() < (assignment.closed_at or 0) + 60 * batch.edit_minutes,

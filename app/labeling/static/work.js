@@ -7,9 +7,9 @@ import { Cards, tierName } from "./cards.js";
 import { announce, el, fill, find } from "./dom.js";
 import { Drafts } from "./drafts.js";
 import { listen } from "./keys.js";
+import { keepTime } from "./time.js";
 
 const root = find("work");
-const IDLE_SECONDS = 60; // without a key or a pointer for so long, nobody is at work
 
 let answer = null;
 let cards = null;
@@ -18,7 +18,6 @@ let drafts = null;
 let current = null; // position of the card in focus
 let raw = false; // the rendered view is put aside for the text itself
 let busy = false;
-let lastActive = Date.now();
 let oneView = null; // what this labeler chose with V
 
 // ---------------------------------------------------------------- fetch and show
@@ -28,6 +27,7 @@ async function next() {
   const reply = one ? await call("GET", `/api/assignments/${one}`) : await call("POST", "/api/next");
   if (!reply.ok) return fail(reply);
   const { kind } = reply.body;
+  if (kind === "writing") return location.replace(one ? `/write/${one}` : "/write");
   for (const id of ["reading", "empty", "task"]) find(id).hidden = true;
   if (kind === "task") showTask(reply.body);
   if (kind === "empty") { find("empty").hidden = false; find("again").focus(); }
@@ -425,12 +425,6 @@ find("language").addEventListener("input", (e) => change(() => { answer.language
 find("comment").addEventListener("input", (e) => change(() => { answer.comment = e.target.value; }));
 find("cards").addEventListener("focusin", (e) => { current = Number(e.target.closest(".card").dataset.position); });
 
-for (const kind of ["keydown", "pointermove", "pointerdown", "scroll"]) {
-  document.addEventListener(kind, () => { lastActive = Date.now(); }, { passive: true });
-}
-setInterval(() => {
-  const atWork = document.visibilityState === "visible" && Date.now() - lastActive < 1000 * IDLE_SECONDS;
-  if (answer && atWork && !find("task").hidden) answer.activeSeconds += 1;
-}, 1000);
+keepTime(() => answer && !find("task").hidden, () => { answer.activeSeconds += 1; });
 
 next();

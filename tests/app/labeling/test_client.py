@@ -20,7 +20,7 @@ from app.labeling.site import Settings, open_site
 from app.labeling.webhooks import add_webhook, webhook_wish
 from app.serving import serving
 from data.jsonl import read_jsonl
-from data.records import Ranking
+from data.records import Comparison, Demonstration, Ranking
 from data.worlds import load_world
 from evals.evaluate import Config
 from podium.errors import PodiumError
@@ -48,6 +48,40 @@ class Passed(httpx.BaseTransport):
 
 def client_of(site, *scopes: str) -> LabelingClient:
     return LabelingClient(ADDRESS, token_for(site, *scopes), transport=Passed(site))
+
+
+def test_a_campaign_of_texts(site, tmp_path):
+    """From prompts to demonstrations and comparisons that are read back, by the client alone."""
+    client = client_of(site)
+    question = {"role": "user", "content": "Why?"}
+    made = client.make_writing("texts", "edit", [{"prompt": [question], "responses": ["No."]}])
+    assert (made.tasks, made.batch.kind, made.batch.wanted) == (1, "edit", 1)
+    add_person(site, "lea")
+    lea = Browser(site, "lea")
+    number = lea.next()["assignment"]
+    turns = [{"role": "assistant", "content": "So."}]
+    key = {"Idempotency-Key": "12345678"}
+    assert lea.post(f"/api/writing/{number}/submit", {"turns": turns}, key).status_code == 200
+    assert [row.done for row in client.batches()] == [1] and list(client.records()) == []
+    export = client.make_export("demonstrations", batches=["texts"])
+    [record] = read_jsonl(client.download(export.id, tmp_path / "made.jsonl"), Demonstration)
+    assert record.messages[-1].content == "So." and record.meta["edit_distance"] == 1
+    pairs = client.make_export("comparisons")
+    [pair] = read_jsonl(client.download(pairs.id, tmp_path / "pairs.jsonl"), Comparison)
+    assert (pair.chosen, pair.rejected) == ("So.", "No.")
+
+
+def test_an_endpoint_wants_another_scope(site):
+    """The site itself calls it. Mutation seen red: the look at the scope left out."""
+    endpoint = {"url": "https://example.org/v1", "models": ["m"]}
+    seeds = [{"brief": "Talk."}]
+    with pytest.raises(LabelingError, match="needs the scope manage"):
+        client_of(site, "import").make_writing("t", "dialogue", seeds, endpoint=endpoint)
+    both = client_of(site, "import", "manage")
+    assert both.make_writing("t", "dialogue", seeds, endpoint=endpoint).tasks == 1
+    with pytest.raises(LabelingError, match=r"must begin with https"):
+        inside = endpoint | {"url": "http://10.0.0.1/v1"}
+        both.make_writing("u", "dialogue", seeds, endpoint=inside)
 
 
 def test_every_method_gives_what_the_site_has(site, tmp_path, monkeypatch):
