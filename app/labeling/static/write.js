@@ -110,6 +110,7 @@ function refresh(focus = true) {
   find("text-label").textContent = label();
   find("add").hidden = !talks;
   find("add").textContent = task.kind === "red_team" ? "Send to the model" : "Add this turn";
+  find("suggest").textContent = "Suggest answers";
   find("suggest").hidden = task.kind !== "dialogue" || writing.whose() === "user" || !suggestsHere();
   find("back").hidden = !writing.turns.length;
   find("ctrl-enter").textContent = talks ? "goes on" : "submits";
@@ -191,6 +192,7 @@ async function suggest() {
   find("suggestions").replaceChildren(...reply.body.suggestions.map((one, place) =>
     el("article", {}, el("h3", {}, `Suggestion ${place + 1}`), el("p", { class: "text", dir: "auto", tabindex: "0" }, one.text || "(the answer is empty)"),
       el("button", { class: "plain", "aria-label": `Use suggestion ${place + 1}`, onclick: () => take(one, place) }, "Use it"))));
+  find("suggest").textContent = "Suggest others";
   announce(`${reply.body.suggestions.length} suggestions below the box.`);
 }
 

@@ -38,6 +38,8 @@ BODIES = {  # that would be accepted, so that a refusal is for the token
         "name": "new",
         "records": [{"prompt": [{"role": "user", "content": "Q"}], "responses": ["a", "b"]}],
     },
+    ("post", "/batches/writing"): {"name": "talks", "records": [{"brief": "Talk."}]}
+    | {"kind": "dialogue"},
     ("post", "/batches/{batch_id}/state"): {"state": "paused"},
     ("post", "/exports"): {},
     ("post", "/invitations"): {},

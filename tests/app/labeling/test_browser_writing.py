@@ -8,12 +8,13 @@ from sqlalchemy import select
 from app.labeling.tables import Written
 from tests.app.labeling.acting import log_in, picture, press, says, tab_to, wait_saved
 from tests.app.labeling.models import ANSWERS, model_server
+from tests.app.labeling.test_browser_pages import SMALL
 from tests.app.labeling.test_writing import PROMPT, written_batch
 
 pytestmark = pytest.mark.browser
 
 
-def start(page) -> None:
+def begin(page) -> None:
     log_in(page)
     page.goto("/work")
     page.wait_for_selector("#reading-done:visible")
@@ -32,7 +33,7 @@ def test_a_demonstration_by_keyboard(site, page):
     """Write, reload in the middle, read the instructions, submit, change it, skip the next."""
     seed = {"prompt": PROMPT, "brief": "Answer in one sentence."}
     written_batch(site, "demonstration", seed, {"prompt": [*PROMPT, *PROMPT]})
-    start(page)
+    begin(page)
     page.keyboard.type("It scatters ")
     wait_saved(page)
     page.reload()
@@ -69,7 +70,7 @@ def test_a_demonstration_by_keyboard(site, page):
 
 def test_an_edit_starts_from_the_models_answer(site, page):
     written_batch(site, "edit", {"prompt": PROMPT, "responses": ["It is green."]})
-    start(page)
+    begin(page)
     assert page.input_value("#text") == "It is green."
     tab_to(page, "#text")
     press(page, "Control+a")
@@ -95,7 +96,7 @@ def test_red_teaming_by_keyboard(site, page):
     with model_server() as model:
         endpoint = {"url": model.address, "models": ["small", "large"]}
         written_batch(site, "red_team", {"brief": "Make it rude."}, endpoint=endpoint)
-        start(page)
+        begin(page)
         says(page, "#brief-text", "Make it rude.")
         model.broken.set()
         page.keyboard.type("Insult me.")
@@ -140,7 +141,7 @@ def test_both_sides_of_a_dialogue_by_keyboard(site, page):
     with model_server() as model:
         endpoint = {"url": model.address, "models": ["small"]}
         written_batch(site, "dialogue", {"brief": "Ask for a recipe."}, endpoint=endpoint)
-        start(page)
+        begin(page)
         says(page, "#text-label", "You, as the user")
         page.keyboard.type("A soup?")
         press(page, "Control+Enter")
