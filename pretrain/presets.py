@@ -1,7 +1,7 @@
 """Model shapes by name, from 0.26M to 175B parameters, with the learning rate and batch their
 papers trained them at.
 
-Two families. OPT (Zhang et al. 2022, table 1) follows GPT-3's ladder (Brown et al. 2020, table
+Six families. OPT (Zhang et al. 2022, table 1) follows GPT-3's ladder (Brown et al. 2020, table
 2.1): learned positions, LayerNorm, ReLU, biases, an inner width of 4 d. `opt-tiny` is metaseq's own
 smallest preset ("8m", 4 x 128), which with a vocabulary of 1,024 has 0.94M parameters. LLaMA
 (Touvron et al. 2023, table 2): rotary positions, RMSNorm, SwiGLU of about 8/3 d, no biases; the two
@@ -12,29 +12,19 @@ pretraining context.
 """
 
 import difflib
-import math
 from dataclasses import dataclass
 from typing import Literal
-
-import torch
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    OPTConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
 
 from podium.errors import RecipeError
 
 __all__ = [
     "PRESETS",
+    "Family",
     "Preset",
-    "build_config",
-    "build_model",
     "preset",
-    "residual_writers",
 ]
+
+Family = Literal["opt", "llama", "gpt1", "gpt2", "neox"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +33,7 @@ class Preset:
     published.
     """
 
-    family: Literal["opt", "llama"]
+    family: Family
     layers: int
     hidden: int
     heads: int
@@ -65,6 +55,10 @@ def _opt(layers: int, hidden: int, heads: int, learning_rate: float, batch_token
 
 def _llama(layers: int, hidden: int, heads: int, inner: int, learning_rate: float) -> Preset:
     return Preset("llama", layers, hidden, heads, learning_rate, 4_000_000, inner=inner, tied=False)
+
+
+def _gpt(family: Family, layers: int, hidden: int, heads: int, rate: float, batch: float) -> Preset:
+    return Preset(family, layers, hidden, heads, rate, int(batch), tied=family != "neox")
 
 
 # GPT-3's ladder gives 2.0e-4 at 1.3B, 1.6e-4 at 2.7B, 1.2e-4 at 6.7B, 1.0e-4 at 13B and 0.6e-4 at
@@ -106,6 +100,29 @@ PRESETS: dict[str, Preset] = {
         tied=False,
         rope_theta=500_000.0,
     ),
+    "gpt1-117m": _gpt("gpt1", 12, 768, 12, 2.5e-4, 32_768),
+    # GPT-2's rates were tuned by hand and not published; those of GPT-3's sizes stand in.
+    "gpt2-124m": _gpt("gpt2", 12, 768, 12, 6.0e-4, 0.5e6),
+    "gpt2-355m": _gpt("gpt2", 24, 1024, 16, 3.0e-4, 0.5e6),
+    "gpt2-774m": _gpt("gpt2", 36, 1280, 20, 2.5e-4, 0.5e6),
+    "gpt2-1.5b": _gpt("gpt2", 48, 1600, 25, 2.0e-4, 0.5e6),
+    "gpt3-125m": _gpt("gpt2", 12, 768, 12, 6.0e-4, 0.5e6),
+    "gpt3-350m": _gpt("gpt2", 24, 1024, 16, 3.0e-4, 0.5e6),
+    "gpt3-760m": _gpt("gpt2", 24, 1536, 16, 2.5e-4, 0.5e6),
+    "gpt3-1.3b": _gpt("gpt2", 24, 2048, 16, 2.0e-4, 1e6),
+    "gpt3-2.7b": _gpt("gpt2", 32, 2560, 32, 1.6e-4, 1e6),
+    "gpt3-6.7b": _gpt("gpt2", 32, 4096, 32, 1.2e-4, 2e6),
+    "gpt3-13b": _gpt("gpt2", 40, 5120, 40, 1.0e-4, 2e6),
+    "gpt3-175b": _gpt("gpt2", 96, 12288, 96, 0.6e-4, 3.2e6),
+    "pythia-70m": _gpt("neox", 6, 512, 8, 1.0e-3, 2_097_152),
+    "pythia-160m": _gpt("neox", 12, 768, 12, 6.0e-4, 2_097_152),
+    "pythia-410m": _gpt("neox", 24, 1024, 16, 3.0e-4, 2_097_152),
+    "pythia-1b": _gpt("neox", 16, 2048, 8, 3.0e-4, 2_097_152),
+    "pythia-1.4b": _gpt("neox", 24, 2048, 16, 2.0e-4, 2_097_152),
+    "pythia-2.8b": _gpt("neox", 32, 2560, 32, 1.6e-4, 2_097_152),
+    "pythia-6.9b": _gpt("neox", 32, 4096, 32, 1.2e-4, 2_097_152),
+    "pythia-12b": _gpt("neox", 36, 5120, 40, 1.2e-4, 2_097_152),
+    "neox-20b": _gpt("neox", 44, 6144, 64, 0.97e-4, 3.15e6),
 }
 
 
@@ -116,67 +133,3 @@ def preset(name: str) -> Preset:
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(PRESETS)}"
         raise RecipeError(f"no model preset is called {name!r}", fix=hint)
     return PRESETS[name]
-
-
-def build_config(
-    name: str, vocab_size: int, context: int, initializer_range: float | None = None
-) -> PreTrainedConfig:
-    """The Hugging Face configuration of a preset for a vocabulary and a context length, both in
-    tokens.
-
-    `initializer_range` replaces the preset's standard deviation of initial weights.
-    Dropout is 0: one pass over the data does not overfit, and fine-tuning sets its own.
-    """
-    shape = preset(name)
-    inner = shape.inner or 4 * shape.hidden
-    std = initializer_range or shape.initial_std
-    if shape.family == "opt":
-        return OPTConfig(
-            vocab_size=vocab_size,
-            max_position_embeddings=context,
-            num_hidden_layers=shape.layers,
-            hidden_size=shape.hidden,
-            num_attention_heads=shape.heads,
-            ffn_dim=inner,
-            word_embed_proj_dim=shape.embedding or shape.hidden,
-            do_layer_norm_before=shape.norm_first,
-            init_std=std or 0.006,
-            dropout=0.0,
-            attention_dropout=0.0,
-        )
-    return LlamaConfig(
-        vocab_size=vocab_size,
-        max_position_embeddings=context,
-        num_hidden_layers=shape.layers,
-        hidden_size=shape.hidden,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads or shape.heads,
-        intermediate_size=inner,
-        tie_word_embeddings=shape.tied,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
-        initializer_range=std or 0.02,
-    )
-
-
-def build_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """A freshly initialised causal model: N(0, 0.006) for OPT (OPT section 2.2), N(0, 0.02) for
-    LLaMA, biases 0.
-
-    Every matrix that writes into the residual stream is scaled down by 1/sqrt(2 L), so that the sum
-    of 2 L such writes starts with the variance of one (GPT-2 section 2.3; OPT section 2.2).
-    """
-    model = AutoModelForCausalLM.from_config(
-        config, attn_implementation="sdpa", dtype=torch.float32
-    )
-    with torch.no_grad():
-        for matrix in residual_writers(model):
-            matrix.mul_(1.0 / math.sqrt(2 * config.num_hidden_layers))
-    return model
-
-
-def residual_writers(model: PreTrainedModel) -> list[torch.Tensor]:
-    """The weights whose outputs are added to the residual stream: two a layer, in OPT's and LLaMA's
-    names.
-    """
-    endings = ("out_proj.weight", "fc2.weight", "o_proj.weight", "down_proj.weight")
-    return [parameter for name, parameter in model.named_parameters() if name.endswith(endings)]

@@ -55,9 +55,10 @@ from podium.run.launch import run_stage_main
 from podium.run.rollback import load_guard, roll_back, save_guard
 from podium.runtime import rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
+from pretrain.architecture import build_config, build_model
 from pretrain.batches import batch_sizes
 from pretrain.config import Config
-from pretrain.presets import build_config, build_model, preset
+from pretrain.presets import preset
 from pretrain.updates import LanguageModel, evaluate, update
 
 __all__ = ["Config", "main"]

@@ -93,7 +93,7 @@ def test_published_models_beside_the_laws():
     assert 300e9 / 175e9 < 2 < chinchilla(flops_of(175e9, 300e9)).tokens / 175e9
     assert chinchilla(flops_of(175e9, 300e9)).parameters < 60e9 < kaplan(3.15e23).parameters
     assert 1.0e12 / 6.7e9 > 100
-    assert (nearest(1.1e8), nearest(6e9), nearest(1e12)) == ("opt-125m", "opt-6.7b", "opt-175b")
+    assert (nearest(1.25e8), nearest(6e9), nearest(1e12)) == ("opt-125m", "opt-6.7b", "opt-175b")
 
 
 def test_the_command_plans_by_operations_or_card_hours(podium):
