@@ -235,18 +235,29 @@ def preload(libraries: list[str]) -> None:
 
 
 def tests_for(mutant: Mutant, tree: Path, found: list[dict[str, Any]]) -> tuple[list[str], float]:
-    """The tests that read the mutant's statement, the quickest first, and their seconds."""
+    """The tests that read the mutant's statement, the quickest first, and their seconds: as many
+    as the budget allows, and as many again of those that are named for the mutant's file.
+    """
     lines = statement_at((tree / mutant.file).read_text(), mutant.line)
     seconds: dict[str, float] = {}
     for one in found:
         by_line = one["lines"].get(mutant.file, {})
         names = {name for line in lines for name in by_line.get(str(line), []) if name}
         seconds |= {n: one["seconds"].get(n, 0.0) for n in names - set(one["failed"])}
-    chosen, total = [], 0.0
-    for name in sorted(seconds, key=seconds.__getitem__):
-        if not chosen or total + seconds[name] <= BUDGET:
+    quickest = sorted(seconds, key=seconds.__getitem__)
+    own = [name for name in quickest if f"/test_{Path(mutant.file).stem}.py" in name]
+    chosen = {*affordable(quickest, seconds), *affordable(own, seconds)}
+    ordered = [name for name in quickest if name in chosen]
+    return ordered, sum(seconds[name] for name in ordered)
+
+
+def affordable(names: list[str], seconds: dict[str, float]) -> list[str]:
+    """The first of the tests that together take no longer than `BUDGET`; one in any case."""
+    chosen, total = names[:1], sum(seconds[name] for name in names[:1])
+    for name in names[1:]:
+        if total + seconds[name] <= BUDGET:
             chosen, total = [*chosen, name], total + seconds[name]
-    return chosen, total
+    return chosen
 
 
 def verdict(mutant: Mutant, tree: Path, found: list[dict[str, Any]]) -> str:

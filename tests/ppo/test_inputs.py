@@ -1,11 +1,22 @@
-"""What PPO reads, and that a mixture of prompts is read on and not read again."""
+"""What PPO reads, what it says of it, and that a mixture of prompts is read on and not read again."""
+
+from types import SimpleNamespace
+
+import pytest
 
 from data.jsonl import write_jsonl
 from data.packing import rows_at
 from data.records import Message, Prompt
 from podium.run.context import StageContext
 from podium.run.recipe import load_recipe
-from ppo.inputs import load_prompts
+from ppo.inputs import (
+    fixed_prompts,
+    load_models,
+    load_prompts,
+    load_windows,
+    prompt_limit,
+    value_start,
+)
 
 
 def test_a_mixture_of_prompts_is_read_on_and_not_read_again(make_recipe, tokenizer, tmp_path):
@@ -27,4 +38,81 @@ def test_a_mixture_of_prompts_is_read_on_and_not_read_again(make_recipe, tokeniz
 
     assert len(set(asked(100))) == 50
     assert len(set(asked(200))) == 80
+    stage.close()
+
+
+def test_it_says_where_the_value_model_starts_where_that_is_no_reward_model(make_recipe, tmp_path):
+    """With a function as the reward the value model is the policy with a new head; with a reward
+    model, or without a critic, there is nothing to say. Mutation seen red: said of reward models.
+    """
+    (tmp_path / "rewards.py").write_text("def one(prompts, responses):\n    return [1.0]\n")
+    function = f"{tmp_path / 'rewards.py'}:one"
+    for name, keys, said in (
+        ("model", {}, False),
+        ("function", {"reward": function}, True),
+        ("group", {"reward": function, "advantage": "rloo", "num_generations": 2}, False),
+    ):
+        recipe = load_recipe(make_recipe(name, **keys))
+        stage = StageContext("ppo", recipe, tmp_path / "runs" / name)
+        _, models = load_models(stage.config, stage)
+        stage.close()
+        assert (models.value is None) == (name == "group")
+        logbook = stage.dir / "logbook.md"
+        text = logbook.read_text() if logbook.is_file() else ""
+        assert ("with a new head: no reward model" in text) == said, name
+        if models.value is not None:
+            start = str(tmp_path / ("policy" if said else "reward"))
+            assert value_start(stage.config, stage) == start
+
+
+@pytest.mark.parametrize(
+    ("policy", "reward", "most", "limit"),
+    [
+        (64, 100, None, 51),  # 12 of the response, and its end
+        (100, 64, None, 51),
+        (None, 64, None, 51),
+        (64, None, 20, 20),
+        (64, 100, 60, 51),
+        (None, None, 20, 20),
+        (None, None, None, None),
+    ],
+)
+def test_a_prompt_leaves_room_for_a_response_and_its_end(policy, reward, most, limit):
+    """Mutations seen red: no room for the end; the wider context; the key alone."""
+    config = SimpleNamespace(max_position_embeddings=policy)
+    config.get_text_config = lambda: config
+    models = SimpleNamespace(
+        policy=SimpleNamespace(config=config), reward=SimpleNamespace(context=reward)
+    )
+    assert prompt_limit(models, most, 12) == limit
+
+
+def test_samples_are_of_the_shortest_of_the_first_prompts(make_recipe, tokenizer, tmp_path):
+    """Of the first eight for two, of the validation set where there is one. Mutations seen red: the
+    longest; all prompts looked at.
+    """
+    lengths = [9, 7, 8, 3, 9, 9, 2, 9, 1, 1]  # the last two are beyond the first eight
+    turns = [[Message(role="user", content=f"{i} " + "ow " * n)] for i, n in enumerate(lengths)]
+    write_jsonl(tmp_path / "some.jsonl", [Prompt(messages=turn) for turn in turns])
+    for split in ("validation", "train"):
+        recipe = load_recipe(make_recipe(), [f"data.prompts.{split}={tmp_path}/some.jsonl"])
+        stage = StageContext("ppo", recipe, tmp_path / "runs" / split)
+        found = fixed_prompts(2, stage, tokenizer)
+        stage.close()
+        assert [prompt.messages for prompt, _ in found] == [turns[6], turns[3]]
+        assert len(found[0][1]) < len(found[1][1])
+
+
+def test_windows_are_cut_from_the_training_documents_where_ptx_asks_for_them(
+    make_recipe, tokenizer, tmp_path
+):
+    """All tokens of the documents, each behind a mark. Mutation seen red: windows for plain PPO."""
+    recipe = load_recipe(make_recipe(ptx_context=24))
+    stage = StageContext("ppo", recipe, tmp_path / "runs" / "run")
+    windows = load_windows(stage.config, stage, tokenizer)
+    texts = [document.text for document in stage.records("documents")]
+    tokens = sum(1 + len(tokenizer(text).input_ids) for text in texts)
+    assert len(windows) == tokens // 24 and windows[[0]].shape == (1, 24)
+    plain = stage.config.model_copy(update={"ptx_coef": 0.0})
+    assert load_windows(plain, stage, tokenizer) is None
     stage.close()

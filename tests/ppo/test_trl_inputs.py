@@ -3,6 +3,7 @@
 import pytest
 
 from podium.errors import RecipeError
+from ppo.config import Config
 from ppo.trl_inputs import config_from_trl, iterations, learner_from_trl, prompts_from_trl
 
 ARGS = {
@@ -34,6 +35,42 @@ def test_names_are_translated():
     )
     assert config.learning_rate == config.value_learning_rate == 1e-3
     assert config.ptx_coef == 0.0 and config.missing_eos_penalty == 1.0 and config.iterations == 2
+
+
+def test_what_is_not_given_is_what_trl_takes():
+    """TRL's own defaults, by its documentation; and what TRL does not know is switched off.
+    Mutations seen red: another default; the norm of 0, which TRL reads as none, taken for a limit.
+    """
+    config = config_from_trl({"total_episodes": 16})
+    assert (config.batch_size, config.learning_rate, config.warmup_iterations) == (8, 3e-6, 0)
+    assert (config.ptx_coef, config.final_weights, config.missing_eos_penalty) == (0.0, "last", 0.0)
+    assert config.engine.gradient_clipping == Config().engine.gradient_clipping
+    given = {"gradient_accumulation_steps": 3, "max_grad_norm": 0.25, "warmup_steps": 4}
+    config = config_from_trl({"total_episodes": 96, **given}, processes=2)
+    assert (config.batch_size, config.warmup_iterations) == (48, 4)
+    assert config.engine.gradient_clipping == 0.25
+    off = config_from_trl({"total_episodes": 16, "max_grad_norm": 0})
+    assert off.engine.gradient_clipping == Config().engine.gradient_clipping
+
+
+def test_the_seed_the_precision_and_the_end_are_those_given(
+    policy_folder, reward_folder, tokenizer
+):
+    """Mutations seen red: another seed where none is given; the end token where none is asked for."""
+    from transformers import AutoModelForSequenceClassification
+
+    from podium.models import load_causal_lm
+
+    for given, expected in (
+        ({"stop_token": None, "seed": None}, (42, (), "fp32")),
+        ({"stop_token": None, "stop_token_id": 7, "bf16": True}, (1, (7,), "bf16")),
+    ):
+        args = {k: v for k, v in (ARGS | given).items() if k != "seed" or v is not None}
+        scored = [
+            AutoModelForSequenceClassification.from_pretrained(reward_folder) for _ in range(2)
+        ]
+        learner = learner_from_trl(args, tokenizer, load_causal_lm(policy_folder), None, *scored)
+        assert (learner.seed, learner.stop_token_ids, learner.dtype) == expected
 
 
 def test_k3_in_the_reward_is_refused():

@@ -69,6 +69,29 @@ def test_a_row_of_the_curve_by_hand():
     assert row["reward"]["value"] == pytest.approx((2 + 2 + 1) / 3)
 
 
+def test_the_examples_are_the_favourites_of_the_first_n_and_the_world_s_gold_stands_beside(run):
+    """Of five prompts, and with every size up to n. The reward counts a letter, so that the
+    favourites are known from the answers. Mutations seen red: the worst; a favourite among all 2n;
+    another prompt's; another seed's answers.
+    """
+    (run / "rewards.py").write_text(
+        "def score(prompts, responses):\n    return [float(r.count('e')) for r in responses]\n"
+    )
+    reward, policy = f"{run / 'rewards.py'}:score", run / "policy"
+    found = best_of(run, 6, 3, str(policy), reward, max_new_tokens=12, seed=4)
+    assert [row["n"] for row in found["curve"]] == [1, 2, 4, 6] and found["prompts"] == 3
+    asked = [Prompt(messages=[Message(role="user", content=f"Tale {i}?")]) for i in range(3)]
+    answers = sample(policy, EmbeddedConfig(), asked, 12, 12, 4)
+    scores = [[text.count("e") for text in texts] for texts in answers]
+    best = [texts[by.index(max(by[:6]))] for texts, by in zip(answers, scores, strict=True)]
+    assert found["examples"] == [
+        {"prompt": f"Tale {i}?", "best": text} for i, text in enumerate(best)
+    ]
+    mean = sum(map(sum, scores)) / 36
+    assert found["curve"][0]["reward"]["value"] == pytest.approx(mean)
+    assert found["model"] == str(policy)
+
+
 def test_best_of_nothing_is_refused(run):
     with pytest.raises(PodiumError, match="best of 0"):
         best_of(run, n=0)

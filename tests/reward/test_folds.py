@@ -4,11 +4,13 @@ accuracy.
 
 import pytest
 import yaml
+from scipy.stats import rankdata
 
 from data.jsonl import write_jsonl
 from podium.errors import DataError
-from reward.folds import cross_validate, group_labelers, summary
-from tests.reward.conftest import village_rankings
+from reward.evaluate import score_rankings
+from reward.folds import cross_validate, group_labelers, pair_accuracy, summary, table
+from tests.reward.conftest import ranking, village_rankings
 
 
 def test_every_labeler_is_in_one_group():
@@ -26,6 +28,35 @@ def test_the_table_is_a_mean_over_folds_and_a_deviation_over_seeds():
     found = summary(rows)
     assert found["learned_from"]["mean"] == pytest.approx(0.8)
     assert found["learned_from"]["std"] == pytest.approx(0.2 / 2**0.5)
+
+
+def test_the_table_in_words():
+    """Mutation seen red: the two accuracies exchanged. One seed has no deviation."""
+    rows = [
+        {"left_out": ["ana", "bram"], "seed": seed, "learned_from": own, "left_out_accuracy": 0.5}
+        for seed, own in ((0, 0.7), (1, 0.8))
+    ]
+    assert table({"rows": rows, **summary(rows)}).splitlines()[2:] == [
+        "| ana, bram | 0 | 70.0 % | 50.0 % |",
+        "| ana, bram | 1 | 80.0 % | 50.0 % |",
+        "| mean over folds, +- deviation over seeds | | 75.0 +- 7.1 % | 50.0 +- 0.0 % |",
+    ]
+    assert "| | 70.0 % | 50.0 % |" in table({"rows": rows[:1], **summary(rows[:1])})
+
+
+def test_accuracy_is_the_share_of_pairs_ordered_as_the_labelers_did(reward_model, tokenizer):
+    """A labeler who agrees with the model on every pair but one of four."""
+    asked = [
+        ranking("Who?", ["Ana.", "Bram, I think.", "Cy."], [1, 2, 3]),
+        ranking("?", ["a", "b"], [1, 2]),
+    ]
+    by_model = [
+        r.model_copy(update={"ranks": rankdata(-scores).astype(int).tolist()})
+        for r, scores in zip(asked, score_rankings(reward_model, tokenizer, asked), strict=True)
+    ]
+    assert pair_accuracy(reward_model, tokenizer, by_model, 99) == 1.0
+    turned = [by_model[0], by_model[1].model_copy(update={"ranks": by_model[1].ranks[::-1]})]
+    assert pair_accuracy(reward_model, tokenizer, turned, 99) == 0.75
 
 
 def test_a_labeler_with_a_taste_of_their_own_is_not_predicted(make_recipe, tmp_path):
