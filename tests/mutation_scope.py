@@ -148,4 +148,14 @@ REASONS: dict[tuple[str, str, str], str] = {
         ".join(Batch, Batch.id == Task.batch_id)",
         ".join(Batch, )",
     ): SAME + "SQLAlchemy finds the only foreign key",
+    (
+        "ppo/learner.py",
+        'self.device.type == "cuda" or count_parameters(policy) > BF16_COPY_FROM',
+        'self.device.type == "cuda" or count_parameters(policy) >= BF16_COPY_FROM',
+    ): SAME + "but at 32,000,000 parameters to the digit, where either copy will do",
+    (
+        "ppo/advantages.py",
+        '_expect_shape("logprobs", logprobs, action_mask.shape)',
+        "_expect_shape(None, logprobs, action_mask.shape)",
+    ): WORDS + "the name in an error",
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,81 @@ def test_a_recipe_that_has_no_rounds_is_refused_by_name(recipe, tmp_path):
     ):
         with pytest.raises(RecipeError, match=words):
             iterate(load_recipe(recipe, sets), Plan(2), tmp_path)
+
+
+@pytest.fixture
+def chains(monkeypatch):
+    """What is run, (name, chain) each, in the place of training: of every stage its folder alone.
+    The slow tests below train. And what is compared, with whom.
+    """
+    ran, compared = [], []
+
+    def run_chain(recipe, folder):
+        ran.append((recipe.name, recipe.chain()))
+        for stage in recipe.chain():
+            (folder / recipe.name / stage / "final").mkdir(parents=True)
+
+    def compare(settings, runs_dir, out):
+        compared.append((settings, runs_dir, out.name))
+        score = {"value": 1.0, "low": 0.5, "high": 1.5}
+        models = [{"name": name, "score": score} for name in settings.models]
+        return {"judge": f"judge {len(compared)}", "models": models, "elo": {}}
+
+    monkeypatch.setattr("evals.rounds.run_chain", run_chain)
+    monkeypatch.setattr("evals.rounds.compare", compare)
+    return ran, compared
+
+
+def test_every_round_is_run_and_all_policies_so_far_are_compared(recipe, tmp_path, chains):
+    """By the held-out half's model and by gold. Mutations seen red: the first round's judge in the
+    second; the last policy alone; SFT left out.
+    """
+    ran, compared = chains
+    folder = iterate(load_recipe(recipe), Plan(2, prompts=8, samples=3), tmp_path)
+    assert folder == tmp_path / "tiny"
+    first = ["world", "pretrain", "sft", "rankings", "reward", "ppo"]
+    assert ran == [("round-1", first), ("round-2", ["world", "rankings", "reward", "ppo"])]
+    models = [str(folder / part) for part in ("round-1/sft", "round-1/ppo", "round-2/ppo")]
+    assert [list(settings.models) for settings, _, _ in compared] == [
+        models[:2], models[:2], models, models
+    ]  # fmt: skip
+    held_out = [str(folder / f"round-{n}" / "reward" / "final" / "held_out") for n in (1, 2)]
+    assert [settings.judge for settings, _, _ in compared] == [held_out[0], None, held_out[1], None]
+    assert {(s.prompts, s.samples, place) for s, place, _ in compared} == {(8, 3, folder)}
+    assert [out for _, _, out in compared] == [
+        f"compare-{n}-{judge}" for n in (1, 2) for judge in ("held-out", "gold")
+    ]
+    report = json.loads((folder / "rounds.json").read_text())
+    assert report["rounds"] == 2 and report["judges"]["gold"]["judge"] == "judge 4"
+    page = (folder / "rounds.md").read_text()
+    assert page.startswith("# After round 2") and "judge 3" in page and "round-2 ppo" in page
+
+
+def test_people_are_waited_for_with_the_file_and_asked_beside_the_round(recipe, tmp_path, chains):
+    """What they said is the round's rankings once it is there. Mutations seen red: asked although
+    it is there; the round itself run before they answered.
+    """
+    ran, compared = chains
+    loaded, plan = load_recipe(recipe), Plan(2, people=True)
+    for number, chain in (
+        (1, ["world", "pretrain", "sft", "rankings"]),
+        (2, ["world", "rankings"]),
+    ):
+        ran.clear()
+        with pytest.raises(AwaitsPeople, match=f"round {number} waits for people") as waiting:
+            iterate(loaded, plan, tmp_path)
+        assert ran[-1] == (f"round-{number}-candidates", chain)
+        assert len(ran) == number  # the rounds before are brought up to date first
+        place = tmp_path / "tiny"
+        beside = place / f"round-{number}-candidates" / "rankings" / "final"
+        assert str(beside / "candidates.jsonl") in str(waiting.value)
+        assert str(place / f"round-{number}.rankings.jsonl") in str(waiting.value.fix)
+        (place / f"round-{number}.rankings.jsonl").write_text("")
+        for folder in place.glob("round-*/"):
+            shutil.rmtree(folder)
+    ran.clear()
+    iterate(loaded, plan, tmp_path)
+    assert [name for name, _ in ran] == ["round-1", "round-2"] and len(compared) == 6
 
 
 @pytest.mark.slow

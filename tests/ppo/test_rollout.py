@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from podium.batching import passes_by_length
 from podium.rewards.sampled import read_scores
 from podium.sampling.protocol import Sample
-from ppo.rollout import episodes, read_tokens
+from ppo.rollout import RolloutBatch, episodes, gather, read_tokens
 
 PROMPTS = [
     [5, 6, 7],
@@ -270,6 +270,56 @@ def test_prompts_that_processes_cannot_share_evenly_are_refused(make_learner):
     learner.world_size = 2
     with pytest.raises(ValueError, match="7 prompts, not batch_size 8"):
         learner.rollout(PROMPTS[:7], 1)
+
+
+def test_one_process_answers_any_number_of_prompts(make_learner):
+    """As a script that asks a few by hand does. Mutation seen red: no more and no fewer than a
+    batch.
+    """
+    learner = make_learner(batch_size=8)
+    assert len(learner.rollout([[5, 6], [7, 8, 9]], 1).scores) == 2
+
+
+def test_every_process_holds_the_whole_batch_in_rank_order(monkeypatch):
+    """Two processes, whose longest rows differ: each one's own part is played back with the other's,
+    padded as that process pads it. Mutations seen red: no padding; the width of this process; a
+    mask that comes back as numbers.
+    """
+    parts = []
+    for width, start in ((3, 0.0), (5, 10.0)):
+        numbers = start + torch.arange(2.0 * width).reshape(2, width)
+        mask = torch.arange(width)[None, :] < torch.tensor([[width], [2]])
+        parts.append(
+            RolloutBatch(
+                (7 + numbers).long(), mask, mask, -numbers, numbers, None,
+                torch.tensor([start, start + 1]), torch.tensor([True, False]),
+            )
+        )  # fmt: skip
+    whole: dict[str, torch.Tensor] = {}
+    for name in ("input_ids", "attention_mask", "action_mask", "logprobs", "ref_logprobs"):
+        both = [getattr(part, name) for part in parts]
+        whole[name] = torch.cat([F.pad(both[0], (0, 2)), both[1]])
+    for name in ("scores", "finished"):
+        whole[name] = torch.cat([getattr(part, name) for part in parts])
+    names = iter([*whole] * 2)
+
+    def all_gather(received, sent):
+        """As every process does it: one tensor of a shape and a kind, of each rank in turn."""
+        rows = whole[next(names)].to(sent.dtype).split(2)
+        assert sent.dtype != torch.bool and torch.equal(sent, rows[ranks[-1]])
+        for place, row in zip(received, rows, strict=True):
+            place.copy_(row)
+
+    monkeypatch.setattr("ppo.rollout.all_reduce_max", lambda width: torch.full_like(width, 5))
+    monkeypatch.setattr(torch.distributed, "all_gather", all_gather)
+    ranks: list[int] = []
+    for rank, part in enumerate(parts):
+        ranks.append(rank)
+        found = gather(part, 2)
+        assert found.values is None
+        for name, expected in whole.items():
+            assert torch.equal(getattr(found, name), expected)
+            assert getattr(found, name).dtype == getattr(part, name).dtype
 
 
 def test_padding_changes_no_statistic(make_learner):
