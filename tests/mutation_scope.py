@@ -27,6 +27,7 @@ FOLDERS: dict[str, tuple[str, str]] = {
         "podium/statistics.py podium/schedule.py podium/run/lineage.py podium/run/context.py "
         "podium/run/inputs.py podium/sampling/*.py",
         "podium/test_statistics.py podium/test_schedule.py podium/run/test_context.py "
+        "podium/run/test_inputs.py podium/test_models.py "
         "podium/run/test_recipe.py podium/run/test_recipe_keys.py podium/sampling "
         "podium/test_keys.py podium/test_output_head.py podium/test_vocabulary.py "
         "ppo/test_rollout.py sft/test_mixtures.py app/labeling/test_results.py "
