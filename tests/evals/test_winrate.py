@@ -39,6 +39,8 @@ def test_a_verdict_needs_prompts_and_counts_the_arms():
     assert judge_arms({"base": row(0.1, 0.0), "sft": even, "ppo": row(0.4, 0.04)}) == {
         "ppo": "loses to"
     }
+    edge = judge_arms({"ppo": row(0.6, 0.05)}), judge_arms({"ppo": row(1.0, 0.01, prompts=6)})
+    assert edge == ({"ppo": "is not shown to differ from"}, {"ppo": "beats"})
     few = judge_arms({"ppo": row(1.0, 0.06, prompts=5), "old": {"win_rate": 0.9}})
     assert few == {"ppo": "met too few prompts (5) to be compared with"}
 
