@@ -656,7 +656,7 @@ MUTANTS = [
         "                0,\n",
         PLAIN,
     ),
-    Mutant("pretrain/train.py", "rows_at(read_before[number - 1],", "rows_at(0,", PLAIN),
+    Mutant("pretrain/train.py", "rows_at(first, sizes", "rows_at(0, sizes", PLAIN),
     Mutant(
         "pretrain/updates.py",
         "target_tokens = batch.shape[0] *",

@@ -121,11 +121,6 @@ REASONS: dict[tuple[str, str, str], str] = {
     ): MANY + "in one process the model holds its weights",
     (
         "pretrain/train.py",
-        'stage.check_finite("loss", loss, number)',
-        "stage.check_finite(None, loss, number)",
-    ): WORDS + "the name in an error",
-    (
-        "pretrain/train.py",
         "pad_token_id=tokenizer.pad_token_id,",
         ")",
     ): SAME + "one prompt has no padding",
