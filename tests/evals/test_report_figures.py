@@ -56,7 +56,7 @@ RESULTS = {
     "setup": {
         "models": {"sft": "sft", "ppo_ptx": "ppo"},
         "labels": {"sft": "SFT", "best_of_n": "best of 16", "ppo_ptx": "PPO-ptx"},
-        "judge": "a judge",
+        "judge": "the gold score of the world 'willowbrook'",
         "reference": "sft",
         "prompts": 1234,
         "samples": 2,
@@ -194,7 +194,7 @@ def test_the_notes_say_how_it_was_measured(run):
     far from the training prompts kept back.
     """
     told = " ".join(notes(run.outcome))
-    for words in ("1,234 held-out prompts, 2 answers", "64 tokens at temperature 0.7", "a judge",
+    for words in ("1,234 held-out prompts, 2 answers", "64 tokens at temperature 0.7", "the world 'willowbrook'",
                   "4,321 questions", "from SFT", "Of arc_easy fewer than"):  # fmt: skip
         assert words in told, words
     assert "there is no KL" not in told and "farther" not in told
