@@ -91,10 +91,13 @@ def test_the_headline_is_of_the_tuned_policies_or_of_sft_where_there_is_none():
     row = dict(zip(("win_rate", "win_rate_low", "gold", "kl", "pretrain_loss"), range(5),
                    strict=True))  # fmt: skip
     table = {"base": row, "sft": row, "best_of_n": row, "ppo": row | {"kl": None}}
-    assert headline(table) == {
+    world, reward = SimpleNamespace(world="willowbrook"), SimpleNamespace(world=None)
+    assert headline(table, world) == {
         "ppo/win_rate": 0, "ppo/win_rate_low": 1, "ppo/gold": 2, "ppo/pretrain_loss": 4
     }  # fmt: skip
-    assert headline({"base": row, "sft": row}) == {f"sft/{name}": row[name] for name in row}
+    assert headline({"base": row, "sft": row}, world) == {f"sft/{name}": row[name] for name in row}
+    scored = headline(table, reward)
+    assert scored["ppo/score"] == 2 and "ppo/gold" not in scored, "gold is a world's alone"
 
 
 @pytest.fixture
