@@ -46,7 +46,7 @@ SPEAKS = {"say", "print", "progress", "progress_bar", "warn", "warning", "info",
 
 
 class Visitor(file_mutation.MutationVisitor):
-    """mutmut's, with decorated functions too, and without the wording of errors and messages."""
+    """mutmut's, with decorated functions too, and without errors, assertions and messages."""
 
     def _skip_node_and_children(self, node: cst.CSTNode) -> bool:
         if isinstance(node, cst.FunctionDef):
@@ -55,7 +55,7 @@ class Visitor(file_mutation.MutationVisitor):
             name = node.func if isinstance(node.func, cst.Name) else node.func.attr
             if name.value in SPEAKS:
                 return True
-        return isinstance(node, cst.Raise) or super()._skip_node_and_children(node)
+        return isinstance(node, cst.Raise | cst.Assert) or super()._skip_node_and_children(node)
 
 
 def first_change(node: cst.BaseString) -> Iterator[cst.BaseString]:
@@ -154,4 +154,14 @@ REASONS: dict[tuple[str, str, str], str] = {
         '_expect_shape("logprobs", logprobs, action_mask.shape)',
         "_expect_shape(None, logprobs, action_mask.shape)",
     ): WORDS + "the name in an error",
+    (
+        "evals/compare.py",
+        "for i, (prompt, sample) in enumerate(zip(asked, drawn, strict=True))",
+        "for i, (prompt, sample) in enumerate(zip(asked, drawn, strict=False))",
+    ): SAME + "a sampler answers every prompt",
+    (
+        "evals/compare.py",
+        "return context_of(AutoConfig.from_pretrained(str(contestant.folder))) or 10**9",
+        "return context_of(AutoConfig.from_pretrained(str(contestant.folder))) or 11**9",
+    ): SAME + "no prompt is as long as either",
 }

@@ -2,12 +2,15 @@
 sign, and its own reference.
 """
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from data.records import Message, Question
 from evals.loglikelihood import Choices
-from evals.measure import Measured, summarise
+from evals.measure import Measured, Tasks, _tasks, summarise
 from evals.records import Answer
 from podium.statistics import bon_kl
 
@@ -104,3 +107,30 @@ def test_sft_is_even_with_itself_and_no_verdict_counts_it(pair):
     _, sft = pair
     row = summarise("sft", sft, sft, QUESTIONS, best_of=4)
     assert (row["win_rate"], row["win_rate_p"], row["win_rate_length_matched"]) == (0.5, 1.0, None)
+
+
+def test_every_task_of_lm_eval_is_asked_with_its_examples_and_named_by_them(monkeypatch):
+    """lm-eval itself answers in the slow tests of test_harness.py; here, what it is asked. Mutations
+    seen red: the tasks not named; one number of examples for all.
+    """
+    asked = []
+
+    def ask(model, tokenizer, names, examples, files, context, limit, seed):
+        asked.append((model, tokenizer, names, examples, files, context, limit, seed))
+        return {name: [0.5] for name in names}, {"examples": examples}
+
+    monkeypatch.setattr("evals.measure.ask", ask)
+    config = SimpleNamespace(max_position_embeddings=64)
+    config.get_text_config = lambda: config
+    model = SimpleNamespace(config=config)
+    tasks = Tasks({0: ["piqa", "mine"], 5: ["piqa"]}, Path("files"), 7)
+    pieces = SimpleNamespace(piece=lambda make: make())
+    bench = SimpleNamespace(tasks=tasks, pieces=pieces, tokenizer="tokenizer")
+    scores, summaries = _tasks(lambda: model, bench)
+    rest = (Path("files"), 64, 7, 0)
+    assert asked == [
+        (model, "tokenizer", ["piqa", "mine"], 0, *rest),
+        (model, "tokenizer", ["piqa"], 5, *rest),
+    ]
+    assert list(scores) == ["piqa, 0 examples", "mine, 0 examples", "piqa, 5 examples"]
+    assert summaries == {"0": {"examples": 0}, "5": {"examples": 5}}
