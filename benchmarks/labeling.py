@@ -15,6 +15,9 @@ people at two minutes a task ask for less than one task a second. `--think` is t
 exponential for each of the 200 tabs, so the default of 8 s is a load some thirty times as heavy as
 a hundred people are, and 2 s one of about a hundred times. Every client waits for its replies, so a
 server that falls behind is asked less often.
+
+Beside the labelers a program with a token goes round and round the HTTP API, as a dashboard and a
+nightly copy would: batches, tasks, and every new answer page by page.
 """
 
 import argparse
@@ -38,7 +41,7 @@ from typing import Literal
 import httpx
 from sqlalchemy import func, select
 
-from app.labeling import accounts
+from app.labeling import accounts, tokens
 from app.labeling.database import Database
 from app.labeling.importing import BatchRules, Candidates, add_tasks, create_batch
 from app.labeling.queue import recount
@@ -50,6 +53,7 @@ from data.records import Message
 TABS, COPIES = 2, 3
 PASSWORD = "a password for load"
 LOGINS_AT_ONCE = 8
+PROGRAM_SECONDS = 2.0
 
 
 @dataclass
@@ -65,6 +69,7 @@ class Load:
     next_seconds: list[float] = field(default_factory=list)
     acknowledged: set[int] = field(default_factory=set)
     statuses: Counter = field(default_factory=Counter)
+    token: str = ""  # of the program beside them
 
 
 def prepare(folder: Path, database: str | None, load: Load) -> None:
@@ -96,6 +101,8 @@ def prepare(folder: Path, database: str | None, load: Load) -> None:
         session.add_all(
             [InstructionRead(person_id=p.id, instruction_set_id=instructions.id) for p in people]
         )
+        wish = tokens.wish_of("load", ("read", "export"), 1)
+        load.token = tokens.make_token(session, wish, None, time.time())
     site.database.close()
 
 
@@ -165,6 +172,7 @@ async def run_load(address: str, load: Load) -> None:
             clients[n].headers["X-CSRF-Token"] = reply.raise_for_status().json()["csrf_token"]
 
     await asyncio.gather(*(login(n) for n in range(load.labelers)))
+    copying = asyncio.create_task(program(address, load))
     await asyncio.gather(
         *(
             tab(clients[n], random.Random(f"{n}/{t}"), load)
@@ -172,6 +180,8 @@ async def run_load(address: str, load: Load) -> None:
             for t in range(TABS)
         )
     )
+    copying.cancel()
+    await asyncio.gather(copying, return_exceptions=True)
     await asyncio.gather(*(client.aclose() for client in clients))
 
 
@@ -188,8 +198,6 @@ async def tab(client: httpx.AsyncClient, rng: random.Random, load: Load) -> None
         task = reply.raise_for_status().json()
         if task["kind"] != "task":
             return
-        left = await client.get("/api/me/progress")  # as the page does
-        load.statuses[f"progress {left.status_code}"] += 1
         await asyncio.sleep(rng.expovariate(1 / load.think) if load.think else 0)
         path = f"/api/assignments/{task['assignment']}/submit"
         headers = {"Idempotency-Key": uuid.uuid4().hex}
@@ -199,6 +207,22 @@ async def tab(client: httpx.AsyncClient, rng: random.Random, load: Load) -> None
         )
         load.statuses.update(f"submit {r.status_code}" for r in replies)
         load.acknowledged.update(r.json()["saved"] for r in replies if r.status_code == 200)
+
+
+async def program(address: str, load: Load) -> None:
+    """What goes on over the HTTP API meanwhile; an error of it ends the load."""
+    headers = {"Authorization": f"Bearer {load.token}"}
+    async with httpx.AsyncClient(
+        base_url=f"{address}/api/v1", headers=headers, timeout=120
+    ) as client:
+        after = 0
+        while True:
+            for path in ("batches", "tasks?limit=20", f"records?after={after}&limit=50"):
+                reply = await client.get(f"/{path}")
+                load.statuses[f"api {reply.status_code}"] += 1
+                reply.raise_for_status()
+            after = reply.json()["next"] or after
+            await asyncio.sleep(PROGRAM_SECONDS)
 
 
 def random_answer(task: dict, rng: random.Random) -> dict:

@@ -11,7 +11,8 @@ names its tie rule:
 
 Rankings belong together when they have the same prompt and the same set of distinct responses, in
 whatever order each record lists them. A labeler who ranked a task twice counts with the last
-record. Figures that do not exist (no pair, constant data) are None, never 0 or NaN.
+record. An expert's adjudication (cohort `ADJUDICATION`) is no labeler's and is left out. Figures
+that do not exist (no pair, constant data) are None, never 0 or NaN.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ from data.records import Ranking
 from podium.statistics import SHARE, mean_with_interval, standard_error
 
 __all__ = [
+    "ADJUDICATION",
     "TIE_RULES",
     "AgreementReport",
     "AgreementRow",
@@ -36,6 +38,7 @@ __all__ = [
     "Rate",
     "Tau",
     "agreement_report",
+    "by_labelers",
     "concordance",
     "contradictions",
     "flag_agreement",
@@ -54,6 +57,7 @@ __all__ = [
 TieRule = Literal["drop", "half", "match"]
 TIE_RULES: tuple[TieRule, ...] = ("drop", "half", "match")
 Counts = NDArray[np.int64]
+ADJUDICATION = "adjudication"  # cohort of an expert's last word on a task that labelers differ on
 
 
 class RankedTask(NamedTuple):
@@ -107,12 +111,17 @@ class Contradictions(NamedTuple):
     rated: int  # rankings that carry ratings
 
 
+def by_labelers(rankings: Iterable[Ranking]) -> list[Ranking]:
+    """Without what experts adjudicated."""
+    return [ranking for ranking in rankings if ranking.cohort != ADJUDICATION]
+
+
 def group_tasks(rankings: Iterable[Ranking]) -> list[RankedTask]:
     """Rankings that share prompt and responses, aligned. Tasks whose responses are all the same
     text are left out.
     """
     groups: dict[tuple, dict[object, Ranking]] = {}
-    for ranking in rankings:
+    for ranking in by_labelers(rankings):
         prompt = "\n".join(f"{m.role}: {m.content}" for m in ranking.prompt)
         group = groups.setdefault((prompt, tuple(sorted(set(ranking.responses)))), {})
         labeler = ranking.labeler if ranking.labeler is not None else ("anonymous", len(group))
@@ -292,6 +301,7 @@ class AgreementReport(NamedTuple):
 
 def agreement_report(rankings: Sequence[Ranking]) -> AgreementReport:
     """Everything above in one object: overall, per cohort and across each two cohorts."""
+    rankings = by_labelers(rankings)
     tasks = group_tasks(rankings)
     cohorts = sorted({r.cohort for r in rankings})
     rows = [_row("all", tasks)]

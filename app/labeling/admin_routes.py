@@ -15,9 +15,10 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from pydantic import AfterValidator, Field, ValidationError
 from sqlalchemy import func, select
 
-from app.labeling import batches, exporting, importing, progress
+from app.labeling import batches, exporting, importing, intake, progress
 from app.labeling.access import Researcher
 from app.labeling.account_routes import note, page
+from app.labeling.adjudication import newest_verdicts
 from app.labeling.datacard import TIE_RULE_WORDS, agreement_lines
 from app.labeling.forms import Form as LabelForm
 from app.labeling.forms import ShortText, Strict, storable
@@ -55,6 +56,7 @@ class BatchForm(Sent, importing.BatchRules):
     cohorts: list[Cohort] = Field([], min_length=1, validate_default=True)
     ties_allowed: bool = False
     gold: bool = False
+    partly: bool = False
 
 
 class SampleForm(Sent):
@@ -77,6 +79,7 @@ class ExportForm(Sent):
     cohorts: list[Cohort] = Field([])
     extras: bool = False
     gold: bool = False
+    adjudications: bool = False
 
 
 @router.get("/admin", response_class=HTMLResponse, include_in_schema=False)
@@ -150,7 +153,9 @@ def disputed(request: Request, user: Researcher) -> Response:
     """
     site: Site = request.app.state.site
     with site.database.read() as session:
-        return page(request, "disputed.html", user=user, tasks=progress.disputed_tasks(session))
+        tasks = progress.disputed_tasks(session)
+        decided = newest_verdicts(session, [task.id for task in tasks])
+        return page(request, "disputed.html", user=user, tasks=tasks, decided=decided)
 
 
 @router.get("/admin/results", response_class=HTMLResponse, include_in_schema=False)
@@ -166,16 +171,18 @@ def results_page(request: Request, user: Researcher) -> Response:
 def import_batch(
     request: Request, user: Researcher, sent: Annotated[BatchForm, Form()]
 ) -> Response:
-    """A batch from an uploaded JSONL file; nothing is kept when a line is wrong. With `gold` its
-    ranks are known.
+    """A batch from an uploaded JSONL file, and what became of its lines; nothing is kept when one
+    is wrong, unless `partly`. With `gold` its ranks are known.
     """
     site: Site = request.app.state.site
     rules = importing.BatchRules(**sent.model_dump(include=set(importing.BatchRules.model_fields)))
-    candidates = uploaded(sent.file, partial(importing.read_candidates, gold=sent.gold))
+    read = partial(intake.read_rows, gold=sent.gold, partly=sent.partly)
+    rows = uploaded(sent.file, read)
     with site.database.write() as session:
-        report = importing.add_batch(session, rules, candidates, time.time(), extend=sent.gold)
-        note(session, user, "import", batch=sent.name, file=sent.file.filename, **report._asdict())
-    return RedirectResponse("/admin", 303)
+        _, event = intake.take_in(
+            session, rules, rows, time.time(), sent.gold, user.id, file=sent.file.filename
+        )
+    return RedirectResponse(f"/admin/imports/{event.id}", 303)
 
 
 @router.post("/admin/sample", include_in_schema=False)
@@ -293,6 +300,7 @@ def new_export(request: Request, user: Researcher, sent: Annotated[ExportForm, F
         cohorts=sent.cohorts or None,
         extras=sent.extras,
         gold=sent.gold,
+        adjudications=sent.adjudications,
     )
     exporting.make_export(site.database, site.exports, sent.kind, chosen, user.id, time.time())
     return RedirectResponse("/admin/exports", 303)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from sqlalchemy import select
 
-from app.labeling import accounts, batches, exporting, importing, listing, seeds, shapes
+from app.labeling import accounts, batches, exporting, importing, intake, listing, seeds, shapes
 from app.labeling.api_access import AnyScope, Export, Import, Manage, People, Read
 from app.labeling.datacard import TIE_RULE_WORDS
 from app.labeling.exporting import ExportFilter
@@ -65,7 +65,7 @@ def make_batch(request: Request, caller: Import, body: shapes.NewBatch) -> shape
     records = importing.as_candidates(body.records, body.gold)
     now = time.time()
     with site.database.write() as session:
-        report = importing.add_batch(session, rules, records, now, extend=body.gold)
+        report = intake.take_records(session, rules, records, now, extend=body.gold)
         detail = {"batch": rules.name, "token": caller.token_id, **report._asdict()}
         session.add(EventLog(at=now, person_id=caller.person_id, kind="import", detail=detail))
         session.flush()

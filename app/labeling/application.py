@@ -21,6 +21,7 @@ from app.labeling import (
     labeler_routes,
     people_routes,
     program_routes,
+    records_routes,
     writing_admin,
     writing_routes,
 )
@@ -67,7 +68,7 @@ def create_site(site: Site) -> FastAPI:
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.mount(API, create_api(site, app.state.templates))
     pages = (account_routes, labeler_routes, writing_routes, admin_routes, people_routes)
-    for module in (*pages, program_routes, writing_admin):
+    for module in (*pages, records_routes, program_routes, writing_admin):
         app.include_router(module.router)
     for kind in REFUSALS:
         app.add_exception_handler(kind, _show_problem)

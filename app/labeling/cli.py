@@ -122,15 +122,21 @@ def import_file(
     start_from_ratings: Annotated[
         bool, typer.Option(help="Offer to start the ranking from the ratings.")
     ] = False,
+    partly: Annotated[
+        bool, typer.Option("--partly", help="Take the right lines, and name the others.")
+    ] = False,
     seed: Seed = 0,
     folder: Folder = DEFAULT_FOLDER,
     database: DatabaseUrl = None,
 ) -> None:
-    """Make a batch of tasks from a file. Nothing is kept when a line is wrong."""
-    from app.labeling.importing import add_batch, read_candidates, rules_of
+    """Make a batch of tasks from a file, and say what became of its lines. Nothing is kept when a
+    line is wrong, unless --partly.
+    """
+    from app.labeling.importing import rules_of
+    from app.labeling.intake import read_rows, take_in
 
     with errors_shown():  # a wrong line is told first, wherever the site is
-        candidates = read_candidates(file, gold)
+        rows = read_rows(file, gold, partly)
     with opened(folder, database) as site:
         rules = rules_of(
             {
@@ -146,12 +152,8 @@ def import_file(
             }
         )
         with site.database.write() as session:
-            report = add_batch(session, rules, candidates, time.time(), extend=gold)
-    typer.echo(
-        f"batch '{name}': {report.tasks} tasks; {report.copies} identical responses tied and "
-        f"shown once; "
-        f"{report.left_out} prompts without two different responses left out"
-    )
+            done, _ = take_in(session, rules, rows, time.time(), extend=gold, file=file.name)
+    typer.echo("\n".join(done.as_lines()))
 
 
 @app.command()
@@ -236,11 +238,12 @@ def results(
     from app.labeling.terminal import draw_results, print_results
 
     if file is not None:
+        from data.agreement import by_labelers
         from data.jsonl import read_jsonl
         from data.records import Ranking
 
         with errors_shown():
-            rankings = read_jsonl(file, Ranking)
+            rankings = by_labelers(read_jsonl(file, Ranking))
         kept = [r for r in rankings if not cohort or r.cohort in cohort]
         found = results_of(kept)
     else:
@@ -273,6 +276,9 @@ def export(
         bool, typer.Option(help="Also answers that came after their task was full.")
     ] = True,
     gold: Annotated[bool, typer.Option("--gold", help="Also gold tasks.")] = False,
+    adjudications: Annotated[
+        bool, typer.Option(help="Also experts' rankings of disputed tasks.")
+    ] = True,
     folder: Folder = DEFAULT_FOLDER,
     database: DatabaseUrl = None,
 ) -> None:
@@ -281,7 +287,11 @@ def export(
 
     with opened(folder, database) as site:
         chosen = ExportFilter(
-            batches=batch or None, cohorts=cohort or None, extras=extras, gold=gold
+            batches=batch or None,
+            cohorts=cohort or None,
+            extras=extras,
+            gold=gold,
+            adjudications=adjudications,
         )
         made = make_export(site.database, site.exports, kind, chosen, None, time.time())
         typer.echo(

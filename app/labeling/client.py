@@ -205,9 +205,10 @@ class LabelingClient:
         cohorts: Sequence[str] | None = None,
         extras: bool = True,
         gold: bool = False,
+        adjudications: bool = True,
     ) -> shapes.ExportInfo:
         """Write an export on the server; `download` fetches it. Scope export."""
-        flags = {"extras": extras, "gold": gold}
+        flags = {"extras": extras, "gold": gold, "adjudications": adjudications}
         body = {"kind": kind, "batches": batches, "cohorts": cohorts, **flags}
         return self._send("POST", "/exports", shapes.ExportInfo, body)
 

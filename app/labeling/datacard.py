@@ -5,7 +5,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from data.agreement import TIE_RULES, AgreementReport, Rate, agreement_report
+from data.agreement import (
+    ADJUDICATION,
+    TIE_RULES,
+    AgreementReport,
+    Rate,
+    agreement_report,
+    by_labelers,
+)
 from data.records import Ranking
 from podium.statistics import FEWEST_PROMPTS, Estimate
 
@@ -123,7 +130,9 @@ def data_card(export: "Export", about: list[str]) -> str:
 
 
 def describe(rankings: Sequence[Ranking]) -> list[str]:
-    """The lines of a card about these rankings, with their agreement."""
+    """The lines of a card about these rankings, with their agreement; what experts adjudicated is
+    told apart.
+    """
 
     def counted(values: list) -> str:
         return ", ".join(
@@ -132,10 +141,16 @@ def describe(rankings: Sequence[Ranking]) -> list[str]:
 
     pairs = sum(r.k * (r.k - 1) // 2 for r in rankings)
     ordered = sum(len(r.comparisons()) for r in rankings)
+    experts = len(rankings) - len(by_labelers(rankings))
+    told = [
+        f"- of them {experts} by experts, of tasks that labelers differ on (cohort "
+        f"`{ADJUDICATION}`); they count in no agreement"
+    ]
     return [
         f"- rankings: {len(rankings)} of {len({r.task for r in rankings})} tasks by "
-        f"{len({r.labeler for r in rankings})} labelers; {pairs} pairs, "
+        f"{len({r.labeler for r in by_labelers(rankings)})} labelers; {pairs} pairs, "
         f"{100 * (pairs - ordered) / pairs:.1f} % tied",
+        *(told if experts else []),
         f"- cohorts: {counted([r.cohort for r in rankings])}",
         f"- K: {counted([r.k for r in rankings])}",
         f"- instructions: {counted([r.instruction or 'none' for r in rankings])}",

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import Field, ValidationError
-from sqlalchemy import Row, Select, and_, func, select
+from sqlalchemy import ColumnElement, Row, Select, and_, func, select
 from sqlalchemy.orm import Session
 
 from app.labeling.accounts import pseudonym
+from app.labeling.adjudication import Verdict, newest_verdicts
 from app.labeling.database import Database
 from app.labeling.datacard import data_card, describe
 from app.labeling.forms import Strict
@@ -47,6 +48,7 @@ from app.labeling.writing_export import (
     describe_written,
     written_records,
 )
+from data.agreement import ADJUDICATION
 from data.records import Comparison, Demonstration, Message, Ranking
 from podium.storage import write_text
 
@@ -62,6 +64,10 @@ class ExportFilter(Strict):
     cohorts: list[str] | None = Field(None, description="train, heldout, screening; null = all")
     extras: bool = Field(True, description="also answers that came after their task was full")
     gold: bool = Field(False, description="also tasks with known ranks, which only check labelers")
+    adjudications: bool = Field(
+        True,
+        description="also experts' rankings of disputed tasks, where train is among the cohorts",
+    )
 
 
 class Candidate(NamedTuple):
@@ -82,6 +88,30 @@ def collect_rankings(
     else with it: it is left out, named in the log, and appended to `broken`.
     """
     return _records(session, session.execute(_answers(chosen)).all(), _Parts.load(session), broken)
+
+
+def collect_adjudications(
+    session: Session, chosen: ExportFilter, broken: list[str] | None = None
+) -> list[Ranking]:
+    """The newest expert's ranking of every task that has one, under a cohort and a name that no
+    labeler has. Held-out answers alone, or those of a screening, are given without.
+    """
+    verdicts = newest_verdicts(session)
+    if not verdicts or not chosen.adjudications or "train" not in (chosen.cohorts or ["train"]):
+        return []
+    query = select(Task, Batch).join(Batch, Batch.id == Task.batch_id).where(*_wanted(chosen))
+    found = session.execute(query.where(Task.id.in_(verdicts)).order_by(Task.id)).all()
+    parts = _Parts.load_tasks(session, [task for task, _ in found])
+    records = []
+    for task, batch in found:
+        verdict = verdicts[task.id]
+        labeler = f"expert-{pseudonym(session, verdict.handle)}"
+        try:
+            records.append(_adjudicated(parts, verdict, task, batch, labeler))
+        except (ValidationError, KeyError) as error:
+            place = f"adjudication-{verdict.row.id} ({batch.name}/{task.position})"
+            _leave_out(place, error, broken)
+    return records
 
 
 def rankings_page(
@@ -121,18 +151,24 @@ def _answers(chosen: ExportFilter, kinds: Sequence[str] = ("ranking",)) -> Selec
         .where(Batch.kind.in_(kinds))
         .order_by(Submission.id)
     )
-    # what was withdrawn comes out only by name, what was deleted never
-    gone = ("deleted",) if chosen.batches is not None else ("deleted", "withdrawn")
-    query = query.where(Batch.state.not_in(gone))
-    if chosen.batches is not None:
-        query = query.where(Batch.name.in_(chosen.batches))
+    query = query.where(*_wanted(chosen))
     if chosen.cohorts is not None:
         query = query.where(Assignment.cohort.in_(chosen.cohorts))
     if not chosen.extras:
         query = query.where(~Submission.extra)
-    if not chosen.gold:
-        query = query.where(Task.gold_ranks.is_(None))
     return query
+
+
+def _wanted(chosen: ExportFilter) -> list[ColumnElement[bool]]:
+    """Of which batches and tasks."""
+    # what was withdrawn comes out only by name, what was deleted never
+    gone = ("deleted",) if chosen.batches is not None else ("deleted", "withdrawn")
+    conditions: list[ColumnElement[bool]] = [Batch.state.not_in(gone)]
+    if chosen.batches is not None:
+        conditions.append(Batch.name.in_(chosen.batches))
+    if not chosen.gold:
+        conditions.append(Task.gold_ranks.is_(None))
+    return conditions
 
 
 def _records(
@@ -315,6 +351,7 @@ def _rows(
     if kind in ("demonstrations", "comparisons"):
         return _written_rows(session, cast("WrittenExport", kind), chosen, broken)
     rankings = collect_rankings(session, chosen, broken)
+    rankings += collect_adjudications(session, chosen, broken)
     rows = preference_pairs(rankings) if kind == "pairs" else [_plain(r) for r in rankings]
     return rows, describe(rankings) if rankings else []
 
@@ -345,14 +382,27 @@ class _Parts:
     @classmethod
     def load(cls, session: Session, rows: Sequence[Row] | None = None) -> "_Parts":
         """Those of `rows` as `_answers` finds them, or of all."""
-        parts = cls()
-        prompts, ratings = select(PromptRow), select(ResponseRating)
-        prompt_ratings = select(PromptRating)
+        parts = cls.load_tasks(session, None if rows is None else [row[2] for row in rows])
+        ratings, prompt_ratings = select(ResponseRating), select(PromptRating)
         if rows is not None:
             sent = [row[0].id for row in rows]
-            prompts = prompts.where(PromptRow.id.in_([row[2].prompt_id for row in rows]))
             ratings = ratings.where(ResponseRating.submission_id.in_(sent))
             prompt_ratings = prompt_ratings.where(PromptRating.submission_id.in_(sent))
+        for rating in session.scalars(ratings):
+            parts.ratings.setdefault(rating.submission_id, {})[rating.position] = rating
+        parts.prompt_ratings = {row.submission_id: row for row in session.scalars(prompt_ratings)}
+        parts.instructions = {
+            row.id: f"{row.name}@{row.version}" for row in session.scalars(select(InstructionSet))
+        }
+        return parts
+
+    @classmethod
+    def load_tasks(cls, session: Session, tasks: Sequence[Task] | None) -> "_Parts":
+        """What was imported: prompts and candidates, without what anybody said of them."""
+        parts = cls()
+        prompts = select(PromptRow)
+        if tasks is not None:
+            prompts = prompts.where(PromptRow.id.in_([task.prompt_id for task in tasks]))
         parts.prompts = {row.id: row for row in session.scalars(prompts)}
         columns = select(
             TaskResponse.task_id,
@@ -363,8 +413,8 @@ class _Parts:
             Response.is_demonstration,
             TaskResponse.copy_of,
         )
-        if rows is not None:
-            columns = columns.where(TaskResponse.task_id.in_([row[2].id for row in rows]))
+        if tasks is not None:
+            columns = columns.where(TaskResponse.task_id.in_([task.id for task in tasks]))
         for task_id, position, text, generator, sampling, written, copy_of in session.execute(
             columns.join(Response, Response.id == TaskResponse.response_id).order_by(
                 TaskResponse.task_id, TaskResponse.position
@@ -374,12 +424,6 @@ class _Parts:
             parts.candidates.setdefault(task_id, []).append(
                 Candidate(position, text, generator, sampling, written, shown_as)
             )
-        for rating in session.scalars(ratings):
-            parts.ratings.setdefault(rating.submission_id, {})[rating.position] = rating
-        parts.prompt_ratings = {row.submission_id: row for row in session.scalars(prompt_ratings)}
-        parts.instructions = {
-            row.id: f"{row.name}@{row.version}" for row in session.scalars(select(InstructionSet))
-        }
         return parts
 
 
@@ -424,6 +468,32 @@ def _ranking(
             "extra": submission.extra,
             "seen": submission.seen,
             "from_ratings": submission.from_ratings,
+        },
+    )
+
+
+def _adjudicated(
+    parts: _Parts, verdict: Verdict, task: Task, batch: Batch, labeler: str
+) -> Ranking:
+    prompt = parts.prompts[task.prompt_id]
+    candidates = parts.candidates[task.id]
+    generators = [c.generator for c in candidates]
+    return Ranking(
+        prompt=[Message(**m) for m in prompt.messages],
+        responses=[c.text for c in candidates],
+        ranks=[verdict.ranks[c.shown_as] for c in candidates],
+        labeler=labeler,
+        cohort=ADJUDICATION,
+        source=prompt.source,
+        task=f"{batch.name}/{task.position}",
+        generators=None if None in generators else generators,
+        user=prompt.user,
+        use_case=prompt.use_case,
+        id=f"adjudication-{verdict.row.id}",
+        meta={
+            IMPORTED: _imported(prompt, candidates),
+            "adjudicated": True,
+            "comment": verdict.row.note,
         },
     )
 

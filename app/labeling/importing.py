@@ -124,14 +124,14 @@ class ImportReport(NamedTuple):
     tasks: int
     copies: int  # responses identical to another of the same prompt, tied and shown once
     left_out: int  # prompts with fewer than two distinct responses
+    duplicates: int = 0  # rows that would be the same task twice, see intake.py
 
 
 def read_candidates(path: Path, gold: bool = False) -> list[Candidates]:
     """A JSONL file of `Candidates` or of `Ranking` records; `gold` takes the latter's ranks as
     known. A site's own export gives back what was once imported.
     """
-    first = next((line for _, line in numbered_lines(path)), "")
-    if not _has_ranks(first):
+    if not first_has_ranks(path):
         return read_jsonl(path, Candidates)
     return as_candidates(read_jsonl(path, Ranking), gold)
 
@@ -265,7 +265,7 @@ def add_tasks(session: Session, batch: Batch, candidates: Sequence[Candidates]) 
         if len(shown) < 2:
             left_out += 1
             continue
-        fault = _unfit(record, len(shown))
+        fault = unfit_record(record)
         if fault is not None:
             code, problem = fault
             raise Problem(422, code, f"Record {number} {problem}", field=f"records.{number - 1}")
@@ -275,8 +275,9 @@ def add_tasks(session: Session, batch: Batch, candidates: Sequence[Candidates]) 
     return ImportReport(position + 1 - first, copies, left_out)
 
 
-def _unfit(record: Candidates, shown: int) -> tuple[str, str] | None:
-    """(code, what is wrong) where a task cannot be made of it: `shown` different responses."""
+def unfit_record(record: Candidates) -> tuple[str, str] | None:
+    """(code, what is wrong) where a task cannot be made of it."""
+    shown = len(set(record.responses))
     if shown > MAX_SHOWN:
         return (
             "too_many_responses",
@@ -368,7 +369,9 @@ def holds_nul(value: Any) -> bool:
     return isinstance(value, list) and any(holds_nul(part) for part in value)
 
 
-def _has_ranks(line: str) -> bool:
+def first_has_ranks(path: Path) -> bool:
+    """Whether a file is one of rankings, told by its first line."""
+    line = next((line for _, line in numbered_lines(path)), "")
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

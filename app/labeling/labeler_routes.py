@@ -8,15 +8,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import HTMLResponse
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from app.labeling import answers, queue
 from app.labeling.access import Labeler
 from app.labeling.account_routes import page
+from app.labeling.accounts import User
 from app.labeling.forms import SKIP_REASONS, Answer, DraftBody, SkipAnswer
-from app.labeling.own import own_progress
+from app.labeling.own import own_progress, tasks_left
 from app.labeling.problems import Problem
 from app.labeling.site import Site
-from app.labeling.tables import Batch, Draft, InstructionRead, InstructionSet
+from app.labeling.tables import Assignment, Batch, Draft, InstructionRead, InstructionSet
 from app.labeling.views import own_answers, task_json, task_view
 
 router = APIRouter()
@@ -110,7 +112,7 @@ def next_task(request: Request, user: Labeler) -> dict[str, Any]:
     with site.database.read() as session:
         mine = queue.in_hand(session, user.id, now)
         if mine is not None:
-            return task_json(session, mine)
+            return _task_json(session, user, mine)
         late = queue.any_late(session, now)
     if late:
         with site.database.write() as session:
@@ -123,7 +125,7 @@ def next_task(request: Request, user: Labeler) -> dict[str, Any]:
         if isinstance(claimed, queue.MustRead):
             row = session.get_one(InstructionSet, claimed.instruction_set_id)
             return {"kind": "instructions"} | _instructions_json(row)
-        return task_json(session, claimed)
+        return _task_json(session, user, claimed)
 
 
 @router.post("/api/instructions/{instruction_set_id}/read")
@@ -147,7 +149,8 @@ def read_assignment(request: Request, user: Labeler, assignment_id: Id) -> dict[
     """A task of one's own, with the draft or the newest answer."""
     site: Site = request.app.state.site
     with site.database.read() as session:
-        return task_json(session, queue.own_assignment(session, user.id, assignment_id, lock=False))
+        mine = queue.own_assignment(session, user.id, assignment_id, lock=False)
+        return _task_json(session, user, mine)
 
 
 @router.get("/api/assignments/{assignment_id}/instructions")
@@ -213,6 +216,14 @@ def skip(request: Request, user: Labeler, assignment_id: Id, body: SkipAnswer) -
     with site.database.write() as session:
         queue.skip(session, user.id, assignment_id, body, time.time())
     return {"status": "skipped"}
+
+
+def _task_json(session: Session, user: User, assignment: Assignment) -> dict[str, Any]:
+    """With what is left for this labeler, so that the page need not ask again."""
+    shown = task_json(session, assignment)
+    if shown["kind"] == "task":
+        shown["left"] = tasks_left(session, user.id, user.cohort)
+    return shown
 
 
 def _instructions_json(row: InstructionSet) -> dict[str, Any]:

@@ -7,15 +7,44 @@ tell which of the last tasks was a check.
 import statistics
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy import bindparam, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.labeling.progress import gold_checks
-from app.labeling.queue import HAS_ROOM
-from app.labeling.tables import Assignment, Batch, ResponseRating, Submission, Task
+from app.labeling.queue import HAS_ROOM, ME, OPEN_BATCHES
+from app.labeling.tables import Assignment, ResponseRating, Submission, Task
 
 MIN_GOLD_PAIRS = 20
 PACE_OF = 50  # newest answers
+
+# Built once, see queue.py
+MINE = Assignment.person_id == ME
+SEEN = exists().where(MINE, Assignment.task_id == Task.id)
+FRESH = select(func.count()).where(
+    Task.batch_id.in_(bindparam("batches", expanding=True)),
+    HAS_ROOM,
+    Task.gold_ranks.is_(None),
+    ~SEEN,
+)
+IN_HAND = select(func.count()).where(MINE, Assignment.state == "open")
+DONE = select(func.count()).where(MINE, Assignment.state == "submitted")
+PACE = (
+    select(Submission.active_seconds)
+    .join(Assignment, Assignment.id == Submission.assignment_id)
+    .where(MINE, Submission.revision == 1)
+    .order_by(Submission.id.desc())
+    .limit(PACE_OF)
+)
+LATER = aliased(Submission)
+NEWEST = select(func.max(LATER.id)).where(LATER.assignment_id == Assignment.id).scalar_subquery()
+GOLD_RANKS = (
+    select(Assignment.id, Task.gold_ranks, ResponseRating.position, ResponseRating.rank)
+    .join(Task, Task.id == Assignment.task_id)
+    .join(Submission, Submission.assignment_id == Assignment.id)
+    .join(ResponseRating, ResponseRating.submission_id == Submission.id)
+    .where(MINE, Task.gold_ranks.is_not(None), Submission.id == NEWEST)
+    .order_by(Assignment.id, ResponseRating.position)
+)
 
 
 class OwnProgress(NamedTuple):
@@ -27,57 +56,28 @@ class OwnProgress(NamedTuple):
 
 
 def own_progress(session: Session, person_id: int, cohort: str) -> OwnProgress:
-    mine = Assignment.person_id == person_id
-    done = select(func.count()).where(mine, Assignment.state == "submitted")
-    checks = _gold_checks(session, mine)
-    enough = len(checks) >= MIN_GOLD_PAIRS
+    """What the start page says; `tasks_left` alone is all that the page of a task needs."""
+    checks = _gold_checks(session, person_id)
+    seconds = session.scalars(PACE, {"me": person_id}).all()
     return OwnProgress(
-        session.scalar(done) or 0,
-        _left(session, mine, cohort),
-        _pace(session, mine),
+        session.scalar(DONE, {"me": person_id}) or 0,
+        tasks_left(session, person_id, cohort),
+        statistics.median(seconds) if seconds else None,
         len(checks),
-        statistics.mean(checks) if enough else None,
+        statistics.mean(checks) if len(checks) >= MIN_GOLD_PAIRS else None,
     )
 
 
-def _left(session: Session, mine: ColumnElement[bool], cohort: str) -> int:
-    rows = session.execute(select(Batch.id, Batch.cohorts).where(Batch.state == "open"))
-    batches = [batch_id for batch_id, cohorts in rows if cohort in cohorts]
-    seen = exists().where(mine, Assignment.task_id == Task.id)
-    fresh = select(func.count()).where(
-        Task.batch_id.in_(batches), HAS_ROOM, Task.gold_ranks.is_(None), ~seen
-    )
-    in_hand = select(func.count()).where(mine, Assignment.state == "open")
-    return (session.scalar(fresh) or 0) + (session.scalar(in_hand) or 0)
+def tasks_left(session: Session, person_id: int, cohort: str) -> int:
+    """Tasks that this person could still be given, the one in hand among them."""
+    batches = [row.id for row in session.execute(OPEN_BATCHES) if cohort in row.cohorts]
+    fresh = session.scalar(FRESH, {"me": person_id, "batches": batches}) or 0
+    return fresh + (session.scalar(IN_HAND, {"me": person_id}) or 0)
 
 
-def _pace(session: Session, mine: ColumnElement[bool]) -> float | None:
-    query = (
-        select(Submission.active_seconds)
-        .join(Assignment, Assignment.id == Submission.assignment_id)
-        .where(mine, Submission.revision == 1)
-        .order_by(Submission.id.desc())
-        .limit(PACE_OF)
-    )
-    seconds = session.scalars(query).all()
-    return statistics.median(seconds) if seconds else None
-
-
-def _gold_checks(session: Session, mine: ColumnElement[bool]) -> list[bool]:
-    later = aliased(Submission)
-    newest = (
-        select(func.max(later.id)).where(later.assignment_id == Assignment.id).scalar_subquery()
-    )
-    rows = session.execute(
-        select(Assignment.id, Task.gold_ranks, ResponseRating.position, ResponseRating.rank)
-        .join(Task, Task.id == Assignment.task_id)
-        .join(Submission, Submission.assignment_id == Assignment.id)
-        .join(ResponseRating, ResponseRating.submission_id == Submission.id)
-        .where(mine, Task.gold_ranks.is_not(None), Submission.id == newest)
-        .order_by(Assignment.id, ResponseRating.position)
-    ).all()
+def _gold_checks(session: Session, person_id: int) -> list[bool]:
     given: dict[int, tuple[list[int], list[int]]] = {}
-    for assignment_id, gold, position, rank in rows:
+    for assignment_id, gold, position, rank in session.execute(GOLD_RANKS, {"me": person_id}):
         known, ranks = given.setdefault(assignment_id, ([], []))
         known.append(gold[position])
         ranks.append(rank)

@@ -63,6 +63,7 @@ class LabelerRow(NamedTuple):
 
 
 class Disputed(NamedTuple):
+    id: int
     task: str
     prompt: str
     labelers: int
@@ -122,14 +123,18 @@ def labeler_table(session: Session) -> list[LabelerRow]:
 
 def disputed_tasks(session: Session, limit: int = 50) -> list[Disputed]:
     """The tasks on which labelers differ most, worst first; a tie against an order counts half."""
+    places = select(Task.id, Batch.name, Task.position).join(Batch, Batch.id == Task.batch_id)
+    numbers = {f"{name}/{position}": number for number, name, position in session.execute(places)}
     found = []
     for task in group_tasks(collect_rankings(session, ExportFilter())):
         agreed, judged = task_agreement(task, "half")
         if judged:
             first = task.rankings[0]
+            place = first.task or ""
             found.append(
                 Disputed(
-                    first.task or "",
+                    numbers[place],
+                    place,
                     first.prompt[-1].content,
                     len(task.rankings),
                     agreed / judged,

@@ -86,6 +86,7 @@ class NewExport(Strict):
     cohorts: list[Cohort] | None = Field(None, description="null = all")
     extras: bool = Field(True, description="also answers that came after their task was full")
     gold: bool = Field(False, description="also tasks with known ranks, which check labelers")
+    adjudications: bool = Field(True, description="also experts' rankings of disputed tasks")
 
 
 class NewInvitation(Strict):
@@ -139,6 +140,7 @@ class ImportDone(Shape):
     tasks: int = Field(description="made of these records")
     copies: int = Field(description="identical responses, tied and shown once")
     left_out: int = Field(description="prompts without two different responses")
+    duplicates: int = Field(0, description="the same task twice: prompt and responses are equal")
 
 
 class TaskResponseInfo(Shape):

@@ -366,6 +366,18 @@ class Skip(Base):
     created_at: Mapped[float] = now_column()
 
 
+class Adjudication(Base):
+    """An expert's ranking of a task that labelers differ on; the newest of a task counts."""
+
+    __tablename__ = "adjudication"
+    id: Mapped[int] = key()
+    task_id: Mapped[int] = mapped_column(ForeignKey("task.id"), index=True)
+    person_id: Mapped[int] = link("person.id")
+    tiers: Json  # list of lists of shown positions, best first, none empty
+    note: Mapped[str | None]
+    created_at: Mapped[float] = now_column()
+
+
 # ---------------------------------------------------------------- chat
 
 

@@ -1,16 +1,19 @@
 // Requests to this site's API. Every failure becomes one object with a sentence; nothing is thrown past it.
 
+import { pretend } from "./demo.js";
+
 const place = document.querySelector("[data-csrf]");
 
 /** @returns {Promise<{ok: boolean, status: number, code: string, message: string, body: object}>} */
 export async function call(method, path, body, headers = {}) {
+  if (place.dataset.demo) return pretend(place.dataset.demo, method, path, send);
   const reply = await send(method, path, body, headers);
   // A login in another tab is a new session with a token of its own: fetch it, and try once more.
   if (reply.code === "csrf" && (await fetchToken())) return send(method, path, body, headers);
   return reply;
 }
 
-async function send(method, path, body, headers) {
+async function send(method, path, body, headers = {}) {
   let response;
   try {
     response = await fetch(path, {

@@ -4,6 +4,7 @@
 
 import { call, newKey } from "./api.js";
 
+const demo = Boolean(document.querySelector("[data-demo]")?.dataset.demo); // nothing is kept, not even here
 const DELAY = 700; // milliseconds of rest before a draft is sent
 
 export class Drafts {
@@ -86,6 +87,7 @@ export class Drafts {
   forget() {
     this.closed = true;
     clearTimeout(this.timer);
+    if (demo) return; // a real task may have this number
     try {
       localStorage.removeItem(this.name);
     } catch {
@@ -94,6 +96,7 @@ export class Drafts {
   }
 
   read() {
+    if (demo) return null;
     try {
       return JSON.parse(localStorage.getItem(this.name));
     } catch {
@@ -102,6 +105,7 @@ export class Drafts {
   }
 
   write(value) {
+    if (demo) return;
     try {
       localStorage.setItem(this.name, JSON.stringify(value));
     } catch {

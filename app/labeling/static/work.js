@@ -78,7 +78,7 @@ function showTask(task) {
   find("raw").setAttribute("aria-pressed", "false");
   showPrompt(task);
   closeDrawer();
-  showLeft();
+  find("left").textContent = `${task.left} left`;
   find("comment").value = answer.comment;
   find("shorten").hidden = !find("cards").querySelector(".more");
   find("skip").hidden = task.state === "submitted";
@@ -110,12 +110,6 @@ function showMessages(task) {
     fill(said, { text: m.content, html: m.html }, raw);
     return [el("p", { class: "who" }, m.role), said];
   }));
-}
-
-/** How much is left for this labeler; nobody waits for it. */
-async function showLeft() {
-  const reply = await call("GET", "/api/me/progress");
-  if (reply.ok) find("left").textContent = `${reply.body.left} left`;
 }
 
 function refresh() {

@@ -278,7 +278,7 @@ def test_prompts_with_one_distinct_response_are_left_out_and_counted(site):
     with site.database.write() as session:
         batch = importing.create_batch(session, importing.BatchRules(name="b"), time.time())
         same = importing.Candidates(prompt=ranking().prompt, responses=["a", "a"])
-        assert importing.add_tasks(session, batch, [same]) == (0, 0, 1)
+        assert importing.add_tasks(session, batch, [same]) == (0, 0, 1, 0)
 
 
 def test_an_empty_or_missing_file_says_so(tmp_path):
