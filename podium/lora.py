@@ -6,11 +6,14 @@ peft takes seconds to import, so only the functions that need it do.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+
+from podium.errors import RecipeError
 
 if TYPE_CHECKING:
     import peft
@@ -54,10 +57,15 @@ def peft_config(
 ) -> peft.LoraConfig:
     """The same in peft's words. `trained_tokens`: ids whose rows in the embedding (and in an output
     head of its own) train too, because `model` did not know them before.
+
+    Raises:
+        RecipeError: `target_modules` names a layer that `model` has not, or one of those tables.
     """
     import peft
 
     tables = embedding_names(model) if model is not None and trained_tokens else []
+    if model is not None:
+        _check_targets(lora.target_modules, model, tables)
     return peft.LoraConfig(
         task_type=task,
         r=lora.r,
@@ -69,6 +77,38 @@ def peft_config(
         else None,
         trainable_token_indices={name: list(trained_tokens or []) for name in tables} or None,
     )
+
+
+def _check_targets(targets: str | list[str], model: PreTrainedModel, tables: list[str]) -> None:
+    """Whether every name in `lora.target_modules` (or the pattern that it is) means a layer: peft
+    says nothing of a name that fits none as long as another does.
+    """
+    if targets == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules() if name]
+    if isinstance(targets, str):
+        found = {targets: {name for name in names if re.fullmatch(targets, name)}}
+    else:
+        found = {
+            target: {name for name in names if name == target or name.endswith(f".{target}")}
+            for target in targets
+        }
+    lacking = [target for target, layers in found.items() if not layers]
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    ends = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    if lacking:
+        raise RecipeError(
+            f"lora.target_modules: a {type(model).__name__} has no layer "
+            f"{', '.join(repr(target) for target in lacking)}",
+            f"name some of {', '.join(ends)}, or say all-linear",
+        )
+    adapted = {name.rsplit(".", 1)[-1] for layers in found.values() for name in layers}
+    if both := sorted(adapted & set(tables)):
+        raise RecipeError(
+            f"lora.target_modules: '{both[0]}' holds the rows of the tokens that this stage adds, "
+            "and they train whole, without an adapter",
+            f"leave {both[0]} out of lora.target_modules",
+        )
 
 
 def _no_place_for_adapters(model: PreTrainedModel) -> list[str] | None:

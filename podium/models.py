@@ -61,6 +61,8 @@ LAYOUT = (
     "hub id"
 )
 NAMED = 5  # weights that an error names, of however many
+# A config may ask for more or for other outputs than the code that reads a model takes.
+PLAIN_OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
 # What configs call the longest sequence; the first that is there counts.
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "n_ctx")
 UNSTATED_CONTEXT = 2048  # tokens, for whoever must have a limit where the model states none
@@ -121,13 +123,13 @@ def load_whole(
     Args:
         kind: an auto class of transformers.
         what: what the folder is asked to hold, for errors.
-        fresh: names of weights that may be missing, since new ones are meant.
+        fresh: names of weights that may be missing or of another shape, since new ones are meant.
         left_over: names of weights that may stay unread, since the model is to have others.
 
     Raises:
         ParentError: names the weights that are missing, left over or of another shape.
     """
-    arguments = {"dtype": torch.float32, "output_loading_info": True, **arguments}
+    arguments = {"dtype": torch.float32, "output_loading_info": True, **PLAIN_OUTPUTS, **arguments}
     try:
         with _quiet_loading():
             model, report = kind.from_pretrained(
@@ -143,7 +145,11 @@ def load_whole(
         for name in report["unexpected_keys"]
         if not COMPUTED.search(name) and not (left_over and left_over.search(name))
     }
-    mismatched = {f"{name} {list(here)}" for name, here, *_ in report["mismatched_keys"]}
+    mismatched = {
+        f"{name} {list(here)}"
+        for name, here, *_ in report["mismatched_keys"]
+        if not (fresh and fresh.search(name))
+    }
     problems = []
     if missing:
         problems.append(f"holds no weights for {_listed(missing)}")

@@ -24,9 +24,11 @@ from podium.rewards.foreign import is_foreign
 from podium.rewards.kinds import make_reward, parents
 from podium.rewards.model import (
     RewardEnsemble,
+    brings_head,
     is_reward_model,
     load_reward_model,
     new_reward_model,
+    started_reward_model,
 )
 from podium.run.context import StageContext
 from podium.sampling.uncached import reads_from_cache
@@ -52,7 +54,7 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
     value = None
     if config.has_critic:
         value, start = load_value_model(config, stage), value_start(config, stage)
-        if start == config.model and not is_reward_model(stage.parent(start)):
+        if start == config.model and not brings_head(stage.parent(start)):
             stage.logbook(f"the value model starts from '{start}' with a new head: no reward model")
     policy = load_causal_lm(policy_dir)
     check_rows(tokenizer, policy, policy_dir)
@@ -85,11 +87,14 @@ def value_start(config: Config, stage: StageContext) -> str:
 
 
 def load_value_model(config: Config, stage: StageContext) -> PreTrainedModel:
-    """A copy of the model that the value function starts from; of an ensemble its first member. A
-    language model is given a new scalar head, drawn by the run's seed.
+    """A copy of the model that the value function starts from; of an ensemble its first member, of
+    a stranger's reward model with the head it has. A language model is given a new scalar head,
+    drawn by the run's seed.
     """
     folder = stage.parent(value_start(config, stage))
     if not is_reward_model(folder):
+        if brings_head(folder):
+            return started_reward_model(folder, load_tokenizer(folder)).eval()
         return new_reward_model(folder, load_tokenizer(folder), stage.seed)
     value = load_reward_model(folder)[0]
     return value.members[0] if isinstance(value, RewardEnsemble) else value

@@ -6,7 +6,7 @@ agreement with each other, which no model can pass by much. Around that stand ca
 (`reward.calibration`), length, and the accuracy that a reader of length alone would reach. Every
 interval is over prompts.
 
-    python -m reward.evaluate MODEL RANKINGS.jsonl OUT
+    python -m reward.evaluate MODEL RANKINGS.jsonl OUT [--taught TRAINING_RANKINGS.jsonl]
 
 writes trust.json, trust.html and trust.png.
 """
@@ -33,10 +33,12 @@ from podium.rewards.model import RewardEnsemble, load_reward_model
 from podium.rewards.score import score_texts
 from podium.statistics import SHARE, Estimate, mean_with_interval
 from reward import calibration
-from reward.report import write_report
+from reward.distance import FEWEST, distances, region_of, states_of
+from reward.report import THIRDS, write_report
 from reward.sources import HELDOUT, RankingSplits, check_cohorts, prompt_key
 
 Floats = NDArray[np.float64]
+TAUGHT = 400  # training prompts that distances are measured from
 
 
 class Pairs(NamedTuple):
@@ -62,7 +64,9 @@ def trust_report(
     world: World | None = None,
     max_length: int = 10**9,
 ) -> dict[str, Any]:
-    """All figures of `trust.json`. A split without untied pairs is left out."""
+    """All figures of `trust.json`, of a model that learned from `splits.train`. A split without
+    untied pairs is left out.
+    """
     longer_is_better = bool(_length_pairs(splits.train).mean() >= 0) if splits.train else True
     report: dict[str, Any] = {}
     for name, rankings in (("validation", splits.validation), ("heldout", splits.heldout)):
@@ -71,6 +75,8 @@ def trust_report(
         if len(pairs.gap):
             report[name] = figures(pairs, longer_is_better) | ranking_figures(rankings, scores)
             report[name]["ceiling"] = ceiling(rankings, world)
+            far = prompt_distances(model, tokenizer, splits.train, rankings, max_length)
+            report[name]["accuracy_by_prompt_distance"] = by_thirds(pairs, far)
             if world is not None:
                 gold = [gold_scores(r, world) for r in rankings]
                 on_gold = gold_accuracy(rankings, scores, gold)
@@ -188,6 +194,47 @@ def figures(pairs: Pairs, longer_is_better: bool = True) -> dict[str, Any]:
         },
         "accuracy_by_gap": {"gap": sizes.tolist(), "accuracy": by_gap.tolist()},
     }
+
+
+def prompt_distances(
+    model: PreTrainedModel | RewardEnsemble,
+    tokenizer: PreTrainedTokenizerBase,
+    taught: Sequence[Ranking],
+    asked: Sequence[Ranking],
+    context: int,
+) -> dict[str, float]:
+    """How far each prompt of `asked` lies from those of `taught`, by its key: Mahalanobis distance
+    of the model's hidden states (an ensemble's first member's). Empty with too few taught ones.
+    """
+    known, new = (
+        {prompt_key(r.prompt): r.prompt for r in rankings} for rankings in (taught, asked)
+    )
+    if len(known) < FEWEST or not new:
+        return {}
+    one = model.members[0] if isinstance(model, RewardEnsemble) else model
+    region = region_of(states_of(one, tokenizer, list(known.values())[:TAUGHT], context))
+    found = distances(region, states_of(one, tokenizer, list(new.values()), context))
+    return dict(zip(new, found.tolist(), strict=True))
+
+
+def by_thirds(pairs: Pairs, far: dict[str, float]) -> dict[str, Any]:
+    """Accuracy on the third of the prompts that lie nearest to the training prompts, on the middle
+    third and on the farthest (Bai et al. 2022), with the distances that each spans. Empty with
+    fewer than three prompts or no distances.
+    """
+    order = sorted(set(pairs.prompt.tolist()) & set(far), key=lambda key: far[key])
+    if len(order) < len(THIRDS):
+        return {}
+    right, found = calibration.accuracy(pairs.gap), {}
+    for name, keys in zip(THIRDS, np.array_split(np.array(order), len(THIRDS)), strict=True):
+        own = np.isin(pairs.prompt, keys)
+        found[name] = _estimate(mean_with_interval(right[own], pairs.prompt[own], SHARE)) | {
+            "pairs": int(own.sum()),
+            "prompts": len(keys),
+            "nearest": far[keys[0]],
+            "farthest": far[keys[-1]],
+        }
+    return found
 
 
 def ranking_figures(rankings: Sequence[Ranking], scores: Sequence[Floats]) -> dict[str, Any]:
@@ -312,15 +359,19 @@ def headline(report: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def evaluate_file(model: str | Path, file: str | Path, out: str | Path) -> dict[str, Any]:
+def evaluate_file(
+    model: str | Path, file: str | Path, out: str | Path, taught: str | Path | None = None
+) -> dict[str, Any]:
     """The trust report of a model on a file of rankings that it has not seen; held-out labelers in
-    their own part.
+    their own part. `taught`: the rankings that it learned from, for accuracy by distance from them.
     """
     reward_model, tokenizer = load_reward_model(model)
     rankings = read_jsonl(file, Ranking)
     check_cohorts(rankings, str(file))
     heldout = [r for r in rankings if r.cohort == HELDOUT]
-    parts = RankingSplits([], [r for r in rankings if r.cohort != HELDOUT], heldout, Counter())
+    learned = [] if taught is None else read_jsonl(taught, Ranking)
+    others = [r for r in rankings if r.cohort != HELDOUT]
+    parts = RankingSplits(learned, others, heldout, Counter())
     context = context_of(reward_model.config) or 10**9
     report = trust_report(reward_model, tokenizer, parts, max_length=context)
     write_report(report, Path(out))
@@ -334,5 +385,6 @@ if __name__ == "__main__":
     parser.add_argument("model", help="a reward model's folder")
     parser.add_argument("rankings", help="a JSONL file of rankings")
     parser.add_argument("out", help="folder for trust.json, trust.html and trust.png")
+    parser.add_argument("--taught", help="the rankings it learned from: accuracy by distance")
     options = parser.parse_args()
-    evaluate_file(options.model, options.rankings, options.out)
+    evaluate_file(options.model, options.rankings, options.out, options.taught)

@@ -16,6 +16,8 @@ from scipy.special import expit
 
 SPLIT_NAMES = {"validation": "held-out prompts", "heldout": "held-out prompts and labelers"}
 COLOURS = {"validation": "#1f6f8b", "heldout": "#c8553d"}
+# Held-out prompts by their distance from the training prompts.
+THIRDS = {"near": "nearest to", "middle": "at a middle distance from", "far": "farthest from"}
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .3rem .8rem; border-bottom: 1px solid #ddd }
@@ -57,6 +59,15 @@ def rows(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
         row("ceiling: the world's gold score on these labels", "ceiling", "gold", percent=True),
         row("ceiling: two labelers with each other", "ceiling", "agreement", percent=True),
         row("accuracy of a reader of length alone", "length_only", percent=True),
+        *(
+            row(
+                f"accuracy on the third of prompts {where} the training prompts",
+                "accuracy_by_prompt_distance",
+                third,
+                percent=True,
+            )
+            for third, where in THIRDS.items()
+        ),
         row("accuracy against the world's gold score", "accuracy_on_gold", percent=True),
         row("Kendall's tau-b with the labeler", "tau_b"),
         row("negative log-likelihood (knowing nothing: 0.693)", "nll"),

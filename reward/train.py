@@ -40,7 +40,7 @@ from podium.lora import merge_lora, with_lora
 from podium.models import moved
 from podium.rewards.model import (
     RewardEnsemble,
-    is_reward_model,
+    brings_head,
     new_reward_model,
     save_reward_model,
     started_reward_model,
@@ -64,7 +64,7 @@ from reward.planning import (
     ranking_sets,
 )
 from reward.report import describe, write_report
-from reward.sources import draws_of, merge_splits
+from reward.sources import draws_of, in_half, merge_splits
 from reward.updates import Objective, ScoringModule, update, validate
 
 __all__ = ["Config", "main"]
@@ -78,7 +78,7 @@ def main(config: Config, stage: StageContext) -> None:
     # 1. Rankings as tokens. What cannot teach is dropped, counted and reported.
     init_distributed()
     initial = initial_model(stage.parent(config.model), config.max_length)
-    if is_reward_model(initial.folder):
+    if brings_head(initial.folder):
         kept = keeps_head(initial.folder, config.new_head, config.members)
         stage.logbook(
             f"'{config.model}' is a reward model: "
@@ -119,8 +119,11 @@ def main(config: Config, stage: StageContext) -> None:
     # The ensemble too, whose rule (the worst, or less the variance) moves the mean again.
     for each in models if config.members == 1 else [*models, reward_model]:
         center(each, initial.tokenizer, zero)
+    splits = merge_splits(sets)
+    half = "first" if config.half == "split" else config.half
+    learned = splits._replace(train=[r for r in splits.train if in_half(r, half)])
     report = trust_report(
-        reward_model, initial.tokenizer, merge_splits(sets), stage.world(), initial.max_length
+        reward_model, initial.tokenizer, learned, stage.world(), initial.max_length
     )
 
     # 4. The reward model.
@@ -213,7 +216,7 @@ def keeps_head(folder: Path, new_head: bool, members: int) -> bool:
     """Whether training goes on with the parent's own head. Members of an ensemble differ by their
     heads, so they draw new ones.
     """
-    return is_reward_model(folder) and not new_head and members == 1
+    return brings_head(folder) and not new_head and members == 1
 
 
 def new_module(config: Config, initial: InitialModel, seed: int) -> ScoringModule:

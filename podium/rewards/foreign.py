@@ -5,7 +5,6 @@ template, end to end, and the score is the label that the model's forward gives 
 is taken from the policy's ids, so the two may have nothing in common but text.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from podium.models import (
     load_whole,
     moved,
 )
-from podium.rewards.model import is_reward_model, load_reward_model
+from podium.rewards.model import brings_head, is_reward_model, load_reward_model
 from podium.rewards.model_reward import ModelReward
 from podium.rewards.protocol import Reward
 from podium.rewards.specs import ModelSpec
@@ -162,11 +161,7 @@ class Placed(Reward):
 
 def is_foreign(folder: Path) -> bool:
     """Whether the folder holds a sequence classification model that Podium has not trained."""
-    if is_reward_model(folder) or not (folder / "config.json").is_file():
-        return False
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    names = config.get("architectures") or []
-    return any(name.endswith("ForSequenceClassification") for name in names)
+    return brings_head(folder) and not is_reward_model(folder)
 
 
 def load_by_text(folder: Path, spec: ModelSpec) -> Reward:

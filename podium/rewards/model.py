@@ -36,6 +36,8 @@ from podium.models import (
 __all__ = [
     "Combine",
     "RewardEnsemble",
+    "brings_head",
+    "check_scalar_head",
     "head",
     "is_reward_model",
     "load_reward_model",
@@ -104,9 +106,7 @@ def new_reward_model(
     Raises:
         ParentError: transformers has no scalar head for the family, or a weight is missing.
     """
-    config = AutoConfig.from_pretrained(str(path))
-    check_reward_head(config, str(path))
-    _check_scalar(config, str(path))
+    check_scalar_head(AutoConfig.from_pretrained(str(path)), str(path))
     model = _load_classifier(path, fresh=NEW_HEAD, left_over=LANGUAGE_HEAD, num_labels=1)
     weight = head(model).weight  # (1, d)
     generator = torch.Generator().manual_seed(seed)
@@ -115,10 +115,14 @@ def new_reward_model(
     return _prepared(model, tokenizer)
 
 
-def _check_scalar(config: Any, name: str) -> None:
-    """Whether the family's head is one product with the last hidden states, which alone can be read
-    at every token, as PPO's value model is.
+def check_scalar_head(config: Any, name: str) -> None:
+    """Whether the family can carry a reward model's head: one product with the last hidden states,
+    which alone can be read at every token, as PPO's value model is.
+
+    Raises:
+        ParentError: it cannot; `name` says whose model it is.
     """
+    check_reward_head(config, name)
     kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
     with torch.device("meta"):
         model = kind(config)
@@ -131,11 +135,22 @@ def _check_scalar(config: Any, name: str) -> None:
 
 
 def started_reward_model(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The reward model at `path` with the head it has, to be trained on.
+    """The reward model at `path`, Podium's own or a stranger's, with the head it has, to be trained
+    on.
 
     Raises:
-        ParentError: it is an ensemble, whose rule no single model carries on.
+        ParentError: it is an ensemble, whose rule no single model carries on, or a classifier with
+            several labels; or the family's head is no product with the hidden states.
     """
+    config = AutoConfig.from_pretrained(str(path))
+    check_scalar_head(config, str(path))
+    if config.num_labels != 1:
+        raise ParentError(
+            f"{path} is a classifier with {config.num_labels} labels, and a reward model's head "
+            "gives one number",
+            "name a model with one label, or set reward.new_head: true to draw a head of one "
+            "number in the place of its own",
+        )
     model = _load_classifier(path)
     if getattr(model.config, "reward_ensemble", None) is not None:
         raise ParentError(
@@ -190,6 +205,19 @@ def is_reward_model(folder: Path) -> bool:
     """Whether `load_reward_model` reads the folder, by its config.json alone."""
     config = folder / "config.json"
     return config.is_file() and "reward_bias" in json.loads(config.read_text(encoding="utf-8"))
+
+
+def brings_head(folder: Path) -> bool:
+    """Whether the folder's model has a head of its own for sequence classification: Podium's reward
+    models, and those of TRL and others, which have no `reward_bias`.
+    """
+    if is_reward_model(folder):
+        return True
+    config = folder / "config.json"
+    if not config.is_file():
+        return False
+    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    return any(name.endswith("ForSequenceClassification") for name in names)
 
 
 def save_reward_model(

@@ -13,9 +13,9 @@ from typing import Any
 
 from podium.errors import ParentError
 from podium.metrics import metric_text
-from podium.models import check_reward_head
 from podium.progress import say
-from podium.rewards.kinds import kind_of, parts
+from podium.rewards.kinds import kind_of, parents, parts
+from podium.rewards.model import brings_head, check_scalar_head, is_reward_model
 from podium.run.launch import opened_run, run_stage
 from podium.run.lineage import STAGE_FILE, read_stage_file
 from podium.run.parents import find_parent, is_hub_id, within_stage
@@ -83,16 +83,22 @@ def check_parents(recipe: Recipe, run_dir: Path, download: bool = True) -> None:
         for field in spec.parents:
             for ref in _refs(getattr(config, field, None)):
                 _check_parent(ref, recipe, run_dir, position, f"{stage}.{field}", download)
+                if field == "model" and ref in chain and spec_of(ref).role == "reward":
+                    raise ParentError(
+                        f"{stage}.{field} names '{ref}', a reward model, which says nothing",
+                        "name a language model: a stage such as sft, a folder or a hub id",
+                    )
         for field in spec.rewards:
             for part in parts(getattr(config, field, None)):
                 kind = kind_of(part.reward)
                 if kind.parent is not None:
                     ref, where = kind.parent(part.reward), f"{stage}.{field}"
                     _check_parent(ref, recipe, run_dir, position, where, download)
+                    _check_is_reward(ref, recipe, run_dir, where, download)
                 if kind.check is not None:
                     kind.check(part.reward)
-        if spec.role == "reward" and download:
-            _check_head(recipe, run_dir, stage)
+        if download and (headed := _headed_field(recipe, run_dir, stage)) is not None:
+            _check_head(recipe, run_dir, stage, headed)
 
 
 def check_data(recipe: Recipe, run_dir: Path) -> None:
@@ -113,20 +119,67 @@ def check_data(recipe: Recipe, run_dir: Path) -> None:
                 check_source(source)
 
 
-def _check_head(recipe: Recipe, run_dir: Path, stage: str) -> None:
-    """Whether the family that a reward stage will start from can carry a scalar head: otherwise the
-    stages before it would train for nothing.
+def _headed_field(recipe: Recipe, run_dir: Path, stage: str) -> str | None:
+    """The field of a stage's config that names the model which gets a scalar head: what a reward
+    stage starts from, or a value model where no reward model of Podium's is its start.
     """
-    ref = recipe.stage_config(stage).model
+    config = recipe.stage_config(stage)
+    if spec_of(stage).role == "reward":
+        return "model"
+    if not getattr(config, "has_critic", False):
+        return None
+    if config.value_model is not None:
+        return "value_model"
+
+    def own(ref: str) -> bool:
+        folder = _folder_outside(ref, recipe, run_dir)
+        return folder is None or is_reward_model(folder)
+
+    return None if any(own(ref) for ref in parents(config.reward)) else "model"
+
+
+def _folder_outside(ref: str, recipe: Recipe, run_dir: Path) -> Path | None:
+    """The folder of a model from outside the run; None of a stage's."""
+    if is_stage(within_stage(ref)[0]):
+        return None
+    return find_parent(ref, recipe, run_dir)
+
+
+def _check_head(recipe: Recipe, run_dir: Path, stage: str, field: str) -> None:
+    """Whether the family that a scalar head will be put on can carry one: otherwise the stages
+    before it would train for nothing.
+    """
+    ref = getattr(recipe.stage_config(stage), field)
     while isinstance(ref, str) and ref in recipe.chain():
-        ref = getattr(recipe.stage_config(ref), "model", None)
-    if not isinstance(ref, str) or is_stage(ref):
-        return
-    folder = find_parent(ref, recipe, run_dir)
-    if (folder / "config.json").is_file():
+        if spec_of(ref).role == "reward":  # it has one, or was looked at itself
+            return
+        config = recipe.stage_config(ref)
+        ref = getattr(config, "model", None) or getattr(config, "init_from", None)
+    folder = _folder_outside(ref, recipe, run_dir) if isinstance(ref, str) else None
+    if folder is not None and (folder / "config.json").is_file():
         from transformers import AutoConfig
 
-        check_reward_head(AutoConfig.from_pretrained(str(folder)), f"{stage}.model")
+        check_scalar_head(AutoConfig.from_pretrained(str(folder)), f"{stage}.{field}")
+
+
+def _check_is_reward(ref: str, recipe: Recipe, run_dir: Path, where: str, download: bool) -> None:
+    """Whether what a reward names will score answers: a language model does not."""
+    fix = (
+        "name a reward stage, the folder or hub id of a reward model, or module:function; "
+        "`podium reward` trains one"
+    )
+    stage, inside = within_stage(ref)
+    if is_stage(stage):
+        if not inside and spec_of(stage).role != "reward":
+            raise ParentError(f"{where} names '{ref}', which is no reward model", fix)
+    elif download or not is_hub_id(ref):
+        folder = find_parent(ref, recipe, run_dir)
+        if (folder / "config.json").is_file() and not brings_head(folder):
+            raise ParentError(
+                f"{where}: {folder} is no reward model: its config.json names no class for "
+                "sequence classification and no reward_bias",
+                fix,
+            )
 
 
 def _check_parent(

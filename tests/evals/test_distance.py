@@ -2,43 +2,9 @@
 
 import json
 
-import numpy as np
-import pytest
-import torch
-
 from data.records import Message, Prompt
-from data.template import encode_prompt
-from evals.distance import distances, far_prompts, region_of, states_of
+from evals.distance import far_prompts
 from evals.report import render
-
-
-def test_a_distance_counts_in_the_spread_of_its_direction():
-    """Two dimensions, one with ten times the spread: equally far in nats, not in units. Seen red
-    with the covariance in place of its inverse.
-    """
-    rng = np.random.default_rng(0)
-    region = region_of(rng.normal(size=(20_000, 2)) * np.array([10.0, 1.0]))
-    near, far = distances(region, np.array([[10.0, 0.0], [0.0, 10.0]]))
-    assert near == pytest.approx(1 / 2**0.5, rel=0.05)
-    assert far == pytest.approx(10 / 2**0.5, rel=0.05)
-
-
-def test_fewer_states_than_dimensions_have_a_region_all_the_same():
-    """Seen red without the ball: the covariance of 10 states in 64 dimensions has no inverse."""
-    rng = np.random.default_rng(0)
-    region = region_of(rng.normal(size=(10, 64)))
-    near, far = distances(region, np.stack([np.zeros(64), np.full(64, 9.0)]))
-    assert near < 2 < far
-
-
-def test_states_are_of_the_last_token_whatever_the_batch(tiny_llama, tokenizer):
-    """Against one row alone. Mutation seen red: the last place of the padded row."""
-    prompts = asked(["Hi?", "Tell me a long story about an owl and a lantern, please.", "Who?"])
-    found = states_of(tiny_llama, tokenizer, prompts, 100)
-    for row, prompt in zip(found, prompts, strict=True):
-        ids = torch.tensor([encode_prompt(tokenizer, prompt.messages)])
-        alone = tiny_llama(input_ids=ids, output_hidden_states=True).hidden_states[1][0, -1]
-        assert row == pytest.approx(alone.detach().numpy(), abs=1e-5)
 
 
 def asked(texts) -> list[Prompt]:

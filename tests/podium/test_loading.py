@@ -17,8 +17,8 @@ from transformers import (
     MptConfig,
 )
 
-from podium.errors import ParentError
-from podium.lora import embedding_names
+from podium.errors import ParentError, RecipeError
+from podium.lora import LoraConfig, embedding_names, peft_config
 from podium.models import UNSTATED_CONTEXT, context_of, load_causal_lm
 
 
@@ -117,6 +117,20 @@ def test_a_mixture_of_experts_answers_without_its_router(tmp_path):
     loaded(torch.tensor([[3]]), past_key_values=step.past_key_values, use_cache=True)
 
 
+@pytest.mark.parametrize("key", ["return_dict", "output_attentions", "output_hidden_states"])
+def test_a_config_does_not_say_what_a_model_gives_out(folder, key):
+    """Seen red with attentions asked for (a traceback when SFT saved the config) and with tuples
+    ("cannot read a plain row of token ids").
+    """
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: key != "return_dict"}))
+    loaded = load_causal_lm(folder)
+    found = loaded(torch.tensor([[1, 2]]))
+    assert found.logits.shape[:2] == (1, 2)
+    assert found.get("attentions") is None and found.get("hidden_states") is None
+    loaded.save_pretrained(folder / "again")
+
+
 def test_the_context_is_what_the_config_states_under_any_name(tiny_opt):
     assert context_of(tiny_opt.config) == 128
     assert context_of(MptConfig(max_seq_len=77)) == 77
@@ -134,3 +148,28 @@ def test_new_tokens_train_under_the_familys_own_name(family, names):
     size = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
     config = AutoConfig.for_model(family, **size, tie_word_embeddings=family != "gpt_neox")
     assert embedding_names(AutoModelForCausalLM.from_config(config)) == names
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["query", "v_proj"], "LlamaForCausalLM has no layer 'query'"),
+        (["q_prj", "v_prj"], "has no layer 'q_prj', 'v_prj'"),
+        (".*query.*", "has no layer '.*query.*'"),
+        (["q_proj", "embed_tokens"], "'embed_tokens' holds the rows of the tokens that this stage"),
+    ],
+)
+def test_a_target_that_is_no_layer_is_named(tiny_llama, targets, said):
+    """Seen red: where none was a layer PEFT's error came as a traceback, and where one was the
+    others had no adapter and nothing was said.
+    """
+    with pytest.raises(RecipeError) as caught:
+        peft_config(LoraConfig(target_modules=targets), "CAUSAL_LM", [5], tiny_llama)
+    assert said in caught.value.message
+    if "layer" in said:
+        assert "q_proj" in caught.value.fix and "all-linear" in caught.value.fix
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ".*self_attn.*_proj"])
+def test_targets_that_are_layers_are_taken(tiny_llama, targets):
+    assert peft_config(LoraConfig(target_modules=targets), "CAUSAL_LM", [5], tiny_llama)

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GraniteConfig, GraniteForCausalLM
+from transformers import AutoModelForSequenceClassification, GraniteConfig, GraniteForCausalLM
 
 from podium.errors import ParentError
 from podium.rewards.model import (
+    brings_head,
     head,
     load_reward_model,
     new_reward_model,
@@ -60,6 +61,37 @@ def test_training_that_starts_from_a_reward_model_goes_on_with_its_head(reward_m
     kept = head(load_reward_model(reward_model)[0]).weight
     assert torch.equal(head(started_reward_model(reward_model, tokenizer)).weight, kept)
     assert not torch.equal(head(new_reward_model(reward_model, tokenizer, 5)).weight, kept)
+
+
+def strangers(language_model, tokenizer, folder, labels=1):
+    """A reward model as TRL saves it: no `reward_bias`."""
+    model = AutoModelForSequenceClassification.from_pretrained(language_model, num_labels=labels)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model.score.weight
+
+
+def test_a_strangers_reward_model_is_trained_on_with_its_head(language_model, tokenizer, tmp_path):
+    """Seen red: only Podium's own mark made a reward model, and the head of any other was drawn
+    anew in silence.
+    """
+    kept = strangers(language_model, tokenizer, tmp_path / "trl")
+    assert brings_head(tmp_path / "trl") and not brings_head(language_model)
+    assert torch.equal(head(started_reward_model(tmp_path / "trl", tokenizer)).weight, kept)
+
+
+def test_a_classifier_of_two_labels_is_no_reward_model_unless_its_head_is_replaced(
+    language_model, tokenizer, tmp_path
+):
+    """Seen red: "has weights of another shape: score.weight", also where a new head was asked
+    for.
+    """
+    strangers(language_model, tokenizer, tmp_path / "two", labels=2)
+    with pytest.raises(ParentError, match="classifier with 2 labels") as caught:
+        started_reward_model(tmp_path / "two", tokenizer)
+    assert "new_head" in caught.value.fix
+    assert head(new_reward_model(tmp_path / "two", tokenizer, 0)).weight.shape == (1, 32)
 
 
 def test_an_ensemble_is_no_single_start(reward_model, tokenizer):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from transformers import GraniteConfig
+from transformers import GraniteConfig, LlamaConfig
 
 from podium.errors import DataError, ParentError, RecipeError
 from podium.run import chain, recipe
@@ -225,6 +225,65 @@ def test_a_base_without_a_reward_head_is_refused_before_anything_trains(tmp_path
     loaded = load_recipe(tmp_path / "r.yaml", ["reward.rankings=null"])
     with pytest.raises(ParentError, match=r"reward\.model: transformers has no reward head"):
         chain.check_parents(loaded, tmp_path)
+
+
+GRANITE = GraniteConfig(
+    vocab_size=64, hidden_size=32, num_hidden_layers=1, architectures=["GraniteForCausalLM"]
+)
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        (
+            "sft: {model: BASE}\nppo: {reward: 'SCORE'}",
+            r"ppo\.model: transformers has no reward head for granite",
+        ),
+        (
+            "sft: {model: LLAMA}\nppo: {reward: 'SCORE', value_model: BASE}",
+            r"ppo\.value_model: transformers has no reward head for granite",
+        ),
+        (
+            "pretrain: {init_from: BASE}\nsft: {}\nreward: {rankings: null}",
+            r"reward\.model: transformers has no reward head for granite",
+        ),
+        ("sft: {model: BASE}\nppo: {reward: BASE}", r"ppo\.reward: .*base is no reward model"),
+        ("sft: {model: BASE}\nppo: {reward: sft}", r"ppo\.reward names 'sft', which is no reward"),
+        (
+            "reward: {model: LLAMA, rankings: null}\ndpo: {model: reward, rankings: null}",
+            r"dpo\.model names 'reward', a reward model",
+        ),
+    ],
+)
+def test_what_lacks_a_head_or_has_the_wrong_one_is_refused_before_anything_trains(
+    tmp_path, sections, said
+):
+    """Seen red: each was found when its stage began, after the stages before it had trained."""
+    GRANITE.save_pretrained(tmp_path / "base")
+    LlamaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1).save_pretrained(
+        tmp_path / "llama"
+    )
+    (tmp_path / "rewards.py").write_text("def score(prompts, responses): return []\n")
+    for name in ("base", "llama"):
+        sections = sections.replace(name.upper(), str(tmp_path / name))
+    sections = sections.replace("SCORE", f"{tmp_path}/rewards.py:score")
+    (tmp_path / "r.yaml").write_text(sections)
+    with pytest.raises(ParentError, match=said):
+        chain.check_parents(load_recipe(tmp_path / "r.yaml"), tmp_path)
+
+
+def test_without_a_critic_or_with_a_reward_model_of_our_own_no_head_is_put_on_the_policy(tmp_path):
+    """Seen red with the policy's family asked in each case."""
+    GRANITE.save_pretrained(tmp_path / "base")
+    LlamaConfig(reward_bias=0.0).save_pretrained(tmp_path / "rm")
+    (tmp_path / "rewards.py").write_text("def score(prompts, responses): return []\n")
+    base, score = tmp_path / "base", f"{tmp_path}/rewards.py:score"
+    for ppo in (
+        f"{{reward: '{score}', advantage: rloo, num_generations: 2}}",
+        f"{{reward: {tmp_path / 'rm'}}}",
+    ):
+        (tmp_path / "r.yaml").write_text(f"sft: {{model: {base}}}\nppo: {ppo}\n")
+        chain.check_parents(load_recipe(tmp_path / "r.yaml"), tmp_path)
 
 
 @pytest.mark.parametrize(
