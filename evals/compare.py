@@ -36,6 +36,7 @@ from podium.models import (
     context_of,
     load_tokenizer,
     moved,
+    read_config,
 )
 from podium.progress import progress_bar
 from podium.rewards.kinds import make_reward, name_of, open_endpoint, parts
@@ -231,9 +232,7 @@ def answer_length(settings: Settings, found: Sequence[Contestant]) -> int:
 
 
 def _context(contestant: Contestant) -> int:
-    from transformers import AutoConfig
-
-    return context_of(AutoConfig.from_pretrained(str(contestant.folder))) or 10**9
+    return context_of(read_config(contestant.folder)) or 10**9
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

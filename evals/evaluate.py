@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.jsonl import write_jsonl
 from data.records import Prompt
@@ -51,6 +51,7 @@ from podium.models import (
     context_of,
     load_tokenizer,
     moved,
+    read_config,
 )
 from podium.rewards.kinds import make_reward, open_endpoint
 from podium.rewards.protocol import Reward
@@ -177,7 +178,7 @@ def main(config: Config, stage: StageContext) -> None:
         for number, (row, folder) in enumerate(folders.items()):
             load = cache(partial(open_model, folder))
             sampler = cache(lambda load=load: make_sampler(sampling_by, load(), pad))
-            absent = absent_token_ids(tokenizer, AutoConfig.from_pretrained(str(folder)))
+            absent = absent_token_ids(tokenizer, read_config(folder))
             seed = stage.seed + 1000 * number
             params = replace(sampling(config, length, ends, absent, seed), stop=stop)
             measured[row] = measure(row, load, sampler, bench, config.samples, params)

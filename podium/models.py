@@ -99,11 +99,13 @@ def read_config(path: str | Path) -> PretrainedConfig:
 
     try:
         return AutoConfig.from_pretrained(str(path))
-    except Exception as error:  # of any kind: a config of a family that is not installed, no JSON
+    except Exception as error:  # of any kind: a family that is not installed, no JSON, a wrong type
+        wrong = "validation error" in str(error).lower()
         raise ParentError(
-            f"{path} holds no causal language model whose config transformers can read: "
-            f"{_short(error)}",
-            LAYOUT,
+            f"{path} holds no model whose config transformers can read: {_short(error)}",
+            "give the field of its config.json a value of the type that is asked for"
+            if wrong
+            else LAYOUT,
         ) from error
 
 
@@ -259,15 +261,18 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, unchanged.
 
     Raises:
-        ParentError: the folder holds no tokenizer that transformers can load.
+        ParentError: the folder holds no tokenizer that transformers can load, or a config, which is
+            read for it too, that transformers cannot read.
     """
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(str(path))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any kind, as above: files of the wrong form raise their own
+        if (Path(path) / "config.json").is_file():
+            read_config(path)
         raise ParentError(
-            f"{path} holds no tokenizer that transformers can load: {error}",
+            f"{path} holds no tokenizer that transformers can load: {_short(error)}",
             "save the tokenizer (tokenizer.json) in the model's folder",
         ) from error
 

@@ -7,11 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from data.template import prepare_tokenizer
 from podium.errors import DataError
-from podium.models import context_of, load_tokenizer
+from podium.models import context_of, load_tokenizer, read_config
 from podium.progress import say
 from podium.run.context import StageContext
 from reward.batches import (
@@ -45,7 +45,7 @@ class InitialModel(NamedTuple):
 def initial_model(folder: Path, max_length: int | None) -> InitialModel:
     """The model of a folder; sequences are no longer than `max_length` or the model's context."""
     tokenizer = prepare_tokenizer(load_tokenizer(folder))
-    context = context_of(AutoConfig.from_pretrained(folder))
+    context = context_of(read_config(folder))
     return InitialModel(folder, tokenizer, min(max_length or 10**9, context or 10**9))
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,6 +30,7 @@ from podium.models import (
     load_tokenizer,
     load_whole,
     moved,
+    read_config,
 )
 from podium.rewards.model import brings_head, is_reward_model, load_reward_model
 from podium.rewards.model_reward import ModelReward
@@ -191,7 +191,7 @@ def load_foreign(folder: str | Path, spec: ModelSpec) -> ForeignReward:
         ParentError: transformers has no such class for the family, a weight is missing, it has
             several labels and none is named, or it can read neither chats nor pairs.
     """
-    config = AutoConfig.from_pretrained(str(folder))
+    config = read_config(folder)
     check_reward_head(config, str(folder))
     label = _label(config, spec, folder)
     tokenizer = load_tokenizer(folder)

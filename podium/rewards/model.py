@@ -15,7 +15,6 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,6 +27,7 @@ from podium.models import (
     check_rows,
     load_tokenizer,
     load_whole,
+    read_config,
     remove_dropout,
     resize_for,
     save_model,
@@ -106,7 +106,7 @@ def new_reward_model(
     Raises:
         ParentError: transformers has no scalar head for the family, or a weight is missing.
     """
-    check_scalar_head(AutoConfig.from_pretrained(str(path)), str(path))
+    check_scalar_head(read_config(path), str(path))
     model = _load_classifier(path, fresh=NEW_HEAD, left_over=LANGUAGE_HEAD, num_labels=1)
     weight = head(model).weight  # (1, d)
     generator = torch.Generator().manual_seed(seed)
@@ -142,7 +142,7 @@ def started_reward_model(path: str | Path, tokenizer: PreTrainedTokenizerBase) -
         ParentError: it is an ensemble, whose rule no single model carries on, or a classifier with
             several labels; or the family's head is no product with the hidden states.
     """
-    config = AutoConfig.from_pretrained(str(path))
+    config = read_config(path)
     check_scalar_head(config, str(path))
     if config.num_labels != 1:
         raise ParentError(

@@ -13,6 +13,7 @@ from typing import Any
 
 from podium.errors import ParentError
 from podium.metrics import metric_text
+from podium.models import read_config
 from podium.progress import say
 from podium.rewards.kinds import kind_of, parents, parts
 from podium.rewards.model import brings_head, check_scalar_head, is_reward_model
@@ -157,9 +158,7 @@ def _check_head(recipe: Recipe, run_dir: Path, stage: str, field: str) -> None:
         ref = getattr(config, "model", None) or getattr(config, "init_from", None)
     folder = _folder_outside(ref, recipe, run_dir) if isinstance(ref, str) else None
     if folder is not None and (folder / "config.json").is_file():
-        from transformers import AutoConfig
-
-        check_scalar_head(AutoConfig.from_pretrained(str(folder)), f"{stage}.{field}")
+        check_scalar_head(read_config(folder), f"{stage}.{field}")
 
 
 def _check_is_reward(ref: str, recipe: Recipe, run_dir: Path, where: str, download: bool) -> None:

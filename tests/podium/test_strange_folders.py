@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from podium.errors import ParentError
-from podium.models import context_of, load_causal_lm
+from podium.models import context_of, load_causal_lm, load_tokenizer
 from podium.run.parents import find_parent
 from podium.run.recipe import Recipe
 from podium.sampling.embedded import EmbeddedSampler
@@ -97,6 +97,20 @@ def test_a_broken_file_is_named(untied, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ParentError, match="whose config transformers can read"):
         load_causal_lm(tmp_path)
+
+
+@pytest.mark.parametrize("value", [None, 4096.0, "4096"])
+def test_a_value_of_another_type_in_the_config_is_named(untied, tokenizer, tmp_path, value):
+    """Whoever reads the folder first: the tokenizer's loader reads the config too. Seen red: a
+    traceback of huggingface_hub in every stage.
+    """
+    untied.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    edit(tmp_path, max_position_embeddings=value)
+    for load in (load_causal_lm, load_tokenizer):
+        with pytest.raises(ParentError, match="'max_position_embeddings' expected int") as caught:
+            load(tmp_path)
+        assert "value of the type that is asked for" in caught.value.fix
 
 
 @pytest.mark.parametrize(
