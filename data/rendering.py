@@ -347,7 +347,7 @@ def _wants_parts(tokenizer: Tokenizer, template: str) -> bool:
             continue
         if text.count(PROBE) == len(chat):
             return parts
-        dropped = dropped or PROBE not in text
+        dropped = dropped or text.count(PROBE) < len(chat)
     if dropped:
         raise RefusedByTemplate(
             "the tokenizer's chat template leaves out what is said",
@@ -387,8 +387,14 @@ def _written(
                 **special,
             ),
         )
-    except (TemplateError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # A template that joins null to a text, say, stops with an error of Python's.
+    except (
+        TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # a template that joins null to a text, say, stops with an error of Python's
         raise RefusedByTemplate(
             f"the tokenizer's chat template refuses a conversation: {error}",
             fix="drop such conversations or give the tokenizer another chat_template",

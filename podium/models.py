@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -267,7 +267,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(path))
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
     except Exception as error:  # of any kind, as above: files of the wrong form raise their own
         if (Path(path) / "config.json").is_file():
             read_config(path)
@@ -275,6 +275,14 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             f"{path} holds no tokenizer that transformers can load: {_short(error)}",
             "save the tokenizer (tokenizer.json) in the model's folder",
         ) from error
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates:
+        raise ParentError(
+            f"{path}: the tokenizer has the chat templates {', '.join(sorted(templates))} and none "
+            "of them is the default",
+            "save the one that conversations are to be written by as chat_template.jinja, alone",
+        )
+    return cast("PreTrainedTokenizerBase", tokenizer)
 
 
 def save_model(

@@ -25,6 +25,7 @@ from data.template import (
     prepare_tokenizer,
 )
 from podium.errors import PodiumError
+from podium.models import load_tokenizer
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{{ m['content'] + "
@@ -284,6 +285,39 @@ def test_templates_that_cannot_be_used_say_so(tokenizers):
     strict.chat_template = refuse + CHATML
     with pytest.raises(PodiumError, match="no way"):
         encode_prompt(strict, [user("Be kind."), *HELLO[::-1]])
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (
+            "{% for m in messages %}{{ m['content'] }}{% endfor %}{{ 1 // 0 }}",
+            "refuses a conversation: .*zero",
+        ),
+        (
+            "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}"
+            "{% endfor %}",
+            "leaves out what is said",
+        ),
+    ],
+)
+def test_a_template_that_stops_or_leaves_the_answers_out_is_refused(tokenizers, template, said):
+    """Seen red: a traceback of Python's arithmetic; and histories without the assistant's turns,
+    learned in silence.
+    """
+    strange = copy.deepcopy(tokenizers["chatml"])
+    strange.chat_template = template
+    with pytest.raises(PodiumError, match=said):
+        encode_conversation(strange, [user("Hi?"), assistant("An owl."), user("Who?")])
+
+
+def test_named_templates_need_a_default(tokenizers, tmp_path):
+    """Seen red: transformers' own error, as a traceback, at the first conversation."""
+    named = copy.deepcopy(tokenizers["chatml"])
+    named.chat_template = {"rag": named.chat_template, "tool_use": named.chat_template}
+    named.save_pretrained(tmp_path)
+    with pytest.raises(PodiumError, match="chat templates rag, tool_use and none"):
+        load_tokenizer(tmp_path)
 
 
 def test_stories260k_works_with_our_form(real_data):
