@@ -22,6 +22,7 @@ from app.labeling import (
     people_routes,
     program_routes,
     records_routes,
+    screening_routes,
     writing_admin,
     writing_routes,
 )
@@ -68,7 +69,8 @@ def create_site(site: Site) -> FastAPI:
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.mount(API, create_api(site, app.state.templates))
     pages = (account_routes, labeler_routes, writing_routes, admin_routes, people_routes)
-    for module in (*pages, records_routes, program_routes, writing_admin):
+    extra = (program_routes, records_routes, screening_routes, writing_admin)
+    for module in (*pages, *extra):
         app.include_router(module.router)
     for kind in REFUSALS:
         app.add_exception_handler(kind, _show_problem)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from app.labeling.hub_cli import hub_app
 from app.labeling.opening import (
     DEFAULT_FOLDER,
     DatabaseUrl,
@@ -44,6 +45,7 @@ app.add_typer(token_app, name="token")
 app.add_typer(webhook_app, name="webhook")
 app.add_typer(invite_app)
 app.add_typer(writing_app)
+app.add_typer(hub_app)
 
 
 @app.command()

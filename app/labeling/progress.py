@@ -74,16 +74,15 @@ class Disputed(NamedTuple):
 def batch_progress(session: Session) -> list[BatchProgress]:
     """One row a batch; gold tasks are checks and not counted as wanted."""
     ordinary = Task.gold_ranks.is_(None)
+    # everybody of a cohort takes a quiz: what is wanted is what there is
+    wanted = case((Batch.screening, Task.n_done + Task.n_open), else_=Task.need)
     counts = session.execute(
         select(
             Batch.id,
             Batch.name,
             Batch.state,
             func.count(Task.id),
-            *(
-                func.coalesce(func.sum(column), 0)
-                for column in (Task.need, Task.n_done, Task.n_open)
-            ),
+            *(func.coalesce(func.sum(column), 0) for column in (wanted, Task.n_done, Task.n_open)),
         )
         .outerjoin(Task, and_(Task.batch_id == Batch.id, ordinary))
         .where(Batch.state != "deleted")
@@ -97,7 +96,7 @@ def batch_progress(session: Session) -> list[BatchProgress]:
     extras = dict(session.execute(late.group_by(Task.batch_id)).tuples().all())
     skipped = by_batch.where(Assignment.state == "skipped")
     skips = dict(session.execute(skipped.group_by(Task.batch_id)).tuples().all())
-    return [BatchProgress(*row[:7], extras.get(row[0], 0), skips.get(row[0], 0)) for row in counts]
+    return [BatchProgress(*[*row, extras.get(row[0], 0), skips.get(row[0], 0)]) for row in counts]
 
 
 def labeler_table(session: Session) -> list[LabelerRow]:

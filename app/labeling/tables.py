@@ -171,6 +171,8 @@ class Batch(Base):
     name: Mapped[str] = mapped_column(String(128), unique=True)
     # ranking, or what labelers write: demonstration | edit | dialogue | red_team (writing.py)
     kind: Mapped[str] = mapped_column(String(16), server_default="ranking")
+    # a quiz that candidates take (screening.py)
+    screening: Mapped[bool] = mapped_column(server_default=text("false"))
     # a model that suggests answers (`writing.Endpoint`)
     endpoint: Mapped[Any | None]
     purpose: Mapped[str] = mapped_column(String(32))
@@ -355,6 +357,27 @@ class Written(Base):
     messages: Json  # those that follow the task's prompt
     turns: Json  # where each of the assistant's came from: suggestions, generators, picks
     edit_distance: Mapped[int | None]  # characters changed in a model's answer
+
+
+class DemonstrationScore(Base):
+    """What a researcher gave a candidate's demonstration, 1 to 7."""
+
+    __tablename__ = "demonstration_score"
+    submission_id: Mapped[int] = mapped_column(ForeignKey("submission.id"), primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True)
+    score: Mapped[int]
+    created_at: Mapped[float] = now_column()
+
+
+class Coverage(Base):
+    """For which groups somebody says they can tell sensitive speech; the newest row counts."""
+
+    __tablename__ = "coverage"
+    id: Mapped[int] = key()
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
+    groups: Json
+    others: Mapped[str]
+    created_at: Mapped[float] = now_column()
 
 
 class Skip(Base):

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from app.labeling.datacard import TIE_RULE_WORDS, between, number, percent, share
 from app.labeling.results import Results
+from app.labeling.screening import CUTOFF_SCORE, CUTOFF_SHARE, CandidateReport
 from data.agreement import TIE_RULES, agreement_report
 from data.records import Ranking
 from podium.statistics import FEWEST_PROMPTS
@@ -133,3 +134,29 @@ def draw_results(found: Results, path: Path) -> None:
     axes.set_xlabel("win rate, % of games (ties half); bars are 95 % intervals over prompts")
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=150)
+
+
+def print_screening(rows: Sequence[CandidateReport]) -> None:
+    """A row a candidate; what reaches the paper's soft cutoff has a plus."""
+    console = Console(width=None if Console().is_terminal else 150, highlight=False)
+    if not rows:
+        console.print("no candidate has answered yet")
+        return
+    columns = ("sensitive speech", "found", "rankings", "demonstrations", "says to know")
+    table = Table("candidate", "answers", *columns)
+    for row in rows:
+        plus = {name: " +" if reached else "" for name, reached in row.above.items()}
+        table.add_row(
+            row.handle,
+            str(row.answers),
+            share(row.flags) + plus["flags"],
+            "" if row.found is None else f"{100 * row.found:.0f} %",
+            share(row.rankings) + plus["rankings"],
+            f"{between(row.score, 1)}{plus['score']} ({row.scored} of {row.demonstrations} scored)",
+            ", ".join([*row.groups, *([row.others] if row.others else [])]),
+        )
+    console.print(table)
+    console.print(
+        f"+ reaches InstructGPT's soft cutoff (appendix B.1): {100 * CUTOFF_SHARE:.0f} % for flags "
+        f"and rankings, {CUTOFF_SCORE:.0f} of 7 for demonstrations; 95 % intervals over tasks"
+    )

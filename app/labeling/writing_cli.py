@@ -1,5 +1,9 @@
-"""`podium label write`: batches in which labelers write, edit, talk or red-team."""
+"""`podium label write` and `screening`: batches in which labelers write, edit, talk or red-team,
+and quizzes for candidates.
+"""
 
+import json
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,3 +77,31 @@ def write(
         with site.database.write() as session:
             report = add_writing(session, rules, records)
     typer.echo(f"batch '{name}': {report.tasks} tasks of kind {kind.replace('_', ' ')}")
+
+
+@writing_app.command("screening")
+def screening(
+    mark: Annotated[
+        str | None, typer.Option(help="Make a quiz of this batch; researchers answered it before.")
+    ] = None,
+    unmark: Annotated[str | None, typer.Option(help="Make it an ordinary batch again.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    folder: Folder = DEFAULT_FOLDER,
+    database: DatabaseUrl = None,
+) -> None:
+    """Print how near candidates come to researchers: flags, rankings, demonstrations, coverage."""
+    from app.labeling import screening as quiz
+    from app.labeling.batches import batch_named
+    from app.labeling.terminal import print_screening
+
+    with opened(folder, database) as site:
+        with site.database.write() as session:
+            for name, on in ((mark, True), (unmark, False)):
+                if name is not None:
+                    quiz.mark(session, batch_named(session, name), on, None, time.time())
+        with site.database.read() as session:
+            rows = quiz.report(session)
+    if as_json:
+        typer.echo(json.dumps([row.as_json() for row in rows], indent=2))
+    else:
+        print_screening(rows)
