@@ -41,8 +41,8 @@ def healthz(request: Request) -> dict[str, str]:
 def login_page(request: Request, user: OptionalUser, next: str = "/") -> Response:
     """`next`: the page that asked for a login, and is shown after it."""
     if user is not None:
-        return RedirectResponse(_place(next), 303)
-    return page(request, "login.html", problem=None, next=_place(next))
+        return RedirectResponse(safe_place(next), 303)
+    return page(request, "login.html", problem=None, next=safe_place(next))
 
 
 @router.post("/login", response_class=HTMLResponse, include_in_schema=False)
@@ -56,10 +56,14 @@ def login(
         person_id = _check(request, handle, password)
     except Problem as problem:
         return page(
-            request, "login.html", status_code=problem.status, problem=problem, next=_place(next)
+            request,
+            "login.html",
+            status_code=problem.status,
+            problem=problem,
+            next=safe_place(next),
         )
-    response = RedirectResponse(_place(next), 303)
-    _log_in(request, response, person_id)
+    response = RedirectResponse(safe_place(next), 303)
+    log_in(request, response, person_id)
     return response
 
 
@@ -68,7 +72,7 @@ def api_login(request: Request, response: Response, body: LoginRequest) -> dict[
     """Log a program in: sets the cookie and returns the CSRF token to send as `X-CSRF-Token` with
     every change.
     """
-    user = _log_in(request, response, _check(request, body.handle, body.password))
+    user = log_in(request, response, _check(request, body.handle, body.password))
     return {"handle": user.handle, "csrf_token": user.csrf_token}
 
 
@@ -87,7 +91,7 @@ def invite_page(request: Request, token: str) -> Response:
     site: Site = request.app.state.site
     with site.database.read() as session:
         invite = accounts.open_invite(session, site.secret, token, time.time())
-        return page(request, "invite.html", problem=None, role=invite.role)
+        return page(request, "invite.html", problem=None, role=invite.role, token=token)
 
 
 @router.post("/invite/{token}", response_class=HTMLResponse, include_in_schema=False)
@@ -101,9 +105,11 @@ def accept_invite(request: Request, token: str, handle: Short, password: Short) 
     except Problem as problem:
         if problem.status != 422:
             raise
-        return page(request, "invite.html", status_code=422, problem=problem, role="member")
+        return page(
+            request, "invite.html", status_code=422, problem=problem, role="member", token=token
+        )
     response = RedirectResponse("/", 303)
-    _log_in(request, response, person.id)
+    log_in(request, response, person.id)
     return response
 
 
@@ -112,7 +118,7 @@ def reset_page(request: Request, token: str) -> Response:
     site: Site = request.app.state.site
     with site.database.read() as session:
         _, handle = resets.open_reset(session, site.secret, token, time.time())
-        return page(request, "reset.html", problem=None, handle=handle)
+        return page(request, "reset.html", problem=None, handle=handle, token=token)
 
 
 @router.post("/reset/{token}", response_class=HTMLResponse, include_in_schema=False)
@@ -130,7 +136,7 @@ def use_reset(request: Request, token: str, password: Short) -> Response:
             raise
         return page(request, "reset.html", status_code=422, problem=problem, handle=handle)
     response = RedirectResponse("/", 303)
-    _log_in(request, response, person_id)
+    log_in(request, response, person_id)
     return response
 
 
@@ -155,8 +161,9 @@ def page(
     request: Request, template: str, status_code: int = 200, user: Any = None, **values: Any
 ) -> Response:
     """A template with what every page shows."""
+    shown = {"user": user, "oidc": getattr(request.app.state, "oidc", None), **values}
     return request.app.state.templates.TemplateResponse(
-        request, template, {"user": user, **values}, status_code=status_code
+        request, template, shown, status_code=status_code
     )
 
 
@@ -189,7 +196,8 @@ def _check(request: Request, handle: str, password: str) -> int:
     return person_id
 
 
-def _log_in(request: Request, response: Response, person_id: int) -> accounts.User:
+def log_in(request: Request, response: Response, person_id: int) -> accounts.User:
+    """A new session, whose cookies the response carries. Problem 401 for a disabled account."""
     site: Site = request.app.state.site
     now = time.time()
     with site.database.write() as session:
@@ -217,6 +225,6 @@ def _log_in(request: Request, response: Response, person_id: int) -> accounts.Us
     return user
 
 
-def _place(wished: str) -> str:
+def safe_place(wished: str) -> str:
     """A path of this site, never another site's address."""
     return wished if NEXT.fullmatch(wished) else "/"

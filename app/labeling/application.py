@@ -32,8 +32,9 @@ from app.labeling.api_access import caller_of_request
 from app.labeling.datacard import between, share
 from app.labeling.delivery import Courier
 from app.labeling.refusals import REFUSALS, as_problem, problem_as_json
-from app.labeling.site import Site
+from app.labeling.site import Oidc, Site
 from app.middleware import API, LOCAL_NAMES, UPLOADS, AccessMiddleware
+from podium.errors import PlatformError
 
 HERE = Path(__file__).parent
 # Requests worked on at once in a process. More would only fight for Python's lock: with 40, a
@@ -72,9 +73,24 @@ def create_site(site: Site) -> FastAPI:
     extra = (program_routes, records_routes, screening_routes, writing_admin)
     for module in (*pages, *extra):
         app.include_router(module.router)
+    if site.settings.oidc is not None:
+        _add_oidc(app, site, site.settings.oidc)
     for kind in REFUSALS:
         app.add_exception_handler(kind, _show_problem)
     return app
+
+
+def _add_oidc(app: FastAPI, site: Site, settings: Oidc) -> None:
+    """Imported here alone, for the library is an extra."""
+    try:
+        from app.labeling import oidc_routes
+        from app.labeling.oidc import Provider
+    except ModuleNotFoundError as error:
+        raise PlatformError(
+            f"{error.name} is not installed", "pip install 'podium-rlhf[oidc]'"
+        ) from None
+    app.state.oidc = Provider(settings, site.secret)
+    app.include_router(oidc_routes.router)
 
 
 def _may_send(site: Site, scope: Scope) -> bool:

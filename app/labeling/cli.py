@@ -26,7 +26,7 @@ from app.labeling.programs_cli import token_app, webhook_app
 from app.labeling.writing_cli import writing_app
 
 if TYPE_CHECKING:
-    from app.labeling.site import Site
+    from app.labeling.site import Oidc, Site
 
 app = typer.Typer(
     name="label",
@@ -68,6 +68,15 @@ def serve(
     idle_hours: Annotated[
         float, typer.Option(min=0.1, help="A login that nobody uses ends after so long.")
     ] = 24,
+    oidc_issuer: Annotated[
+        str | None, typer.Option(help="An identity provider that people may log in with.")
+    ] = None,
+    oidc_client: Annotated[str, typer.Option(help="This site's client id there.")] = "podium",
+    oidc_name: Annotated[str, typer.Option(help="How pages call it; default: its host.")] = "",
+    oidc_role: Annotated[
+        list[str],
+        typer.Option(help="CLAIM=VALUE=ROLE: whom its token makes what; without: nobody."),
+    ] = [],  # noqa: B006
     workers: Annotated[
         int, typer.Option(min=1, help="Server processes; a core each, without --run.")
     ] = 1,
@@ -80,6 +89,7 @@ def serve(
         "names": tuple(name),
         "run": run,
         "idle_hours": idle_hours,
+        "oidc": _oidc(oidc_issuer, oidc_client, oidc_name, oidc_role),
     }
     with opened(folder, database, new=True, **settings) as site:
         from app.server import serve as serve_site
@@ -352,6 +362,22 @@ def demo(
 
     with errors_shown():
         demonstrate(run, prompts, overlap, reward, seed, folder)
+
+
+def _oidc(issuer: str | None, client: str, name: str, roles: list[str]) -> "Oidc | None":
+    from app.labeling.site import Oidc
+    from app.labeling.tables import ROLES
+
+    if issuer is None:
+        return None
+    mapped = [tuple(role.split("=")) for role in roles]
+    for role in mapped:
+        if len(role) != 3 or role[2] not in ROLES:
+            raise typer.BadParameter(
+                f"{'='.join(role)}: write CLAIM=VALUE=ROLE, where ROLE is one of {list(ROLES)}",
+                param_hint="--oidc-role",
+            )
+    return Oidc(issuer, client, name, roles=tuple((c, v, r) for c, v, r in mapped))
 
 
 def _tell_broken(broken: list[str]) -> None:

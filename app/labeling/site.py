@@ -21,6 +21,19 @@ SECRET_VARIABLE = "PODIUM_SECRET"
 
 
 @dataclass(frozen=True)
+class Oidc:
+    """An identity provider that people may log in with (`oidc.py`)."""
+
+    issuer: str
+    client_id: str
+    name: str = ""  # how pages call it; "" = its host
+    scopes: tuple[str, ...] = ("profile",)  # beside openid
+    # (claim, value, role): who has it gets the role, and whoever has none of them is a labeler; ()
+    # = roles are this site's own
+    roles: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Settings:
     """Where the site keeps its data and how it is reached."""
 
@@ -33,6 +46,7 @@ class Settings:
     names: tuple[str, ...] = ()
     idle_hours: float = accounts.IDLE_HOURS  # a session unused for so long is over
     run: Path | None = None  # a run whose checkpoints are chatted with and sampled from
+    oidc: Oidc | None = None
     # keys sessions and invitations; from PODIUM_SECRET on a public address
     secret: str | None = None
 

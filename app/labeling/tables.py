@@ -117,6 +117,18 @@ class LoginFailure(Base):
     at: Mapped[float] = now_column()
 
 
+class KnownIdentity(Base):
+    """A person as an identity provider knows them."""
+
+    __tablename__ = "known_identity"
+    __table_args__ = (UniqueConstraint("issuer", "subject"),)
+    id: Mapped[int] = key()
+    issuer: Mapped[str]
+    subject: Mapped[str] = mapped_column(String(255))
+    person_id: Mapped[int] = link("person.id")
+    created_at: Mapped[float] = now_column()
+
+
 class SiteSetting(Base):
     """Facts of this site, such as the salt that turns handles into pseudonyms in exports."""
 
