@@ -131,8 +131,7 @@ def test_prompts_that_leave_no_room_are_left_out_and_told_and_some_of_the_rest_a
     stage, tokenizer
 ):
     """In their order, the same for a seed; documents and questions where there are any. Mutations
-    seen red: no room for the end token; questions although none are wanted; documents of another
-    split.
+    seen red: no room for the end token; documents of another split.
     """
     context = stage({"prompts": "test", "documents": "validation", "questions": "test"},
                     prompts=4, questions=5)  # fmt: skip
@@ -146,9 +145,9 @@ def test_prompts_that_leave_no_room_are_left_out_and_told_and_some_of_the_rest_a
     assert len(found.documents) == 3 and len(found.questions) == 5
     assert "8 of 20 test prompts are too long" in (context.dir / "logbook.md").read_text()
     assert read_held_out(context.config, context, tokenizer, room) == found
-    every = read_held_out(
-        context.config.model_copy(update={"prompts": 99}), context, tokenizer, room
-    )
+    every_one = context.config.model_copy(update={"prompts": 99})
+    assert len(read_held_out(every_one, context, tokenizer, room - 1).prompts) == 11
+    every = read_held_out(every_one, context, tokenizer, room)
     assert [len(p.messages[0].content.split()) for p in every.prompts] == list(range(1, 13))
     bare = stage({"prompts": "test", "documents": "train", "questions": "test"}, questions=0)
     found = read_held_out(bare.config, bare, tokenizer, 999)
@@ -158,7 +157,7 @@ def test_prompts_that_leave_no_room_are_left_out_and_told_and_some_of_the_rest_a
 
 
 def test_familiar_prompts_are_training_prompts_in_a_random_order_that_the_seed_fixes(stage):
-    """Mutations seen red: test prompts; some although none are wanted."""
+    """Mutation seen red: test prompts."""
     context = stage({"prompts": "train"}, familiar_prompts=6)
     found = familiar_prompts(context.config, context)
     words = [len(p.messages[0].content.split()) for p in found]

@@ -112,7 +112,7 @@ def test_each_cell_of_the_table_is_its_own_figure(run):
 
 def test_each_further_line_is_its_own_figure(run):
     """The drop of the facts is told as a change: 2 points less than SFT, between 1 and 5. Mutations
-    seen red: the drop's sign, its ends exchanged, another row's figure, SFT compared with itself.
+    seen red: the drop's sign, another row's figures.
     """
     lines = dict(details(run.outcome))
     matched, points = "60.0 % [55.0, 65.0]", "10.0 points above SFT's (4.0 to 16.0)"

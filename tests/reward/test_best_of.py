@@ -82,6 +82,7 @@ def test_the_examples_are_the_favourites_of_the_first_n_and_the_world_s_gold_sta
     assert [row["n"] for row in found["curve"]] == [1, 2, 4, 6] and found["prompts"] == 3
     asked = [Prompt(messages=[Message(role="user", content=f"Tale {i}?")]) for i in range(3)]
     answers = sample(policy, EmbeddedConfig(), asked, 12, 12, 4)
+    assert answers != sample(policy, EmbeddedConfig(), asked, 12, 12, 5)
     scores = [[text.count("e") for text in texts] for texts in answers]
     best = [texts[by.index(max(by[:6]))] for texts, by in zip(answers, scores, strict=True)]
     assert found["examples"] == [

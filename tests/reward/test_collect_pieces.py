@@ -84,6 +84,22 @@ def test_every_answer_is_its_writers_to_its_prompt_and_off_topic_ones_are_to_ano
     sft, base = (writers[name].sampler.params[0] for name in ("sft", "base"))
     assert sft.seed != base.seed and sft.max_new_tokens == 9 and sft.first_row == 0
     assert (sft.stop_token_ids, base.absent_token_ids) == ((3, 0), (4, 1))
+    for salt in "abcdefgh":  # whichever other prompt is drawn, its first answer
+        found, _ = block(STAGE, writers, asked, PLANS, SamplingParams(9), salt)
+        texts = {
+            t for c in found for n, t in zip(c.generators, c.responses, strict=True) if n == "sft"
+        }
+        firsts = {
+            min((t for t in texts if t.startswith(f"sft {n} ")), key=lambda t: int(t.split()[2]))
+            for n in range(3)
+        }
+        away = {
+            t
+            for c in found
+            for n, t in zip(c.generators, c.responses, strict=True)
+            if n == OFF_TOPIC
+        }
+        assert away <= firsts
     alone, _ = block(STAGE, writers, asked[:1], [["sft", OFF_TOPIC]], SamplingParams(9), "b")
     assert all(text.startswith("sft 0 ") for text in alone[0].responses), "there is no other"
     cut, _ = block(STAGE, writers, asked[:1], [["sft", "sft"]], SamplingParams(9), "b", [" "])
@@ -166,6 +182,9 @@ def test_several_rank_what_validates_and_the_held_out_rank_all_of_that_and_nothi
     again = rank(config, [*people, *held_out], asked, 3, Counter())
     assert again == found
     many = [candidates(number, "train") for number in range(9)]
+    known = {person.name for person in people}
+    crowd = rank(config, [*people, *held_out], many, 3, Counter())["train"]
+    assert {r.labeler for r in crowd} == known
     by_seed = [
         [r.labeler for r in rank(config, people, many, seed, Counter())["train"]] for seed in (3, 4)
     ]
