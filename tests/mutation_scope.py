@@ -164,4 +164,14 @@ REASONS: dict[tuple[str, str, str], str] = {
         "return context_of(AutoConfig.from_pretrained(str(contestant.folder))) or 10**9",
         "return context_of(AutoConfig.from_pretrained(str(contestant.folder))) or 11**9",
     ): SAME + "no prompt is as long as either",
+    (
+        "ppo/learner.py",
+        'rows = zip(parts["input_ids"], parts["action_mask"], strict=True)',
+        'rows = zip(parts["input_ids"], parts["action_mask"], )',
+    ): SAME + "both have a row an episode",
+    (
+        "ppo/learner.py",
+        "compiled=config.compile,",
+        "compiled=None,",
+    ): "seen by the slow tests of torch.compile alone: without it the same program",
 }

@@ -106,7 +106,9 @@ def test_samples_are_of_the_shortest_of_the_first_prompts(make_recipe, tokenizer
 def test_windows_are_cut_from_the_training_documents_where_ptx_asks_for_them(
     make_recipe, tokenizer, tmp_path
 ):
-    """All tokens of the documents, each behind a mark. Mutation seen red: windows for plain PPO."""
+    """All tokens of the documents, each behind a mark; a mixture that one draw is enough of is drawn
+    once. Mutations seen red: windows for plain PPO; two draws.
+    """
     recipe = load_recipe(make_recipe(ptx_context=24))
     stage = StageContext("ppo", recipe, tmp_path / "runs" / "run")
     windows = load_windows(stage.config, stage, tokenizer)
@@ -115,4 +117,8 @@ def test_windows_are_cut_from_the_training_documents_where_ptx_asks_for_them(
     assert len(windows) == tokens // 24 and windows[[0]].shape == (1, 24)
     plain = stage.config.model_copy(update={"ptx_coef": 0.0})
     assert load_windows(plain, stage, tokenizer) is None
+    stage.close()
+    mixed = f"data.documents.train=[{{path: {tmp_path}/documents.jsonl, weight: 1}}]"
+    stage = StageContext("ppo", load_recipe(make_recipe(ptx_context=24), [mixed]), tmp_path / "mix")
+    assert len(load_windows(stage.config, stage, tokenizer)) == tokens // 24, "drawn once"
     stage.close()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from podium.batching import passes_by_length
 from podium.rewards.sampled import read_scores
 from podium.sampling.protocol import Sample
+from ppo.models import Frozen
 from ppo.rollout import RolloutBatch, episodes, gather, read_tokens
 
 PROMPTS = [
@@ -320,6 +321,16 @@ def test_every_process_holds_the_whole_batch_in_rank_order(monkeypatch):
         for name, expected in whole.items():
             assert torch.equal(getattr(found, name), expected)
             assert getattr(found, name).dtype == getattr(part, name).dtype
+
+
+@pytest.mark.parametrize(("dtype", "read"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_frozen_model_is_read_in_the_run_s_type_and_learns_nothing(dtype, read):
+    """Mutations seen red: read in fp32 whatever the run's type; gradients kept."""
+    model = torch.nn.Linear(2, 2)
+    with Frozen(model, "resident", torch.device("cpu"), dtype).ready() as ready:
+        found = ready(torch.ones(1, 2, requires_grad=True))
+    assert found.dtype == read and not found.requires_grad
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
 
 
 def test_padding_changes_no_statistic(make_learner):
