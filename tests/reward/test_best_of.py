@@ -93,6 +93,36 @@ def test_the_examples_are_the_favourites_of_the_first_n_and_the_world_s_gold_sta
     assert found["model"] == str(policy)
 
 
+def test_the_reward_is_the_recipe_s_and_the_prompts_are_held_out(run):
+    """PPO's reward where there is one, else the reward stage; test prompts, else validation prompts.
+    Mutations seen red: the reward stage although PPO has another; validation although there is a
+    test set.
+    """
+    (run / "rewards.py").write_text(
+        "def score(prompts, responses):\n    return [float(len(p.id or '')) for p in prompts]\n"
+    )
+    for name, count in (("test", 2), ("validation", 3)):
+        asked = [Message(role="user", content="Tale?")]
+        prompts = [Prompt(messages=asked, id="x" * count)] * count
+        write_jsonl(run / f"{name}.jsonl", prompts)
+    policy, function = str(run / "policy"), f"{run / 'rewards.py'}:score"
+    files = {name: str(run / f"{name}.jsonl") for name in ("test", "validation")}
+
+    def found(splits: dict, **sections) -> dict:
+        tree = {"name": "run", "data": {"prompts": splits}} | sections
+        (run / "recipe.yaml").write_text(yaml.safe_dump(tree))
+        return best_of(run, 1, model=policy, max_new_tokens=2)
+
+    both = found(files, ppo={"reward": function})
+    assert both["reward"] == f"1 {function}" and both["prompts"] == 2
+    assert both["curve"][0]["reward"]["value"] == 2.0
+    assert found({"validation": files["validation"]}, ppo={"reward": function})["prompts"] == 3
+    with pytest.raises(PodiumError, match="'reward'"):
+        found(files)  # whose stage is not finished
+    with pytest.raises(PodiumError, match="no prompts to test on"):
+        found({"train": files["test"]}, ppo={"reward": function})
+
+
 def test_best_of_nothing_is_refused(run):
     with pytest.raises(PodiumError, match="best of 0"):
         best_of(run, n=0)
