@@ -3,16 +3,19 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from data.jsonl import write_jsonl
 from data.packing import rows_at
 from data.records import Message, Prompt
+from podium.rewards.model import head, load_reward_model
 from podium.run.context import StageContext
 from podium.run.recipe import load_recipe
 from ppo.inputs import (
     fixed_prompts,
     load_models,
     load_prompts,
+    load_value_model,
     load_windows,
     prompt_limit,
     value_start,
@@ -39,6 +42,21 @@ def test_a_mixture_of_prompts_is_read_on_and_not_read_again(make_recipe, tokeniz
     assert len(set(asked(100))) == 50
     assert len(set(asked(200))) == 80
     stage.close()
+
+
+def test_a_value_model_from_a_strangers_reward_model_keeps_its_head(make_recipe, tmp_path):
+    """A folder as TRL saves it, without Podium's mark. Seen red: its head was drawn anew in
+    silence.
+    """
+    model, tokenizer = load_reward_model(tmp_path / "reward")
+    del model.config.reward_bias
+    model.save_pretrained(tmp_path / "trl")
+    tokenizer.save_pretrained(tmp_path / "trl")
+    recipe = load_recipe(make_recipe("theirs", value_model=str(tmp_path / "trl")))
+    stage = StageContext("ppo", recipe, tmp_path / "runs" / "theirs")
+    kept = load_value_model(stage.config, stage)
+    stage.close()
+    assert torch.equal(head(kept).weight, head(model).weight)
 
 
 def test_it_says_where_the_value_model_starts_where_that_is_no_reward_model(make_recipe, tmp_path):
