@@ -364,7 +364,7 @@ def _report(
         "rounds": len(rounds),
         "instructions said": kept + why.total(),
         "instructions kept": len(made),
-        "instructions refused": dict(why.most_common()),
+        "instructions refused": dict((+why).most_common()),
         "tasks without an example": len(made) - len(tasks),
         "examples refused": dict(of_examples.most_common()),
     }

@@ -118,14 +118,20 @@ def fitting(
     encode: Callable[[str], list[int]],
     room: int,
 ) -> tuple[list[int], list[str]] | None:
-    """The ids of a prompt with as many of the examples as `room` tokens hold, the first leaving
+    """The ids of a prompt with as many of the examples as `room` tokens hold, the longest leaving
     first, and the ids of those that stayed; None where not even one does.
     """
-    for start in range(len(shown)):
-        ids = encode(write(shown[start:]))
+    kept = list(shown)
+    while kept:
+        ids = encode(write(kept))
         if len(ids) <= room:
-            return ids, [str(task.id) for task in shown[start:]]
+            return ids, [str(task.id) for task in kept]
+        kept.remove(max(kept, key=_length))
     return None
+
+
+def _length(task: Task) -> int:
+    return len(task.instruction) + sum(len(one.input) + len(one.output) for one in task.instances)
 
 
 def drawn(rng: random.Random, tasks: Sequence[Task], count: int) -> list[Task]:
