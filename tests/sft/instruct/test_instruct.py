@@ -58,6 +58,8 @@ def test_rouge_l_is_that_of_a_hand_and_stops_at_seven_tenths():
     assert pool.has_like("Ana walks, to the OLD mill: with her red lantern!")
     longer = ten + " and sings all day of the sun and the moon and the stars"
     assert not pool.has_like(longer)  # every word of it, in order, and F = 20 / 33
+    # Four of five words in order, of eight: F = 8 / 13, recall 0.8.
+    assert not Pool(["owls sing in the mill"]).has_like("sing owls in the mill all day long")
     assert Pool([longer]).has_like(longer) and not Pool([]).has_like(ten)
 
 
