@@ -129,7 +129,7 @@ def ask(
 
     context: tokens; what is longer loses its beginning, as lm-eval does. limit: questions a task.
     """
-    _need_lm_eval()
+    need_lm_eval()
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
@@ -183,7 +183,8 @@ def against_sft(scores: Scores, sft: Scores) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _need_lm_eval() -> None:
+def need_lm_eval() -> None:
+    """PlatformError where lm-eval is not installed."""
     try:
         import lm_eval  # noqa: F401
     except ImportError as error:
@@ -196,7 +197,7 @@ def _need_lm_eval() -> None:
 
 
 def _manager(files: Path | None) -> Any:
-    _need_lm_eval()
+    need_lm_eval()
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(files) if files is not None else None)

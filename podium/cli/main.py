@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from podium.cli.asking import add_asking_commands
 from podium.cli.measuring import add_measuring_commands
 from podium.cli.options import (
     DEFAULT_RUNS,
@@ -102,6 +103,7 @@ def run(
 
 add_stage_commands(app, {"reward": reward_app, "evals": evals_app})
 add_under_way_commands(app)
+add_asking_commands(evals_app)
 add_measuring_commands(app)
 
 

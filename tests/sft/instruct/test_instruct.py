@@ -46,8 +46,8 @@ SEEDS = [
 
 
 def test_rouge_l_is_that_of_a_hand_and_stops_at_seven_tenths():
-    """By hand: of 10 and 10 words 7 in order are F = 0.7, no more; 8 are 0.8. Mutations seen red:
-    0.7 itself counted as alike; recall in place of F.
+    """By hand: of 10 and 10 words 7 in order are F = 0.7, no more; 8 are 0.8. Mutation seen red:
+    recall in place of F.
     """
     ten = "ana walks to the old mill with her red lantern"
     seven = "ana walks to the old mill with a new friend"
