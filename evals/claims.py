@@ -171,8 +171,22 @@ CLAIMS: dict[str, Claim] = {
     "fresh-rankings": Claim(
         "rounds of rankings of the newest policy improve it further",
         "Bai et al. 2022, section 4.5; InstructGPT, section 3.6",
-        "not built",
-        "a chain has one round of rankings",
+        "not run",
+        "the command is there; whether it beats as many rankings taken at once was not measured",
+        ("podium.cli iterate willowbrook --rounds 2 --runs-dir {runs}",),
+    ),
+    "narrow-weights": Claim(
+        "weights in 8 and 4 bits answer nearly as well as whole ones",
+        "Zeng et al. 2022 (GLM-130B), section 5",
+        "partly held",
+        "perplexity rises by 0.3 % at most in 4 bits, on one model of the village and on "
+        "SmolLM2-135M; wins are not shown to differ; no speed is gained at these sizes",
+        (
+            "podium.cli run willowbrook --runs-dir {runs}",
+            "benchmarks.widths {runs}/willowbrook/ppo/final "
+            "{runs}/willowbrook/world/final/documents.validation.jsonl --run {runs}/willowbrook",
+        ),
+        "widths.md",
     ),
 }
 

@@ -132,13 +132,19 @@ class _Plain:
         )
 
 
-def quieten_libraries() -> None:
-    """A bar for every file that transformers reads or writes hides our own; its warnings are for
-    our tests to read. torchao, which peft and transformers import where it is installed, warns of
-    kernels for cards that are not here.
+def quieten_torchao() -> None:
+    """Wherever it is installed peft and transformers import torchao, which warns of kernels for
+    cards that are not here; so before they do.
     """
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def quieten_libraries() -> None:
+    """A bar for every file that transformers reads or writes hides our own; its warnings are for
+    our tests to read.
+    """
+    quieten_torchao()
     warnings.filterwarnings("ignore", category=FutureWarning)
     if "transformers" in sys.modules:
         from transformers.utils.logging import disable_progress_bar

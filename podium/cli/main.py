@@ -67,8 +67,10 @@ def _start(debug: Debug = False) -> None:
         os.environ["PODIUM_DEBUG"] = "1"
     with errors_shown():
         from podium.cli.doctor import refuse_intruders
+        from podium.progress import quieten_torchao
 
         refuse_intruders()
+        quieten_torchao()
 
 
 @app.command()
@@ -282,13 +284,10 @@ def chat(
     answer.
     """
     with errors_shown():
-        from podium.progress import quieten_libraries
         from podium.run.folders import find_run_or_model
 
         run_dir = find_run_or_model(run_name, runs_dir)
         from app.chat.alone import launch
-
-        quieten_libraries()
 
         typer.echo(f"loading {run_dir} ...")
         launch(run_dir, compare, host, port, open_to_everyone, weights)

@@ -43,13 +43,10 @@ def serve(
     too).
     """
     with errors_shown():
-        from podium.progress import quieten_libraries
         from podium.run.folders import find_run_or_model
 
         folder = find_run_or_model(model, runs_dir)
         from app.endpoint.launching import launch
-
-        quieten_libraries()
 
         typer.echo(f"loading {folder} ...")
         launch(folder, host, port, keys, queue, weights)

@@ -3,6 +3,8 @@ be no such thing.
 """
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -173,3 +175,14 @@ def test_a_training_stage_refuses_narrow_weights(tmp_path):
         load_recipe(path)
     assert "'sft.weights'" in str(caught.value)
     assert "sft trains, and narrow weights are for answering alone" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_torchao_warns_of_no_cards_that_are_not_here():
+    """Four lines before every command, where it is installed. Seen red without the call."""
+    code = (
+        "from podium.progress import quieten_torchao\nquieten_torchao()\n"
+        "from torchao.quantization import quantize_\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
