@@ -78,7 +78,7 @@ def measure_dialogue(
     conversations.
 
     Args:
-        tokens_of: a model folder or hub id whose tokenizer counts the tokens of a turn.
+        tokens_of: a folder or hub id whose tokenizer counts the tokens of a turn.
         limit: the first so many conversations.
 
     Raises:
@@ -92,7 +92,9 @@ def measure_dialogue(
     tokenizer, model = load_tokenizer(folder), load_to_answer(folder, weights, device())
     counting = tokenizer
     if tokens_of is not None:
-        counting = load_tokenizer(find_parent(tokens_of, Recipe(name="dialogue"), Path()))
+        there = (Path(tokens_of) / "tokenizer.json").is_file()  # a tokenizer needs no model
+        place = tokens_of if there else find_parent(tokens_of, Recipe(name="dialogue"), Path())
+        counting = load_tokenizer(place)
     context = context_of(model.config) or LONGEST
     read = partial(_pair, tokenizer, ask=ask)
     kept = [(turn, pair) for turn in turns if sum(map(len, pair := read(turn))) <= context]

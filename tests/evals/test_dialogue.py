@@ -106,7 +106,6 @@ def test_perplexity_is_by_hand_and_per_token_of_whom_one_says(
     assert found["perplexity"]["value"] == pytest.approx(math.exp(nats / own), rel=1e-4)
     assert found["perplexity"]["low"] <= found["perplexity"]["value"] <= found["perplexity"]["high"]
     tokenizer.save_pretrained(files / "other")
-    (files / "other" / "config.json").write_text("{}")
     monkeypatch.setattr(dialogue, "_count", lambda _, said: 2 * len(said.split()))
     other = measure_dialogue(
         str(files / "model"), files / "talks.jsonl", tokens_of=str(files / "other")
