@@ -32,7 +32,7 @@ from podium.models import absent_token_ids, context_of, load_tokenizer
 from podium.run.parents import find_parent
 from podium.run.recipe import Recipe
 from podium.runtime import device
-from podium.sampling.embedded import EmbeddedSampler
+from podium.sampling.kinds import EmbeddedConfig, make_sampler
 from podium.sampling.protocol import SamplingParams, StopStrings
 from podium.statistics import SHARE, mean_with_interval
 from podium.widths import Weights, load_to_answer
@@ -114,9 +114,8 @@ def measure_dialogue(
         stop=ending,
     )
     room = [(turn, pair[0]) for turn, pair in kept if len(pair[0]) + NEW_TOKENS <= context]
-    drawn = EmbeddedSampler(model, int(tokenizer.pad_token_id or 0)).generate(
-        [prompt for _, prompt in room], params
-    )
+    sampler = make_sampler(EmbeddedConfig(), model, int(tokenizer.pad_token_id or 0))
+    drawn = sampler.generate([prompt for _, prompt in room], params)
     f1 = [
         unigram_f1(ending.text(sample.tokens), [turn.said])
         for (turn, _), sample in zip(room, drawn, strict=True)

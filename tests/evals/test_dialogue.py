@@ -126,7 +126,7 @@ def test_the_answer_is_the_line_and_scored_against_what_was_said(files, tokenize
             says = tokenizer.encode(" I am the owl!\nPerson 1: I am", add_special_tokens=False)
             return [Sample(says, [0.0] * len(says), True) for _ in prompts]
 
-    monkeypatch.setattr(dialogue, "EmbeddedSampler", Says)
+    monkeypatch.setattr(dialogue, "make_sampler", Says)
     found = measure_dialogue(str(files / "model"), files / "talks.jsonl")
     by_hand = [parlai_f1("I am the owl!", said) for said in ("I am Ana.", "The owl!", "No.")]
     assert by_hand == pytest.approx([2 / 3, 1 / 2, 0.0])
