@@ -8,6 +8,7 @@ from pathlib import Path
 from podium.progress import quieten_libraries, say
 from podium.run.folders import finished_stages
 from podium.run.lineage import STAGE_FILE, read_stage_file
+from podium.run.recipe import Recipe
 
 
 def show_run(run_dir: Path, as_json: bool) -> None:
@@ -112,3 +113,29 @@ def print_plan(
         "since. Who serves a model for long trains a smaller one on more tokens than either says, "
         "as LLaMA was."
     )
+
+
+def print_memory(
+    recipe: Recipe,
+    run_dir: Path,
+    processes: int,
+    memory: float | None,
+    on_gpu: bool | None,
+    shape: str | None,
+    as_json: bool,
+) -> None:
+    """The plan of `podium plan memory`; `memory` in GB."""
+    import torch
+
+    from podium.cli.memory import Place, in_words, plan_memory
+    from podium.runtime import resolve_dtype
+
+    quieten_libraries()
+    gpu = torch.cuda.is_available() if on_gpu is None else on_gpu
+    dtype = "bf16" if gpu and recipe.dtype == "auto" else resolve_dtype(recipe.dtype)
+    place = Place(recipe, run_dir, processes, gpu, dtype, shape)
+    found = list(plan_memory(place))
+    if as_json:
+        print(json.dumps({m.stage: m.parts | {"total": m.total} for m in found}, indent=2))
+        return
+    say(in_words(found, place, None if memory is None else int(memory * 1e9)))

@@ -399,6 +399,37 @@ def fetch(
         typer.echo(f"wrote {out}; the recipe smollm2 starts from models/smollm2")
 
 
+@plan_app.command("memory")
+def plan_memory(
+    recipe: RecipeArg,
+    sets: SetOption = [],
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes (GPUs) that a launcher starts.")
+    ] = 1,
+    memory: Annotated[
+        float | None, typer.Option(min=0.1, help="GB that each has; says what would fit.")
+    ] = None,
+    on_gpu: Annotated[
+        bool | None, typer.Option("--gpu/--cpu", help="Otherwise what this machine has.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="A preset that stands for models of the hub, unreached.")
+    ] = None,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """What each training stage of a recipe takes on a process: weights, gradients, optimizer,
+    activations, cache. Nothing is allocated. An allocator holds more than a step's tensors: leave
+    a third of the memory free.
+    """
+    with errors_shown():
+        from podium.cli.commands import print_memory
+        from podium.run.recipe import load_recipe
+
+        loaded = load_recipe(recipe, sets)
+        print_memory(loaded, runs_dir / loaded.name, processes, memory, on_gpu, shape, as_json)
+
+
 @plan_app.command("compute")
 def plan_compute(
     flops: Annotated[float | None, typer.Option(help="Operations to spend, e.g. 1e21.")] = None,

@@ -1,0 +1,118 @@
+"""The plan of memory, against what tensors with numbers take."""
+
+import pytest
+import torch
+
+from podium.cli.memory import Place, changes_that_fit, in_words, plan_memory
+from podium.errors import ParentError
+from podium.lora import LoraConfig
+from podium.run.recipe import validate
+from pretrain.architecture import build_config, build_model
+from pretrain.memory import Peak, Step, cache_bytes, loss_of, trained_bytes, training_step
+
+
+def small(context: int = 64):
+    return build_config("llama-tiny", 1000, context)
+
+
+def test_weights_are_those_of_the_model_and_activations_grow_with_rows():
+    """Mutations seen red: the peak without what was let go; a row more for nothing."""
+    step, double = (training_step(small(), rows, 64) for rows in (4, 8))
+    assert step.weights == 4 * sum(p.numel() for p in build_model(small()).parameters())
+    assert step.trained == step.weights
+    grown = double.activations - step.activations
+    logits = 4 * 4 * 63 * 1000  # four more rows, fp32
+    assert logits < grown < 20 * logits
+
+
+def test_tensors_without_numbers_tell_what_those_with_numbers_take():
+    """The same step counted on a model with numbers. Mutations seen red: weights not counted as
+    held; storages counted once for each view.
+    """
+    config = small()
+    planned = training_step(config, 2, 32)
+    model = build_model(config).train()
+    inputs = {"input_ids": torch.zeros(2, 32, dtype=torch.long), "use_cache": False}
+    with Peak(model.parameters()) as seen:
+        loss_of(model, inputs, "lm").backward()
+    assert planned.weights + planned.trained + planned.activations == seen.peak
+
+
+def test_recomputing_and_adapters_take_less():
+    """Mutations seen red: `checkpointing` not passed on; adapters counted as whole weights."""
+    whole = training_step(small(), 16, 64)
+    assert training_step(small(), 16, 64, checkpointing=True).activations < whole.activations
+    adapted = training_step(small(), 16, 64, lora=LoraConfig(r=4))
+    assert adapted.trained < 0.1 * whole.trained and adapted.weights > whole.weights
+
+
+def test_shards_by_hand():
+    """AdamW has two moments; ZeRO shares out optimizer, then gradients, then weights, and keeps a
+    copy of its share of the weights. Mutation seen red: shares of every stage.
+    """
+    step = Step(weights=400, trained=400, activations=70)
+    assert trained_bytes(step) == {
+        "weights": 400,
+        "gradients": 400,
+        "optimizer": 800,
+        "activations": 70,
+    }
+    one, two = (trained_bytes(step, 4, stage) for stage in (1, 2))
+    assert (one["gradients"], one["optimizer"]) == (400, 200 + 100)
+    assert (two["gradients"], two["optimizer"]) == (100, 200 + 100)
+    away = trained_bytes(step, 1, 0, offload=True)
+    assert away["optimizer (host)"] == 800 and "optimizer" not in away
+
+
+def test_a_cache_by_hand():
+    """Keys and values of 3 layers, 5 heads of 32. Mutation seen red: keys alone."""
+    assert cache_bytes(small(), 10, 64) == 2 * 3 * 10 * 64 * 5 * 32 * 4
+    assert cache_bytes(small(), 10, 64, "bf16") == 2 * 3 * 10 * 64 * 5 * 32 * 2
+
+
+@pytest.fixture
+def make_place(tmp_path):
+    """`make_place(**pretrain)`: a chain of which nothing has run, on one CPU process."""
+
+    def make(**pretrain) -> Place:
+        return chain_of(pretrain, tmp_path)
+
+    return make
+
+
+def chain_of(pretrain: dict, folder) -> Place:
+    sections = {"pretrain": pretrain}
+    sections |= {"sft": {}, "rankings": {}, "reward": {}, "ppo": {}}
+    tree = {"name": "planned", "data": {"world": {"name": "willowbrook"}}, **sections}
+    return Place(validate(tree, "test"), folder / "planned", 1, gpu=False, dtype="fp32")
+
+
+def test_every_training_stage_of_a_chain_that_has_not_run_is_planned(make_place):
+    place = make_place(preset="opt-125m", context=512, batch_size=16)
+    found = list(plan_memory(place))
+    assert [sizes.stage for sizes in found] == ["pretrain", "sft", "reward", "ppo"]
+    parameters = 4 * (512 * 768 + 2 * 768 + 1024 * 768 + 12 * 7_087_872 + 2 * 768)
+    assert found[0].parts["weights"] == pytest.approx(parameters, rel=1e-3)
+    # Two models learn in PPO, and as many are read.
+    assert found[3].parts["optimizer"] == pytest.approx(2 * found[1].parts["optimizer"], rel=0.02)
+    assert found[3].parts["frozen models"] == pytest.approx(2 * parameters, rel=0.02)
+
+
+def test_what_does_not_fit_is_told_what_would(make_place):
+    place = make_place(preset="llama-tiny", context=64, batch_size=16)
+    (pretrain,) = plan_memory(place, only="pretrain")
+    tight = int(pretrain.total - 0.5 * pretrain.parts["activations"])
+    assert "one row a pass" in changes_that_fit(place, "pretrain", tight)
+    assert "does not fit even with" in changes_that_fit(place, "pretrain", 10**8)
+    said = in_words([pretrain], place, tight)
+    assert said.startswith("pretrain") and "more than" in said
+
+
+def test_a_model_that_cannot_be_reached_has_a_stand_in(tmp_path):
+    recipe = validate({"name": "far", "sft": {"model": "somebody/unknown"}}, "test")
+    with pytest.raises(ParentError, match="--shape") as error:
+        list(plan_memory(Place(recipe, tmp_path, 1, True, "bf16")))
+    assert "--shape llama3-8b" in error.value.fix
+    (sizes,) = plan_memory(Place(recipe, tmp_path, 1, True, "bf16", stand_in="opt-125m"))
+    assert sizes.parts["weights"] == pytest.approx(4 * 125_239_296, rel=1e-6)
+    assert sizes.total == sum(sizes.parts.values()) - sizes.parts["process (host)"]
