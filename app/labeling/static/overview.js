@@ -29,7 +29,7 @@ async function agreement() {
   const rows = reply.lines.filter((line) => line.startsWith("| ") || line.startsWith("|-"));
   const cells = (line) => line.slice(1, -1).split("|").map((cell) => cell.trim());
   const [head, , ...body] = rows.map(cells);
-  const table = el("table", {},
+  const table = el("table", { tabindex: "0" },
     el("thead", {}, el("tr", {}, ...head.map((text) => el("th", {}, text)))),
     el("tbody", {}, ...body.map((row) => el("tr", {}, ...row.map((text) => el("td", {}, text))))));
   const notes = reply.lines.filter((line) => line && !line.startsWith("|")).map((line) => el("p", { class: "hint" }, line));
