@@ -175,6 +175,15 @@ CLAIMS: dict[str, Claim] = {
         "the command is there; whether it beats as many rankings taken at once was not measured",
         ("podium.cli iterate willowbrook --rounds 2 --runs-dir {runs}",),
     ),
+    "divergence-recovery": Claim(
+        "a run that diverges is saved by an earlier checkpoint and a lower rate",
+        "Zhang et al. 2022 (OPT), section 2.5",
+        "partly held",
+        "a rate ten times too high recovers by itself on three seeds, 3.9 % above the good run "
+        "(without the guard 126 %); not within 2 %",
+        ("benchmarks.divergence --seeds 3 --out {runs}",),
+        "divergence.md",
+    ),
     "narrow-weights": Claim(
         "weights in 8 and 4 bits answer nearly as well as whole ones",
         "Zeng et al. 2022 (GLM-130B), section 5",
