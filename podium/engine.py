@@ -118,11 +118,13 @@ def end_process(exit_code: int = 0) -> NoReturn:
 
 
 def leave_distributed() -> None:
-    """Dissolve a lone process's group of one; a launcher's group stays.
+    """Dissolve a lone process's group of one; a launcher's group stays. What ZeRO-3 put in the
+    place of torch's linear layer goes.
 
     Stages share one process, and a stage must not find out what ran before it: with the group left
     behind, TRL's trainer would wrap its model for distributed training in `podium run`, but not
-    when it is resumed on its own.
+    when it is resumed on its own; and under DeepSpeed's linear layer weights in 8 bits are an
+    error.
     """
     if torch.distributed.is_initialized() and all(
         os.environ.get(k) == v for k, v in _ALONE.items()
@@ -132,6 +134,10 @@ def leave_distributed() -> None:
         deepspeed.comm.destroy_process_group()
         for name in _ALONE:
             del os.environ[name]
+    parameters = sys.modules.get("deepspeed.runtime.zero.partition_parameters")
+    if parameters is not None:
+        patched = parameters.InsertPostInitMethodToModuleSubClasses
+        nn.functional.linear = getattr(patched, "linear_bk", nn.functional.linear)
 
 
 def make_engine(

@@ -161,8 +161,8 @@ REASONS: dict[tuple[str, str, str], str] = {
     ): SAME + "a sampler answers every prompt",
     (
         "evals/compare.py",
-        "return context_of(AutoConfig.from_pretrained(str(contestant.folder))) or 10**9",
-        "return context_of(AutoConfig.from_pretrained(str(contestant.folder))) or 11**9",
+        "return context_of(read_config(contestant.folder)) or 10**9",
+        "return context_of(read_config(contestant.folder)) or 11**9",
     ): SAME + "no prompt is as long as either",
     (
         "ppo/learner.py",

@@ -101,7 +101,7 @@ def test_folders_without_tokenizer_or_template_have_no_hash(tmp_path):
 
 
 def test_an_empty_folder_is_no_model(tmp_path):
-    with pytest.raises(ParentError, match="no causal language model"):
+    with pytest.raises(ParentError, match="no model whose config"):
         load_causal_lm(tmp_path)
     with pytest.raises(ParentError, match="no tokenizer"):
         load_tokenizer(tmp_path)

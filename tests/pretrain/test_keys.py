@@ -64,9 +64,9 @@ def says(make_recipe, tiny_llama, tokenizer, tmp_path, monkeypatch):
     recomputes: list[bool] = []
     save, evaluate = StageContext.save_checkpoint, stage_file.evaluate
 
-    def noted_save(stage, step, write):
+    def noted_save(stage, step, *how):
         saves.append(step)
-        save(stage, step, write)
+        save(stage, step, *how)
 
     def noted_evaluate(engine, *args):
         recomputes.append(engine.module.model.is_gradient_checkpointing)

@@ -67,9 +67,9 @@ def says(make_recipe, tmp_path, monkeypatch):
     recomputes: list[bool] = []
     save, evaluate = StageContext.save_checkpoint, StageTrainer.evaluate
 
-    def noted_save(stage, step, write):
+    def noted_save(stage, step, *how):
         saves.append(step)
-        save(stage, step, write)
+        save(stage, step, *how)
 
     def noted_evaluate(trainer, *args, **kwargs):
         recomputes.append(trainer.model.is_gradient_checkpointing)
