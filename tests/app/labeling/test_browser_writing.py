@@ -155,6 +155,9 @@ def test_both_sides_of_a_dialogue_by_keyboard(site, page):
         tab_to(page, "#suggest")  # other suggestions
         press(page, "Enter")
         says(page, "#suggestions", ANSWERS[2])
+        # Two are asked for at once, and come in the order in which the model answered.
+        first = page.text_content("#suggestions > *") or ""
+        taken = next(answer for answer in ANSWERS[2:4] if answer in first)
         tab_to(page, "#suggestions button")
         press(page, "Enter")
         page.wait_for_selector("#text:focus")
@@ -168,11 +171,11 @@ def test_both_sides_of_a_dialogue_by_keyboard(site, page):
         tab_to(page, "#back")
         press(page, "Enter")
         page.wait_for_selector("#text:focus")
-        assert page.input_value("#text") == f"{ANSWERS[2]} Stir."
+        assert page.input_value("#text") == f"{taken} Stir."
         press(page, "Control+Enter", "Control+Enter")
         says(page, "#message", "Saved on the server as answer")
     [origin] = newest(site).turns
-    assert origin == {"suggestion": ANSWERS[2], "generator": "small", "edit_distance": 6}
+    assert origin == {"suggestion": taken, "generator": "small", "edit_distance": 6}
 
 
 def test_every_kind_on_a_phone(site, chromium, served):
