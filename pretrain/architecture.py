@@ -1,6 +1,7 @@
 """New models of the presets' shapes: their Hugging Face configuration, and their first weights."""
 
 import math
+from typing import Any
 
 import torch
 from transformers import (
@@ -39,7 +40,7 @@ def build_config(
     """
     shape = preset(name)
     std = initializer_range or shape.initial_std
-    builders = {"opt": _opt, "llama": _llama, "gpt1": _gpt1, "gpt2": _gpt2, "neox": _neox}
+    builders = {"opt": _opt, "llama": _llama, "gpt1": _gpt, "gpt2": _gpt, "neox": _neox}
     return builders[shape.family](shape, vocab_size, context, std)
 
 
@@ -74,8 +75,10 @@ def _llama(shape: Preset, vocab_size: int, context: int, std: float | None) -> P
     )
 
 
-def _gpt1(shape: Preset, vocab_size: int, context: int, std: float | None) -> PreTrainedConfig:
-    return OpenAIGPTConfig(
+def _gpt(shape: Preset, vocab_size: int, context: int, std: float | None) -> PreTrainedConfig:
+    """GPT-1's and GPT-2's configurations have the same fields."""
+    kind: Any = OpenAIGPTConfig if shape.family == "gpt1" else GPT2Config
+    found: PreTrainedConfig = kind(
         vocab_size=vocab_size,
         n_positions=context,
         n_layer=shape.layers,
@@ -86,20 +89,7 @@ def _gpt1(shape: Preset, vocab_size: int, context: int, std: float | None) -> Pr
         embd_pdrop=0.0,
         attn_pdrop=0.0,
     )
-
-
-def _gpt2(shape: Preset, vocab_size: int, context: int, std: float | None) -> PreTrainedConfig:
-    return GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=context,
-        n_layer=shape.layers,
-        n_embd=shape.hidden,
-        n_head=shape.heads,
-        initializer_range=std or 0.02,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-    )
+    return found
 
 
 def _neox(shape: Preset, vocab_size: int, context: int, std: float | None) -> PreTrainedConfig:

@@ -28,7 +28,7 @@ from app.labeling.tables import (
 )
 
 State = Literal["waiting", "full", "in hand", "answered", "skipped", "gold", "adjudicated"]
-STATES: tuple[str, ...] = get_args(State)
+STATES: tuple[State, ...] = get_args(State)
 CHUNK = 200  # rows read at once while words are looked for
 
 

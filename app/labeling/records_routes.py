@@ -50,9 +50,10 @@ def records_page(
     """Tasks by batch, words, state and labeler."""
     site: Site = request.app.state.site
     sent = {"batch": batch, "text": text, "state": state, "labeler": labeler.strip()}
-    if state and state not in records.STATES:
+    known = next((one for one in records.STATES if one == state), None)
+    if state and known is None:
         raise Problem(422, "bad_request", f"state: is none of {', '.join(records.STATES)}")
-    wanted = records.Search(**{name: value or None for name, value in sent.items()})  # type: ignore[arg-type]  # the state was just checked
+    wanted = records.Search(batch or None, text or None, known, labeler.strip() or None)
     with site.database.read() as session:
         problem = None
         try:
