@@ -362,9 +362,13 @@ def _restoring(talk: Talk) -> Callable:
 
     def act(request: gr.Request, conversation: Conversation, both: bool) -> tuple:
         view = talk.restore(conversation, both, _who(request))
+        earlier = _choices(talk, conversation, _who(request))
+        if not conversation.turns:
+            # Nothing to restore: what the visitor ticked while this was asked for stands.
+            return (*(gr.skip() for _ in view), earlier, gr.skip(), gr.skip())
         two = both or any(turn.answers[1] for turn in conversation.turns)
         ticks = gr.update(value=two), gr.update(value=conversation.hides)
-        return (*view, _choices(talk, conversation, _who(request)), *ticks)
+        return (*view, earlier, *ticks)
 
     return act
 

@@ -5,6 +5,7 @@ with a place in the line, and honest about a login that has ended.
 import json
 import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from playwright.sync_api import expect
 from sqlalchemy import delete, select
 
 from app.labeling.site import Settings, open_site
+from app.chat.talk import Talk
 from app.labeling.tables import Chat, LoginSession, Vote
 from app.server import build_server
 from app.serving import serving
@@ -129,6 +131,32 @@ def test_a_blind_vote_and_a_chat_that_outlives_refresh_restart_and_others(site, 
             (vote,) = session.scalars(select(Vote))
             assert vote.blind and vote.choice == "right"
             assert [chat.title for chat in session.scalars(select(Chat))] == ["Something else."]
+
+
+def test_a_box_ticked_before_the_page_has_looked_for_a_kept_chat_stays_ticked(
+    site, visit, monkeypatch
+):
+    """A slow database must not make a blind comparison an open one. Seen red: with nothing to
+    restore, the answer took both ticks away again.
+    """
+    restore, asked, ticked = Talk.restore, threading.Event(), threading.Event()
+
+    def late(self, *given):
+        asked.set()
+        assert ticked.wait(PATIENCE / 1000)
+        return restore(self, *given)
+
+    monkeypatch.setattr(Talk, "restore", late)
+    with serving(build_server(site)) as address:
+        page = visit(address, "lea")
+        assert asked.wait(PATIENCE / 1000)
+        page.check("#blind input")
+        expect(page.locator("#compare input")).to_be_checked(timeout=PATIENCE)
+        with page.expect_response("**/run/predict**"):
+            ticked.set()
+        page.wait_for_timeout(500)  # what would untick it has come by now
+        expect(page.locator("#blind input")).to_be_checked()
+        expect(page.locator("#compare input")).to_be_checked()
 
 
 def test_a_login_that_ends_in_mid_chat_says_so_and_the_chat_goes_on(site, visit):
