@@ -137,6 +137,29 @@ def test_a_stopped_run_goes_on_bit_for_bit(make_recipe, tmp_path, monkeypatch):
     assert metrics(unbroken) == metrics(broken)
 
 
+def test_training_goes_on_from_a_reward_model_or_draws_a_new_head(make_recipe, tmp_path):
+    """Steps too small to change a weight: the second model is the first one, but for the bias. A new
+    head is another one, by the stage's seed. Mutations seen red: a new head in any case, or never;
+    the logbook's words exchanged; another seed; adapters that are not merged into the parent.
+    """
+    runs, still = tmp_path / "runs", {"learning_rate": 1e-30, "num_train_epochs": 1}
+    first = train(make_recipe("first", num_train_epochs=1), runs) / "final"
+    start = {"model": str(first), **still}
+    again = train(make_recipe("again", **start), runs)
+    adapted = train(make_recipe("adapted", lora={"r": 2}, **start), runs)
+    anew = train(make_recipe("anew", new_head=True, **start), runs)
+    twin = train(make_recipe("twin", new_head=True, **start), runs)
+    assert same_weights(first, again / "final", "model.safetensors")
+    assert same_weights(first, adapted / "final", "model.safetensors")
+    before, after = (load_file(f / "model.safetensors") for f in (first, anew / "final"))
+    (head,) = [name for name in before if not torch.equal(before[name], after[name])]
+    assert head == "score.weight" and same_weights(anew, twin)
+    told = f"'{first}' is a reward model: "
+    assert told + "its head is trained on" in (again / "logbook.md").read_text()
+    assert told + "a new head takes the place of its own" in (anew / "logbook.md").read_text()
+    assert "is a reward model" not in (runs / "first/reward/logbook.md").read_text()
+
+
 def test_updates_do_not_depend_on_the_cut(make_recipe, tmp_path):
     """Whole batches, tiny micro-batches (so small that every ranking is forwarded in pieces,
     twice), ZeRO-2, the shared prefix and recomputed activations. Red with the two-pass path's loss
