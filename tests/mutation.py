@@ -104,12 +104,17 @@ def files_of(tree: Path, folder: str) -> list[str]:
 
 
 def statement_at(source: str, line: int) -> range:
-    """The lines of the smallest statement around `line`, of a compound one its head alone."""
+    """The lines of the smallest statement around `line`, of a compound one its head alone, and of
+    a function the whole of it: its defaults are read when its file is imported, by whichever test
+    was the first, and asked by those that call it.
+    """
     found = range(line, line + 1000)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.stmt):
             body = getattr(node, "body", None)
             end = max(node.lineno, body[0].lineno - 1) if body else node.end_lineno or node.lineno
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and line <= end:
+                end = node.end_lineno or end
             if node.lineno <= line <= end and end - node.lineno < len(found):
                 found = range(node.lineno, end + 1)
     return found
