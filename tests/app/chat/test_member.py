@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import expect
 from sqlalchemy import delete, select
 
-from app.labeling.site import Settings, open_site
 from app.chat.talk import Talk
+from app.labeling.site import Settings, open_site
 from app.labeling.tables import Chat, LoginSession, Vote
 from app.server import build_server
 from app.serving import serving
