@@ -46,7 +46,8 @@ from app.labeling.database import Database
 from app.labeling.importing import BatchRules, Candidates, add_tasks, create_batch
 from app.labeling.queue import recount
 from app.labeling.site import Settings, open_site
-from app.labeling.tables import InstructionRead, InstructionSet, Person, Submission, Task
+from app.labeling.tables import Person
+from app.labeling.task_tables import InstructionRead, InstructionSet, Submission, Task
 from benchmarks.private_postgres import find_binaries, private_cluster
 from data.records import Message
 

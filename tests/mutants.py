@@ -462,25 +462,25 @@ MUTANTS = [
     ),
     # What a labeler said, and what is made of it.
     Mutant(
-        "app/labeling/exporting.py",
+        "app/labeling/collecting.py",
         "func.max(Submission.revision)",
         "func.min(Submission.revision)",
         EXPORT + "test_an_export_gives_the_last_revision_of_everything_that_was_not_skipped",
     ),
     Mutant(
-        "app/labeling/exporting.py",
+        "app/labeling/collecting.py",
         "parts.ratings[submission.id][c.shown_as] for c in candidates",
         "parts.ratings[min(parts.ratings)][c.shown_as] for c in candidates",
         EXPORT + "test_an_export_gives_the_last_revision_of_everything_that_was_not_skipped",
     ),
     Mutant(
-        "app/labeling/exporting.py",
+        "app/labeling/collecting.py",
         "flags=[[name for name, ticked in rating.flags.items() if ticked]",
         "flags=[[name for name, ticked in rating.flags.items()]",
         EXPORT + "test_flags_are_those_that_were_ticked_last_and_of_their_response",
     ),
     Mutant(
-        "app/labeling/exporting.py",
+        "app/labeling/collecting.py",
         '"comment": submission.comment',
         '"comment": None',
         EXPORT + "test_an_export_gives_the_last_revision_of_everything_that_was_not_skipped",
@@ -492,7 +492,7 @@ MUTANTS = [
         EXPORT + "test_pairs_are_those_of_the_last_revisions_and_ties_say_nothing",
     ),
     Mutant(
-        "app/labeling/exporting.py",
+        "app/labeling/collecting.py",
         "parts.ratings[submission.id][c.shown_as]",
         "parts.ratings[submission.id].get(c.position, parts.ratings[submission.id][0])",
         EXPORT + "test_a_copy_has_the_rank_of_the_answer_that_was_shown_in_its_place",
@@ -510,13 +510,13 @@ MUTANTS = [
         SITE + "test_votes_and_questions_of_the_chat",
     ),
     Mutant(
-        "app/labeling/exporting.py",
+        "app/labeling/collecting.py",
         "    if not chosen.gold:\n",
         "    if chosen.gold:\n",
         SITE + "test_filters_choose_batches_cohorts_gold_and_extras",
     ),
     Mutant(
-        "app/labeling/exporting.py",
+        "app/labeling/collecting.py",
         "names[handle] = pseudonym(session, handle)",
         "names[handle] = handle",
         SITE + "test_an_export_is_what_the_reward_stage_reads",

@@ -34,7 +34,7 @@ FOLDERS: dict[str, tuple[str, str]] = {
         "reward/test_calibration.py",
     ),
     "labeling": (
-        "app/labeling/exporting.py",
+        "app/labeling/collecting.py app/labeling/exporting.py",
         "app/labeling/test_export_oracle.py app/labeling/test_import_export.py "
         "app/labeling/test_simulate.py app/labeling/test_poisoned.py",
     ),
@@ -75,12 +75,12 @@ WORDS = "words for a person: "
 MANY = "seen by the slow tests of several processes alone: "
 REASONS: dict[tuple[str, str, str], str] = {
     (
-        "app/labeling/exporting.py",
+        "app/labeling/collecting.py",
         "self.prompts: dict[int, PromptRow] = {}",
         "self.prompts: dict[int, PromptRow] = None",
     ): SAME + "`load` sets it before anybody reads it",
     (
-        "app/labeling/exporting.py",
+        "app/labeling/collecting.py",
         ".join(Person, Person.id == Assignment.person_id)",
         ".join(Person, )",
     ): SAME + "SQLAlchemy finds the only foreign key",
@@ -140,7 +140,7 @@ REASONS: dict[tuple[str, str, str], str] = {
         'names = "XX, XX".join(f"`{name}`" for name in tokenizer.convert_ids_to_tokens(list(stops)))',
     ): WORDS + "a line of a model card",
     (
-        "app/labeling/exporting.py",
+        "app/labeling/collecting.py",
         ".join(Batch, Batch.id == Task.batch_id)",
         ".join(Batch, )",
     ): SAME + "SQLAlchemy finds the only foreign key",

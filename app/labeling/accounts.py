@@ -21,15 +21,7 @@ from sqlalchemy.orm import Session
 
 from app.labeling.passwords import check_password, skeleton
 from app.labeling.problems import Problem
-from app.labeling.tables import (
-    COHORTS,
-    ROLES,
-    EventLog,
-    Invite,
-    LoginSession,
-    Person,
-    SiteSetting,
-)
+from app.labeling.tables import COHORTS, ROLES, EventLog, Invite, LoginSession, Person, SiteSetting
 
 SESSION_DAYS = 14
 INVITE_DAYS = 7

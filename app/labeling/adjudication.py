@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from app.labeling.forms import unfit
 from app.labeling.problems import Problem
-from app.labeling.tables import Adjudication, Batch, EventLog, Person, Task, TaskResponse
+from app.labeling.tables import EventLog, Person
+from app.labeling.task_tables import Adjudication, Batch, Task, TaskResponse
 
 
 class Verdict(NamedTuple):

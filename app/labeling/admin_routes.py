@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from pydantic import AfterValidator, Field, ValidationError
 from sqlalchemy import func, select
 
-from app.labeling import batches, exporting, importing, intake, progress
+from app.labeling import batches, collecting, exporting, importing, intake, progress
 from app.labeling.access import Researcher
 from app.labeling.account_routes import note, page
 from app.labeling.adjudication import newest_verdicts
@@ -26,15 +26,8 @@ from app.labeling.labeler_routes import Id
 from app.labeling.problems import Problem, first_fault
 from app.labeling.results import collect_results
 from app.labeling.site import Site
-from app.labeling.tables import (
-    COHORTS,
-    Batch,
-    Export,
-    FormSchema,
-    InstructionSet,
-    Person,
-    Submission,
-)
+from app.labeling.tables import COHORTS, Export, Person
+from app.labeling.task_tables import Batch, FormSchema, InstructionSet, Submission
 from app.middleware import MAX_UPLOAD
 from data.agreement import agreement_report
 from podium.errors import DataError
@@ -123,7 +116,7 @@ def agreement_json(request: Request, user: Researcher) -> dict[str, Any]:
         seen = (last, [tuple(row) for row in states])
         if cached is None or cached[0] != seen:
             broken: list[str] = []
-            rankings = exporting.collect_rankings(session, exporting.ExportFilter(), broken)
+            rankings = collecting.collect_rankings(session, exporting.ExportFilter(), broken)
             lines = agreement_lines(agreement_report(rankings))
             cached = request.app.state.agreement = (
                 seen,
@@ -163,7 +156,7 @@ def results_page(request: Request, user: Researcher) -> Response:
     """What `podium label results` prints."""
     site: Site = request.app.state.site
     with site.database.read() as session:
-        found = collect_results(session, exporting.ExportFilter())
+        found = collect_results(session, collecting.ExportFilter())
     return page(request, "results.html", user=user, found=found)
 
 
@@ -295,7 +288,7 @@ def exports(request: Request, user: Researcher) -> Response:
 @router.post("/admin/exports", include_in_schema=False)
 def new_export(request: Request, user: Researcher, sent: Annotated[ExportForm, Form()]) -> Response:
     site: Site = request.app.state.site
-    chosen = exporting.ExportFilter(
+    chosen = collecting.ExportFilter(
         batches=sent.batches or None,
         cohorts=sent.cohorts or None,
         extras=sent.extras,

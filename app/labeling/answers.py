@@ -17,7 +17,14 @@ from sqlalchemy.orm import Session
 from app.labeling.forms import Answer, CheckedAnswer, check_answer, unfit
 from app.labeling.problems import Problem
 from app.labeling.queue import HAS_ROOM, own_assignment
-from app.labeling.tables import Assignment, Draft, PromptRating, ResponseRating, Submission, Task
+from app.labeling.task_tables import (
+    Assignment,
+    Draft,
+    PromptRating,
+    ResponseRating,
+    Submission,
+    Task,
+)
 from app.labeling.views import TaskView, latest, task_view
 from app.labeling.webhooks import tell
 

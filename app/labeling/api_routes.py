@@ -9,10 +9,20 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from sqlalchemy import select
 
-from app.labeling import accounts, batches, exporting, importing, intake, listing, seeds, shapes
+from app.labeling import (
+    accounts,
+    batches,
+    collecting,
+    exporting,
+    importing,
+    intake,
+    listing,
+    seeds,
+    shapes,
+)
 from app.labeling.api_access import AnyScope, Export, Import, Manage, People, Read
+from app.labeling.collecting import ExportFilter
 from app.labeling.datacard import TIE_RULE_WORDS
-from app.labeling.exporting import ExportFilter
 from app.labeling.importing import BatchName, BatchRules
 from app.labeling.people_routes import address_of
 from app.labeling.problems import Problem
@@ -138,7 +148,7 @@ def agreement(
     site: Site = request.app.state.site
     broken: list[str] = []
     with site.database.read() as session:
-        rankings = exporting.collect_rankings(session, _chosen(batch, cohort), broken)
+        rankings = collecting.collect_rankings(session, _chosen(batch, cohort), broken)
     report = shapes.Agreement.model_validate(agreement_report(rankings))
     return report.model_copy(update={"tie_rules": dict(TIE_RULE_WORDS), "broken": broken})
 
@@ -172,7 +182,7 @@ def list_records(
     broken: list[str] = []
     chosen = ExportFilter(batches=batch, cohorts=cohort, extras=extras, gold=gold)
     with site.database.read() as session:
-        found, going_on = exporting.rankings_page(session, chosen, after, limit, broken)
+        found, going_on = collecting.rankings_page(session, chosen, after, limit, broken)
     return shapes.RecordPage(items=found, next=going_on, broken=broken)
 
 

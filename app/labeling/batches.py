@@ -11,7 +11,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.labeling.problems import Problem
-from app.labeling.tables import Assignment, Batch, EventLog, Task
+from app.labeling.tables import EventLog
+from app.labeling.task_tables import Assignment, Batch, Task
 
 Change = Literal["open", "paused", "withdrawn", "deleted", "restored"]
 CHANGES: tuple[str, ...] = get_args(Change)

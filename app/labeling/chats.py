@@ -10,9 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.chat.keeping import Kept
+from app.labeling.chat_tables import Chat
 from app.labeling.database import Database
 from app.labeling.problems import Problem
-from app.labeling.tables import Chat, Person
+from app.labeling.tables import Person
 
 LISTED = 50  # conversations that a person can pick from
 MAX_BODY = 4_000_000  # characters of one conversation

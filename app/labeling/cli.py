@@ -218,7 +218,7 @@ def agreement(
         with errors_shown():
             print_agreement(read_jsonl(file, Ranking))
         return
-    from app.labeling.exporting import ExportFilter, collect_rankings
+    from app.labeling.collecting import ExportFilter, collect_rankings
 
     with opened(folder, database) as site, site.database.read() as session:
         broken: list[str] = []
@@ -259,7 +259,7 @@ def results(
         kept = [r for r in rankings if not cohort or r.cohort in cohort]
         found = results_of(kept)
     else:
-        from app.labeling.exporting import ExportFilter
+        from app.labeling.collecting import ExportFilter
 
         chosen = ExportFilter(batches=batch or None, cohorts=cohort or None)
         with opened(folder, database) as site, site.database.read() as session:
@@ -295,7 +295,8 @@ def export(
     database: DatabaseUrl = None,
 ) -> None:
     """Write an export with its data card, for: podium reward RECIPE --set reward.rankings=FILE."""
-    from app.labeling.exporting import ExportFilter, make_export
+    from app.labeling.collecting import ExportFilter
+    from app.labeling.exporting import make_export
 
     with opened(folder, database) as site:
         chosen = ExportFilter(

@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session
 
 from app.labeling.database import Database
 from app.labeling.signing import signed_headers
-from app.labeling.tables import Assignment, Batch, Task, Webhook, WebhookDelivery
+from app.labeling.tables import Webhook, WebhookDelivery
+from app.labeling.task_tables import Assignment, Batch, Task
 from app.labeling.webhooks import ACTIVE, message
 
 WAITS = (5.0, 30.0, 120.0, 600.0, 3600.0, 6 * 3600.0, 24 * 3600.0)  # seconds before each retry

@@ -12,7 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.labeling.exporting import ExportFilter, collect_rankings, make_export
+from app.labeling.collecting import ExportFilter, collect_rankings
+from app.labeling.exporting import make_export
 from app.labeling.importing import (
     Candidates,
     add_batch,

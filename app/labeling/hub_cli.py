@@ -29,7 +29,8 @@ def push_batch(
     hub's own login.
     """
     from app.labeling.batches import batch_named
-    from app.labeling.exporting import ExportFilter, make_export
+    from app.labeling.collecting import ExportFilter
+    from app.labeling.exporting import make_export
     from app.labeling.hub import KIND_OF_BATCH, check_name, push
     from app.labeling.tables import EventLog
 

@@ -27,7 +27,7 @@ from app.labeling.forms import (
     one_line,
 )
 from app.labeling.problems import Problem, first_fault
-from app.labeling.tables import (
+from app.labeling.task_tables import (
     Batch,
     FormSchema,
     InstructionSet,

@@ -24,7 +24,8 @@ from app.labeling.importing import (
     unfit_record,
 )
 from app.labeling.problems import Problem, first_fault
-from app.labeling.tables import Batch, EventLog, Prompt, Response, Task, TaskResponse
+from app.labeling.tables import EventLog
+from app.labeling.task_tables import Batch, Prompt, Response, Task, TaskResponse
 from data.jsonl import numbered_lines
 from data.records import Ranking
 from podium.errors import DataError

@@ -18,7 +18,7 @@ from app.labeling.forms import SKIP_REASONS, Answer, DraftBody, SkipAnswer
 from app.labeling.own import own_progress, tasks_left
 from app.labeling.problems import Problem
 from app.labeling.site import Site
-from app.labeling.tables import Assignment, Batch, Draft, InstructionRead, InstructionSet
+from app.labeling.task_tables import Assignment, Batch, Draft, InstructionRead, InstructionSet
 from app.labeling.views import own_answers, task_json, task_view
 
 router = APIRouter()

@@ -7,7 +7,7 @@ from app.labeling.accounts import pseudonym
 from app.labeling.problems import Problem
 from app.labeling.progress import batch_progress, labeler_table
 from app.labeling.shapes import BatchInfo, LabelerInfo, TaskInfo, TaskPage, TaskResponseInfo
-from app.labeling.tables import Batch, Prompt, Response, Task, TaskResponse
+from app.labeling.task_tables import Batch, Prompt, Response, Task, TaskResponse
 
 
 def all_batches(session: Session) -> list[BatchInfo]:

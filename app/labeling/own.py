@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.labeling.progress import gold_checks
 from app.labeling.queue import HAS_ROOM, ME, OPEN_BATCHES
-from app.labeling.tables import Assignment, ResponseRating, Submission, Task
+from app.labeling.task_tables import Assignment, ResponseRating, Submission, Task
 
 MIN_GOLD_PAIRS = 20
 PACE_OF = 50  # newest answers

@@ -116,7 +116,7 @@ def list_batches(folder: Folder = DEFAULT_FOLDER, database: DatabaseUrl = None) 
     """Every batch with its state and how many tasks it has."""
     from sqlalchemy import func, select
 
-    from app.labeling.tables import Batch, Task
+    from app.labeling.task_tables import Batch, Task
 
     with opened(folder, database) as site, site.database.read() as session:
         counted = select(Batch.name, Batch.state, func.count(Task.id)).outerjoin(Task)

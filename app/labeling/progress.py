@@ -14,11 +14,11 @@ from scipy.stats import kendalltau
 from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session
 
-from app.labeling.exporting import ExportFilter, collect_rankings
-from app.labeling.tables import (
+from app.labeling.collecting import ExportFilter, collect_rankings
+from app.labeling.tables import Person
+from app.labeling.task_tables import (
     Assignment,
     Batch,
-    Person,
     Prompt,
     ResponseRating,
     Skip,

@@ -33,13 +33,12 @@ from sqlalchemy.orm import Session
 
 from app.labeling.forms import SkipAnswer
 from app.labeling.problems import Problem
-from app.labeling.tables import (
+from app.labeling.tables import EventLog, Person
+from app.labeling.task_tables import (
     Assignment,
     Batch,
     Draft,
-    EventLog,
     InstructionRead,
-    Person,
     Skip,
     Submission,
     Task,

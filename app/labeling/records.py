@@ -12,11 +12,11 @@ from app.labeling.accounts import pseudonym
 from app.labeling.adjudication import Verdict, newest_verdicts
 from app.labeling.problems import Problem
 from app.labeling.queue import HAS_ROOM
-from app.labeling.tables import (
+from app.labeling.tables import Person
+from app.labeling.task_tables import (
     Adjudication,
     Assignment,
     Batch,
-    Person,
     Prompt,
     PromptRating,
     Response,

@@ -18,7 +18,8 @@ from app.labeling.labeler_routes import Id
 from app.labeling.problems import Problem
 from app.labeling.queue import shuffled
 from app.labeling.site import Site
-from app.labeling.tables import Batch, EventLog, InstructionSet, Task
+from app.labeling.tables import EventLog
+from app.labeling.task_tables import Batch, InstructionSet, Task
 from app.labeling.views import fixed_json, task_view
 
 router = APIRouter()

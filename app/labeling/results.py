@@ -16,8 +16,8 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.labeling.exporting import ExportFilter, collect_rankings
-from app.labeling.tables import ChatMessage, Vote
+from app.labeling.chat_tables import ChatMessage, Vote
+from app.labeling.collecting import ExportFilter, collect_rankings
 from data.records import Ranking
 from podium.statistics import SHARE, Estimate, elo_over_prompts, mean_with_interval
 

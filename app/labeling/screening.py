@@ -23,13 +23,12 @@ from sqlalchemy.orm import Session, aliased
 
 from app.labeling.forms import Note, ShortText, Strict
 from app.labeling.problems import Problem
-from app.labeling.tables import (
+from app.labeling.tables import EventLog, Person
+from app.labeling.task_tables import (
     Assignment,
     Batch,
     Coverage,
     DemonstrationScore,
-    EventLog,
-    Person,
     Prompt,
     PromptRating,
     ResponseRating,

@@ -16,7 +16,7 @@ from app.labeling.forms import ShortText
 from app.labeling.labeler_routes import Id
 from app.labeling.problems import Problem
 from app.labeling.site import Site
-from app.labeling.tables import Batch
+from app.labeling.task_tables import Batch
 
 router = APIRouter()
 PAGE = "/admin/screening"

@@ -27,7 +27,7 @@ from app.labeling.importing import (
     new_task,
 )
 from app.labeling.problems import Problem, first_fault
-from app.labeling.tables import Batch, InstructionSet
+from app.labeling.task_tables import Batch, InstructionSet
 from app.labeling.writing import TALKS, WritingKind, WritingRules
 from app.labeling.writing_instructions import INSTRUCTIONS
 from data.jsonl import read_jsonl

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from app.labeling.problems import Problem
 from app.labeling.queue import own_assignment
 from app.labeling.site import Site
-from app.labeling.tables import Assignment, Response, Suggestion, TaskResponse
+from app.labeling.task_tables import Assignment, Response, Suggestion, TaskResponse
 from app.labeling.views import task_view
 from app.labeling.writing import MAX_TEXT, TALKS, Endpoint, context_of
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.labeling.forms import Form, View
 from app.labeling.rendering import render
-from app.labeling.tables import (
+from app.labeling.task_tables import (
     Assignment,
     Batch,
     Draft,

@@ -14,10 +14,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.labeling.accounts import pseudonym
+from app.labeling.chat_tables import ChatMessage, Conversation, Reaction, Vote
 from app.labeling.database import Database
 from app.labeling.importing import BatchRules, Candidates, add_tasks, create_batch
 from app.labeling.problems import Problem
-from app.labeling.tables import Batch, ChatMessage, Conversation, Person, Reaction, Vote
+from app.labeling.tables import Person
+from app.labeling.task_tables import Batch
 from data.records import Message
 
 Choice = Literal["left", "right", "tie", "both bad"]

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, model_validator
 from app.labeling.edits import edit_distance
 from app.labeling.forms import Note, ShortText, Strict, storable, unfit
 from app.labeling.importing import BatchRules
-from app.labeling.tables import Suggestion
+from app.labeling.task_tables import Suggestion
 from app.labeling.webhooks import safe_url
 from data.records import String
 

@@ -15,7 +15,8 @@ from app.labeling.admin_routes import Cohort, Sent, uploaded
 from app.labeling.importing import BatchName
 from app.labeling.problems import Problem
 from app.labeling.site import Site
-from app.labeling.tables import COHORTS, InstructionSet
+from app.labeling.tables import COHORTS
+from app.labeling.task_tables import InstructionSet
 from app.labeling.writing import WRITING_KINDS, WritingKind
 from app.labeling.writing_export import recent_texts
 

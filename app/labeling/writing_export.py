@@ -15,11 +15,11 @@ from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from app.labeling.importing import IMPORTED
-from app.labeling.tables import (
+from app.labeling.tables import Person
+from app.labeling.task_tables import (
     Assignment,
     Batch,
     InstructionSet,
-    Person,
     Prompt,
     Response,
     Submission,

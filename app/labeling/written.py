@@ -17,7 +17,7 @@ from app.labeling.answers import (
 )
 from app.labeling.problems import Problem
 from app.labeling.queue import own_assignment
-from app.labeling.tables import Assignment, Submission, Suggestion, Written
+from app.labeling.task_tables import Assignment, Submission, Suggestion, Written
 from app.labeling.views import DRAFT, TaskView, latest, task_view
 from app.labeling.webhooks import tell
 from app.labeling.writing import CheckedWriting, WritingAnswer, check_writing

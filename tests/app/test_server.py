@@ -92,7 +92,8 @@ def test_the_chat_works_in_a_browser_and_a_vote_reaches_the_labeling_database(si
         pytest.skip("chromium is not installed")
     from sqlalchemy import select
 
-    from app.labeling.tables import Person, Vote
+    from app.labeling.chat_tables import Vote
+    from app.labeling.tables import Person
     from app.serving import serving
 
     with (

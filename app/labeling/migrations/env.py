@@ -4,7 +4,10 @@ nothing behind.
 
 from alembic import context
 
-from app.labeling.tables import Base
+# The metadata knows the tables of the modules that have been imported.
+from app.labeling import chat_tables, tables, task_tables  # noqa: F401
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=tables.Base.metadata
+)
 context.run_migrations()

@@ -13,8 +13,9 @@ from playwright.sync_api import expect
 from sqlalchemy import delete, select
 
 from app.chat.talk import Talk
+from app.labeling.chat_tables import Chat, Vote
 from app.labeling.site import Settings, open_site
-from app.labeling.tables import Chat, LoginSession, Vote
+from app.labeling.tables import LoginSession
 from app.server import build_server
 from app.serving import serving
 from tests.app.labeling.making import PASSWORD, add_person

@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from sqlalchemy import select
 
 from app.labeling.importing import Candidates
-from app.labeling.tables import ResponseRating, Submission
+from app.labeling.task_tables import ResponseRating, Submission
 from data.records import Message
 from tests.app.labeling.making import PASSWORD
 

@@ -6,7 +6,8 @@ import time
 from typing import NamedTuple
 
 from app.labeling import accounts, adjudication, resets, tokens
-from app.labeling.exporting import ExportFilter, make_export
+from app.labeling.collecting import ExportFilter
+from app.labeling.exporting import make_export
 from app.labeling.importing import Candidates
 from app.labeling.site import Site
 from data.records import Message

@@ -10,7 +10,7 @@ from app.labeling import accounts, tokens
 from app.labeling.application import create_site
 from app.labeling.importing import BatchRules, Candidates, add_tasks, create_batch
 from app.labeling.site import Site
-from app.labeling.tables import Batch
+from app.labeling.task_tables import Batch
 from data.records import Message
 
 PASSWORD = "right horse battery"

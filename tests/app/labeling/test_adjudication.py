@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import select
 
 from app.labeling import adjudication, exporting
-from app.labeling.exporting import ExportFilter
+from app.labeling.collecting import ExportFilter
 from app.labeling.problems import Problem
 from app.labeling.results import collect_results
-from app.labeling.tables import Adjudication, EventLog
+from app.labeling.tables import EventLog
+from app.labeling.task_tables import Adjudication
 from data.agreement import agreement_report
 from data.records import Ranking
 from tests.app.labeling.making import Browser, add_batch, add_person, answer_to, candidates

@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 from app.labeling import accounts, tokens
 from app.labeling.application import create_site
 from app.labeling.cli import app
-from app.labeling.exporting import ExportFilter, collect_rankings, make_export
+from app.labeling.collecting import ExportFilter, collect_rankings
+from app.labeling.exporting import make_export
 from app.labeling.importing import read_candidates
 from app.labeling.problems import Problem
-from app.labeling.tables import ApiToken, Batch, EventLog
+from app.labeling.tables import ApiToken, EventLog
+from app.labeling.task_tables import Batch
 from app.middleware import MAX_STRANGER
 from data.jsonl import write_jsonl
 from tests.app.labeling.making import (

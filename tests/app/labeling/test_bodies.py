@@ -12,7 +12,8 @@ from sqlalchemy import select
 from app import middleware
 from app.labeling import admin_routes, importing
 from app.labeling.site import Settings, open_site
-from app.labeling.tables import Batch, EventLog
+from app.labeling.tables import EventLog
+from app.labeling.task_tables import Batch
 from podium.errors import DataError
 from tests.app.labeling.making import PASSWORD, Browser, add_batch, add_person
 

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import func, select
 
-from app.labeling.tables import Adjudication, Assignment, Draft, Submission
+from app.labeling.task_tables import Adjudication, Assignment, Draft, Submission
 from tests.app.labeling.acting import log_in, press, says, tab_to
 from tests.app.labeling.making import add_batch
 

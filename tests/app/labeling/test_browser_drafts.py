@@ -6,7 +6,8 @@ import pytest
 from playwright.sync_api import expect
 from sqlalchemy import delete, select
 
-from app.labeling.tables import Assignment, Draft, LoginSession
+from app.labeling.tables import LoginSession
+from app.labeling.task_tables import Assignment, Draft
 from tests.app.labeling.acting import log_in, picture, press, says, stored_ranks, wait_saved
 from tests.app.labeling.making import PASSWORD, add_batch
 

@@ -5,7 +5,7 @@ view.
 import pytest
 from sqlalchemy import select
 
-from app.labeling.tables import Submission
+from app.labeling.task_tables import Submission
 from tests.app.labeling.acting import (
     nine_long_answers,
     positions,

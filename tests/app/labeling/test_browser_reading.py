@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 from sqlalchemy import select
 
 from app.labeling.importing import Candidates
-from app.labeling.tables import Submission
+from app.labeling.task_tables import Submission
 from data.records import Message
 from tests.app.labeling.acting import log_in, nine_long_answers, picture, press, says, start
 from tests.app.labeling.hostile import HOSTILE

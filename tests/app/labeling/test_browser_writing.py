@@ -5,7 +5,7 @@ a phone.
 import pytest
 from sqlalchemy import select
 
-from app.labeling.tables import Written
+from app.labeling.task_tables import Written
 from tests.app.labeling.acting import log_in, picture, press, says, tab_to, wait_saved
 from tests.app.labeling.models import ANSWERS, model_server
 from tests.app.labeling.test_browser_pages import SMALL

@@ -17,14 +17,8 @@ from sqlalchemy import select
 
 from app.labeling.accounts import pseudonym
 from app.labeling.batches import change_batch
-from app.labeling.exporting import (
-    BROKEN_SHOWN,
-    ExportFilter,
-    about_broken,
-    collect_rankings,
-    make_export,
-    preference_pairs,
-)
+from app.labeling.collecting import ExportFilter, collect_rankings
+from app.labeling.exporting import BROKEN_SHOWN, about_broken, make_export, preference_pairs
 from app.labeling.importing import IMPORTED
 from app.labeling.progress import disputed_tasks, labeler_table
 from app.labeling.tables import EventLog

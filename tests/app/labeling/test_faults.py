@@ -23,7 +23,7 @@ from app.labeling.application import create_site
 from app.labeling.database import Database
 from app.labeling.queue import recount
 from app.labeling.site import Settings, Site, open_site
-from app.labeling.tables import Submission, Task
+from app.labeling.task_tables import Submission, Task
 from app.serving import serving
 from benchmarks.labeling import PASSWORD, Load, free_port, prepare, random_answer, wait_until_up
 from tests.app.labeling.making import Browser, add_batch, add_person, answer_to

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from app.labeling.application import create_site
-from app.labeling.exporting import ExportFilter, make_export
+from app.labeling.collecting import ExportFilter
+from app.labeling.exporting import make_export
 from app.middleware import API
 from tests.app.labeling.making import (
     ADDRESS,

@@ -8,9 +8,12 @@ import pytest
 from sqlalchemy import func, select
 
 from app.labeling import importing
-from app.labeling.exporting import ExportFilter, collect_rankings, make_export
+from app.labeling.chat_tables import ChatMessage, Reaction
+from app.labeling.collecting import ExportFilter, collect_rankings
+from app.labeling.exporting import make_export
 from app.labeling.problems import Problem
-from app.labeling.tables import ChatMessage, Export, Reaction, Task, TaskResponse
+from app.labeling.tables import Export
+from app.labeling.task_tables import Task, TaskResponse
 from app.labeling.votes import VoteBox
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Comparison, Message, Ranking

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from app.labeling import cli, intake
 from app.labeling.importing import BatchRules, Candidates, add_batch
-from app.labeling.tables import Task
+from app.labeling.task_tables import Task
 from data.records import Message
 from podium.errors import DataError
 

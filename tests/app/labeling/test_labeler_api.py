@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import select
 
-from app.labeling.tables import InstructionRead, PromptRating
+from app.labeling.task_tables import InstructionRead, PromptRating
 from tests.app.labeling.making import Browser, add_batch, add_person, answer_to, candidates
 
 

@@ -6,8 +6,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from app.labeling.collecting import ExportFilter, collect_rankings
 from app.labeling.database import MIGRATIONS, Database
-from app.labeling.exporting import ExportFilter, collect_rankings
 from app.labeling.queue import MustRead, claim, recount
 from app.labeling.site import Settings, open_site
 from app.labeling.tables import Base

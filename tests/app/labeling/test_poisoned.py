@@ -10,12 +10,14 @@ from sqlalchemy import select, text
 
 from app.labeling import accounts, importing
 from app.labeling.batches import change_batch
+from app.labeling.collecting import ExportFilter, collect_rankings
 from app.labeling.database import Database
-from app.labeling.exporting import ExportFilter, collect_rankings, make_export
+from app.labeling.exporting import make_export
 from app.labeling.problems import Problem
 from app.labeling.queue import recount
 from app.labeling.site import Settings, open_site
-from app.labeling.tables import Assignment, Batch, EventLog, Prompt, Submission
+from app.labeling.tables import EventLog
+from app.labeling.task_tables import Assignment, Batch, Prompt, Submission
 from app.labeling.votes import VoteBox
 from data.jsonl import read_jsonl
 from data.records import Message, Ranking

@@ -6,8 +6,8 @@ import pytest
 from scipy.stats import kendalltau
 
 from app.labeling import progress
+from app.labeling.collecting import ExportFilter, collect_rankings
 from app.labeling.datacard import agreement_lines, percent
-from app.labeling.exporting import ExportFilter, collect_rankings
 from app.labeling.terminal import print_agreement
 from data.agreement import Rate, agreement_report
 from tests.app.labeling.making import add_batch, answer_to, candidates

@@ -12,7 +12,14 @@ from app.labeling import answers, queue
 from app.labeling.forms import Answer, DraftBody, SkipAnswer
 from app.labeling.problems import Problem
 from app.labeling.site import Site
-from app.labeling.tables import Assignment, Draft, InstructionRead, ResponseRating, Submission, Task
+from app.labeling.task_tables import (
+    Assignment,
+    Draft,
+    InstructionRead,
+    ResponseRating,
+    Submission,
+    Task,
+)
 from tests.app.labeling.making import add_batch, add_person, candidates
 
 NOW = 1_000_000.0

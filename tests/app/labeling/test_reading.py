@@ -4,7 +4,7 @@ what a labeler is told of their own work.
 
 import pytest
 
-from app.labeling.exporting import ExportFilter, collect_rankings
+from app.labeling.collecting import ExportFilter, collect_rankings
 from app.labeling.own import MIN_GOLD_PAIRS
 from tests.app.labeling.making import add_batch, answer_to, candidates
 

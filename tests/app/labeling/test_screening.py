@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from app.labeling.cli import app as label_app
 from app.labeling.queue import recount
 from app.labeling.screening import report
-from app.labeling.tables import Batch
+from app.labeling.task_tables import Batch
 from tests.app.labeling.making import Browser, add_batch, add_person
 from tests.app.labeling.test_writing import PROMPT, next_writing, send, turn, written_batch
 

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from app.labeling import demo
-from app.labeling.exporting import ExportFilter, collect_rankings, make_export
+from app.labeling.collecting import ExportFilter, collect_rankings
+from app.labeling.exporting import make_export
 from app.labeling.importing import Candidates, add_batch, rules_of, stored_candidates
 from app.labeling.simulate import judge, message_key, prompts_of
 from app.labeling.site import Settings, open_site

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 
 from app.labeling import suggesting
-from app.labeling.tables import Suggestion
+from app.labeling.task_tables import Suggestion
 from tests.app.labeling.making import Browser, add_person
 from tests.app.labeling.models import ANSWERS, model_server
 from tests.app.labeling.test_writing import PROMPT, next_writing, suggested, turn, written_batch

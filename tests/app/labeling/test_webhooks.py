@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from app.labeling import delivery
 from app.labeling.application import create_site
 from app.labeling.cli import app
+from app.labeling.collecting import ExportFilter
 from app.labeling.delivery import KEPT_DAYS, WAITS, Courier
-from app.labeling.exporting import ExportFilter, make_export
+from app.labeling.exporting import make_export
 from app.labeling.problems import Problem
 from app.labeling.signing import verify_webhook
 from app.labeling.site import Site

@@ -6,10 +6,11 @@ import random
 import pytest
 from sqlalchemy import func, select
 
+from app.labeling.collecting import ExportFilter
 from app.labeling.edits import edit_distance
-from app.labeling.exporting import ExportFilter, make_export
+from app.labeling.exporting import make_export
 from app.labeling.seeds import Seed, add_writing, read_seeds, writing_rules
-from app.labeling.tables import Assignment, Submission, Suggestion, Written
+from app.labeling.task_tables import Assignment, Submission, Suggestion, Written
 from data.jsonl import read_jsonl
 from data.records import Comparison, Demonstration
 from podium.errors import DataError
