@@ -38,7 +38,7 @@ from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation import file_mutation, pragma_handling
 from scipy.stats import binomtest
 
-from tests.mutation_scope import FOLDERS, LEFT_OUT, OPERATORS, REASONS, Visitor
+from tests.mutation_scope import EQUIVALENT, FOLDERS, LEFT_OUT, OPERATORS, Visitor, reason_of
 
 for name, value in (("OMP_NUM_THREADS", "1"), ("TOKENIZERS_PARALLELISM", "false")):
     os.environ.setdefault(name, value)  # a process with threads cannot be forked safely
@@ -300,15 +300,21 @@ def main(folder: str, size: int = 40, seed: int = 1) -> None:
             left += [(mutant, word)] if word in ("survived", "unread") else []
             place = f"{time.monotonic() - start:4.0f} s  {mutant.file}:{mutant.line}"
             print(f"[{count}/{len(chosen)}] {word:8} {place}", flush=True)
-    reasons = [REASONS.get((mutant.file, mutant.before, mutant.after)) for mutant, _ in left]
+    reasons = [reason_of(mutant.file, mutant.before, mutant.after) for mutant, _ in left]
     for (mutant, word), reason in zip(left, reasons, strict=True):
         print(f"{word} {mutant.file}:{mutant.line} {reason or ''}")
         print(indent(mutant.before, "  - "), indent(mutant.after, "  + "), sep="\n")
-    dead, excused = len(chosen) - len(left), len(reasons) - reasons.count(None)
-    interval = binomtest(dead, len(chosen)).proportion_ci(method="wilson")
-    share = f"{dead / len(chosen):.0%} [{interval.low:.0%}, {interval.high:.0%}]"
-    print(f"{folder}: {dead} of {len(chosen)} killed, {share}, {excused} with a reason;", end=" ")
-    print(f"{number} mutants, seed {seed}, {(time.monotonic() - began) / 60:.1f} minutes")
+    dead = len(chosen) - len(left)
+    same = sum(1 for reason in reasons if reason and reason.startswith(EQUIVALENT))
+    print(f"{folder}: {score(dead, len(chosen))}; of those that a test can see", end=" ")
+    print(f"{score(dead, len(chosen) - same)}; {number} mutants, seed {seed}", end=", ")
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes")
+
+
+def score(dead: int, drawn: int) -> str:
+    """Killed of drawn, with the share's 95 % interval (Wilson)."""
+    interval = binomtest(dead, drawn).proportion_ci(method="wilson")
+    return f"{dead} of {drawn}, {dead / drawn:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
 
 
 if __name__ == "__main__":

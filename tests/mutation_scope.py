@@ -2,6 +2,7 @@
 changes that are made, and the mutants that no test must kill.
 """
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -27,7 +28,8 @@ FOLDERS: dict[str, tuple[str, str]] = {
         "podium/statistics.py podium/schedule.py podium/run/lineage.py podium/run/context.py "
         "podium/run/inputs.py podium/sampling/*.py",
         "podium/test_statistics.py podium/test_schedule.py podium/run/test_context.py "
-        "podium/run/test_inputs.py podium/test_models.py "
+        "podium/run/test_context_pieces.py podium/run/test_inputs.py podium/run/test_lineage.py "
+        "podium/test_models.py "
         "podium/run/test_recipe.py podium/run/test_recipe_keys.py podium/sampling "
         "podium/test_keys.py podium/test_output_head.py podium/test_vocabulary.py "
         "ppo/test_rollout.py sft/test_mixtures.py app/labeling/test_results.py "
@@ -69,9 +71,35 @@ OPERATORS: Any = [
 ]
 
 
-# (file, the lines that went, the lines that came): why no test must see it.
+# What begins so can be seen by no test: such mutants are no measure of the tests.
 SAME = "the same program: "
 WORDS = "words for a person: "
+EQUIVALENT = (SAME, WORDS)
+# Arguments whose loss is the same program wherever the fast tests run, whoever is called.
+HARMLESS = (
+    (r"device=[\w.]+(\(\w*\))?", SAME + "on a CPU; a GPU would say that two devices meet"),
+    (r"strict=True", SAME + "an assertion about lengths, which agree"),
+)
+
+
+def reason_of(file: str, before: str, after: str) -> str | None:
+    """Why no test must see the mutant of `file` by which the lines `before` became `after`; None
+    where one must.
+    """
+    for argument, why in HARMLESS:
+        name = argument.partition("=")[0]
+        become = [re.sub(argument, into, before) for into in ("", f"{name}=None", f"{name}=False")]
+        if re.search(argument, before) and _bare(after) in map(_bare, become):
+            return why
+    return REASONS.get((file, before, after))
+
+
+def _bare(text: str) -> str:
+    """Code without what moves when an argument goes: spaces, lines and commas."""
+    return re.sub(r"[\s,]", "", text)
+
+
+# (file, the lines that went, the lines that came): why no test must see it.
 MANY = "seen by the slow tests of several processes alone: "
 REASONS: dict[tuple[str, str, str], str] = {
     (
@@ -156,22 +184,27 @@ REASONS: dict[tuple[str, str, str], str] = {
     ): WORDS + "the name in an error",
     (
         "evals/compare.py",
-        "for i, (prompt, sample) in enumerate(zip(asked, drawn, strict=True))",
-        "for i, (prompt, sample) in enumerate(zip(asked, drawn, strict=False))",
-    ): SAME + "a sampler answers every prompt",
-    (
-        "evals/compare.py",
         "return context_of(read_config(contestant.folder)) or 10**9",
         "return context_of(read_config(contestant.folder)) or 11**9",
     ): SAME + "no prompt is as long as either",
     (
         "ppo/learner.py",
-        'rows = zip(parts["input_ids"], parts["action_mask"], strict=True)',
-        'rows = zip(parts["input_ids"], parts["action_mask"], )',
-    ): SAME + "both have a row an episode",
-    (
-        "ppo/learner.py",
         "compiled=config.compile,",
         "compiled=None,",
     ): "seen by the slow tests of torch.compile alone: without it the same program",
+    (
+        "podium/statistics.py",
+        'if connected_components(table > 0, directed=True, connection="strong")[0] > 1:',
+        'if connected_components(table > 0, connection="strong")[0] > 1:',
+    ): SAME + "directed is scipy's default",
+    (
+        "sft/batches.py",
+        "owed = np.floor(np.arange(batches + 1) * (share * batch_size) + 1e-9).astype(int)",
+        "owed = np.floor(np.arange(batches + 1) * (share * batch_size) + 1.000000001).astype(int)",
+    ): SAME + "one more everywhere, and differences are taken",
+    (
+        "sft/validation.py",
+        "model(input_ids=ids, attention_mask=attention, use_cache=False).logits[:, :-1].float()",
+        "model(input_ids=ids, use_cache=False).logits[:, :-1].float()",
+    ): SAME + "padding stands on the right, where no token of a causal model looks",
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import MUTANTS, ROOT, Mutant, copied_tree, killed
-from tests.mutation_scope import REASONS
+from tests.mutation_scope import EQUIVALENT, REASONS, reason_of
 
 # Each run of the marked suite takes a sample, another one each day; `make mutants-by-hand` all of them.
 SEED = (
@@ -51,6 +51,24 @@ def test_a_mutant_with_a_reason_is_one_of_the_code_as_it_is(reason):
     file, before, _ = reason
     lines = {line.strip() for line in (ROOT / file).read_text().splitlines()}
     assert set(before.splitlines()) <= lines
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("torch.tensor(x, device=self.device) if x", "torch.tensor(x, ) if x", True),
+        ("f(x, device=torch.device(name), dtype=y)", "f(x, device=None, dtype=y)", True),
+        ("device=stage.device,\n)", ")", True),
+        ("zip(a, b, strict=True)", "zip(a, b, strict=False)", True),
+        ("zip(a, b, strict=True)", "zip(a, None, strict=True)", False),
+        ("f(x, device=self.device, dtype=y)", "f(x, device=self.device, )", False),
+        ("f(x, dtype=y)", "f(x, )", False),
+    ],
+)
+def test_only_what_loses_a_device_or_an_assertion_about_lengths_is_excused(before, after, same):
+    """Mutation seen red: any change of a call that has a device."""
+    reason = reason_of("podium/statistics.py", before, after)
+    assert bool(reason and reason.startswith(EQUIVALENT)) == same
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from podium.statistics import (
     mean_with_interval,
     p_value,
     paired_difference,
+    standard_error,
 )
 
 COVERAGE_TRIALS = 2000
@@ -56,6 +57,31 @@ def test_an_unbounded_mean_has_the_interval_of_student():
     found = mean_with_interval([0.0, 2.0, 2.0, 2.0, 5.0, 7.0], [0, 0, 1, 1, 2, 2])
     half = 4.3027 * (7 / 3) ** 0.5
     assert found == pytest.approx((3.0, 3.0 - half, 3.0 + half), abs=1e-3)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 7.0), None])
+def test_the_standard_error_is_what_the_interval_and_p_are_made_of(bounds):
+    """By hand without bounds: prompt means 1, 2, 6 have a mean of 3 and an error of sqrt(7 / 3).
+    Mutations seen red: the bounds left out; one prompt has an error of 0.
+    """
+    outcome, prompts = [0.0, 2.0, 2.0, 2.0, 5.0, 7.0], ["a", "a", "b", "b", "c", "c"]
+    error = standard_error(outcome, prompts, bounds)
+    centre = 3.0 if bounds is None else (9 + 7) / 5
+    if bounds is None:
+        assert error == pytest.approx((7 / 3) ** 0.5)
+    else:  # two more prompts, at 0 and at 7
+        squares = sum((x - 3.2) ** 2 for x in (1, 2, 6, 0, 7))
+        assert error == pytest.approx((squares / (5 * 4)) ** 0.5)
+    found = mean_with_interval(outcome, prompts, bounds)
+    quantile = student.ppf(0.975, 2)
+    assert found.low == pytest.approx(
+        max(centre - quantile * error, -100.0 if bounds is None else 0.0)
+    )
+    p = p_value(outcome, prompts, 1.0, bounds)
+    assert p == pytest.approx(2 * student.sf((centre - 1) / error, 2))
+    assert standard_error([3.0, 5.0], ["a", "a"], bounds) is None
+    half = mean_with_interval(outcome, prompts, None, confidence=0.5)
+    assert half.high - half.value == pytest.approx(student.ppf(0.75, 2) * (7 / 3) ** 0.5)
 
 
 @pytest.mark.parametrize("bounds", [SHARE, None])
@@ -188,8 +214,18 @@ def test_best_of_n_equals_the_mean_over_all_subsets(n):
 
 
 def test_best_of_n_needs_n_samples():
-    with pytest.raises(ValueError, match="number of samples"):
-        bon_unbiased([1.0, 2.0], [1.0, 2.0], 3)
+    for n in (0, 3):
+        with pytest.raises(ValueError, match="number of samples"):
+            bon_unbiased([1.0, 2.0], [1.0, 2.0], n)
+    with pytest.raises(ValueError, match="at least 1"):
+        bon_kl(0)
+
+
+def test_of_equal_scores_the_one_drawn_last_is_the_favourite():
+    """Always the same one, on any machine. Mutation seen red: a sort that is not stable."""
+    gold = np.arange(64.0)
+    assert bon_unbiased(np.zeros(64), gold, 64) == pytest.approx(63.0)
+    assert bon_unbiased(np.zeros(64), gold, 1) == pytest.approx(gold.mean())
 
 
 def test_best_of_n_kl_is_the_exact_kl_of_the_maximum():
@@ -222,3 +258,27 @@ def test_elo_has_an_interval_at_every_size_of_data(prompts):
         won, np.r_[prompt, prompt, prompt], 3,
     )  # fmt: skip
     assert all(rating.high - rating.low > half / 10 for rating in three)
+
+
+def test_elo_over_prompts_are_the_ratings_that_were_planted_around_zero():
+    """Three models, 600 prompts of three games each, half a win for a tie. Mutations seen red: the
+    wins counted for the loser; the ratings anchored at the first; ties lost.
+    """
+    truth = np.array([-100.0, 20.0, 80.0])
+    rng = np.random.default_rng(1)
+    pairs = np.array(list(combinations(range(3), 2)) * 600)
+    chance = 1 / (1 + 10 ** ((truth[pairs[:, 1]] - truth[pairs[:, 0]]) / 400))
+    won = (rng.random(len(pairs)) < chance).astype(float)
+    found = elo_over_prompts(pairs[:, 0], pairs[:, 1], won, np.repeat(np.arange(600), 3), 3)
+    assert sum(one.value for one in found) == pytest.approx(0.0, abs=1e-6)
+    for one, planted in zip(found, truth, strict=True):
+        assert abs(one.value - planted) < 3 * (one.high - one.value) / 1.96 < 60
+    table = np.zeros((3, 3))
+    np.add.at(table, (pairs[:, 0], pairs[:, 1]), won)
+    np.add.at(table, (pairs[:, 1], pairs[:, 0]), 1 - won)
+    ratings, _ = bradley_terry(table)
+    assert [one.value for one in found] == pytest.approx(ratings - ratings.mean(), abs=1e-3)
+    even = elo_over_prompts([0, 0, 1], [1, 1, 0], [0.5, 0.5, 0.5], ["a", "b", "c"], 2)
+    assert [one.value for one in even] == pytest.approx([0.0, 0.0], abs=1e-6)
+    with pytest.raises(ValueError, match="one prompt alone"):
+        elo_over_prompts([0, 1], [1, 0], [1.0, 1.0], ["a", "a"], 2)

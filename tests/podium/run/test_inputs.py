@@ -9,7 +9,7 @@ import pytest
 
 from data.jsonl import write_jsonl
 from data.records import Message, Prompt
-from podium.errors import DataError
+from podium.errors import DataError, Interrupted
 from podium.models import save_model
 from podium.run.context import StageContext, checkpoint_record
 from podium.run.lineage import absolute, changes, fingerprint, relative, source_files, source_of
@@ -203,3 +203,50 @@ def test_a_mixture_is_drawn_as_often_as_it_takes(stage, tmp_path):
     draws = [context.draws("prompts", passes) for passes in (0.2, 1.0, 2.1)]
     assert draws == [1, 1, 3] and context.draws("prompts", 2.1, "test") == 1
     assert context.draws("documents", 5.0) == 1
+
+
+def test_documents_come_as_tokens_with_a_note_of_what_was_read(stage, tmp_path, tokenizer):
+    """Of a mixture: what each source drops is added up, and the passes are drawn. Mutations seen
+    red: the last source's drops alone; the tokens of the validation split; one pass drawn.
+    """
+    for name, count, broken in (("a", 3, 2), ("b", 2, 1)):
+        rows = [f'{{"text": "Ana likes {name} {i}."}}' for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join([*rows, *['{"text": ""}'] * broken]))
+    held = {"path": str(tmp_path / "b.jsonl"), "format": "text"}
+    parts = [held | {"path": str(tmp_path / f"{name}.jsonl"), "weight": 1} for name in "ab"]
+    context = stage(recipe(data={"documents": {"train": parts, "validation": held}}))
+    assert context.token_folder == (tmp_path / "runs" / ".tokens").resolve()
+
+    def texts(*how, **more) -> list[str]:
+        documents = context.document_tokens(tokenizer, *how, **more)
+        return [tokenizer.decode(ids[1:].tolist()) for ids in documents]
+
+    records = [document.text for document in context.records("documents")]
+    assert texts() == records and len(records) > 3
+    assert texts(passes=3) == [d.text for d in context.records("documents", passes=3)]
+    assert texts("validation") == ["Ana likes b 0.", "Ana likes b 1."]
+    context.save_checkpoint(1, lambda folder: None)
+    train, validation = checkpoint_record(context.dir)["data"]
+    assert (train["kind"], train["split"]) == ("documents", "train")
+    assert (validation["kind"], validation["split"]) == ("documents", "validation")
+    assert (validation["records"], sum(validation["dropped"].values())) == (2, 1)
+    assert sum(train["dropped"].values()) == 3
+    assert [f["path"] for f in train["files"]] == [part["path"] for part in parts]
+    told = (context.dir / "logbook.md").read_text()
+    assert "documents (train, for 3 passes): " in told and "documents (validation): 2 " in told
+
+
+def test_a_tokenizer_is_learned_from_the_training_documents_once(stage, tmp_path):
+    """Mutations seen red: another size; learned anew by the next stage; a signal not obeyed."""
+    (tmp_path / "d.jsonl").write_text('{"text": "Ana likes honey and Bram likes honey."}\n' * 30)
+    context = stage(recipe(data={"documents": {"train": str(tmp_path / "d.jsonl")}}))
+    context.signal_seen = 2
+    with pytest.raises(Interrupted):
+        context.trained_tokenizer(280)
+    context.signal_seen = None
+    learned = context.trained_tokenizer(280)
+    assert len(learned) == 280
+    (kept,) = context.token_folder.glob("*/tokenizer.json")
+    written = kept.stat().st_mtime_ns
+    assert context.trained_tokenizer(280).get_vocab() == learned.get_vocab()
+    assert kept.stat().st_mtime_ns == written

@@ -44,16 +44,20 @@ def served(monkeypatch):
     return shapes
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "really", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["plain", "compiled"]
+)
 @pytest.mark.parametrize("rounded", [False, True])
-def test_a_compiled_step_says_the_same(model, served, monkeypatch, rounded):
+def test_a_compiled_step_says_the_same(model, served, monkeypatch, rounded, really):
     """Rows that leave, rows that are refilled, a second round with other prompts in the same
-    buffers.
+    buffers. Everything around torch's compiler is seen without it too, in a second.
 
     Seen red (rounded) with columns after the newest left in the mask, with idle rows kept among the
     logits, and (both) with the position off by one.
     """
     monkeypatch.setattr(compiled_module, "COLUMNS", 8)
+    if not really:
+        monkeypatch.setattr(torch, "compile", lambda function, **how: function)
     plain, compiled = (
         EmbeddedSampler(model, 1, max_batch=6, compiled=whether) for whether in (False, True)
     )
@@ -74,13 +78,45 @@ def test_a_compiled_step_says_the_same(model, served, monkeypatch, rounded):
         )
 
 
+def test_one_program_serves_every_shape_and_a_gpu_records_it(monkeypatch):
+    """What torch's compiler is asked for. Mutations seen red: `dynamic` left out (a program for each
+    length); CUDA graphs on a CPU.
+    """
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda function, **how: asked.append(how))
+    on_cpu, on_gpu = CompiledStep(torch.device("cpu")), CompiledStep(torch.device("cuda"))
+    assert (on_cpu.rounded, on_gpu.rounded) == (False, True)
+    assert asked == [
+        {"dynamic": True, "mode": None},
+        {"dynamic": True, "mode": "reduce-overhead"},
+    ]
+
+
+def test_windows_are_exact_on_a_cpu_and_rounded_up_to_few_on_a_gpu():
+    """Rows to powers of two, but never to one nor beyond the slots; columns to whole blocks around
+    those in use. Mutations seen red: rows rounded down; a block too many.
+    """
+    step = CompiledStep(torch.device("cpu"))
+    cache = step.cache(1, 12, 512, None)
+    assert step.window(3, 130, 250, cache) == (3, 130, 250)
+    step.rounded = True
+    asked = [(1, 0, 1), (2, 127, 128), (3, 128, 129), (4, 130, 256), (5, 257, 257), (9, 0, 512)]
+    assert [step.window(*one, cache) for one in asked] == [
+        (2, 0, 128), (2, 0, 128), (4, 128, 256), (4, 128, 256), (8, 256, 384), (12, 0, 512)
+    ]  # fmt: skip
+
+
 def test_rounded_shapes_keep_their_buffers_and_exact_ones_do_not():
     """A CUDA graph writes where it was recorded. Seen red with a new cache each time."""
     step = CompiledStep(torch.device("cpu"))
     assert step.cache(2, 4, 100, None) is not step.cache(2, 4, 100, None)
     step.rounded = True
     kept = step.cache(2, 4, 100, None)
-    assert kept.aimed.columns == 128 and kept.aimed.fixed
+    assert kept.aimed.columns == 128 and kept.aimed.fixed and kept.aimed.slots == 4
+    assert len(kept.slot_layers) == 2
+    kept.aim(slice(0, 4), 0, 1, slice(0, 1))
+    kept.slot_layers[0].update(torch.ones(4, 1, 1, 8), torch.ones(4, 1, 1, 8))
+    assert [b._dynamo_static_input_type for b in kept._buffers()] == ["unguarded"] * 2
     assert step.cache(2, 3, 128, None) is kept
     assert step.cache(2, 4, 129, None) is not kept
     assert step.cache(2, 4, 100, torch.bfloat16) is not kept

@@ -248,7 +248,10 @@ def test_chunked_head_gives_the_same_values_and_gradients(tiny_llama, monkeypatc
     for elements in (1 << 24, 700):
         monkeypatch.setattr("podium.sampling.logprobs.CHUNK_ELEMENTS", elements)
         tiny_llama.zero_grad()
-        values = token_logprobs(tiny_llama, ids, torch.ones_like(ids), target_mask)
+        with torch.no_grad():
+            still = token_logprobs(tiny_llama, ids, torch.ones_like(ids), target_mask, 0.7)
+        values = token_logprobs(tiny_llama, ids, torch.ones_like(ids), target_mask, 0.7)
+        assert torch.equal(values.detach(), still)
         (values * torch.arange(len(values))).mean().backward()
         results.append((values.detach(), tiny_llama.model.embed_tokens.weight.grad.clone()))
     assert torch.allclose(results[0][0], results[1][0], atol=1e-6)
@@ -273,8 +276,82 @@ def test_logprobs_do_not_depend_on_padding(model, sampler):
 
 
 def test_too_long_a_prompt_is_refused(sampler):
-    with pytest.raises(PodiumError, match="context of 128"):
-        sampler.generate([[5] * 120], SamplingParams(max_new_tokens=20))
+    """And an empty one; a row that just fits is drawn. Mutations seen red: the shortest prompt
+    measured; a row of the context's length refused.
+    """
+    for draw in (
+        sampler.generate,
+        lambda prompts, params: list(sampler.stream(prompts[0], params)),
+    ):
+        with pytest.raises(PodiumError, match="A prompt of 120 tokens and 20 new ones"):
+            draw([[5] * 120, [6]], SamplingParams(max_new_tokens=20))
+        with pytest.raises(PodiumError, match="context of 128"):
+            draw([[5] * 109], SamplingParams(max_new_tokens=20))
+        with pytest.raises(PodiumError, match="An empty prompt"):
+            draw([[], [5]], SamplingParams(max_new_tokens=20))
+    assert len(sampler.generate([[5] * 108], SamplingParams(20))[0].tokens) == 20
+    assert sampler.generate([], SamplingParams(20)) == []
+
+
+def test_a_pass_holds_no_more_padded_tokens_than_it_may(tiny_llama, monkeypatch):
+    """Of prefill and of log-probabilities; both are what they are in one pass. Mutation seen red:
+    the budget not handed on.
+    """
+    shapes = []
+    forward = type(tiny_llama.model).forward
+
+    def watched(self, input_ids=None, **inputs):
+        shapes.append(tuple(input_ids.shape))
+        return forward(self, input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(type(tiny_llama.model), "forward", watched)
+    whole, parts = EmbeddedSampler(tiny_llama, 1), EmbeddedSampler(tiny_llama, 1, max_tokens=16)
+    params = SamplingParams(5, seed=2)
+    expected = whole.generate(PROMPTS, params)
+    responses = [sample.tokens for sample in expected]
+    shapes.clear()
+    assert [s.tokens for s in parts.generate(PROMPTS, params)] == responses
+    assert max(rows * columns for rows, columns in shapes) <= 16 and len(shapes) > 5
+    scored = whole.logprobs(PROMPTS, responses)
+    shapes.clear()
+    for mine, theirs in zip(parts.logprobs(PROMPTS, responses), scored, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+    assert len(shapes) > 2 and max(rows * columns for rows, columns in shapes) <= 16
+
+
+def test_a_row_of_several_documents_is_read_by_its_own_positions(model):
+    """Two texts in one row, each seen alone: what `positions` is for. Mutation seen red: positions
+    counted on.
+    """
+    texts = [[5, 6, 7, 8], [9, 10, 11]]
+    ids = torch.tensor([texts[0] + texts[1]])
+    apart = torch.zeros(1, 1, 7, 7, dtype=torch.bool)
+    for start, end in ((0, 4), (4, 7)):
+        apart[0, 0, start:end, start:end] = torch.ones(end - start, end - start).tril().bool()
+    target_mask = torch.tensor([[False, True, True, True, False, True, True]])
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2]])
+    with torch.no_grad():
+        found = token_logprobs(model, ids, apart, target_mask, positions=positions)
+        alone = [
+            token_logprobs(model, one, torch.ones_like(one), torch.arange(one.shape[1])[None] > 0)
+            for one in (torch.tensor([text]) for text in texts)
+        ]
+    assert found.tolist() == pytest.approx(torch.cat(alone).tolist(), abs=1e-5)
+
+
+def test_ids_without_a_token_are_never_drawn_at_any_temperature(model):
+    """And the others are drawn as before, with their whole log-probability. Mutation seen red: the
+    ids cut from the log-probability too.
+    """
+    prompts = [[5, 6]] * 30
+    absent = tuple(range(20, 320))
+    for temperature in (0.0, 1.0):
+        params = SamplingParams(4, temperature, absent_token_ids=absent, seed=1)
+        samples = EmbeddedSampler(model, 1).generate(prompts, params)
+        assert all(token < 20 for sample in samples for token in sample.tokens)
+        scored = EmbeddedSampler(model, 1).logprobs(prompts, [s.tokens for s in samples])
+        for sample, logprobs in zip(samples, scored, strict=True):
+            assert sample.logprobs == pytest.approx(logprobs, abs=2e-5)
 
 
 def test_the_cache_is_never_longer_than_the_live_rows_need(tiny_llama):

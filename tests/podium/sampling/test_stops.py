@@ -44,3 +44,15 @@ def test_rows_end_where_a_stop_text_stands_and_draw_the_same_up_to_there(tiny_ll
 def test_what_may_become_a_stop_text_is_not_shown_yet(text, cut, shown):
     stop = StopStrings(("\nUser:", "##"), letters)
     assert stop.cut(text) == cut and stop.shown(text) == shown
+
+
+def test_a_text_is_what_stands_before_the_first_of_them():
+    """Whichever comes first in the text. Mutations seen red: the first of the list; the last place."""
+    stop = StopStrings(("##", "\nUser:"), lambda tokens: "".join(map(chr, tokens)))
+    said = "One\nUser: two##three##"
+    assert stop.text([ord(letter) for letter in said]) == "One"
+    assert stop.cut("a##b##") == "a" and stop.cut("whole") == "whole"
+    assert stop.found(list(map(ord, said))) and not stop.found(list(map(ord, "One#User:")))
+    assert stop.found(list(map(ord, "x" * 500 + "##"))), "looked for at the end"
+    nothing = StopStrings((), stop.decode)
+    assert not nothing.found([65]) and nothing.text([65]) == nothing.shown("A") == "A"
