@@ -1,16 +1,23 @@
 """Best-of-n on a run of tiny models: more samples, more reward, and the KL that goes with it."""
 
+import inspect
 import math
 
 import pytest
 import yaml
 
-from data.jsonl import write_jsonl
+from data.jsonl import read_jsonl, write_jsonl
 from data.records import Message, Prompt
+from data.template import encode_prompt
+from data.worlds import Config as WorldConfig
+from data.worlds import open_world, write_world
+from podium.cli.main import best_of as command
+from podium.cli.rounds import best as rejection_command
 from podium.errors import PodiumError
 from podium.rewards.model import new_reward_model, save_reward_model
 from podium.sampling.kinds import EmbeddedConfig
 from reward.best_of import best_of, curve_row, sample
+from reward.rejection import demonstrate
 
 
 @pytest.fixture
@@ -126,3 +133,48 @@ def test_the_reward_is_the_recipe_s_and_the_prompts_are_held_out(run):
 def test_best_of_nothing_is_refused(run):
     with pytest.raises(PodiumError, match="best of 0"):
         best_of(run, n=0)
+
+
+def test_gold_is_the_world_s_own_score_of_the_same_answers(run, tokenizer):
+    """Beside the reward's, by prompt. Mutations seen red: another prompt's answers; no gold."""
+    config = WorldConfig(
+        documents=2, validation_documents=1, demonstrations=2, validation_demonstrations=1,
+        test_demonstrations=1, prompts=2, validation_prompts=1, test_prompts=20,
+    )  # fmt: skip
+    write_world(config, run / "world" / "final")
+    (run / "world/final/stage.json").write_text('{"format": 1, "stage": "world"}')
+    (run / "rewards.py").write_text(
+        "def score(prompts, responses):\n    return [0.0] * len(prompts)\n"
+    )
+    asked = read_jsonl(run / "world" / "final" / "prompts.test.jsonl", Prompt)
+    prompts = [p for p in asked if len(encode_prompt(tokenizer, p.messages)) < 120]
+    write_jsonl(run / "prompts.jsonl", prompts)
+    tree = yaml.safe_load((run / "recipe.yaml").read_text())
+    tree["data"]["world"] = config.model_dump(mode="json")
+    (run / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    policy, reward = run / "policy", f"{run / 'rewards.py'}:score"
+    found = best_of(run, 2, 3, str(policy), reward, max_new_tokens=6, seed=1)
+    answers = sample(policy, EmbeddedConfig(), prompts[:3], 4, 6, 1)
+    world = open_world(run / "world" / "final")
+    gold = [
+        [world.gold(p, text) for text in texts]
+        for p, texts in zip(prompts[:3], answers, strict=True)
+    ]
+    assert len({score for scores in gold for score in scores}) > 1
+    mean = sum(map(sum, gold)) / 12
+    assert found["curve"][0]["gold"]["value"] == pytest.approx(mean)
+
+
+def test_what_a_command_leaves_unsaid_is_what_its_function_leaves_unsaid():
+    """`podium best-of` and `podium instruct best`. Mutation seen red: another default in one of
+    them.
+    """
+    for typed, function in ((command, best_of), (rejection_command, demonstrate)):
+        own = {n: p.default for n, p in inspect.signature(function).parameters.items()}
+        told = {n: p.default for n, p in inspect.signature(typed).parameters.items()}
+        same = own.keys() & told.keys() - {"out", "stop"}
+        assert {"n", "prompts", "reward"} <= same
+        assert {name: own[name] for name in same} == {name: told[name] for name in same}
+    defaults = inspect.signature(best_of).parameters
+    of_sft = {name: defaults[name].default for name in ("model", "max_new_tokens", "seed")}
+    assert of_sft == {"model": "sft", "max_new_tokens": 64, "seed": 0}

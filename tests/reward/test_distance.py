@@ -1,5 +1,6 @@
 """Distances of prompts from the training prompts, and the reward model's accuracy by them."""
 
+import copy
 from collections import Counter
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from data.records import Message
 from data.template import encode_prompt
+from podium.rewards.model import RewardEnsemble
 from reward.distance import distances, region_of, states_of
 from reward.evaluate import by_thirds, pairs_of, prompt_distances, trust_report
 from reward.report import describe
@@ -69,7 +71,7 @@ def test_accuracy_by_thirds_of_the_prompts_by_hand():
 
 def test_prompts_of_another_kind_lie_in_the_far_third_of_the_trust_report(reward_model, tokenizer):
     """Taught thirty questions about villagers, asked six more and three lines of digits. Seen red
-    with distances from the held-out prompts themselves.
+    with distances from the held-out prompts themselves, and with those of an ensemble's second member.
     """
     names, foods = (
         ["Ana", "Bram", "Cleo", "Dov", "Eli"],
@@ -86,6 +88,11 @@ def test_prompts_of_another_kind_lie_in_the_far_third_of_the_trust_report(reward
     thirds = report["validation"]["accuracy_by_prompt_distance"]
     assert thirds["far"]["nearest"] == pytest.approx(far[furthest[-1]])
     assert "third of prompts farthest from the training prompts" in describe(report)
+    stranger = copy.deepcopy(reward_model)
+    with torch.no_grad():
+        stranger.base_model.get_input_embeddings().weight.normal_()
+    several = RewardEnsemble([reward_model, stranger])
+    assert prompt_distances(several, tokenizer, taught, near + digits, 100) == far, "the first's"
     few = trust_report(reward_model, tokenizer, splits._replace(train=taught[:19]))
     assert few["validation"]["accuracy_by_prompt_distance"] == {}
     assert "third of prompts" not in describe(few)

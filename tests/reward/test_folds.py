@@ -2,6 +2,10 @@
 accuracy.
 """
 
+import inspect
+import json
+import sys
+
 import pytest
 import yaml
 from scipy.stats import rankdata
@@ -9,7 +13,14 @@ from scipy.stats import rankdata
 from data.jsonl import write_jsonl
 from podium.errors import DataError
 from reward.evaluate import score_rankings
-from reward.folds import cross_validate, group_labelers, pair_accuracy, summary, table
+from reward.folds import (
+    cross_validate,
+    group_labelers,
+    main,
+    pair_accuracy,
+    summary,
+    table,
+)
 from tests.reward.conftest import ranking, village_rankings
 
 
@@ -59,8 +70,10 @@ def test_accuracy_is_the_share_of_pairs_ordered_as_the_labelers_did(reward_model
     assert pair_accuracy(reward_model, tokenizer, turned, 99) == 0.75
 
 
-def test_a_labeler_with_a_taste_of_their_own_is_not_predicted(make_recipe, tmp_path):
-    """l2 ranks upside down: left out, l2 is predicted worse than chance."""
+def test_a_labeler_with_a_taste_of_their_own_is_not_predicted(make_recipe, tmp_path, monkeypatch):
+    """l2 ranks upside down: left out, l2 is predicted worse than chance. Mutations seen red: another
+    number of groups or seeds than was asked for; the table of another name.
+    """
     path = make_recipe(rankings=str(tmp_path / "rankings"), num_train_epochs=3)
     run = tmp_path / "run"
     (tmp_path / "rankings").mkdir()
@@ -75,6 +88,23 @@ def test_a_labeler_with_a_taste_of_their_own_is_not_predicted(make_recipe, tmp_p
         write_jsonl(tmp_path / "rankings" / f"rankings.{split}.jsonl", records)
     run.mkdir()
     (run / "recipe.yaml").write_text(yaml.safe_dump(yaml.safe_load(path.read_text())))
-    found = cross_validate(run, groups=3, seeds=[0])
+    monkeypatch.setattr(sys, "argv", ["folds", str(run), "--groups", "3", "--seeds", "0"])
+    main()
+    found = json.loads((run / "reward-folds.json").read_text())
+    assert (found["groups"], found["seeds"]) == (3, [0])
     rows = {row["left_out"][0]: row for row in found["rows"]}
     assert rows["l2"]["left_out_accuracy"] < 0.3 < 0.7 < rows["l2"]["learned_from"]
+    assert (run / "reward-folds.md").read_text() == table(found)
+
+
+def test_by_default_it_is_the_paper_s_and_an_error_is_told_in_a_line(tmp_path, monkeypatch, capsys):
+    """Five groups and three seeds. Mutation seen red: the error's code left out."""
+    defaults = inspect.signature(cross_validate).parameters
+    assert (defaults["groups"].default, defaults["seeds"].default) == (5, (0, 1, 2))
+    tree = {"name": "run", "reward": {"rankings": [{"source": "rankings"}]}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.setattr(sys, "argv", ["folds", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "no single rankings stage to fold over" in "".join(capsys.readouterr())

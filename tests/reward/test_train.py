@@ -375,7 +375,7 @@ def test_drops_are_told(make_recipe, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(make_recipe, tmp_path):
-    with pytest.raises(DivergenceError) as error:
+    with pytest.raises(DivergenceError, match="loss") as error:
         train(make_recipe(learning_rate=1e30), tmp_path / "runs")
     assert error.value.exit_code == 3
     assert not (tmp_path / "runs/run/reward/final").exists()
