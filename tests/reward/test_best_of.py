@@ -3,14 +3,12 @@
 import inspect
 import math
 
+import numpy as np
 import pytest
 import yaml
 
-from data.jsonl import read_jsonl, write_jsonl
+from data.jsonl import write_jsonl
 from data.records import Message, Prompt
-from data.template import encode_prompt
-from data.worlds import Config as WorldConfig
-from data.worlds import open_world, write_world
 from podium.cli.main import best_of as command
 from podium.cli.rounds import best as rejection_command
 from podium.errors import PodiumError
@@ -69,8 +67,6 @@ def test_answers_end_before_a_stop_text(run):
 
 def test_a_row_of_the_curve_by_hand():
     """Best of 2 of three answers: the favourites of the three pairs have gold 5, 5 and 3."""
-    import numpy as np
-
     row = curve_row(np.array([[0.0, 1.0, 2.0]]), np.array([[9.0, 3.0, 5.0]]), 2)
     assert row["gold"]["value"] == pytest.approx((5 + 5 + 3) / 3)
     assert row["reward"]["value"] == pytest.approx((2 + 2 + 1) / 3)
@@ -135,34 +131,37 @@ def test_best_of_nothing_is_refused(run):
         best_of(run, n=0)
 
 
-def test_gold_is_the_world_s_own_score_of_the_same_answers(run, tokenizer):
-    """Beside the reward's, by prompt. Mutations seen red: another prompt's answers; no gold."""
-    config = WorldConfig(
-        documents=2, validation_documents=1, demonstrations=2, validation_demonstrations=1,
-        test_demonstrations=1, prompts=2, validation_prompts=1, test_prompts=20,
-    )  # fmt: skip
-    write_world(config, run / "world" / "final")
+class Judge:
+    """A world that likes length, and some prompts more than others; whatever an untrained model
+    says is worth nothing in the world that Podium brings.
+    """
+
+    def gold(self, prompt, text):
+        return len(text) + 100.0 * int(prompt.messages[-1].content[5])
+
+
+def test_gold_is_the_world_s_own_score_of_the_same_answers(run, monkeypatch):
+    """Of two prompts. Mutations seen red: another prompt's answers; no gold; another folder's
+    world.
+    """
+    (run / "world" / "final").mkdir(parents=True)
     (run / "world/final/stage.json").write_text('{"format": 1, "stage": "world"}')
+    worlds = {run / "world" / "final": Judge()}
+    monkeypatch.setattr("reward.best_of.open_world", worlds.__getitem__)
     (run / "rewards.py").write_text(
-        "def score(prompts, responses):\n    return [0.0] * len(prompts)\n"
+        "def score(prompts, responses):\n    return [float(r.count('e')) for r in responses]\n"
     )
-    asked = read_jsonl(run / "world" / "final" / "prompts.test.jsonl", Prompt)
-    prompts = [p for p in asked if len(encode_prompt(tokenizer, p.messages)) < 120]
-    write_jsonl(run / "prompts.jsonl", prompts)
     tree = yaml.safe_load((run / "recipe.yaml").read_text())
-    tree["data"]["world"] = config.model_dump(mode="json")
+    tree["data"]["world"] = {}
     (run / "recipe.yaml").write_text(yaml.safe_dump(tree))
     policy, reward = run / "policy", f"{run / 'rewards.py'}:score"
-    found = best_of(run, 2, 3, str(policy), reward, max_new_tokens=6, seed=1)
-    answers = sample(policy, EmbeddedConfig(), prompts[:3], 4, 6, 1)
-    world = open_world(run / "world" / "final")
-    gold = [
-        [world.gold(p, text) for text in texts]
-        for p, texts in zip(prompts[:3], answers, strict=True)
-    ]
-    assert len({score for scores in gold for score in scores}) > 1
-    mean = sum(map(sum, gold)) / 12
-    assert found["curve"][0]["gold"]["value"] == pytest.approx(mean)
+    found = best_of(run, 3, 2, str(policy), reward, max_new_tokens=12, seed=1)
+    asked = [Prompt(messages=[Message(role="user", content=f"Tale {i}?")]) for i in range(2)]
+    answers = sample(policy, EmbeddedConfig(), asked, 6, 12, 1)
+    proxy = np.array([[text.count("e") for text in texts] for texts in answers])
+    gold = np.array([[len(t) + 100.0 * i for t in texts] for i, texts in enumerate(answers)])
+    assert found["curve"] == [curve_row(proxy, gold, n) for n in (1, 2, 3)]
+    assert len(set(gold[0])) > 1
 
 
 def test_what_a_command_leaves_unsaid_is_what_its_function_leaves_unsaid():
