@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from podium.errors import PodiumError
 from podium.models import save_model
-from pretrain.ladder import fit_and_write, in_words, non_embedding, read_runs
+from pretrain.ladder import fit_and_write, fit_runs, in_words, non_embedding, read_runs
 
 SIZES = {"1x8": 700.0, "1x16": 2800.0, "2x16": 5600.0, "2x32": 22400.0, "3x64": 134400.0}
 
@@ -71,13 +71,38 @@ def test_every_law_is_fitted_to_the_runs_it_is_about(runs, tmp_path):
         6.4e5,
     ]
     assert "beyond it, it is a guess" in in_words(found)
+    assert found["range"] == {"parameters": [700.0, 134400.0], "tokens": [1e4, 6.4e5]}
+    assert found["L(N) at tokens"] == 6.4e5 and found["L(D) at parameters"] == 134400.0
+    assert found["laws"]["L(N)"]["runs"] == 5 and found["laws"]["L(D)"]["runs"] == 4
+    ladder = {(run["parameters"], run["tokens"]): run for run in found["runs"]}
+    assert set(ladder) == {(n, d) for n in SIZES.values() for d in (1e4, 4e4, 1.6e5, 6.4e5)}
+    for (parameters, tokens), run in ladder.items():
+        assert run["loss"] == loss(parameters, tokens) and run["flops"] == 6 * parameters * tokens
+    costs = [run["flops"] for run in found["frontier"]]
+    assert costs == sorted(costs) and {"parameters", "tokens", "loss"} < found["frontier"][0].keys()
+    assert len(costs) == found["laws"]["L(C)"]["runs"]
+    # All that were tuned, each beside the runs from scratch on its own text.
+    assert len(found["transfer"]) == 1 + 15 and found["read more than once"] == []
+    tuned = {(one["parameters"], one["tokens"]): one["transferred"] for one in found["transfer"]}
+    assert tuned[134400.0, 8000] == pytest.approx(30 * 8000**0.5 * 134400**0.2, rel=0.3)
+
+
+def test_a_folder_of_tuned_models_alone_has_no_laws(tmp_path):
+    """Mutation seen red: the commonest of no texts asked for."""
+    finished(tmp_path / "runs", "t", 700, 1000, 2.0, start="elsewhere")
+    with pytest.raises(PodiumError, match=r"every model in .* started from another one"):
+        fit_runs(tmp_path / "runs")
 
 
 def test_a_law_without_enough_runs_says_so_and_the_others_are_fitted(tmp_path):
     folder = tmp_path / "runs"
     for parameters in (100, 400, 1600, 6400):
-        finished(folder, f"n-{parameters}", parameters, 10_000, loss(parameters, 10_000), epochs=3)
+        off = loss(parameters, 10_000) * (1.01 if parameters == 400 else 1)
+        finished(folder, f"n-{parameters}", parameters, 10_000, off, epochs=3)
     found = fit_and_write(folder, tmp_path / "out")
+    assert fit_runs(folder) == found, "the same draws each time"
+    assert fit_runs(folder, seed=1)["laws"]["L(N)"] != found["laws"]["L(N)"]
+    assert found["read more than once"] == ["n-100", "n-1600", "n-400", "n-6400"]
     assert "several sizes and amounts" in found["laws"]["L(N, D)"]["none"]
     assert "exponent" in found["laws"]["L(N)"]["values"]
     assert "4 of them read their text more than once" in in_words(found)

@@ -107,3 +107,45 @@ def test_the_command_plans_by_operations_or_card_hours(podium):
     assert podium("plan", "compute", "--flops", "1e20", "--card", "tpu").exit_code == 2
     with pytest.raises(PodiumError, match="no share of the peak"):
         cost(1e20, "h100", 40)
+
+
+def test_the_laws_to_the_digit():
+    """Kaplan et al., appendix A, table 6, and the ranges that each law was measured in, ends
+    included. Mutations seen red: each exponent and factor by itself.
+    """
+    plan = kaplan(100 * 8.64e19)
+    assert (plan.law, plan.parameters) == ("Kaplan", pytest.approx(1.3e9 * 100**0.73))
+    assert plan.batch_tokens == pytest.approx(2.0e6 * 100**0.24)
+    assert plan.steps == pytest.approx(5.4e3 * 100**0.03)
+    assert plan.tokens == pytest.approx(plan.steps * plan.batch_tokens)
+    inside = [bool(kaplan(days * 8.64e19).outside) for days in (0.9e-9, 1e-9, 1.0, 10.0, 11.0)]
+    assert inside == [True, False, False, False, True]
+    assert chinchilla(1e20).law == "Chinchilla"
+    inside = [bool(chinchilla(flops).outside) for flops in (5.9e18, 6e18, 1e24, 1.1e24)]
+    assert inside == [True, False, False, True]
+    assert chinchilla(120 * 1e18).batch_tokens == 1.5e6, "from a billion parameters on"
+    assert chinchilla(120 * 0.9e18).batch_tokens == 0.5e6
+
+
+def test_a_card_s_hours_by_hand():
+    """The whole peak of one V100 for an hour. Mutation seen red: a utilisation of 1 refused."""
+    found = cost(125e12 * 3600, "v100", 1.0)
+    assert found.card_hours == pytest.approx(1.0)
+    assert found.kilowatt_hours == pytest.approx(0.33)
+    assert found.kilograms == pytest.approx(0.33 * 0.385)
+    assert cost(125e12 * 3600, "v100", 0.5).card_hours == pytest.approx(2.0)
+    for share in (0.0, -0.1, 1.01):
+        with pytest.raises(PodiumError, match="no share of the peak"):
+            cost(1e20, "v100", share)
+    with pytest.raises(PodiumError, match="there is no card 'tpu'"):
+        cost(1e20, "tpu", 0.4)
+
+
+def test_the_nearest_preset_is_so_on_a_logarithmic_scale():
+    """Of the names that hold a size in millions or billions. Mutations seen red: the nearest by
+    difference; one by a ratio alone, so that the smallest or the largest wins.
+    """
+    assert nearest(1.0) == "pythia-70m" and nearest(1e15) == "opt-175b"
+    assert nearest(3.0e9) in ("opt-2.7b", "gpt3-2.7b", "pythia-2.8b")
+    # 20 and 30 billion: 24.6 is as far from both by ratio, 24.8 nearer to 30, by difference to 20.
+    assert (nearest(2.40e10), nearest(2.48e10)) == ("neox-20b", "opt-30b")
