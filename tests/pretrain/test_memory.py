@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from podium.cli.memory import Place, changes_that_fit, in_words, plan_memory
 from podium.errors import ParentError
 from podium.lora import LoraConfig
 from podium.run.recipe import validate
+from podium.runtime import autocast
 from pretrain.architecture import build_config, build_model
 from pretrain.memory import Peak, Step, cache_bytes, loss_of, trained_bytes, training_step
 
@@ -38,6 +40,76 @@ def test_tensors_without_numbers_tell_what_those_with_numbers_take():
     assert planned.weights + planned.trained + planned.activations == seen.peak
 
 
+@pytest.mark.parametrize("head", ["lm", "score"])
+def test_both_heads_and_bf16_take_what_the_same_step_with_numbers_takes(head):
+    """Of whole masks and positions too, as packed windows have them. Mutations seen red: the score
+    read of one token; autocast left out; the mask of packed rows left out.
+    """
+    config = small(32)
+    planned = {
+        dtype: training_step(config, 2, 32, head=head, packed=True, dtype=dtype)
+        for dtype in ("fp32", "bf16")
+    }
+    kind = AutoModelForCausalLM if head == "lm" else AutoModelForSequenceClassification
+    config = small(32)
+    config.num_labels = 1
+    for dtype, step in planned.items():
+        model = kind.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
+        inputs = {
+            "input_ids": torch.zeros(2, 32, dtype=torch.long),
+            "use_cache": False,
+            "attention_mask": torch.zeros(2, 1, 32, 32),
+            "position_ids": torch.zeros(2, 32, dtype=torch.long),
+        }
+        with Peak(model.parameters()) as seen, autocast(torch.device("cpu"), dtype):
+            loss_of(model, inputs, head).backward()
+        assert step.weights == 4 * sum(p.numel() for p in model.parameters()) == step.trained
+        total = step.weights + step.trained + step.activations
+        assert total == pytest.approx(seen.peak, rel=0.01)
+    assert planned["bf16"].activations != planned["fp32"].activations
+    unpacked = training_step(small(32), 2, 32, head=head)
+    assert unpacked.activations != planned["fp32"].activations
+
+
+def test_a_loss_is_over_every_token_or_every_score(tiny_llama):
+    """By the model's own logits; of scores the sum. Mutations seen red: the tokens as their own
+    targets; a mean.
+    """
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    inputs = {"input_ids": ids, "use_cache": False}
+    with torch.no_grad():
+        logits = tiny_llama(ids).logits[:, :-1].log_softmax(-1)
+        assert float(loss_of(tiny_llama, inputs, "lm")) == pytest.approx(
+            -float(logits.gather(-1, ids[:, 1:, None]).sum()), rel=1e-5
+        )
+        config = small()
+        config.num_labels, config.pad_token_id = 1, 0
+        scored = AutoModelForSequenceClassification.from_config(config)
+        states = scored.model(ids).last_hidden_state
+        assert float(loss_of(scored, inputs, "score")) == pytest.approx(
+            float(scored.score(states).sum()), rel=1e-4
+        )
+
+
+def test_the_peak_is_of_what_lived_at_once():
+    """Views are no storage of their own, and what was let go counts no more. Mutations seen red:
+    the sum for the peak; nothing let go.
+    """
+    held = torch.zeros(10)  # 40 bytes
+    with Peak([held, held[2:]]) as seen:
+        assert (seen.live, seen.peak) == (40, 40)
+        first = torch.zeros(100)
+        view = first[10:]
+        assert (seen.live, seen.peak) == (440, 440)
+        del first, view
+        second = torch.zeros(50, dtype=torch.float64)
+        assert (seen.live, seen.peak) == (440, 440)
+        pair = torch.ones(25).sort()
+    # What was sorted is gone, the values and their places are there.
+    assert (seen.live, seen.peak) == (440 + 100 + 200, 440 + 100 + 100 + 200)
+    del second, pair
+
+
 def test_recomputing_and_adapters_take_less():
     """Mutations seen red: `checkpointing` not passed on; adapters counted as whole weights."""
     whole = training_step(small(), 16, 64)
@@ -60,6 +132,14 @@ def test_shards_by_hand():
     one, two = (trained_bytes(step, 4, stage) for stage in (1, 2))
     assert (one["gradients"], one["optimizer"]) == (400, 200 + 100)
     assert (two["gradients"], two["optimizer"]) == (100, 200 + 100)
+    # DeepSpeed keeps whole weights at hand beside its share, as many as it allows itself.
+    assert trained_bytes(step, 4, 3) == {
+        "weights": 100 + 400, "gradients": 100, "optimizer": 200 + 100, "activations": 70
+    }  # fmt: skip
+    huge = trained_bytes(Step(8_000_000_000, 400, 70), 2, 3)
+    assert huge["weights"] == 4_000_000_000 + 4_000_000_000
+    lone = trained_bytes(step, 1, 1, offload=True)
+    assert lone == {"weights": 400, "gradients": 400, "activations": 70, "optimizer (host)": 1200}
     away = trained_bytes(step, 1, 0, offload=True)
     assert away["optimizer (host)"] == 800 and "optimizer" not in away
 
@@ -68,6 +148,12 @@ def test_a_cache_by_hand():
     """Keys and values of 3 layers, 5 heads of 32. Mutation seen red: keys alone."""
     assert cache_bytes(small(), 10, 64) == 2 * 3 * 10 * 64 * 5 * 32 * 4
     assert cache_bytes(small(), 10, 64, "bf16") == 2 * 3 * 10 * 64 * 5 * 32 * 2
+    shared = build_config("llama3-1b", 1000, 64)  # 16 layers, 8 heads shared by 32 of 64
+    assert cache_bytes(shared, 1, 1) == 2 * 16 * 8 * 64 * 4
+    shared.head_dim = 16
+    assert cache_bytes(shared, 1, 1) == 2 * 16 * 8 * 16 * 4
+    plain = build_config("opt-125m", 1000, 64)  # neither key is its family's
+    assert cache_bytes(plain, 3, 5) == 2 * 12 * 3 * 5 * 768 * 4
 
 
 @pytest.fixture
