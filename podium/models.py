@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "LAYOUT",
     "UNSTATED_CONTEXT",
     "absent_in_words",
     "absent_token_ids",

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.records import Messages
 from data.template import encode_prompt
-from podium.batching import pad_right
+from podium.batching import batches_by_length, pad_right
 
 FEWEST = 20  # training prompts; fewer make no region
-BATCH = 32
+BATCH_TOKENS = 2048  # padded tokens a pass, rows of like length together
 
 
 class Region(NamedTuple):
@@ -58,17 +58,15 @@ def states_of(
     """The middle layer's state (N, H) at each prompt's last token, with a language model's head or
     a reward model's; a prompt longer than `context` loses its oldest.
     """
-    found = []
-    for start in range(0, len(prompts), BATCH):
-        rows = [
-            encode_prompt(tokenizer, prompt)[-context:] for prompt in prompts[start : start + BATCH]
-        ]
-        ids, mask = pad_right(rows, 0)
-        ids, mask = ids.to(model.device), mask.to(model.device)
+    rows = [encode_prompt(tokenizer, prompt)[-context:] for prompt in prompts]
+    found = np.empty((len(rows), model.config.get_text_config().hidden_size))
+    for batch in batches_by_length([len(row) for row in rows], BATCH_TOKENS):
+        ids, _ = pad_right([rows[i] for i in batch], 0, model.device)
+        # padded on the right: a causal token never sees it, so no mask is needed
         layers = model.base_model(
-            input_ids=ids, attention_mask=mask, output_hidden_states=True
+            input_ids=ids, use_cache=False, output_hidden_states=True
         ).hidden_states  # a state before the first layer and one after each
-        middle = layers[len(layers) // 2]
-        last = torch.tensor([len(row) - 1 for row in rows], device=model.device)
-        found.append(middle[torch.arange(len(rows)), last].float().cpu().numpy())
-    return np.concatenate(found).astype(float)
+        last = torch.tensor([len(rows[i]) - 1 for i in batch], device=model.device)
+        middle = layers[len(layers) // 2][torch.arange(len(batch)), last]  # (b, H)
+        found[batch] = middle.float().cpu().numpy()
+    return found

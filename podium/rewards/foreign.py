@@ -32,7 +32,7 @@ from podium.models import (
     moved,
     read_config,
 )
-from podium.rewards.model import brings_head, is_reward_model, load_reward_model
+from podium.rewards.model import brings_head, check_brings_head, is_reward_model, load_reward_model
 from podium.rewards.model_reward import ModelReward
 from podium.rewards.protocol import Reward
 from podium.rewards.specs import ModelSpec
@@ -168,9 +168,10 @@ def load_by_text(folder: Path, spec: ModelSpec) -> Reward:
     """The reward model of a folder, Podium's own or a stranger's, to be read by text.
 
     Raises:
-        ParentError: as `load_foreign` and `load_reward_model`, or keys for a stranger's model are
-            given with Podium's own.
+        ParentError: as `load_foreign` and `load_reward_model`, it is a language model, or keys for
+            a stranger's model are given with Podium's own.
     """
+    check_brings_head(folder)
     if not is_reward_model(folder):
         return load_foreign(folder, spec)
     given = [key for key in ("label", "chat_template", "bias") if getattr(spec, key) is not None]

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from podium.errors import ParentError
 from podium.models import (
+    LAYOUT,
     check_reward_head,
     check_rows,
     load_tokenizer,
@@ -34,9 +35,11 @@ from podium.models import (
 )
 
 __all__ = [
+    "NO_REWARD",
     "Combine",
     "RewardEnsemble",
     "brings_head",
+    "check_brings_head",
     "check_scalar_head",
     "head",
     "is_reward_model",
@@ -88,6 +91,11 @@ class RewardEnsemble(nn.Module):
         return combined - self.bias
 
 
+# What to do about a reward that names something else.
+NO_REWARD = (
+    "name a reward stage, the folder or hub id of a reward model, or module:function; "
+    "`podium reward` trains one"
+)
 NEW_HEAD = re.compile(r"^score\.")
 # A language model's own head stays unread where a scalar one takes its place.
 LANGUAGE_HEAD = re.compile(r"^(lm_head|embed_out|output_projection)\.")
@@ -182,6 +190,7 @@ def load_reward_model(
     Raises:
         ParentError: the folder holds a model without a trained reward head.
     """
+    check_brings_head(Path(folder))
     if not is_reward_model(Path(folder)):
         raise ParentError(
             f"{folder} is no reward model: its config.json has no reward_bias",
@@ -203,21 +212,46 @@ def load_reward_model(
 
 def is_reward_model(folder: Path) -> bool:
     """Whether `load_reward_model` reads the folder, by its config.json alone."""
-    config = folder / "config.json"
-    return config.is_file() and "reward_bias" in json.loads(config.read_text(encoding="utf-8"))
+    return "reward_bias" in _config_of(folder)
 
 
 def brings_head(folder: Path) -> bool:
     """Whether the folder's model has a head of its own for sequence classification: Podium's reward
     models, and those of TRL and others, which have no `reward_bias`.
     """
-    if is_reward_model(folder):
-        return True
-    config = folder / "config.json"
-    if not config.is_file():
-        return False
-    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
-    return any(name.endswith("ForSequenceClassification") for name in names)
+    config = _config_of(folder)
+    names = config.get("architectures") or []
+    return "reward_bias" in config or any(
+        name.endswith("ForSequenceClassification") for name in names
+    )
+
+
+def check_brings_head(folder: Path) -> None:
+    """Whether a reward that names this folder has a model there that scores.
+
+    Raises:
+        ParentError: it is a language model, which says words and scores nothing.
+    """
+    if not brings_head(folder):
+        raise ParentError(
+            f"{folder} is no reward model: its config.json names no class for sequence "
+            "classification and no reward_bias",
+            NO_REWARD,
+        )
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    """What config.json says; nothing where there is none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ParentError(f"{path} is no JSON: {error}", LAYOUT) from error
+    if not isinstance(config, dict):
+        raise ParentError(f"{path} holds a {type(config).__name__} and no object", LAYOUT)
+    return config
 
 
 def save_reward_model(

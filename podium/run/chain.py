@@ -8,6 +8,7 @@ what a stage leaves behind is collected before the next one starts.
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ from podium.metrics import metric_text
 from podium.models import read_config
 from podium.progress import say
 from podium.rewards.kinds import kind_of, parents, parts
-from podium.rewards.model import brings_head, check_scalar_head, is_reward_model
+from podium.rewards.model import (
+    NO_REWARD,
+    check_brings_head,
+    check_scalar_head,
+    is_reward_model,
+)
 from podium.run.launch import opened_run, run_stage
 from podium.run.lineage import STAGE_FILE, read_stage_file
 from podium.run.parents import find_parent, is_hub_id, within_stage
@@ -156,29 +162,47 @@ def _check_head(recipe: Recipe, run_dir: Path, stage: str, field: str) -> None:
             return
         config = recipe.stage_config(ref)
         ref = getattr(config, "model", None) or getattr(config, "init_from", None)
-    folder = _folder_outside(ref, recipe, run_dir) if isinstance(ref, str) else None
+    with _named(f"{stage}.{field}"):
+        folder = _folder_outside(ref, recipe, run_dir) if isinstance(ref, str) else None
     if folder is not None and (folder / "config.json").is_file():
         check_scalar_head(read_config(folder), f"{stage}.{field}")
 
 
 def _check_is_reward(ref: str, recipe: Recipe, run_dir: Path, where: str, download: bool) -> None:
     """Whether what a reward names will score answers: a language model does not."""
-    fix = (
-        "name a reward stage, the folder or hub id of a reward model, or module:function; "
-        "`podium reward` trains one"
-    )
     stage, inside = within_stage(ref)
     if is_stage(stage):
         if not inside and spec_of(stage).role != "reward":
-            raise ParentError(f"{where} names '{ref}', which is no reward model", fix)
+            raise ParentError(f"{where} names '{ref}', which is no reward model", NO_REWARD)
     elif download or not is_hub_id(ref):
-        folder = find_parent(ref, recipe, run_dir)
-        if (folder / "config.json").is_file() and not brings_head(folder):
-            raise ParentError(
-                f"{where}: {folder} is no reward model: its config.json names no class for "
-                "sequence classification and no reward_bias",
-                fix,
-            )
+        with _named(where):
+            folder = find_parent(ref, recipe, run_dir)
+            if (folder / "config.json").is_file():
+                check_brings_head(folder)
+
+
+def _check_inside(whole: str, recipe: Recipe, where: str) -> None:
+    """Whether a stage of the chain will leave the model that is named within it: a mistyped one is
+    found missing only when the stages before it have trained.
+    """
+    stage, inside = within_stage(whole)
+    if not inside or stage not in recipe.chain():
+        return
+    config, fix = recipe.stage_config(stage), f"name the stage itself: {stage}"
+    if spec_of(stage).role == "reward":
+        left = {f"members/{number}" for number in range(1, config.members)}
+        left |= {"held_out"} if config.half == "split" else set()
+        fix = (
+            f"add `half: split` to the section `{stage}:`; it then learns from one half of the "
+            f"prompts and leaves a model of the other half in {stage}/held_out"
+        )
+    else:
+        left = {"value"} if getattr(config, "has_critic", False) else set()
+    if inside in left:
+        return
+    if left:
+        fix = f"it leaves {', '.join(f'{stage}/{name}' for name in sorted(left))}"
+    raise ParentError(f"{where} names '{whole}', which the stage '{stage}' will not make", fix)
 
 
 def _check_parent(
@@ -189,15 +213,9 @@ def _check_parent(
     """
     if is_hub_id(ref) and not download:
         return
-    chain = recipe.chain()
-    whole = ref
-    ref, inside = within_stage(ref)
-    if inside == "held_out" and ref in chain and recipe.stage_config(ref).half != "split":
-        raise ParentError(
-            f"{where} names '{whole}', which the stage '{ref}' will not make",
-            f"add `half: split` to the section `{ref}:`; it then learns from one half of the "
-            "prompts and leaves a model of the other half in held_out/",
-        )
+    _check_inside(ref, recipe, where)
+    chain, whole = recipe.chain(), ref
+    ref, _ = within_stage(ref)
     if ref in chain[:position] or (run_dir / ref / "final" / STAGE_FILE).is_file():
         return
     if not is_stage(ref) and Path(os.path.expandvars(ref)).expanduser().exists():
@@ -207,8 +225,15 @@ def _check_parent(
         raise ParentError(
             f"{where} names '{ref}', which runs after it", f"the order is {', '.join(chain)}"
         )
-    try:
+    with _named(where):
         find_parent(whole, recipe, run_dir)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """What is wrong with a parent, told with the field that names it."""
+    try:
+        yield
     except ParentError as error:
         raise ParentError(f"{where}: {error.message}", error.fix) from error
 

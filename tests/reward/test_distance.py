@@ -47,6 +47,21 @@ def test_states_are_of_the_last_token_whatever_the_batch(tiny_llama, tokenizer):
         assert row == pytest.approx(alone.detach().numpy(), abs=1e-5)
 
 
+def test_prompts_of_like_length_are_read_together(tiny_llama, tokenizer, monkeypatch):
+    """So that little of what is read is padding. Seen red with batches in the order of the prompts:
+    every one as long as the longest of its 32.
+    """
+    monkeypatch.setattr("reward.distance.BATCH_TOKENS", 100)
+    asked = [[Message(role="user", content="owl " * (1 + i % 4 * 12))] for i in range(40)]
+    read = []
+    tiny_llama.base_model.register_forward_pre_hook(
+        lambda model, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    states_of(tiny_llama, tokenizer, asked, 200)
+    assert max(read) <= 100
+    assert sum(read) < 1.2 * sum(len(encode_prompt(tokenizer, prompt)) for prompt in asked)
+
+
 def test_accuracy_by_thirds_of_the_prompts_by_hand():
     """Six prompts, of which the model orders the two nearest rightly, one of the middle two, and
     none of the farthest. Seen red with the thirds turned round, and with thirds of the pairs.

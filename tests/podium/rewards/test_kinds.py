@@ -13,11 +13,12 @@ from data.records import Message, Prompt
 from data.template import encode_prompt, encode_response
 from podium.batching import pad_right
 from podium.errors import FunctionError, ParentError
+from podium.models import save_model
 from podium.rewards.kinds import kind_of, make_reward, parents
 from podium.rewards.model import RewardEnsemble, new_reward_model, save_reward_model
 from podium.rewards.sampled import read_scores
 from podium.rewards.score import score_texts
-from podium.rewards.specs import Weighted
+from podium.rewards.specs import ModelSpec, Weighted
 
 PROMPTS = [Prompt(messages=[Message(role="user", content=f"Tale {i}?")]) for i in range(3)]
 ANSWERS = ["An owl.", "The owl found a lantern in the old barn.", ""]
@@ -171,10 +172,29 @@ def test_a_module_s_function_is_found_and_its_file_noted(tmp_path, monkeypatch):
     assert origin.noted == [tmp_path / "my_rewards.py"]
 
 
-def test_a_language_model_is_no_reward_model(tiny_llama, tokenizer, tmp_path):
-    from podium.models import save_model
-
+@pytest.mark.parametrize("how", ["text", "section", "sum"])
+def test_a_language_model_is_no_reward_model(tiny_llama, tokenizer, tmp_path, how):
+    """However it is named. Seen red: of `{model: FOLDER}` it was said that its two labels
+    (transformers' default) had no name, and with one named, that a weight was missing.
+    """
     save_model(tiny_llama, tokenizer, tmp_path / "sft")
-    assert kind_of(str(tmp_path / "sft")).parent is not None  # a parent, like any other
-    with pytest.raises(ParentError, match="no reward_bias"):
-        make_reward(str(tmp_path / "sft"), Folders())
+    named = str(tmp_path / "sft")
+    assert kind_of(named).parent is not None  # a parent, like any other
+    spec = {
+        "text": named,
+        "section": ModelSpec(model=named, label=1),
+        "sum": [Weighted(reward=ModelSpec(model=named))],
+    }[how]
+    with pytest.raises(ParentError, match=r"sft is no reward model: .* no reward_bias") as caught:
+        make_reward(spec, Folders())
+    assert "`podium reward` trains one" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("written", "said"), [("{", "is no JSON"), ("[1]", "holds a list"), ("\xff", "is no JSON")]
+)
+def test_a_config_that_is_none_is_named(tmp_path, written, said):
+    """As an interrupted download leaves it. Seen red: a traceback of json, or of a list."""
+    (tmp_path / "config.json").write_bytes(written.encode("latin-1"))
+    with pytest.raises(ParentError, match=f"config.json {said}"):
+        make_reward(str(tmp_path), Folders())

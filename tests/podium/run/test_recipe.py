@@ -249,6 +249,18 @@ GRANITE = GraniteConfig(
         ),
         ("sft: {model: BASE}\nppo: {reward: BASE}", r"ppo\.reward: .*base is no reward model"),
         ("sft: {model: BASE}\nppo: {reward: sft}", r"ppo\.reward names 'sft', which is no reward"),
+        ("sft: {model: LLAMA, reward: LLAMA}", r"sft\.reward: .*llama is no reward model"),
+        (
+            "sft: {model: LLAMA}\nevals: {judge: {model: LLAMA}}",
+            r"evals\.judge: .*llama is no reward model",
+        ),
+        ("sft: {model: LLAMA}\nevals: {judge: RUNS}", r"evals\.judge: .*neither a finished stage"),
+        ("sft: {model: LLAMA}\nevals: {judge: TORN}", r"evals\.judge: .*config\.json is no JSON"),
+        (
+            "sft: {model: LLAMA}\nreward: {rankings: null, half: split}\nevals: {judge: reward/held}",
+            "evals.judge names 'reward/held', which the stage 'reward' will not make",
+        ),
+        ("sft: {model: LLAMA}\nevals: {judge: sft/it}", "'sft/it', which the stage 'sft' will not"),
         (
             "reward: {model: LLAMA, rankings: null}\ndpo: {model: reward, rankings: null}",
             r"dpo\.model names 'reward', a reward model",
@@ -258,13 +270,18 @@ GRANITE = GraniteConfig(
 def test_what_lacks_a_head_or_has_the_wrong_one_is_refused_before_anything_trains(
     tmp_path, sections, said
 ):
-    """Seen red: each was found when its stage began, after the stages before it had trained."""
+    """Seen red: each was found when its stage began, after the stages before it had trained; a folder
+    that is no model was told without the field, and a torn config.json was a traceback.
+    """
     GRANITE.save_pretrained(tmp_path / "base")
     LlamaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1).save_pretrained(
         tmp_path / "llama"
     )
     (tmp_path / "rewards.py").write_text("def score(prompts, responses): return []\n")
-    for name in ("base", "llama"):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json").write_text('{"architectures":')
+    for name in ("base", "llama", "runs", "torn"):
         sections = sections.replace(name.upper(), str(tmp_path / name))
     sections = sections.replace("SCORE", f"{tmp_path}/rewards.py:score")
     (tmp_path / "r.yaml").write_text(sections)
