@@ -68,6 +68,8 @@ def trust_report(
     untied pairs is left out.
     """
     longer_is_better = bool(_length_pairs(splits.train).mean() >= 0) if splits.train else True
+    both = splits.validation + splits.heldout
+    far = prompt_distances(model, tokenizer, splits.train, both, max_length)
     report: dict[str, Any] = {}
     for name, rankings in (("validation", splits.validation), ("heldout", splits.heldout)):
         scores = score_rankings(model, tokenizer, rankings, max_length)
@@ -75,13 +77,11 @@ def trust_report(
         if len(pairs.gap):
             report[name] = figures(pairs, longer_is_better) | ranking_figures(rankings, scores)
             report[name]["ceiling"] = ceiling(rankings, world)
-            far = prompt_distances(model, tokenizer, splits.train, rankings, max_length)
             report[name]["accuracy_by_prompt_distance"] = by_thirds(pairs, far)
             if world is not None:
                 gold = [gold_scores(r, world) for r in rankings]
                 on_gold = gold_accuracy(rankings, scores, gold)
                 report[name] |= {"accuracy_on_gold": on_gold} if on_gold else {}
-    both = splits.validation + splits.heldout
     if both:
         across = pairwise_agreement(both, across=("train", "heldout"))
         report["agreement_across_cohorts"] = {

@@ -45,6 +45,7 @@ from podium.rewards.model import (
     save_reward_model,
     started_reward_model,
 )
+from podium.rewards.score import check_shared_prefix
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.runtime import Dtype, rng_state, set_rng_state
@@ -195,6 +196,8 @@ def new_engine(
     """A fresh reward model under an engine, and what it minimises."""
     module = new_module(config, initial, seed)
     attend_for_training(module.reward_model, device, initial.max_length)
+    if config.shared_prefix:
+        check_shared_prefix(module.reward_model, initial.max_length)
     if config.gradient_checkpointing:
         module.reward_model.gradient_checkpointing_enable()
     engine = make_engine(

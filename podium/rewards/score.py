@@ -16,16 +16,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.records import Message
 from data.template import encode_prompt, encode_response
 from podium.batching import batches_by_length, pad_right
-from podium.errors import DivergenceError, PodiumError
-from podium.models import context_of
+from podium.errors import DivergenceError, ParentError, PodiumError
+from podium.models import context_of, device_of, evaluating
 from podium.rewards.model import RewardEnsemble, head
 
 __all__ = [
+    "check_shared_prefix",
     "score",
     "score_shared_prefix",
     "score_texts",
     "token_values",
 ]
+
+# Two prompts, and two answers to each; ids, taken modulo the vocabulary.
+PROBE = [[5, 6, 7, 8, 9, 10, 11], [12, 13]], [[20, 21, 22], [23], [24, 25], [26, 27, 28, 29]]
 
 
 def score(
@@ -85,6 +89,45 @@ def score_shared_prefix(
         use_cache=True,
     )
     return _head(model, _last(response.last_hidden_state, response_mask))
+
+
+@torch.no_grad()
+def check_shared_prefix(model: PreTrainedModel, longest: int) -> None:
+    """Whether the family gives an answer after a shared prompt the score that it has after its own.
+
+    It does not where distance is counted in columns of the cache (MPT), nor without keys and values
+    (Mamba), which a few tokens show; nor where a window ends within rows of `longest` tokens, since
+    its cache forgets what the columns of a longer prompt push out.
+
+    Raises:
+        ParentError: it does not.
+    """
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if window is not None and window < longest:
+        raise _no_shared_prefix(model, f"forgets what lies beyond a window of {window} tokens")
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    prompts, answers = ([[t % vocabulary for t in row] for row in rows] for rows in PROBE)
+    of = torch.tensor([0, 0, 1, 1], device=device_of(model))
+    whole = [prompts[p] + answer for p, answer in zip(of.tolist(), answers, strict=True)]
+    with evaluating(model):
+        plain = score(model, *pad_right(whole, 0, of.device))
+        try:
+            shared = score_shared_prefix(
+                model, *pad_right(prompts, 0, of.device), *pad_right(answers, 0, of.device), of
+            )
+        except Exception as error:  # of any kind: a model's own code met a cache it does not know
+            raise _no_shared_prefix(model, f"ends in {type(error).__name__}: {error}") from error
+    off = float((shared - plain).abs().max())
+    if off > 1e-3 * float(plain.std()) + 1e-5 * float(plain.abs().max()):
+        raise _no_shared_prefix(model, f"moves scores by {off:.2g}")
+
+
+def _no_shared_prefix(model: PreTrainedModel, what: str) -> ParentError:
+    return ParentError(
+        f"reward.shared_prefix: reading a prompt once for all its answers {what} in a model of the "
+        f"family {model.config.model_type}",
+        "set reward.shared_prefix: false",
+    )
 
 
 def _states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

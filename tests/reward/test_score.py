@@ -4,7 +4,13 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    MistralConfig,
+    MistralForSequenceClassification,
+    MptConfig,
+    MptForSequenceClassification,
+)
 
 from data.records import Message, Prompt
 from podium.batching import pad_right
@@ -17,6 +23,7 @@ from podium.rewards.model import (
     save_reward_model,
 )
 from podium.rewards.score import (
+    check_shared_prefix,
     score,
     score_shared_prefix,
     score_texts,
@@ -104,6 +111,28 @@ def test_shared_prefix_gives_the_same_scores_and_gradients(reward_model):
     )
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_family_that_reads_a_shared_prompt_otherwise_is_refused(reward_model):
+    """MPT counts the distance of a token by columns, the padding of a shorter prompt among them;
+    Mistral's cache keeps a window of columns. Seen red: both trained on other scores (by 0.19, and
+    by 0.11 with a window of 4) and nothing was said. Mutation seen red besides: the window unasked.
+    """
+    check_shared_prefix(reward_model, 40)
+    torch.manual_seed(0)
+    ids = {"vocab_size": 64, "num_labels": 1, "pad_token_id": 0, "reward_bias": 0.0}
+    mpt = MptConfig(d_model=32, n_heads=4, n_layers=2, expansion_ratio=2, max_seq_len=64, **ids)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    mistral = MistralForSequenceClassification(
+        MistralConfig(sliding_window=24, **small, **heads, **ids)
+    )
+    check_shared_prefix(mistral, 24)
+    with pytest.raises(ParentError, match=r"window of 24 tokens in .* family mistral"):
+        check_shared_prefix(mistral, 25)
+    with pytest.raises(ParentError, match=r"moves scores by 0\.\d+ in .* family mpt") as caught:
+        check_shared_prefix(MptForSequenceClassification(mpt), 40)
+    assert "shared_prefix: false" in caught.value.fix
 
 
 def test_the_head_starts_at_one_over_sqrt_d_plus_one(base_folder, tokenizer):

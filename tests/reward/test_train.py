@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Demonstration, Message, Ranking
-from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
+from podium.errors import DataError, DivergenceError, Interrupted, ParentError, RecipeError
 from podium.rewards.model import load_reward_model
 from podium.rewards.score import score_texts
 from podium.run.context import StageContext
@@ -186,6 +186,21 @@ def test_a_shared_prefix_cannot_be_recomputed(make_recipe, tmp_path):
     """
     with pytest.raises(RecipeError, match="shared_prefix needs the prompt's keys"):
         train(make_recipe(shared_prefix=True, gradient_checkpointing=True), tmp_path / "runs")
+
+
+def test_a_prompt_is_shared_only_where_the_family_can(make_recipe, tmp_path):
+    """Seen red without the look before training."""
+    path = make_recipe(shared_prefix=True)
+    base = yaml.safe_load(path.read_text())["reward"]["model"]
+    config = json.loads((Path(base) / "config.json").read_text())
+    window = {
+        "model_type": "mistral",
+        "sliding_window": 16,
+        "architectures": ["MistralForCausalLM"],
+    }
+    (Path(base) / "config.json").write_text(json.dumps(config | window))
+    with pytest.raises(ParentError, match=r"reward\.shared_prefix: .* family mistral"):
+        train(path, tmp_path / "runs")
 
 
 @pytest.mark.slow
