@@ -152,7 +152,7 @@ def test_too_few_prompts_call_nobody_worse():
     """However clear the difference. Mutation seen red: the number of answers for that of prompts."""
     scores = {"1": np.zeros(40), "2": np.ones(40) + np.arange(40) / 100}
     enough = ranked(scores, np.repeat(np.arange(20), 2))
-    few = ranked(scores, np.repeat(np.arange(FEWEST_PROMPTS - 1), 40)[:40])
+    few = ranked(scores, np.arange(40) % (FEWEST_PROMPTS - 1))
     assert [row["worse"] for row in enough] == [False, True]
     assert [row["worse"] for row in few] == [False, False]
     least = np.arange(40) % FEWEST_PROMPTS
