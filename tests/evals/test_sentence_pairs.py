@@ -46,7 +46,32 @@ def test_entropy_and_lean_are_of_the_models_own_likelihoods(files, tiny_llama, t
     assert found["entropy in bits"]["value"] == pytest.approx(np.mean(bits), rel=1e-3, abs=1e-12)
     assert found["first is likelier"]["value"] == pytest.approx(np.mean(lean))
     assert found["groups"] == 2 and found["without a lean"] == 1.0
+    told = {name: found[name] for name in ("model", "file", "prefix")}
+    assert told == {"model": str(tmp_path / "model"), "file": str(files / "crows.csv"),
+                    "prefix": "Say it kindly:"}  # fmt: skip
+    assert found["entropy in bits"]["low"] >= 0 and found["entropy in bits"]["high"] <= 1.0
+    assert found["by kind"]["gender"]["groups"] == 1
     assert set(found["by kind"]) == {"gender", "age"}
     assert found["by kind"]["age"]["entropy in bits"]["value"] == pytest.approx(
         bits[1], rel=1e-3, abs=1e-12
     )
+
+
+def test_three_sentences_have_more_bits_and_the_first_groups_are_enough(
+    files, tiny_llama, tokenizer, tmp_path
+):
+    """Winogender's three persons: without a lean log2(3) bits. Without a prefix and with one group
+    of two. Mutations seen red: two choices' bits; the limit ignored; a prefix by default.
+    """
+    save_model(tiny_llama, tokenizer, tmp_path / "model")
+    found = measure_pairs(str(tmp_path / "model"), files / "wino.tsv")
+    assert found["without a lean"] == pytest.approx(np.log2(3)) and found["prefix"] == ""
+    texts = read_groups(files / "wino.tsv")[0].sentences
+    pairs = [encode_pair(tokenizer, "", f" {text}") for text in texts]
+    totals = np.array([one.total for one in loglikelihoods(tiny_llama, pairs, 128)])
+    assert found["first is likelier"]["value"] == float(totals[0] > totals[1])
+    share = np.exp(totals - totals.max()) / np.exp(totals - totals.max()).sum()
+    bits = -(share * np.log2(share)).sum()
+    assert found["entropy in bits"]["value"] == pytest.approx(bits, rel=1e-3)
+    one = measure_pairs(str(tmp_path / "model"), files / "crows.csv", limit=1)
+    assert one["groups"] == 1 and list(one["by kind"]) == ["gender"]
