@@ -4,8 +4,9 @@ import ctypes
 import gc
 import os
 import random
+import resource
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,9 @@ __all__ = [
     "autocast",
     "cpu_has_bf16",
     "device",
+    "forget_peak_memory",
     "free_threads",
+    "peak_memory",
     "release_memory",
     "resolve_dtype",
     "rng_state",
@@ -28,6 +31,7 @@ __all__ = [
 ]
 
 Dtype = Literal["fp32", "bf16"]
+PEAK_SWITCH = Path("/proc/self/clear_refs")
 
 
 def seed_everything(seed: int) -> None:
@@ -136,3 +140,21 @@ def release_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory` begin anew at what the process holds now. Linux alone can, and some of its
+    sandboxes do not let it.
+    """
+    with suppress(OSError):
+        PEAK_SWITCH.write_text("5", encoding="ascii")
+
+
+def peak_memory() -> int:
+    """The most bytes that this process held at a time since `forget_peak_memory`, or, where that
+    cannot be, since it began.
+    """
+    if PEAK_SWITCH.exists():
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -25,7 +25,7 @@ from podium.run import lineage
 from podium.run.context import StageContext, checkpoint_record
 from podium.run.recipe import Recipe, dump_recipe, load_recipe
 from podium.run.registry import spec_of
-from podium.runtime import release_memory
+from podium.runtime import forget_peak_memory, release_memory
 from podium.storage import lock, remove_partial, write_text
 
 __all__ = [
@@ -55,6 +55,7 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
     if not spec_of(name).distributed and int(os.environ.get("RANK", "0")) != 0:
         torch.distributed.barrier()
         return True
+    forget_peak_memory()  # that of the stages before in this process
     stage = StageContext(name, recipe, run_dir)
     resumed = stage.latest_checkpoint()
     stage.logbook(

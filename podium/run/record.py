@@ -1,7 +1,6 @@
 """What a finished stage says of itself: stage.json for programs, the model card for people."""
 
 import math
-import resource
 import shlex
 import sys
 from datetime import datetime
@@ -12,6 +11,7 @@ from podium.metrics import metric_text
 from podium.models import template_hash, tokenizer_hash
 from podium.run.lineage import FORMAT_VERSION, code_revision, library_versions
 from podium.run.registry import label_of
+from podium.runtime import peak_memory
 
 WATTS_PER_CORE, WATTS_PER_GPU = 10.0, 400.0
 
@@ -52,7 +52,7 @@ def stage_record(
         },
         "tokens": tokens,
         **costs,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory(),
         "energy_watt_hours": round(joules / 3600, 4),
         "energy_assumption": f"{WATTS_PER_CORE:.0f} W per busy CPU core, {WATTS_PER_GPU:.0f} W "
         f"per GPU",
