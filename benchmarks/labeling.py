@@ -1,7 +1,7 @@
 """Load on the labeling site: 100 labelers with two tabs each, every answer posted three times in
 parallel.
 
-    python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--overlap 3]
+    python -m benchmarks.labeling [--labelers 100] [--tasks 400] [--written 0] [--overlap 3]
                                   [--think 8] [--workers 1] [--view rendered] [--only sqlite]
 
 The site runs as a process of its own (or as `--workers` of them), on SQLite and then on a private
@@ -15,6 +15,9 @@ people at two minutes a task ask for less than one task a second. `--think` is t
 exponential for each of the 200 tabs, so the default of 8 s is a load some thirty times as heavy as
 a hundred people are, and 2 s one of about a hundred times. Every client waits for its replies, so a
 server that falls behind is asked less often.
+
+`--written` adds so many tasks that are written: answers, edits and dialogues in turn, of which the
+last begin with a suggestion. They are handed out first, and whoever writes also keeps a draft.
 
 Beside the labelers a program with a token goes round and round the HTTP API, as a dashboard and a
 nightly copy would: batches, tasks, and every new answer page by page.
@@ -36,7 +39,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 from sqlalchemy import func, select
@@ -45,6 +48,7 @@ from app.labeling import accounts, tokens
 from app.labeling.database import Database
 from app.labeling.importing import BatchRules, Candidates, add_tasks, create_batch
 from app.labeling.queue import recount
+from app.labeling.seeds import Seed, add_writing, writing_rules
 from app.labeling.site import Settings, open_site
 from app.labeling.tables import Person
 from app.labeling.task_tables import InstructionRead, InstructionSet, Submission, Task
@@ -55,6 +59,7 @@ TABS, COPIES = 2, 3
 PASSWORD = "a password for load"
 LOGINS_AT_ONCE = 8
 PROGRAM_SECONDS = 2.0
+WRITTEN = ("demonstration", "edit", "dialogue")
 
 
 @dataclass
@@ -63,6 +68,7 @@ class Load:
 
     labelers: int = 100
     tasks: int = 400
+    written: int = 0
     overlap: int = 3
     think: float = 8.0
     workers: int = 1
@@ -74,7 +80,7 @@ class Load:
 
 
 def prepare(folder: Path, database: str | None, load: Load) -> None:
-    """Accounts, instructions read, one batch of tasks."""
+    """Accounts, instructions read, a batch of rankings, and those that are written."""
     site = open_site(Settings(folder=folder, database=database))
     rng = random.Random(0)
     # one hash for all: a hundred would take ten seconds
@@ -85,6 +91,11 @@ def prepare(folder: Path, database: str | None, load: Load) -> None:
             for n in range(load.labelers)
         ]
         session.add_all(people)
+        for nth, kind in enumerate(WRITTEN):
+            seeds = [written_seed(kind, n) for n in range(nth, load.written, len(WRITTEN))]
+            if seeds:
+                wanted = {"name": kind, "kind": kind, "overlap": load.overlap}
+                add_writing(session, writing_rules(wanted), seeds)
         rules = BatchRules(name="load", overlap=load.overlap, view=load.view)
         batch = create_batch(session, rules, time.time())
         records = [
@@ -98,13 +109,25 @@ def prepare(folder: Path, database: str | None, load: Load) -> None:
             for n in range(load.tasks)
         ]
         add_tasks(session, batch, records)
-        instructions = session.scalars(select(InstructionSet)).one()
+        instructions = session.scalars(select(InstructionSet.id)).all()
         session.add_all(
-            [InstructionRead(person_id=p.id, instruction_set_id=instructions.id) for p in people]
+            [
+                InstructionRead(person_id=person.id, instruction_set_id=one)
+                for person in people
+                for one in instructions
+            ]
         )
         wish = tokens.wish_of("load", ("read", "export"), 1)
         load.token = tokens.make_token(session, wish, None, time.time())
     site.database.close()
+
+
+def written_seed(kind: str, n: int) -> Seed:
+    """An edit has one answer, a dialogue two to begin with."""
+    answers = {"demonstration": [], "edit": ["One."], "dialogue": ["One.", "Two."]}[kind]
+    return Seed(
+        prompt=[Message(role="user", content=f"Question {n}: what is so?")], responses=answers
+    )
 
 
 @contextmanager
@@ -197,17 +220,42 @@ async def tab(client: httpx.AsyncClient, rng: random.Random, load: Load) -> None
         load.next_seconds.append(time.perf_counter() - begun)
         load.statuses[f"next {reply.status_code}"] += 1
         task = reply.raise_for_status().json()
-        if task["kind"] != "task":
+        if task["kind"] not in ("task", "writing"):
             return
-        await asyncio.sleep(rng.expovariate(1 / load.think) if load.think else 0)
-        path = f"/api/assignments/{task['assignment']}/submit"
+        thinking = rng.expovariate(1 / load.think) if load.think else 0.0
         headers = {"Idempotency-Key": uuid.uuid4().hex}
-        answer = random_answer(task, rng)
+        if task["kind"] == "writing":
+            path = f"/api/writing/{task['assignment']}/submit"
+            answer = await write(client, task["assignment"], thinking, load)
+        else:
+            await asyncio.sleep(thinking)
+            path = f"/api/assignments/{task['assignment']}/submit"
+            answer = random_answer(task, rng)
         replies = await asyncio.gather(
             *(client.post(path, json=answer, headers=headers) for _ in range(COPIES))
         )
         load.statuses.update(f"submit {r.status_code}" for r in replies)
         load.acknowledged.update(r.json()["saved"] for r in replies if r.status_code == 200)
+
+
+async def write(
+    client: httpx.AsyncClient, assignment: int, thinking: float, load: Load
+) -> dict[str, Any]:
+    """Read the task, take a suggestion where there is one, keep a draft; what is sent then."""
+    place = f"/api/writing/{assignment}"
+    task = (await client.get(place)).raise_for_status().json()
+    turn: dict[str, Any] = {"role": "assistant", "content": f"An answer of {uuid.uuid4().hex}."}
+    if task["suggests"]:
+        # refused while this person's other tab is asking (429)
+        reply = await client.post(f"{place}/suggestions", json={"turns": [], "round": 0})
+        load.statuses[f"suggest {reply.status_code}"] += 1
+        if reply.status_code == 200:
+            turn["suggestion"] = reply.json()["suggestions"][0]["id"]
+    await asyncio.sleep(thinking / 2)
+    draft = await client.put(f"{place}/draft", json={"turns": [], "text": turn["content"]})
+    load.statuses[f"draft {draft.status_code}"] += 1
+    await asyncio.sleep(thinking / 2)
+    return {"turns": [turn], "active_seconds": 30.0}
 
 
 async def program(address: str, load: Load) -> None:
@@ -264,7 +312,7 @@ def verdict(database_url: str, load: Load) -> dict[str, float]:
     if wrong:
         raise AssertionError(f"counters of tasks {wrong[:5]} differ from their rows")
     return {
-        "wanted": load.tasks * load.overlap,
+        "wanted": (load.tasks + load.written) * load.overlap,
         "stored": len(ids),
         "lost": len(load.acknowledged - ids),
         "doubled": len(ids) - assignments + int(over or 0),
@@ -308,6 +356,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--labelers", type=int, default=100)
     parser.add_argument("--tasks", type=int, default=400)
+    parser.add_argument(
+        "--written", type=int, default=0, help="tasks that are written, beside them"
+    )
     parser.add_argument("--overlap", type=int, default=3)
     parser.add_argument("--think", type=float, default=8.0, help="mean seconds over a task")
     parser.add_argument("--workers", type=int, default=1, help="server processes")
@@ -317,7 +368,7 @@ def main() -> None:
     result = {}
     size = {
         name: getattr(given, name)
-        for name in ("labelers", "tasks", "overlap", "think", "workers", "view")
+        for name in ("labelers", "tasks", "written", "overlap", "think", "workers", "view")
     }
     if given.only != "postgresql":
         result["sqlite"] = measure("sqlite", None, Load(**size))
