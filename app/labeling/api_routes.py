@@ -17,6 +17,7 @@ from app.labeling import (
     importing,
     intake,
     listing,
+    screening,
     seeds,
     shapes,
 )
@@ -113,6 +114,29 @@ def set_state(
     with site.database.write() as session:
         batch = batches.change_batch(session, batch_id, body.state, caller.person_id, time.time())
         return shapes.NewState.model_validate({"state": batch.state})
+
+
+@router.post("/batches/{batch_id}/screening", tags=["screening"])
+def mark_screening(
+    request: Request, caller: Manage, batch_id: Id, body: shapes.NewScreening
+) -> shapes.NewScreening:
+    """Make a batch a quiz that everybody of the cohort screening takes, or end it. Of rankings, a
+    researcher has answered some first.
+    """
+    site: Site = request.app.state.site
+    with site.database.write() as session:
+        batch = batches.numbered_batch(session, batch_id)
+        screening.mark(session, batch, body.screening, caller.person_id, time.time())
+        return shapes.NewScreening(screening=batch.screening)
+
+
+@router.get("/screening", tags=["screening"])
+def screening_report(request: Request, caller: People) -> list[shapes.CandidateInfo]:
+    """How near each candidate comes to the researchers, with intervals and the paper's cutoffs."""
+    site: Site = request.app.state.site
+    with site.database.read() as session:
+        found = screening.report(session)
+        return [shapes.CandidateInfo.model_validate(candidate) for candidate in found]
 
 
 @router.get("/tasks", tags=["batches"])

@@ -48,6 +48,14 @@ def batch_named(session: Session, name: str) -> Batch:
     return batch
 
 
+def numbered_batch(session: Session, batch_id: int) -> Batch:
+    """One that is not deleted. Problem 404."""
+    batch = session.get(Batch, batch_id)
+    if batch is None or batch.state == "deleted":
+        raise Problem(404, "not_found", "There is no such batch.")
+    return batch
+
+
 def _take_back(session: Session, batch_id: int, now: float) -> int:
     """Close the assignments in hand as expired: drafts stay, and an answer under way is still
     stored when it comes.

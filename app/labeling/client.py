@@ -161,6 +161,18 @@ class LabelingClient:
         done = self._send("POST", f"/batches/{number}/state", shapes.NewState, {"state": state})
         return done.state
 
+    def mark_screening(self, batch: int | str, on: bool = True) -> bool:
+        """Make a batch a quiz for candidates, or end it; whether it now is one. Scope manage, and
+        read where the batch is named.
+        """
+        number = batch if isinstance(batch, int) else self.batch(batch).id
+        path = f"/batches/{number}/screening"
+        return self._send("POST", path, shapes.NewScreening, {"screening": on}).screening
+
+    def screening(self) -> list[shapes.CandidateInfo]:
+        """How near each candidate comes to the researchers' answers. Scope people."""
+        return self._get("/screening", list[shapes.CandidateInfo])
+
     def tasks(self, batch_id: int | None = None) -> Iterator[shapes.TaskInfo]:
         """Every task, fetched page by page. Scope read."""
         yield from self._pages("/tasks", shapes.TaskPage, {"batch_id": batch_id})

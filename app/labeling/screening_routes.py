@@ -8,13 +8,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import Field
 from sqlalchemy import select
 
-from app.labeling import screening
+from app.labeling import batches, screening
 from app.labeling.access import Labeler, Researcher
 from app.labeling.account_routes import page
 from app.labeling.admin_routes import Sent
 from app.labeling.forms import ShortText
 from app.labeling.labeler_routes import Id
-from app.labeling.problems import Problem
 from app.labeling.site import Site
 from app.labeling.task_tables import Batch
 
@@ -78,9 +77,7 @@ def mark_batch(
 ) -> Response:
     site: Site = request.app.state.site
     with site.database.write() as session:
-        batch = session.get(Batch, batch_id)
-        if batch is None or batch.state == "deleted":
-            raise Problem(404, "not_found", "There is no such batch.")
+        batch = batches.numbered_batch(session, batch_id)
         screening.mark(session, batch, sent.on, user.id, time.time())
     return RedirectResponse(PAGE, 303)
 

@@ -17,6 +17,7 @@ from data.records import Ranking
 __all__ = [
     "Agreement",
     "BatchInfo",
+    "CandidateInfo",
     "ExportInfo",
     "ImportDone",
     "Invitation",
@@ -72,6 +73,10 @@ class NewWriting(WritingRules):
 
 class NewState(Strict):
     state: Literal["open", "paused", "withdrawn", "deleted", "restored"]
+
+
+class NewScreening(Strict):
+    screening: bool = Field(description="whether the batch is a quiz for candidates")
 
 
 class NewExport(Strict):
@@ -194,7 +199,7 @@ class LabelerInfo(Shape):
 class RateInfo(Shape):
     value: float | None
     standard_error: float | None
-    low: float | None = Field(description="95 % interval over prompts")
+    low: float | None = Field(description="95 % interval, over prompts or tasks")
     high: float | None
     pairs: int
     prompts: int
@@ -243,8 +248,28 @@ class Agreement(Shape):
 
 class EstimateInfo(Shape):
     value: float
-    low: float | None = Field(description="95 % interval over prompts")
+    low: float | None = Field(description="95 % interval, over prompts or tasks")
     high: float | None
+
+
+class CandidateInfo(Shape):
+    """How near a candidate comes to the researchers; null where nothing can be compared."""
+
+    person_id: int
+    handle: str
+    answers: int
+    flags: EstimateInfo | None = Field(
+        description="share called sensitive or not as researchers do"
+    )
+    found: float | None = Field(description="share found of what researchers call sensitive")
+    rankings: EstimateInfo | None = Field(description="share of pairs ordered alike")
+    pairs: int
+    demonstrations: int
+    scored: int
+    score: EstimateInfo | None = Field(description="of demonstrations, 1 to 7")
+    groups: list[str]
+    others: str
+    above: dict[str, bool | None] = Field(description="which of the paper's cutoffs are reached")
 
 
 class ModelInfo(Shape):

@@ -43,6 +43,7 @@ BODIES = {  # that would be accepted, so that a refusal is for the token
     ("post", "/batches/writing"): {"name": "talks", "records": [{"brief": "Talk."}]}
     | {"kind": "dialogue"},
     ("post", "/batches/{batch_id}/state"): {"state": "paused"},
+    ("post", "/batches/{batch_id}/screening"): {"screening": False},
     ("post", "/exports"): {},
     ("post", "/invitations"): {},
 }

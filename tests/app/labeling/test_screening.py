@@ -6,10 +6,12 @@ import pytest
 from typer.testing import CliRunner
 
 from app.labeling.cli import app as label_app
+from app.labeling.client import LabelingError
 from app.labeling.queue import recount
 from app.labeling.screening import report
 from app.labeling.task_tables import Batch
-from tests.app.labeling.making import Browser, add_batch, add_person
+from tests.app.labeling.making import Browser, add_batch, add_person, candidates
+from tests.app.labeling.test_client import client_of
 from tests.app.labeling.test_writing import PROMPT, next_writing, send, turn, written_batch
 
 
@@ -153,3 +155,23 @@ def test_the_command_prints_the_report(site, browser):
     assert "carl" in shown and "100.0 %" in shown and "soft cutoff" in shown
     [row] = json.loads(run(label_app, ["screening", "--json", *where]).output)
     assert row["rankings"]["value"] == 1.0 and row["above"]["rankings"] is True
+
+
+def test_a_program_makes_a_quiz_and_reads_the_report(site, browser):
+    """By the client: the same figures as the page's, and the same refusal."""
+    client = client_of(site)
+    client.make_batch("quiz", candidates(1, k=3))
+    with pytest.raises(LabelingError, match="No researcher has answered 'quiz'") as refused:
+        client.mark_screening("quiz")
+    assert refused.value.code == "no_reference"
+    answer_all(browser("ada", role="admin"), KNOWN[0])
+    assert client.mark_screening("quiz") is True and client.screening() == []
+    answer_all(browser("carl", cohort="screening"), ranked([[0], [2], [1]], {}, ["sensitive"]))
+    [carl] = client.screening()
+    with site.database.read() as session:
+        [same] = report(session)
+    assert carl.model_dump() == same.as_json()
+    assert carl.rankings.value == pytest.approx(2 / 3) and carl.above["rankings"] is False
+    assert client.mark_screening(1, on=False) is False
+    with pytest.raises(LabelingError, match="no such batch"):
+        client.mark_screening(99)
