@@ -431,6 +431,11 @@ def appearance() -> dict[str, Any]:
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
         body_text_color_subdued="*neutral_500",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        # An empty box must be seen to be one (WCAG 1.4.11); in dark colours it was not.
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
     )
     return {
         "theme": theme,

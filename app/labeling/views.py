@@ -199,13 +199,13 @@ def _answer_json(session: Session, assignment_id: int) -> dict[str, Any]:
 def own_answers(session: Session, person_id: int) -> list[dict[str, Any]]:
     """The newest hundred, with whether they can still be changed."""
     rows = session.execute(
-        select(Assignment, Batch, Prompt.messages, func.max(Submission.revision))
+        select(Assignment, Batch, Task.brief, Prompt.messages, func.max(Submission.revision))
         .join(Task, Task.id == Assignment.task_id)
         .join(Batch, Batch.id == Task.batch_id)
         .join(Prompt, Prompt.id == Task.prompt_id)
         .join(Submission, Submission.assignment_id == Assignment.id)
         .where(Assignment.person_id == person_id, Assignment.state == "submitted")
-        .group_by(Assignment.id, Batch.id, Prompt.id)
+        .group_by(Assignment.id, Batch.id, Task.id, Prompt.id)
         .order_by(Assignment.closed_at.desc())
         .limit(100)
     ).all()
@@ -214,10 +214,10 @@ def own_answers(session: Session, person_id: int) -> list[dict[str, Any]]:
             "id": assignment.id,
             "batch": batch.name,
             "page": "work" if batch.kind == "ranking" else "write",
-            "prompt": messages[-1]["content"] if messages else "",
+            "prompt": messages[-1]["content"] if messages else brief or "",
             "revision": revision,
             "closed_at": assignment.closed_at,
             "editable": time.time() < (assignment.closed_at or 0) + 60 * batch.edit_minutes,
         }
-        for assignment, batch, messages, revision in rows
+        for assignment, batch, brief, messages, revision in rows
     ]

@@ -7,9 +7,11 @@ import { Cards, tierName } from "./cards.js";
 import { announce, el, fill, find } from "./dom.js";
 import { Drafts } from "./drafts.js";
 import { listen } from "./keys.js";
+import { askWhichDraft, closeDrawer, fail, keepAndFail, panel, say, settle, showInstructions, toggleDrawer } from "./telling.js";
 import { keepTime } from "./time.js";
 
 const root = find("work");
+const WIDE = window.matchMedia("(min-width: 60.01rem) and (min-height: 40rem)"); // enough for all responses in one view
 
 let answer = null;
 let cards = null;
@@ -31,36 +33,15 @@ async function next() {
   for (const id of ["reading", "empty", "task"]) find(id).hidden = true;
   if (kind === "task") showTask(reply.body);
   if (kind === "empty") { find("empty").hidden = false; find("again").focus(); }
-  if (kind === "instructions") showInstructions(reply.body);
-  if (find("message").dataset.keep !== "1") say("");
-  find("message").dataset.keep = "";
+  if (kind === "instructions") showInstructions(reply.body, next);
+  settle();
   return undefined;
-}
-
-function showInstructions(set) {
-  writeInstructions(find("reading-body"), set);
-  find("reading").hidden = false;
-  find("reading-done").onclick = async () => {
-    const reply = await call("POST", `/api/instructions/${set.id}/read`);
-    if (reply.ok) next();
-    else fail(reply);
-  };
-}
-
-function writeInstructions(body, set) {
-  body.replaceChildren(el("p", { class: "hint" }, `${set.name}, version ${set.version}`));
-  for (const part of set.body.split(/\n\n+/)) {
-    const text = part.trim();
-    if (text.startsWith("# ")) body.append(el("h2", {}, text.slice(2)));
-    else if (text.startsWith("- ")) body.append(el("ul", {}, ...text.slice(2).split("\n- ").map((line) => el("li", {}, line))));
-    else if (text) body.append(el("p", {}, text));
-  }
 }
 
 function showTask(task) {
   answer = new Answer(task);
   drafts = new Drafts(root.dataset.person, task.assignment, task.draft_version, {
-    show: (text) => { find("saved").textContent = text; }, conflict: askWhichDraft,
+    show: (text) => { find("saved").textContent = text; }, conflict: () => askWhichDraft(`/api/assignments/${task.assignment}`, drafts, showTask, () => answer.body()),
   });
   const kept = drafts.local();
   const body = kept || task.draft || task.answer;
@@ -183,7 +164,9 @@ function forward() {
   if (!find("skip-panel").hidden) return find("skip-panel").requestSubmit();
   if (answer.step === "rank") return submit();
   const missing = answer.unrated();
-  return missing.length ? point(missing, "not rated yet") : setStep("rank");
+  if (missing.length) return point(missing, "not rated yet");
+  say(""); // what was missing is there
+  return setStep("rank");
 }
 
 /** After a key: on to the next response that this step asks for. The pointer goes where it wants by itself. */
@@ -222,9 +205,8 @@ function toggleRaw() {
 
 /** Many responses are ranked in one view, if the window is wide enough for it and the labeler has not said otherwise. */
 function showOverview() {
-  const wide = window.matchMedia("(min-width: 60.01rem) and (min-height: 40rem)").matches;
-  const on = wide && answer.step === "rank" && (oneView ?? answer.size > 4);
-  find("overview").hidden = !wide || answer.step !== "rank";
+  const on = WIDE.matches && answer.step === "rank" && (oneView ?? answer.size > 4);
+  find("overview").hidden = !WIDE.matches || answer.step !== "rank";
   find("overview").setAttribute("aria-pressed", String(on));
   cards.overview(on);
 }
@@ -234,21 +216,6 @@ function toggleOverview() {
   oneView = find("overview").getAttribute("aria-pressed") !== "true";
   showOverview();
   announce(oneView ? "All responses in one view." : "Responses at full length.");
-}
-
-async function toggleDrawer() {
-  if (!find("drawer").hidden) { closeDrawer(); find("instructions").focus(); return; }
-  const reply = await call("GET", `/api/assignments/${answer.task.assignment}/instructions`);
-  if (!reply.ok) { fail(reply); return; }
-  writeInstructions(find("drawer-body"), reply.body);
-  panel("drawer", "instructions", true);
-  document.body.classList.add("with-drawer");
-  find("drawer").focus();
-}
-
-function closeDrawer() {
-  panel("drawer", "instructions", false);
-  document.body.classList.remove("with-drawer");
 }
 
 /** Say what is missing and go there; the button itself never goes dead. */
@@ -270,7 +237,7 @@ async function submit() {
   const path = `/api/assignments/${answer.task.assignment}/${changing ? "revise" : "submit"}`;
   const reply = await call("POST", path, body, { "Idempotency-Key": drafts.key() });
   busy = false;
-  if (!reply.ok) return keepAndFail(reply);
+  if (!reply.ok) return notStored(reply);
   drafts.forget();
   const what = reply.body.extra ? " It came after the task was full and is kept as an extra." : "";
   say(`Saved on the server as answer ${reply.body.saved}${changing ? `, version ${reply.body.revision}` : ""}.${what}`, "good");
@@ -286,11 +253,14 @@ async function skip(event) {
   const path = `/api/assignments/${answer.task.assignment}/skip`;
   const reply = await call("POST", path, { reason, note: find("skip-note").value || null });
   busy = false;
-  if (!reply.ok) { keepAndFail(reply); return; }
+  if (!reply.ok) { notStored(reply); return; }
   drafts.forget();
   say(`Task skipped (${reason}).`, "good");
   onward(false);
 }
+
+const notStored = (reply) => keepAndFail(reply, `/work/${answer.task.assignment}`, drafts, answer.body());
+const instructions = () => toggleDrawer(answer.task.assignment);
 
 function onward(changed) {
   find("message").dataset.keep = "1";
@@ -299,46 +269,7 @@ function onward(changed) {
   next();
 }
 
-// ---------------------------------------------------------------- messages and panels
-
-function say(text, kind = "") {
-  find("message").className = kind;
-  find("message").textContent = text;
-  if (text && kind === "problem") announce(text);
-}
-
-function fail(reply) {
-  say(reply.message, "problem");
-  if (reply.status === 401) find("message").append(" ", el("a", { href: "/login", target: "_blank" }, "Log in in a new tab"), ", then try again here.");
-  if (reply.code === "already_answered") find("message").append(" ", el("a", { href: `/work/${answer.task.assignment}` }, "Look at the stored answer"), ".");
-  if (reply.status === 409 || reply.status === 410) find("message").append(" ", el("a", { href: "/work" }, "Go on to the next task"), ".");
-  find("message").scrollIntoView({ block: "nearest" });
-}
-
-/** What was not stored is still a draft: the note beside it says where it is, and does not stay at "saving...". */
-function keepAndFail(reply) {
-  fail(reply);
-  if (reply.status === 409 || reply.status === 410) find("saved").textContent = "kept in this browser only";
-  else drafts.send(answer.body());
-}
-
-/** Another tab has written a draft of this task since this page was loaded: show both ways on. */
-async function askWhichDraft() {
-  const reply = await call("GET", `/api/assignments/${answer.task.assignment}`);
-  if (!reply.ok) return fail(reply);
-  const other = reply.body;
-  find("conflict").hidden = false;
-  find("conflict-theirs").onclick = () => { drafts.forget(); showTask(other); say(""); };
-  find("conflict-mine").onclick = () => { find("conflict").hidden = true; drafts.insist(other.draft_version, answer.body()); };
-  announce("This task is also open in another tab, which has saved another draft. Choose which one to go on with.");
-  find("conflict-theirs").focus();
-  return undefined;
-}
-
-function panel(id, button, open) {
-  find(id).hidden = !open;
-  find(button).setAttribute("aria-expanded", String(open));
-}
+// ---------------------------------------------------------------- panels
 
 function closePanels() {
   panel("help-panel", "help", false);
@@ -382,7 +313,7 @@ listen({
   rate: (points) => { if (points <= 7 && answer.task.form.likert) withCard((p) => { rate(p, points); if (answer.step === "rate") moveOn(); }); },
   flags: () => { if (answer.step === "rank") setStep("rate", false); withCard((p) => cards.openFlags(p)); },
   skip: openSkip, undo, help: toggleHelp, forward, close: () => { closePanels(); closeDrawer(); },
-  raw: toggleRaw, fromRatings: startFromRatings, overview: toggleOverview, instructions: toggleDrawer,
+  raw: toggleRaw, fromRatings: startFromRatings, overview: toggleOverview, instructions,
 }, () => answer !== null && !find("task").hidden);
 
 find("step-rate").addEventListener("click", () => setStep("rate"));
@@ -392,8 +323,8 @@ find("submit").addEventListener("click", submit);
 find("raw").addEventListener("click", toggleRaw);
 find("from-ratings").addEventListener("click", startFromRatings);
 find("overview").addEventListener("click", toggleOverview);
-find("instructions").addEventListener("click", toggleDrawer);
-find("drawer-close").addEventListener("click", toggleDrawer);
+find("instructions").addEventListener("click", instructions);
+find("drawer-close").addEventListener("click", instructions);
 find("undo").addEventListener("click", undo);
 find("help").addEventListener("click", toggleHelp);
 find("skip").addEventListener("click", openSkip);
@@ -410,6 +341,7 @@ find("fold").addEventListener("click", () => {
   find("fold").textContent = folded ? "Unfold" : "Fold";
   find("fold").setAttribute("aria-expanded", String(!folded));
 });
+WIDE.addEventListener("change", () => { if (answer) showOverview(); }); // zoomed, or a phone that is turned
 // On a narrow screen the prompt sticks to the top; cards that are gone to stop below it.
 new ResizeObserver(() => {
   document.documentElement.style.setProperty("--prompt-height", `${find("prompt").offsetHeight}px`);

@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { announce, el, find } from "./dom.js";
 import { Drafts } from "./drafts.js";
+import { askWhichDraft, closeDrawer, fail, keepAndFail, panel, say, settle, showInstructions, toggleDrawer } from "./telling.js";
 import { keepTime } from "./time.js";
 import { HEADINGS, strengthWords, Writing } from "./writing.js";
 
@@ -22,48 +23,21 @@ async function next() {
     const reply = await call("POST", "/api/next");
     if (!reply.ok) return fail(reply);
     for (const id of ["reading", "empty", "task"]) find(id).hidden = true;
-    if (reply.body.kind === "instructions") { showInstructions(reply.body); return clear(); }
-    if (reply.body.kind === "empty") { find("empty").hidden = false; find("again").focus(); return clear(); }
+    if (reply.body.kind === "instructions") { showInstructions(reply.body, next); return settle(); }
+    if (reply.body.kind === "empty") { find("empty").hidden = false; find("again").focus(); return settle(); }
     if (reply.body.kind === "task") return location.replace("/work");
     one = reply.body.assignment;
   }
   const reply = await call("GET", `/api/writing/${one}`);
   if (!reply.ok) return fail(reply);
   showTask(reply.body);
-  return clear();
-}
-
-/** What was said stays for one task when it says that something was stored. */
-function clear() {
-  if (find("message").dataset.keep !== "1") say("");
-  find("message").dataset.keep = "";
-}
-
-function showInstructions(set) {
-  writeInstructions(find("reading-body"), set);
-  find("reading").hidden = false;
-  find("reading-done").focus();
-  find("reading-done").onclick = async () => {
-    const reply = await call("POST", `/api/instructions/${set.id}/read`);
-    if (reply.ok) next();
-    else fail(reply);
-  };
-}
-
-function writeInstructions(body, set) {
-  body.replaceChildren(el("p", { class: "hint" }, `${set.name}, version ${set.version}`));
-  for (const part of set.body.split(/\n\n+/)) {
-    const text = part.trim();
-    if (text.startsWith("# ")) body.append(el("h2", {}, text.slice(2)));
-    else if (text.startsWith("- ")) body.append(el("ul", {}, ...text.slice(2).split("\n- ").map((line) => el("li", {}, line))));
-    else if (text) body.append(el("p", {}, text));
-  }
+  return settle();
 }
 
 function showTask(task) {
   writing = new Writing(task);
   drafts = new Drafts(root.dataset.person, task.assignment, task.draft_version, {
-    show: (text) => { find("saved").textContent = text; }, conflict: askWhichDraft,
+    show: (text) => { find("saved").textContent = text; }, conflict: () => askWhichDraft(`/api/writing/${task.assignment}`, drafts, showTask, () => writing.draft()),
   }, `/api/writing/${task.assignment}/draft`);
   const kept = drafts.local();
   const body = kept || task.draft || task.answer;
@@ -244,7 +218,7 @@ async function submit() {
   const path = `/api/writing/${writing.task.assignment}/${changing ? "revise" : "submit"}`;
   const reply = await call("POST", path, writing.answer(), { "Idempotency-Key": drafts.key() });
   busy = false;
-  if (!reply.ok) return keepAndFail(reply);
+  if (!reply.ok) return notStored(reply);
   drafts.forget();
   const what = reply.body.extra ? " It came after the task was full and is kept as an extra." : "";
   say(`Saved on the server as answer ${reply.body.saved}${changing ? `, version ${reply.body.revision}` : ""}.${what}`, "good");
@@ -260,12 +234,15 @@ async function skip(event) {
   const path = `/api/assignments/${writing.task.assignment}/skip`;
   const reply = await call("POST", path, { reason, note: find("skip-note").value || null });
   busy = false;
-  if (!reply.ok) { keepAndFail(reply); return; }
+  if (!reply.ok) { notStored(reply); return; }
   drafts.forget();
   find("skip-panel").reset();
   say(`Task skipped (${reason}).`, "good");
   onward(false);
 }
+
+const notStored = (reply) => keepAndFail(reply, `/write/${writing.task.assignment}`, drafts, writing.draft());
+const instructions = () => toggleDrawer(writing.task.assignment);
 
 function onward(stay) {
   find("message").dataset.keep = "1";
@@ -275,58 +252,7 @@ function onward(stay) {
   next();
 }
 
-// ---------------------------------------------------------------- messages and panels
-
-function say(text, kind = "") {
-  find("message").className = kind;
-  find("message").textContent = text;
-  if (text && kind === "problem") announce(text);
-}
-
-function fail(reply) {
-  say(reply.message, "problem");
-  if (reply.status === 401) find("message").append(" ", el("a", { href: "/login", target: "_blank" }, "Log in in a new tab"), ", then try again here.");
-  if (reply.code === "already_answered") find("message").append(" ", el("a", { href: `/write/${writing.task.assignment}` }, "Look at the stored answer"), ".");
-  find("message").scrollIntoView({ block: "nearest" });
-}
-
-function keepAndFail(reply) {
-  fail(reply);
-  if (reply.status === 409 || reply.status === 410) find("saved").textContent = "kept in this browser only";
-  else drafts.send(writing.draft());
-}
-
-async function askWhichDraft() {
-  const reply = await call("GET", `/api/writing/${writing.task.assignment}`);
-  if (!reply.ok) return fail(reply);
-  const other = reply.body;
-  find("conflict").hidden = false;
-  find("conflict-theirs").onclick = () => { drafts.forget(); showTask(other); say(""); };
-  find("conflict-mine").onclick = () => { find("conflict").hidden = true; drafts.insist(other.draft_version, writing.draft()); };
-  announce("This task is also open in another tab, which has saved another draft. Choose which one to go on with.");
-  find("conflict-theirs").focus();
-  return undefined;
-}
-
-function panel(id, button, open) {
-  find(id).hidden = !open;
-  find(button).setAttribute("aria-expanded", String(open));
-}
-
-async function toggleDrawer() {
-  if (!find("drawer").hidden) { closeDrawer(); find("instructions").focus(); return; }
-  const reply = await call("GET", `/api/assignments/${writing.task.assignment}/instructions`);
-  if (!reply.ok) { fail(reply); return; }
-  writeInstructions(find("drawer-body"), reply.body);
-  panel("drawer", "instructions", true);
-  document.body.classList.add("with-drawer");
-  find("drawer").focus();
-}
-
-function closeDrawer() {
-  panel("drawer", "instructions", false);
-  document.body.classList.remove("with-drawer");
-}
+// ---------------------------------------------------------------- hands
 
 find("text").addEventListener("input", (e) => { writing.text = e.target.value; drafts.keep(writing.draft()); });
 find("comment").addEventListener("input", (e) => { writing.comment = e.target.value; drafts.keep(writing.draft()); });
@@ -338,8 +264,8 @@ find("pick").addEventListener("click", pick);
 find("ask-again").addEventListener("click", () => { say(""); refresh(); });
 find("back").addEventListener("click", back);
 find("submit").addEventListener("click", submit);
-find("instructions").addEventListener("click", toggleDrawer);
-find("drawer-close").addEventListener("click", toggleDrawer);
+find("instructions").addEventListener("click", instructions);
+find("drawer-close").addEventListener("click", instructions);
 find("skip").addEventListener("click", () => { panel("skip-panel", "skip", true); find("skip-panel").querySelector("input").focus(); });
 find("skip-panel").addEventListener("submit", skip);
 find("skip-cancel").addEventListener("click", () => { panel("skip-panel", "skip", false); find("skip-panel").reset(); find("skip").focus(); });

@@ -143,17 +143,6 @@ def test_what_cannot_be_answered_is_refused_with_a_sentence_and_nothing_is_lost(
     assert answered(page, 2)[-1].endswith("seed 7")
 
 
-def test_compare_shows_two_answers_and_no_vote(chat_run, tmp_path, visit):
-    """Nobody keeps votes here, so none are asked for."""
-    with started(tmp_path, "chat", chat_run, "--compare", "--port", 0) as running:
-        page = visit(running.addresses["chat"])
-        ask(page, "Tell me a story.")
-        left, right = answered(page, 1, side=0), answered(page, 1, side=1)
-        assert left[0] == right[0] and left[1] != right[1]
-        assert left[2].startswith("PPO-ptx") and right[2].startswith("SFT")
-        expect(page.locator("#votes")).to_be_hidden()
-
-
 @pytest.mark.parametrize("place", ["sft", "sft/final"])
 def test_one_model_is_talked_to_like_a_run_of_one(chat_run, tmp_path, visit, place):
     """A stage's folder and a model's. Seen red with the former: "no run"."""
@@ -163,14 +152,18 @@ def test_one_model_is_talked_to_like_a_run_of_one(chat_run, tmp_path, visit, pla
         assert answered(page, 1)[0] == "Hello"
 
 
-def test_ctrl_c_ends_it_while_a_browser_looks_and_an_answer_is_drawn(chat_run, tmp_path, visit):
-    """With the exit code of an interrupt. Seen red with uvicorn's own patience: it waits for the
-    browser to leave.
+def test_two_are_compared_without_a_vote_and_ctrl_c_ends_it_all(chat_run, tmp_path, visit):
+    """Nobody keeps votes here, so none are asked for. The interrupt comes while a browser looks and
+    an answer is drawn, and ends with its exit code. Seen red with uvicorn's own patience: it waits
+    for the browser to leave.
     """
-    with started(tmp_path, "chat", chat_run, "--port", 0) as running:
+    with started(tmp_path, "chat", chat_run, "--compare", "--port", 0) as running:
         page = visit(running.addresses["chat"])
         ask(page, "Hello")
-        answered(page, 1)
+        left, right = answered(page, 1, side=0), answered(page, 1, side=1)
+        assert left[0] == right[0] and left[1] != right[1]
+        assert left[2].startswith("PPO-ptx") and right[2].startswith("SFT")
+        expect(page.locator("#votes")).to_be_hidden()
         page.click("#sampling > button")
         page.fill("#length input[type=number]", "400")
         page.press("#length input[type=number]", "Tab")

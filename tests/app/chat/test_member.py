@@ -18,6 +18,8 @@ from app.labeling.site import Settings, open_site
 from app.labeling.tables import LoginSession
 from app.server import build_server
 from app.serving import serving
+from tests.app.chat.starting import GRADIO
+from tests.app.labeling.looking import faults
 from tests.app.labeling.making import PASSWORD, add_person
 
 pytestmark = pytest.mark.browser
@@ -87,7 +89,7 @@ def test_a_blind_vote_and_a_chat_that_outlives_refresh_restart_and_others(site, 
         ask(page, "Tell me a story about an owl.")
         answered(page, 1)
         answered(page, 1, side=1)
-        picture(page, "blind")
+        found = faults(page, "chat-blind", GRADIO)
         page.reload()
         answered(page, 1)
         expect(page.locator("#blind input")).to_be_checked()  # else the next message told the names
@@ -98,7 +100,7 @@ def test_a_blind_vote_and_a_chat_that_outlives_refresh_restart_and_others(site, 
         expect(captions(page)).to_contain_text("reward", timeout=PATIENCE)
         after = captions(page).inner_text() + captions(page, 1).inner_text()
         assert "(ppo)" in after and "(sft)" in after
-        picture(page, "revealed")
+        found += faults(page, "chat-revealed", GRADIO)
         with page.expect_download() as download:
             page.click("#export")
         rows = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
@@ -120,9 +122,9 @@ def test_a_blind_vote_and_a_chat_that_outlives_refresh_restart_and_others(site, 
         ask(page, "Something else.")
         answered(page, 1)
         page.click("#earlier input")
+        found += faults(page, "chat-history", GRADIO)
         page.click("[role=option]:has-text('Tell me a story')")
         expect(page.locator("#log-0")).to_contain_text("Tell me a story", timeout=PATIENCE)
-        picture(page, "history")
         page.click("#forget")
         expect(captions(page)).to_have_count(0, timeout=PATIENCE)
         other = visit(address, "ben")
@@ -132,6 +134,7 @@ def test_a_blind_vote_and_a_chat_that_outlives_refresh_restart_and_others(site, 
             (vote,) = session.scalars(select(Vote))
             assert vote.blind and vote.choice == "right"
             assert [chat.title for chat in session.scalars(select(Chat))] == ["Something else."]
+    assert found == []
 
 
 def test_a_box_ticked_before_the_page_has_looked_for_a_kept_chat_stays_ticked(
@@ -171,7 +174,10 @@ def test_a_login_that_ends_in_mid_chat_says_so_and_the_chat_goes_on(site, visit)
         ask(page, "Are you there?")
         expect(page.locator("#logged-out")).to_contain_text("Your login has ended")
         assert page.input_value("#message textarea") == "Are you there?"
-        picture(page, "logged-out")
+        # Seen red: the word "Error" over both logs, and nothing of what was said.
+        page.wait_for_selector("#log-0 [data-testid=status-tracker]", state="attached")
+        expect(page.locator("#log-0 [data-testid=status-tracker]")).to_be_hidden()
+        assert faults(page, "chat-logged-out", GRADIO) == []
         link = page.locator("#logged-out a")
         assert (link.get_attribute("href"), link.get_attribute("target")) == ("/login", "_blank")
         # not through the link: a headless browser draws hidden tabs late or never

@@ -104,7 +104,18 @@ def served(site):
 @pytest.fixture
 def page(chromium, served):
     """A page of 1280 x 800; any script error or dialog fails the test."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, base_url=served)
+    yield from opened(chromium, served, viewport={"width": 1280, "height": 800})
+
+
+@pytest.fixture
+def phone(chromium, served):
+    """A page of 360 x 740 that is touched."""
+    size = {"width": 360, "height": 740}
+    yield from opened(chromium, served, viewport=size, has_touch=True, is_mobile=True)
+
+
+def opened(chromium, address: str, **looks):
+    context = chromium.new_context(base_url=address, **looks)
     tab = context.new_page()
     faults: list[str] = []
     tab.on("pageerror", lambda error: faults.append(str(error)))

@@ -1,4 +1,4 @@
-"""The whole way of a labeler with the keyboard alone, and with the mouse alone."""
+"""The whole way of a labeler with the keyboard alone, with the mouse alone, and by touch alone."""
 
 import pytest
 
@@ -124,4 +124,55 @@ def test_mouse_alone(site, page):
     page.click("#submit")
     says(page, "#message", "version 2")
     page.click("nav form button")
+    page.wait_for_url("**/login")
+
+
+def test_touch_alone(site, phone):
+    """The same way on a phone with taps only (after typing the password): what is missing is told, a
+    tie, a reload in the middle, undo, skip, an answer changed.
+    """
+    add_batch(site, count=2, k=3)
+    page = phone
+    log_in(page)
+    page.tap("a.button")
+    page.tap("#reading-done")
+    page.wait_for_selector("#task:visible")
+    page.tap("#forward")
+    says(page, "#message", "A, B, C are not rated yet")
+    for card, points in zip(page.query_selector_all(".card"), (7, 4, 4), strict=True):
+        card.query_selector(f".rate label:nth-of-type({points})").tap()
+    page.tap(".card >> nth=1 >> summary")
+    page.tap(".card >> nth=1 >> .flags label >> nth=2")
+    page.tap("#forward")
+    page.tap("#submit")
+    says(page, "#message", "not placed yet")
+    tier = ".card >> nth={} >> .choose label:nth-of-type({})".format
+    page.tap(tier(0, 1))
+    page.tap(tier(1, 2))
+    page.tap(tier(2, 3))
+    page.tap("#undo")
+    page.tap(tier(2, 2))
+    assert "2, tie" in page.inner_text("[data-tier='2']")
+    wait_saved(page)
+    page.reload()
+    page.wait_for_selector("#task:visible")
+    a, b, c = positions(page)
+    page.tap("#submit")
+    says(page, "#message", "Saved on the server as answer")
+    assert stored_ranks(site) == {a: 1, b: 2, c: 2}
+
+    says(page, "#counts", "0 of 3 rated")
+    page.tap("#skip")
+    page.tap("#skip-panel label >> nth=0")
+    page.tap("#skip-panel button >> nth=0")
+    page.wait_for_selector("#empty:visible")
+    page.tap("nav a[href='/mine']")
+    page.tap("td a")
+    page.wait_for_selector("#task:visible")
+    page.tap("#step-rank")
+    page.tap(tier(2, 3))
+    page.tap("#submit")
+    says(page, "#message", "version 2")
+    assert stored_ranks(site) == {a: 1, b: 2, c: 3}
+    page.tap("nav form button")
     page.wait_for_url("**/login")

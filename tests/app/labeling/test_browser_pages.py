@@ -43,13 +43,10 @@ SMALL = """[...document.querySelectorAll('main button, main .button, main summar
     .filter(([_, w, h]) => w < 43.9 || h < 43.9)"""
 
 
-def test_targets_are_44_pixels_on_a_phone(site, chromium, served):
+def test_targets_are_44_pixels_on_a_phone(site, phone):
     """Everything that is touched on the labeler's way, in both steps, with all panels open."""
     add_batch(site, count=1, k=9, view="rendered", start_from_ratings=True)
-    context = chromium.new_context(
-        viewport={"width": 360, "height": 740}, base_url=served, has_touch=True, is_mobile=True
-    )
-    page = context.new_page()
+    page = phone
     log_in(page)
     assert page.evaluate(SMALL) == []
     page.goto("/work")
@@ -72,4 +69,3 @@ def test_targets_are_44_pixels_on_a_phone(site, chromium, served):
     page.tap("#from-ratings")
     page.tap("#submit")
     says(page, "#message", "Saved")
-    context.close()

@@ -99,3 +99,12 @@ def test_nine_responses_are_ranked_in_one_view(site, page):
     )
     assert (names[0], names[1], names[8]) == ("tier 1, best", "tier 2", "tier 9, worst")
     assert page.inner_text(".choose >> nth=0").split()[-1] == "worst"
+    press(page, "v")
+    page.set_viewport_size({"width": 640, "height": 400})  # zoomed to 200 %
+    # Seen red: three columns that nobody can read, for the view was chosen once.
+    page.wait_for_selector("#overview", state="hidden")
+    assert page.evaluate("document.querySelector('.card').getBoundingClientRect().width") > 500
+    scale = page.evaluate(
+        "[...document.querySelectorAll('.card:first-child .choose label')].map(e => e.offsetTop)"
+    )
+    assert len(set(scale[:7])) == 1  # seen red: the first tier stood alone above the others

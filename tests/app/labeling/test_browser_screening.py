@@ -3,7 +3,7 @@
 import pytest
 
 from tests.app.labeling.acting import log_in, picture, press, says, tab_to
-from tests.app.labeling.making import Browser, add_batch, add_person
+from tests.app.labeling.making import Browser, add_batch, add_person, answer_to
 from tests.app.labeling.test_browser_pages import SMALL
 from tests.app.labeling.test_screening import KNOWN, answer_all, make_quiz, ranked
 from tests.app.labeling.test_writing import PROMPT, next_writing, send, turn, written_batch
@@ -62,6 +62,47 @@ def test_a_researcher_makes_a_quiz_and_scores_by_keyboard(site, page):
     page.goto("/admin/screening")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     picture(page, "screening-phone")
+
+
+def test_a_quiz_by_touch(site, phone):
+    """A candidate's coverage and answers, then the researcher's mark and score: taps alone."""
+    ada = Browser(site, "ada")
+    add_batch(site, count=1, k=2)
+    task = ada.next()
+    ada.submit(task["assignment"], answer_to(task))
+    written_batch(site, "demonstration", {"prompt": PROMPT}, cohorts=["screening"])
+    make_quiz(site, ada)
+    add_person(site, "carl", cohort="screening")
+    page = phone
+    log_in(page, "carl")
+    page.tap("a[href='/coverage']")
+    page.tap("label:has(input[value=religion])")
+    page.tap("main button")
+    says(page, "main", "Saved on")
+    page.tap("main a[href='/']")
+    page.tap("a.button")
+    page.tap("#reading-done")
+    page.wait_for_selector("#task:visible")
+    for card in page.query_selector_all(".card"):
+        card.query_selector(".rate label:nth-of-type(3)").tap()
+    page.tap("#forward")
+    page.tap(".card >> nth=0 >> .choose label:nth-of-type(1)")
+    page.tap(".card >> nth=1 >> .choose label:nth-of-type(2)")
+    page.tap("#submit")
+    page.tap("#reading-done")
+    page.fill("#text", "It scatters.")
+    page.tap("#submit")
+    page.wait_for_selector("#empty:visible")
+    page.tap("nav form button")
+    page.wait_for_url("**/login")
+
+    log_in(page, "ada")
+    page.goto("/admin/screening")
+    page.tap("[aria-label='Make a quiz of demonstration']")
+    page.tap("label:has(input[name=score][value='6'])")
+    page.tap("[aria-label='Save the score of demonstration 1']")
+    says(page, "#report", "1 of 1 scored")
+    assert page.evaluate(SMALL) == []
 
 
 def test_a_batch_is_imported_to_be_written_by_keyboard(site, page, tmp_path):

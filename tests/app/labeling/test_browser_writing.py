@@ -178,16 +178,17 @@ def test_both_sides_of_a_dialogue_by_keyboard(site, page):
     assert origin == {"suggestion": taken, "generator": "small", "edit_distance": 6}
 
 
-def test_every_kind_on_a_phone(site, chromium, served):
-    """44 pixels to touch, nothing wider than 360, and red teaming through by touch."""
+def test_every_kind_by_touch(site, phone):
+    """On a phone with taps alone (the text comes from its keyboard): 44 pixels to touch, nothing
+    wider than 360, each kind to its end; one is skipped and one changed.
+    """
     with model_server() as model:
         endpoint = {"url": model.address, "models": ["small"]}
         written_batch(site, "red_team", {"brief": "Make it rude."}, endpoint=endpoint)
         written_batch(site, "edit", {"prompt": PROMPT, "responses": ["It is green."]})
-        context = chromium.new_context(
-            viewport={"width": 360, "height": 740}, base_url=served, has_touch=True, is_mobile=True
-        )
-        page = context.new_page()
+        written_batch(site, "dialogue", {"brief": "Ask for a recipe."}, endpoint=endpoint)
+        written_batch(site, "demonstration", {"prompt": PROMPT}, {"prompt": [*PROMPT, *PROMPT]})
+        page = phone
         log_in(page)
         page.goto("/write")
         page.tap("#reading-done")
@@ -208,13 +209,47 @@ def test_every_kind_on_a_phone(site, chromium, served):
         page.wait_for_selector("#text:visible")
         page.tap("#submit")
         says(page, "#message", "Saved")
-        page.wait_for_selector("#reading-done:visible")
+
         page.tap("#reading-done")
-        page.wait_for_selector("#original summary")
         page.tap("#original summary")
         assert page.evaluate(SMALL) == []
         picture(page, "phone-edit")
-        context.close()
+        page.fill("#text", "It is blue.")
+        page.tap("#restore")
+        assert page.input_value("#text") == "It is green."
+        page.fill("#text", "It is blue.")
+        page.tap("#submit")
+        says(page, "#message", "Saved")
+
+        page.tap("#reading-done")
+        page.fill("#text", "A soup?")
+        page.tap("#add")
+        page.tap("#suggest")
+        page.tap("#suggestions button >> nth=0")
+        page.tap("#add")
+        page.tap("#back")
+        page.tap("#add")
+        page.tap("#submit")
+        says(page, "#message", "Saved")
+    assert [turn["edit_distance"] for turn in newest(site).turns] == [0]
+
+    page.tap("#reading-done")
+    page.fill("#text", "It scatters blue light.")
+    page.tap("#instructions")
+    page.tap("#drawer-close")
+    page.tap("#submit")
+    says(page, "#message", "Saved")
+    page.tap("#skip")
+    page.tap("#skip-panel label >> nth=1")
+    page.tap("#skip-panel button >> nth=0")
+    page.wait_for_selector("#empty:visible")
+    page.tap("nav a[href='/mine']")
+    page.tap("td a >> nth=0")
+    page.wait_for_selector("#text:visible")
+    page.fill("#text", "It scatters.")
+    page.tap("#submit")
+    says(page, "#message", "version 2")
+    assert newest(site).messages[0]["content"] == "It scatters."
 
 
 def middle_of(page, selector: str, across: float = 0.5) -> tuple[float, float]:
