@@ -49,6 +49,7 @@ from podium.models import (
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.run.lineage import hash_folder
+from podium.run.rollback import opened_guard, without_batches
 from podium.run.trainer import (
     StageCallback,
     forget_deepspeed,
@@ -90,6 +91,8 @@ def main(config: Config, stage: StageContext) -> None:
         batch_size=config.batch_size,
         seed=stage.seed,
     )
+    guard = opened_guard(config.guard, stage, config.engine.gradient_clipping)
+    order = without_batches(order, config.batch_size, guard.skipped)
     steps, steps_per_epoch = (
         len(order) // config.batch_size,
         len(pairs["train"]) / config.batch_size,
@@ -101,6 +104,7 @@ def main(config: Config, stage: StageContext) -> None:
     seed_everything(stage.seed)  # anew: nothing that was drawn while loading changes the adapters
     trainer = PreferenceTrainer(
         stage=stage,
+        guard=guard,
         pairs=pairs,
         order=order,
         reference_key=hash_folder(parent),
@@ -109,7 +113,7 @@ def main(config: Config, stage: StageContext) -> None:
         higher_is_better=config.select_by == "validation_accuracy",
         model=model,
         args=DPOConfig(
-            **trainer_arguments(config, stage, round(steps_per_epoch)),
+            **trainer_arguments(config, stage, guard, round(steps_per_epoch)),
             beta=config.beta,
             disable_dropout=False,  # it is, but for the adapters' own
             precompute_ref_log_probs=True,
@@ -129,7 +133,7 @@ def main(config: Config, stage: StageContext) -> None:
         sum(tokens[i : i + config.batch_size]) for i in range(0, len(order), config.batch_size)
     ]
     with stage.progress(steps, stage.name, start=found[0] if found else 0) as bar:
-        callback = StageCallback(stage, bar, by_step, steps_per_epoch)
+        callback = StageCallback(stage, guard, bar, by_step, steps_per_epoch)
         trainer.add_callback(callback)
         try:
             trainer.train(
@@ -153,6 +157,7 @@ def main(config: Config, stage: StageContext) -> None:
         "pairs": len(pairs["train"]),
         "dropped_pairs": sum(dropped.values()),
         "tokens_per_second": callback.tokens_per_second,
+        "rollbacks": guard.rollbacks,
     }
     text = card(config, headline, tokenizer, stop_token_ids(tokenizer, model))
     stage.finish(

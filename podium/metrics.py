@@ -60,6 +60,19 @@ def truncate_metrics(path: Path, position: int) -> None:
             file.truncate(position)
 
 
+def forget_later_metrics(path: Path, step: int) -> None:
+    """Forget the lines of the steps after `step`."""
+    if not path.is_file():
+        return
+    position = 0
+    with path.open("rb") as file:
+        for line in file:
+            if json.loads(line)["step"] > step:
+                break
+            position += len(line)
+    truncate_metrics(path, position)
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Every complete line of a metrics.jsonl (a line still being written is left out)."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""

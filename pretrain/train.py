@@ -52,7 +52,7 @@ from podium.models import (
 from podium.run.context import StageContext
 from podium.run.inputs import StageInputs
 from podium.run.launch import run_stage_main
-from podium.run.rollback import load_guard, roll_back, save_guard
+from podium.run.rollback import begin_again, go_back, opened_guard, save_guard
 from podium.runtime import rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
 from pretrain.architecture import build_config, build_model
@@ -99,8 +99,11 @@ def main(config: Config, stage: StageContext) -> None:
         weight_decay=config.weight_decay,
         dtype=stage.dtype,
     )
-    guard = SpikeGuard(config.guard)
-    number = resume(engine, stage, guard)  # updates done
+    guard = opened_guard(config.guard, stage, config.engine.gradient_clipping)
+    number, checkpoint = stage.latest_checkpoint() or (0, None)  # updates done
+    if checkpoint is not None:
+        put_back(engine, stage, checkpoint)
+    set_clipping(engine, guard.clip_factor * config.engine.gradient_clipping)
 
     # 4. Train.
     rows_per_pass = config.per_device_train_batch_size
@@ -126,9 +129,10 @@ def main(config: Config, stage: StageContext) -> None:
             )
             # Before anything is logged or saved: a checkpoint must never hold a diverged model.
             if problem := guard.breach(loss, grad_norm):
-                back = roll_back(
-                    guard, stage, number, problem, lambda f: put_back(engine, stage, f)
-                )
+                back, checkpoint = go_back(guard, stage, number, problem)
+                if checkpoint is None:
+                    begin_again(guard, stage)
+                put_back(engine, stage, checkpoint)
                 set_clipping(engine, guard.clip_factor * config.engine.gradient_clipping)
                 progress.advance(back - (number - 1))
                 number = back
@@ -294,22 +298,6 @@ def save(
         save_guard(guard, stage, folder)
 
     stage.save_checkpoint(number, write, stopping)
-
-
-def resume(engine: Any, stage: StageContext, guard: SpikeGuard) -> int:
-    """Put back the newest checkpoint; returns the updates already done. Without one the start is
-    saved, the guard's way back.
-    """
-    found = stage.latest_checkpoint()
-    if found is None:
-        if guard.config.on_breach == "rollback":
-            save(engine, stage, guard, 0)
-        return 0
-    number, folder = found
-    put_back(engine, stage, folder)
-    load_guard(guard, folder)
-    set_clipping(engine, guard.clip_factor * engine.podium_clipping)
-    return number
 
 
 def put_back(engine: Any, stage: StageContext, folder: Path) -> None:

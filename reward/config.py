@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from podium.engine import (
     EngineConfig,
 )
+from podium.guard import GuardConfig
 from podium.lora import LoraConfig
 from podium.rewards.model import (
     Combine,
@@ -114,6 +115,10 @@ class Config(BaseModel):
     )
     engine: EngineConfig = Field(
         default_factory=EngineConfig, description="ZeRO stage, offload, clipping"
+    )
+    guard: GuardConfig = Field(
+        default_factory=GuardConfig,
+        description="what counts as divergence, and what is done about it",
     )
     eval_steps: int = Field(
         10, gt=0, description="updates between looks at the validation rankings; also at the end"

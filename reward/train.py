@@ -21,6 +21,7 @@ use of labelers' flags.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ from podium.engine import (
     load_engine,
     make_engine,
     save_engine,
+    set_clipping,
 )
 from podium.errors import Interrupted
+from podium.guard import SpikeGuard
 from podium.lora import merge_lora, with_lora
 from podium.models import moved
 from podium.rewards.model import (
@@ -48,6 +51,7 @@ from podium.rewards.model import (
 from podium.rewards.score import check_shared_prefix
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
+from podium.run.rollback import go_back, load_guard, save_guard, without_batches
 from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
 from reward.batches import (
@@ -152,21 +156,32 @@ def train_models(
             # A model whose updates are all done lies in the checkpoint's `trained`. Of the one that
             # was cut short the checkpoint holds the engine; the ones after it start anew.
             if end > done:
-                engine, objective = new_engine(
-                    config, initial, plan.seed, stage.device, stage.dtype
-                )
+                fresh = partial(new_engine, config, initial, plan.seed, stage.device, stage.dtype)
+                engine, objective = fresh()
+                guard = SpikeGuard(config.guard, config.engine.gradient_clipping)
+                number = max(first, done)
                 if checkpoint is not None and first < done:
-                    load_engine(engine, checkpoint[1])
-                    set_rng_state(
-                        torch.load(checkpoint[1] / f"rng-{stage.rank}.pt", weights_only=False)
+                    put_back(engine, stage, checkpoint[1])
+                    load_guard(guard, checkpoint[1])
+                while number < end:
+                    number += 1
+                    set_clipping(engine, guard.clip_factor * config.engine.gradient_clipping)
+                    rate = guard.lr_factor * learning_rate_at(
+                        config, number - first, len(plan.batches)
                     )
-                for number in range(max(first, done) + 1, end + 1):
-                    rate = learning_rate_at(config, number - first, len(plan.batches))
-                    metrics = one_update(engine, objective, plan.batches[number - first - 1], rate)
+                    batches = without_batches(plan.batches, 1, guard.skipped)
+                    metrics = one_update(engine, objective, batches[number - first - 1], rate)
                     # Before anything is logged or saved: a checkpoint must never hold a diverged
                     # model.
-                    for name in ("loss", "grad_norm"):
-                        stage.check_finite(name, metrics[name], number)
+                    if problem := guard.breach(metrics["loss"], metrics["grad_norm"]):
+                        back, folder = go_back(guard, stage, number, problem, start=first)
+                        if folder is None:
+                            engine, objective = fresh()
+                        else:
+                            put_back(engine, stage, folder)
+                        bar.advance(back - (number - 1))
+                        number = back
+                        continue
                     if validation_items and (number % config.eval_steps == 0 or number == end):
                         metrics |= validate(engine, validation_items, objective)
                     stage.log(number, metrics)
@@ -179,7 +194,8 @@ def train_models(
                     # checkpoint holds its weights, and so does final/.
                     stopping = stage.stop_requested
                     if number < end and (stopping or number % config.save_steps == 0):
-                        save_progress(stage, engine, number, trained)
+                        planned = number % config.save_steps == 0
+                        save_progress(stage, engine, guard, number, trained, not planned)
                         if stopping:
                             raise Interrupted(
                                 f"reward training stopped at update {number}, checkpoint saved"
@@ -250,7 +266,20 @@ def one_update(
     return metrics | {"tokens": tokens, "tokens_per_second": tokens / (time.perf_counter() - began)}
 
 
-def save_progress(stage: StageContext, engine: Any, number: int, trained: list[Weights]) -> None:
+def put_back(engine: Any, stage: StageContext, folder: Path) -> None:
+    """What `save_progress` wrote of the model that is being trained."""
+    load_engine(engine, folder)
+    set_rng_state(torch.load(folder / f"rng-{stage.rank}.pt", weights_only=False))
+
+
+def save_progress(
+    stage: StageContext,
+    engine: Any,
+    guard: SpikeGuard,
+    number: int,
+    trained: list[Weights],
+    stopping: bool,
+) -> None:
     """A checkpoint: every process its part of the engine, the main one also the weights of the
     models that are finished.
     """
@@ -260,8 +289,9 @@ def save_progress(stage: StageContext, engine: Any, number: int, trained: list[W
         torch.save(rng_state(), folder / f"rng-{stage.rank}.pt")
         if stage.is_main:
             torch.save(trained, folder / "trained.pt")
+        save_guard(guard, stage, folder)
 
-    stage.save_checkpoint(number, write)
+    stage.save_checkpoint(number, write, stopping)
 
 
 def merged_model(module: ScoringModule, weights: Weights) -> PreTrainedModel:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from podium.engine import EngineConfig
+from podium.guard import GuardConfig
 from podium.lora import LoraConfig
 from podium.rewards.specs import RewardSpec
 
@@ -92,4 +93,8 @@ class Config(BaseModel):
     )
     engine: EngineConfig = Field(
         default_factory=EngineConfig, description="clipping; ZeRO and offload under DeepSpeed"
+    )
+    guard: GuardConfig = Field(
+        default_factory=GuardConfig,
+        description="what counts as divergence, and what is done about it",
     )

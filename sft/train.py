@@ -51,6 +51,7 @@ from podium.models import (
 from podium.rewards.kinds import make_reward
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
+from podium.run.rollback import opened_guard, without_batches
 from podium.run.trainer import (
     StageCallback,
     StageTrainer,
@@ -111,6 +112,8 @@ def main(config: Config, stage: StageContext) -> None:
     rows, aux_tokens = lay_out(
         stage, tokenizer, train.rows, epochs, config.batch_size, config.aux_share
     )
+    guard = opened_guard(config.guard, stage, config.engine.gradient_clipping)
+    rows = without_batches(rows, config.batch_size, guard.skipped)
     steps_per_epoch = len(train.rows) / (config.batch_size * (1 - config.aux_share))
 
     # 3. How a checkpoint is judged.
@@ -124,11 +127,12 @@ def main(config: Config, stage: StageContext) -> None:
     seed_everything(stage.seed)
     trainer = FineTuner(
         stage=stage,
+        guard=guard,
         measure=measure,
         select_by=None if config.select_by == "last" else config.select_by,
         higher_is_better=config.select_by == "reward_score",
         model=model,
-        args=SFTConfig(**trainer_arguments(config, stage, round(steps_per_epoch))),
+        args=SFTConfig(**trainer_arguments(config, stage, guard, round(steps_per_epoch))),
         train_dataset=to_dataset(rows),
         eval_dataset=to_dataset(validation.rows),
         processing_class=tokenizer,
@@ -143,7 +147,7 @@ def main(config: Config, stage: StageContext) -> None:
     )
     with stage.progress(steps, stage.name, start=found[0] if found else 0) as bar:
         callback = StageCallback(
-            stage, bar, tokens_by_step(rows, config.batch_size), steps_per_epoch
+            stage, guard, bar, tokens_by_step(rows, config.batch_size), steps_per_epoch
         )
         trainer.add_callback(callback)
         try:
@@ -170,6 +174,7 @@ def main(config: Config, stage: StageContext) -> None:
         "dropped_demonstrations": train.dropped,
         "aux_token_share": aux_tokens / tokens,
         "tokens_per_second": callback.tokens_per_second,
+        "rollbacks": guard.rollbacks,
     }
     text = card(config, headline, tokenizer, stop_token_ids(tokenizer, model))
     stage.finish(

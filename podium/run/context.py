@@ -26,7 +26,14 @@ import torch
 from podium import runtime
 from podium.engine import world_size
 from podium.errors import DivergenceError
-from podium.metrics import MetricsLog, Tracker, make_tracker, metric_text, truncate_metrics
+from podium.metrics import (
+    MetricsLog,
+    Tracker,
+    forget_later_metrics,
+    make_tracker,
+    metric_text,
+    truncate_metrics,
+)
 from podium.progress import Bar, progress_bar
 from podium.run import lineage
 from podium.run.inputs import StageInputs
@@ -43,6 +50,7 @@ __all__ = [
 ]
 
 CHECKPOINT_FILE = "checkpoint.json"
+START_FILE = "start.json"  # how a stage begins again that was taken back to its start
 AMENDMENTS_FILE = "amendments.json"  # what was changed by hand while the stage ran
 KEPT_CHECKPOINTS = 2
 
@@ -52,7 +60,16 @@ class StageContext(StageInputs):
     dtype, device, threads, rank, world_size, is_main.
     """
 
-    def __init__(self, name: str, recipe: Recipe, run_dir: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        recipe: Recipe,
+        run_dir: Path,
+        spent: dict[str, float] | None = None,
+    ) -> None:
+        """`spent`: what this process has put into the stage already (`costs`), when it goes back to
+        a checkpoint by beginning again.
+        """
         super().__init__(name, recipe, run_dir)
         self.dir = run_dir / name
         self.config = recipe.stage_config(name)
@@ -64,7 +81,7 @@ class StageContext(StageInputs):
         self.device = runtime.device()
         self.finished = False
         self._resume = self._newest_checkpoint()
-        before = self._resume[1] if self._resume else {}
+        before = (self._resume[1] if self._resume else {}) | (spent or {})
         self._code_before = before.get("code", [])
         self._wall_before = before.get("wall_seconds", 0.0)
         self._cpu_before = before.get("cpu_seconds", 0.0)
@@ -165,7 +182,7 @@ class StageContext(StageInputs):
                 "metrics_position": position,
                 "threads": self.threads,
                 "stopping": stopping,
-                **self._costs(),
+                **self.costs(),
             }
             write_json(folder / CHECKPOINT_FILE, state | self._inputs())
 
@@ -182,17 +199,27 @@ class StageContext(StageInputs):
         runtime.release_memory()
 
     def go_back(self, step: int) -> None:
-        """Make the checkpoint of `step` the newest one: those after it and the log's lines after it
-        are forgotten. Called on every process.
+        """Forget the checkpoints after `step` and the log's lines after it. Called on every
+        process.
         """
         self._barrier()  # all have read what they need
         if self.is_main:
             for later in checkpoints_of(self.dir):
                 if int(later.name) > step:
                     shutil.rmtree(later)
-            state = json.loads((self.dir / "checkpoints" / str(step) / CHECKPOINT_FILE).read_text())
-            truncate_metrics(self.dir / "metrics.jsonl", state["metrics_position"])
+            forget_later_metrics(self.dir / "metrics.jsonl", step)
         self._barrier()
+
+    def save_start(self, state: dict[str, Any]) -> None:
+        """Keep `state` for when the stage begins again at its beginning."""
+        if self.is_main:
+            write_json(self.dir / START_FILE, {"state": state, **self._inputs()})
+        self._barrier()
+
+    def start_state(self) -> dict[str, Any] | None:
+        """What `save_start` kept; None where it was not called."""
+        file = self.dir / START_FILE
+        return json.loads(file.read_text())["state"] if file.is_file() else None
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """Steps done and folder of the newest checkpoint; None = begin at the beginning.
@@ -235,7 +262,7 @@ class StageContext(StageInputs):
             RunFolderError: the disk refused; nothing half-written is left and the checkpoints are
                 untouched.
         """
-        costs = self._costs()
+        costs = self.costs()
 
         def describe(folder: Path) -> None:
             facts = {
@@ -255,6 +282,8 @@ class StageContext(StageInputs):
         self._write_folder(self.dir / "final", save, describe)
         if self.is_main and not self.recipe.keep_checkpoints:
             shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
+        if self.is_main:
+            (self.dir / START_FILE).unlink(missing_ok=True)
         self.finished = True
         told = ", ".join(f"{name} {metric_text(float(v))}" for name, v in metrics.items())
         self.logbook(f"finished: {told}")
@@ -286,7 +315,8 @@ class StageContext(StageInputs):
         if self.world_size > 1:
             torch.distributed.barrier()
 
-    def _costs(self) -> dict[str, float]:
+    def costs(self) -> dict[str, float]:
+        """Seconds by the clock and of the processor, with those from before it was resumed."""
         return {
             "wall_seconds": round(self._wall_before + time.monotonic() - self._wall_start, 2),
             "cpu_seconds": round(self._cpu_before + time.process_time() - self._cpu_start, 2),
@@ -320,6 +350,9 @@ def planned_checkpoints_of(stage_dir: Path) -> list[Path]:
 
 
 def checkpoint_record(stage_dir: Path) -> dict[str, Any] | None:
-    """What the newest checkpoint was made from; None without one."""
-    found = checkpoints_of(stage_dir)
-    return json.loads((found[-1] / CHECKPOINT_FILE).read_text()) if found else None
+    """What the newest checkpoint was made from, or a start that the stage was taken back to; None
+    without either.
+    """
+    found = [folder / CHECKPOINT_FILE for folder in checkpoints_of(stage_dir)]
+    found = found or [file for file in [stage_dir / START_FILE] if file.is_file()]
+    return json.loads(found[-1].read_text()) if found else None

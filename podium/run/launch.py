@@ -25,6 +25,7 @@ from podium.run import lineage
 from podium.run.context import StageContext, checkpoint_record
 from podium.run.recipe import Recipe, dump_recipe, load_recipe
 from podium.run.registry import spec_of
+from podium.run.rollback import BeginAgain
 from podium.runtime import forget_peak_memory, release_memory
 from podium.storage import lock, remove_partial, write_text
 
@@ -57,6 +58,27 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
         return True
     forget_peak_memory()  # that of the stages before in this process
     stage = StageContext(name, recipe, run_dir)
+    while not _run_to_its_end(stage):
+        seen = stage.signal_seen
+        stage = StageContext(name, recipe, run_dir, spent=stage.costs())
+        stage.signal_seen = seen
+    if not stage.finished:
+        raise RuntimeError(f"stage '{name}' ended without stage.finish(...)")
+    if stage.signal_seen is not None:
+        # It came when the last step was over: this stage is whole, and the next must not begin.
+        late = Interrupted(f"stage '{name}' is finished, and no further one was begun")
+        late.caught(stage.signal_seen)
+        late.fix = "nothing is lost: the same command goes on from here"
+        raise late
+    if not spec_of(name).distributed and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    return True
+
+
+def _run_to_its_end(stage: StageContext) -> bool:
+    """Call the stage's `main`, from the start or from the newest checkpoint; False if its guard
+    took it back (`podium.run.rollback`) and it must begin again.
+    """
     resumed = stage.latest_checkpoint()
     stage.logbook(
         f"resumed after step {resumed[0]}" if resumed else f"started with seed {stage.seed}"
@@ -64,10 +86,12 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
     if resumed:
         say(f"  goes on after step {resumed[0]}")
     try:
-        main = spec_of(name).load().main
+        main = spec_of(stage.name).load().main
         quieten_libraries()
         with _stop_signals(stage):
             main(stage.config, stage)
+    except BeginAgain:
+        return False
     except FunctionError as error:
         if stage.code_failed():
             error.fix = (
@@ -85,16 +109,6 @@ def run_stage(recipe: Recipe, name: str, run_dir: Path, force: bool = False) -> 
         leave_distributed()
         # stages share one process; what one leaves behind must not add to the next one's peak
         release_memory()
-    if not stage.finished:
-        raise RuntimeError(f"stage '{name}' ended without stage.finish(...)")
-    if stage.signal_seen is not None:
-        # It came when the last step was over: this stage is whole, and the next must not begin.
-        late = Interrupted(f"stage '{name}' is finished, and no further one was begun")
-        late.caught(stage.signal_seen)
-        late.fix = "nothing is lost: the same command goes on from here"
-        raise late
-    if not spec_of(name).distributed and torch.distributed.is_initialized():
-        torch.distributed.barrier()
     return True
 
 

@@ -106,6 +106,7 @@ STAGES: dict[str, StageSpec] = {
         role="demonstrated",
         label="SFT",
         colour="#2b7a78",
+        amendable=("learning_rate", "engine.gradient_clipping", "guard"),
     ),
     "rankings": StageSpec(
         "reward.collect",
@@ -124,6 +125,7 @@ STAGES: dict[str, StageSpec] = {
             "learning_rate",
             "min_lr_rate",
             "engine.gradient_clipping",
+            "guard",
             "eval_steps",
             "save_steps",
         ),
@@ -136,6 +138,7 @@ STAGES: dict[str, StageSpec] = {
         role="start",
         label="RL start",
         colour="#6a9f58",
+        amendable=("learning_rate", "engine.gradient_clipping", "guard"),
     ),
     "ppo": StageSpec(
         "ppo.train",
@@ -164,6 +167,7 @@ STAGES: dict[str, StageSpec] = {
         label="DPO",
         colour="#b5179e",
         arms=True,
+        amendable=("learning_rate", "engine.gradient_clipping", "guard"),
     ),
     "evals": StageSpec(
         "evals.evaluate",

@@ -7,8 +7,8 @@ DeepSpeed and resuming. This file changes only what the stage contract asks for:
 - rows are read in the order they are laid out, so the step number is the position in the data;
 - a checkpoint is written through `stage.save_checkpoint`, whole or not at all;
 - evaluation is an exact mean over tokens, and the best model by the chosen metric lies in `best/`;
-- metrics go to the stage's log; a loss that is no number ends the run instead of being averaged
-  away.
+- metrics go to the stage's log, and the guard looks at them first: a run that diverges begins again
+  from an earlier checkpoint, more slowly.
 """
 
 import json
@@ -27,10 +27,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from data.template import save_stop_token_ids
 from podium.engine import EngineConfig, deepspeed_settings, init_distributed
 from podium.errors import RecipeError
+from podium.guard import SpikeGuard
 from podium.lora import LoraConfig, merge_lora
 from podium.models import load_causal_lm, resize_for, save_model
 from podium.progress import Bar
 from podium.run.context import StageContext
+from podium.run.rollback import begin_again, go_back, save_guard
 from podium.runtime import Dtype
 from podium.storage import PARTIAL, publish, writing
 
@@ -46,6 +48,7 @@ class StageTrainer(Trainer):
 
     Args:
         stage: the running stage.
+        guard: its state goes into every checkpoint.
         measure: called with the model in eval mode, gives the validation metrics.
         select_by: the metric that chooses `best/`; None keeps the newest evaluated model.
         higher_is_better: how `select_by` compares.
@@ -56,13 +59,14 @@ class StageTrainer(Trainer):
         self,
         *,
         stage: StageContext,
+        guard: SpikeGuard,
         measure: Callable[[Any], dict[str, float]],
         select_by: str | None,
         higher_is_better: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.stage, self.measure = stage, measure
+        self.stage, self.guard, self.measure = stage, guard, measure
         self.select_by, self.sign = select_by, 1.0 if higher_is_better else -1.0
         self.best_dir = stage.dir / "best"
         trained: Any = self.model
@@ -112,17 +116,28 @@ class StageTrainer(Trainer):
             self.args.output_dir, home = str(folder), self.args.output_dir
             Trainer._save_checkpoint(self, model, trial)
             self.args.output_dir = home
+            save_guard(self.guard, self.stage, folder)
 
-        self.stage.save_checkpoint(self.state.global_step, write)
+        step = self.state.global_step
+        planned = step % self.args.save_steps == 0 or step >= self.state.max_steps
+        self.stage.save_checkpoint(step, write, not planned)
 
 
 class StageCallback(TrainerCallback):
-    """Passes steps, metrics and the wish to stop between the trainer and the stage."""
+    """Passes steps, metrics and the wish to stop between the trainer and the stage, and lets the
+    guard look at every step.
+    """
 
     def __init__(
-        self, stage: StageContext, bar: Bar, step_tokens: Sequence[int], steps_per_epoch: float
+        self,
+        stage: StageContext,
+        guard: SpikeGuard,
+        bar: Bar,
+        step_tokens: Sequence[int],
+        steps_per_epoch: float,
     ) -> None:
-        self.stage, self.bar, self.steps_per_epoch = stage, bar, steps_per_epoch
+        self.stage, self.guard, self.bar = stage, guard, bar
+        self.steps_per_epoch = steps_per_epoch
         self.step_tokens = step_tokens
         self.busy_seconds, self.busy_tokens, self.began = 0.0, 0, 0.0
         # a step's training metrics, until its evaluation joins them in one line
@@ -130,6 +145,9 @@ class StageCallback(TrainerCallback):
 
     # Seconds and tokens of the updates alone, so that speed does not depend on how often the run is
     # evaluated or saved.
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        use_rate(kwargs["optimizer"], kwargs["lr_scheduler"], args.learning_rate)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.began = time.perf_counter()
@@ -148,7 +166,10 @@ class StageCallback(TrainerCallback):
             return
         metrics = {name: value for name, value in logs.items() if name not in UNWANTED}
         if "loss" in metrics:
-            self.stage.check_finite("loss", metrics["loss"], state.global_step)
+            # The trainer evaluates and saves after it has logged: never a model that has diverged.
+            if problem := self.guard.breach(metrics["loss"], metrics.get("grad_norm")):
+                go_back(self.guard, self.stage, state.global_step, problem)
+                begin_again(self.guard, self.stage)
             metrics["epoch"] = state.global_step / self.steps_per_epoch
             metrics["tokens"] = sum(self.step_tokens[: state.global_step])
             metrics["tokens_per_second"] = self.tokens_per_second
@@ -162,6 +183,21 @@ class StageCallback(TrainerCallback):
     def tokens_per_second(self) -> float:
         """Of the updates alone, evaluation and saving left out; 0 before the first."""
         return self.busy_tokens / self.busy_seconds if self.busy_seconds else 0.0
+
+
+def use_rate(optimizer: Any, scheduler: Any, learning_rate: float) -> None:
+    """Go on at the rate that the trainer was given, where the checkpoint was made at another peak:
+    the guard has lowered it, or somebody did (`podium resume --with`).
+    """
+    schedule = getattr(scheduler, "scheduler", scheduler)  # accelerate wraps it
+    before = schedule.base_lrs[0]
+    if before == learning_rate:
+        return
+    schedule.base_lrs = [learning_rate] * len(schedule.base_lrs)
+    for group in optimizer.param_groups:
+        group["lr"] *= learning_rate / before
+        group["initial_lr"] = learning_rate
+    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
 def give_head_a_bias(model: Any) -> None:
@@ -188,9 +224,11 @@ def forget_later_best(stage: StageContext, step: int) -> None:
         shutil.rmtree(stage.dir / "best")
 
 
-def trainer_arguments(config: Any, stage: StageContext, steps_per_epoch: int) -> dict[str, Any]:
+def trainer_arguments(
+    config: Any, stage: StageContext, guard: SpikeGuard, steps_per_epoch: int
+) -> dict[str, Any]:
     """What SFT and DPO tell their trainers alike, with everything off that would talk, upload or
-    shuffle. `config`: a stage's, with the fields that are read here.
+    shuffle. `config`: a stage's, with the fields that are read here. `guard` slows down.
 
     Raises:
         RecipeError: the batch cannot be split evenly.
@@ -205,7 +243,8 @@ def trainer_arguments(config: Any, stage: StageContext, steps_per_epoch: int) ->
             "the batch",
         )
     eval_steps = config.eval_steps or max(steps_per_epoch, 1)
-    engine: EngineConfig = config.engine
+    clipping = guard.clip_factor * config.engine.gradient_clipping
+    engine: EngineConfig = config.engine.model_copy(update={"gradient_clipping": clipping})
     with_deepspeed = stage.world_size > 1 or engine.zero_stage > 0 or engine.offload
     if with_deepspeed:
         init_distributed()  # a lone process needs a group too, and the trainer makes none
@@ -219,7 +258,7 @@ def trainer_arguments(config: Any, stage: StageContext, steps_per_epoch: int) ->
         "max_length": None,  # what is too long was dropped
         "per_device_train_batch_size": rows_a_pass,
         "gradient_accumulation_steps": config.batch_size // (rows_a_pass * stage.world_size),
-        "learning_rate": config.learning_rate,
+        "learning_rate": guard.lr_factor * config.learning_rate,
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr_rate": config.min_lr_rate},
         "warmup_steps": config.warmup_ratio,  # below 1 the trainer reads a ratio

@@ -44,3 +44,26 @@ def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, zero_stage
     left, right = (load_file(f / "final/model.safetensors") for f in (found, expected))
     assert left.keys() == right.keys()
     assert all((left[name] - right[name]).abs().max() < 2e-4 for name in left)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_two_processes_that_diverge_begin_again_together(make_recipe, tmp_path, zero_stage):
+    """In the same processes, from the same checkpoint, at the same lower rate. Seen to hang with a
+    breach that only the main process sees.
+    """
+    wild = {
+        "learning_rate": 1.0,
+        "num_train_epochs": 0.8,  # ten updates
+        "warmup_ratio": 0.9,
+        "per_device_train_batch_size": 4,
+        "engine": {"zero_stage": zero_stage},
+        "guard": {"window": 1, "max_loss_rise": 0.3, "max_grad_norm": None, "max_rollbacks": 9},
+    }
+    folder = launch(make_recipe("wild", **wild), tmp_path / "runs", 2)
+    said = [x for x in (folder / "logbook.md").read_text().splitlines() if "guard: update" in x]
+    assert said and "back to the state after update 2" in said[0]
+    lines = lines_of(folder)
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    times = sum("after update 2," in line for line in said)
+    assert lines[2]["learning_rate"] == pytest.approx(0.3**times * 2 / 9)

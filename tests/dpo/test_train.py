@@ -217,6 +217,24 @@ def test_a_recipe_that_does_not_ask_has_no_dpo(make_recipe, tmp_path):
         run_one(load_recipe("willowbrook"), "dpo", tmp_path)
 
 
+def test_a_run_that_diverges_begins_again_from_a_healthy_checkpoint(make_recipe, tmp_path):
+    """More slowly; all of it is in the log once. Mutation seen red: the guard not asked."""
+    wild = {
+        "learning_rate": 1.0,
+        "num_train_epochs": 1.6,  # twenty updates
+        "warmup_ratio": 0.9,
+        "guard": {"window": 1, "max_loss_rise": 0.2, "max_grad_norm": None},
+    }
+    folder = train(make_recipe(**wild), tmp_path / "runs")
+    said = [x for x in (folder / "logbook.md").read_text().splitlines() if "guard: update" in x]
+    assert said and "back to the state after update" in said[0]
+    lines = lines_of(folder)
+    assert [line["step"] for line in lines] == list(range(1, 21))
+    record = json.loads((folder / "final/stage.json").read_text())
+    assert record["metrics"]["rollbacks"] == len(said)
+    assert lines[-1]["learning_rate"] < 0.3 ** len(said)
+
+
 # ---- every key does something --------
 
 # key: another value, and what of the log or the weights it must change
@@ -236,6 +254,7 @@ CHANGES: dict[str, tuple[object, str]] = {
     "lora": ({"r": 4}, "loss"),
 }
 ELSEWHERE = {
+    "guard": "test_a_run_that_diverges_begins_again_from_a_healthy_checkpoint",
     "model": "test_the_reference_is_the_start_and_is_read_once",
     "rankings": "test_registry.py: a parent of the row; here null",
     "per_device_train_batch_size": "changes no number: memory alone",

@@ -42,13 +42,16 @@ def test_a_loss_that_rises_is_a_breach_once_the_median_has_risen():
 
 def test_a_gradient_that_explodes_is_a_breach_at_once():
     """Mutation seen red: its own norm in the median."""
-    norms = [1.0, 2.0, 1.5, 1.0, 2.0, 29.0, 31.0]
+    norms = [1.0, 2.0, 1.5, 1.0, 2.0, 74.0, 76.0]
     said = watched([2.0] * 7, norms)
-    assert said[:6] == [None] * 6  # the median is 1.5, and then 2
-    assert watched([2.0] * 6, [*norms[:5], 31.0])[5] == (
-        "gradient norm 31 is above 20 times its median 1.5 (guard.max_grad_norm)"
+    assert said == [None] * 7  # the median is 1.5, and then 2
+    assert watched([2.0] * 6, [*norms[:5], 76.0])[5] == (
+        "gradient norm 76 is above 50 times its median 1.5 (guard.max_grad_norm)"
     )
-    assert watched([2.0] * 6, [*norms[:5], 31.0], max_grad_norm=None) == [None] * 6
+    assert watched([2.0] * 6, [*norms[:5], 76.0], max_grad_norm=None) == [None] * 6
+    calm = SpikeGuard(GuardConfig(window=WINDOW), clipping=1.0)
+    assert [calm.breach(0.0, norm) for norm in [1e-4] * 5 + [0.9]] == [None] * 6  # by heart
+    assert "gradient norm 1.1 is above 50 times" in (calm.breach(0.0, 1.1) or "")
     assert watched([2.0] * 2, [1.0, 1e6]) == [None, None]  # no window yet: nothing to compare with
 
 
@@ -81,10 +84,13 @@ def test_going_back_slows_down_and_forgets_what_came_after():
     for skip in (11, 12):
         for loss in (2.1, 2.2):
             guard.breach(loss, 3.0)
-        guard.slow_down(before, skip)
+        guard.slow_down(before, skip, back_to=8)
         assert (list(guard.losses), list(guard.norms)) == ([2.0] * 5, [1.0] * 5)
     assert (guard.rollbacks, guard.lr_factor, guard.skipped) == (2, 0.25, [11, 12])
     assert guard.clip_factor == pytest.approx(0.09)
+    # The same state led to a breach within a window: it is passed over from now on.
+    assert [guard.doubts(8, number) for number in (9, 13, 14)] == [True, True, False]
+    assert not guard.doubts(5, 9)
     other = SpikeGuard(guard.config)
     other.load_state_dict(guard.state_dict())
     assert other.state_dict() == guard.state_dict()

@@ -65,6 +65,19 @@ def test_a_run_that_went_back_resumes_to_the_bit(make_recipe, tmp_path, monkeypa
     assert timeless(unbroken) == timeless(broken)
 
 
+def test_without_a_checkpoint_it_begins_again_at_its_start(make_recipe, tmp_path):
+    """Mutation seen red: the guard's state not kept for the start, which gives up after coming to
+    the same breach four times.
+    """
+    folder = train(make_recipe(**WILD | {"save_steps": 100}), tmp_path / "runs")
+    said = [line for line in (folder / "logbook.md").read_text().splitlines() if "guard:" in line]
+    assert said and all("back to the start" in line for line in said)
+    log = metrics(folder)
+    assert [line["step"] for line in log] == list(range(1, 41))
+    rate = WILD["learning_rate"] * 0.3 ** len(said)
+    assert log[0]["learning_rate"] == pytest.approx(rate / 30)  # the first of thirty of the warm-up
+
+
 def test_a_guard_that_is_told_to_stop_says_what_it_saw(make_recipe, tmp_path):
     stopping = WILD | {"guard": WILD["guard"] | {"on_breach": "stop"}}
     with pytest.raises(DivergenceError, match=r"guard\.max_loss_rise") as error:

@@ -40,6 +40,7 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
     "save_steps": (1, "checkpoints", {}),
 }
 ELSEWHERE = {  # key: why not here
+    "guard": "nothing diverges here: test_guard.py, and each threshold in tests/podium/test_guard.py",
     "new_head": "below",
     "model": "a folder: tests/reward/test_score.py reads its shape back",
     "rankings": "test_train.py and test_sources.py: files, folders, weighted sets",

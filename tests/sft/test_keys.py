@@ -46,6 +46,7 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
     "engine": ({"gradient_clipping": 1e-9}, "weights", {}),
 }
 ELSEWHERE = {  # key: why not here
+    "guard": "nothing diverges here: test_guard.py, and each threshold in tests/podium/test_guard.py",
     "loss_on": "one answer each here: tests/data/test_tool_turns.py",
     "loss_on_thinking": "nobody thinks here: tests/data/test_tool_turns.py",
     "model": "a folder: test_a_foreign_base_gets_a_template_and_rows_for_its_tokens",

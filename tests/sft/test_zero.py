@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from trl import SFTConfig
 
 from podium.engine import EngineConfig, leave_distributed, make_engine
+from podium.guard import SpikeGuard
 from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
@@ -71,7 +72,8 @@ def test_deepspeed_is_told_the_same_in_every_stage(
     config = {"zero_stage": zero_stage, "offload": offload, "gradient_clipping": 0.7}
     recipe = load_recipe(make_recipe(engine=config, dtype=dtype))
     stage = StageContext("sft", recipe, tmp_path / "runs" / "run")
-    arguments = SFTConfig(**trainer_arguments(recipe.stage_config("sft"), stage, 1))
+    guard = SpikeGuard(recipe.sft.guard)
+    arguments = SFTConfig(**trainer_arguments(recipe.stage_config("sft"), stage, guard, 1))
     ours = flat(settings_of_our_loops(EngineConfig(**config), dtype, monkeypatch))
     if zero_stage == 0:
         # `podium.engine.step` clips there itself, by the same number.
