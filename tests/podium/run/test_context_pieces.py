@@ -84,6 +84,24 @@ def test_a_process_that_is_not_the_main_one_writes_nothing(stage, monkeypatch):
     assert not context.dir.exists()
 
 
+def test_one_process_that_was_asked_to_stop_stops_all(stage, tmp_path):
+    """The question goes round the group, here a real one of this process alone. Mutation seen red:
+    nobody asked, everybody stops.
+    """
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        context = stage()
+        context.world_size = 2
+        assert context.stop_requested is False
+        context.signal_seen = 15
+        assert context.stop_requested is True
+        log_and_save(context, 1)
+        assert saved(context) == [1], "the barriers are passed"
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 class Heard:
     """A tracker that keeps what it is told."""
 

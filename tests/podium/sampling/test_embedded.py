@@ -13,6 +13,7 @@ from podium.attention import attend_in_fp32
 from podium.errors import PodiumError
 from podium.sampling.cache import SlotCache
 from podium.sampling.choice import pick_tokens, row_uniforms
+from podium.sampling.decoder import Decoder
 from podium.sampling.embedded import EmbeddedSampler
 from podium.sampling.logprobs import token_logprobs
 from podium.sampling.protocol import SamplingParams
@@ -371,6 +372,33 @@ def test_the_cache_is_never_longer_than_the_live_rows_need(tiny_llama):
         SlotCache.__init__ = original
     assert columns == [(2, 6 + 2 * 9)]
     assert len(samples) == 30 and all(len(sample.tokens) == 9 for sample in samples)
+
+
+@pytest.mark.parametrize(("slots", "budget"), [(8, 1 << 14), (8, 12), (3, 1 << 14), (2, 4)])
+def test_those_who_wait_come_in_when_a_quarter_of_the_slots_is_free(tiny_llama, slots, budget):
+    """Or when nobody is left; the longest first, as many as slots and the pass allow. Mutations
+    seen red: whenever a slot is free; when half of them are; a row too many for the pass.
+    """
+    prompts, params = PROMPTS * 6, SamplingParams(12, temperature=0.5, seed=1)
+    params = replace(params, stop_token_ids=(ragged_stop(tiny_llama, prompts, params),))
+    decoder = Decoder(tiny_llama, prompts, params, 1, slots, budget)
+    lengths, waited = [], 0
+    with torch.inference_mode():
+        while decoder.busy:
+            live, waiting = len(decoder.row), [len(prompts[i]) for i in decoder.queue]
+            free = slots - live
+            decoder.step()
+            came = waiting[: len(waiting) - len(decoder.queue)]
+            expected = 0
+            if waiting and (live == 0 or free >= max(1, slots // 4)):
+                expected = min(free, len(waiting), max(1, budget // waiting[0]))
+            waited += bool(waiting and free and not expected)
+            assert len(came) == expected
+            lengths += came
+    assert lengths == sorted(map(len, prompts), reverse=True)
+    assert bool(waited) == (slots // 4 > 1), "some wait although a slot is free"
+    alone = EmbeddedSampler(tiny_llama, 1).generate(prompts, params)
+    assert [s.tokens for s in decoder.samples()] == [s.tokens for s in alone]
 
 
 def test_the_cache_is_freed_when_sampling_ends(tiny_llama, monkeypatch):

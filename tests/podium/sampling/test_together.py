@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from podium.sampling.choice import pick_tokens, row_uniforms
 from podium.sampling.embedded import EmbeddedSampler
 from podium.sampling.joined import JoinedDecoder, JoinedRows, Request
-from podium.sampling.protocol import SamplingParams
+from podium.sampling.protocol import SamplingParams, StopStrings
 from podium.sampling.together import Together
 
 # A prompt longer than all columns in use, one that comes when those on the right are used up, and
@@ -65,6 +66,74 @@ def test_a_row_that_joins_late_says_what_it_says_alone(model, cached, monkeypatc
         expected = EmbeddedSampler(model, 1).logprobs([prompt], [tokens])[0]
         assert [drawn.logprob for drawn in said] == pytest.approx(expected, abs=2e-5)
         assert all(len(drawn.top) == 2 and drawn.top[0][1] >= drawn.logprob for drawn in said)
+
+
+def test_buffers_hold_the_longest_row_twice_and_as_many_rows_as_the_budget(tiny_llama, monkeypatch):
+    """By hand. Mutations seen red: the longest once; a slot for every row whatever the budget; a
+    row that just fits refused.
+    """
+    monkeypatch.setattr("podium.sampling.joined.LEAST_COLUMNS", 100)
+    for (budget, longest, slots), made in (
+        ((1000, 20, 8), (100, 8)),
+        ((1000, 20, 80), (100, 10)),
+        ((1000, 60, 80), (120, 8)),
+        ((50, 60, 80), (120, 1)),
+    ):
+        decoder = JoinedDecoder(tiny_llama, 1, budget, longest, slots)
+        assert (len(decoder.columns), decoder.slots, decoder.free) == (*made, made[1])
+    (just, over), _ = requests([([5] * 20, SamplingParams(100)), ([5] * 21, SamplingParams(100))])
+    assert (just.length, over.length) == (120, 121)
+    assert decoder.fits(just) and not decoder.fits(over)
+    decoder.add([just])
+    assert decoder.free == 0 and decoder.busy
+    rows = JoinedRows(tiny_llama, 1, 50, 3)
+    rows.add([over])
+    assert rows.fits(over) and rows.free == 2 and rows.busy
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_request_draws_by_its_own_numbers_and_says_why_it_ends(temperature):
+    """From planted logits. Mutations seen red: one random number for all its tokens; an end by the
+    length told of a stop token that comes last; likelihoods at the sampling temperature.
+    """
+    said: list = []
+    params = SamplingParams(3, temperature, stop_token_ids=(4,), seed=3, first_row=7)
+    request = Request([5], params, said.append, top=9)
+    logits = torch.tensor([[0.0, 1.0, 2.0, 0.5, -1.0]])
+    uniforms = row_uniforms(3, [7], 3)
+    expected = [int(pick_tokens(logits, uniforms[:, i], temperature, 0, 1.0)[0]) for i in range(2)]
+    ends = [request.draw(logits), request.draw(logits)]
+    assert ends == [(expected[0], False), (expected[1], False)]
+    last = request.draw(torch.tensor([[0.0, 0.0, 0.0, 0.0, 99.0]]))
+    assert last == (4, True) and [drawn.end for drawn in said] == ["", "", "stop"]
+    logprobs = logits[0].log_softmax(-1)
+    assert said[0].logprob == pytest.approx(float(logprobs[expected[0]]))
+    assert [token for token, _ in said[0].top] == [2, 1, 3, 0, 4], "no more than there are"
+    assert [p for _, p in said[0].top] == pytest.approx(logprobs.sort(descending=True)[0].tolist())
+    plain = Request([5], SamplingParams(1, temperature), said.append)
+    plain.draw(logits)
+    assert (said[-1].logprob, said[-1].top, said[-1].end) == (0.0, (), "length")
+    stopping = StopStrings(("b",), lambda tokens: "".join(chr(95 + token) for token in tokens))
+    text = Request([5], SamplingParams(9, 0.0, stop=stopping), said.append)
+    assert [text.draw(-logits)[1], text.draw(logits.roll(1)), said[-1].end] == [
+        False, (3, True), "stop"
+    ]  # fmt: skip
+
+
+def test_the_thread_goes_when_nobody_waits_and_the_next_request_starts_another(
+    tiny_llama, monkeypatch
+):
+    """Mutation seen red: the thread not forgotten, so that the next one waits for ever."""
+    monkeypatch.setattr("podium.sampling.together.LINGER_SECONDS", 0.01)
+    together = Together(tiny_llama, 1, True, slots=2, budget=1 << 14)
+    for _ in range(2):
+        said: list = []
+        with together._changed:
+            together.begin([5, 6], SamplingParams(2, seed=1), said.append)
+            thread = together._thread
+        thread.join(60)
+        assert not thread.is_alive() and together._thread is None and len(said) == 2
+        assert thread.daemon, "an interpreter that ends does not wait for it"
 
 
 def test_many_stream_at_once_from_threads(model):
