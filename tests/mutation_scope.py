@@ -207,4 +207,24 @@ REASONS: dict[tuple[str, str, str], str] = {
         "model(input_ids=ids, attention_mask=attention, use_cache=False).logits[:, :-1].float()",
         "model(input_ids=ids, use_cache=False).logits[:, :-1].float()",
     ): SAME + "padding stands on the right, where no token of a causal model looks",
+    (
+        "podium/statistics.py",
+        "found = _locate(np.asarray(outcome, dtype=float), np.asarray(prompt_id), bounds)",
+        "found = _locate(np.asarray(outcome, ), np.asarray(prompt_id), bounds)",
+    ): SAME + "what counts by them reads them as floats",
+    (
+        "podium/sampling/decoder.py",
+        "self.cache.move(movers, holes, slice(int(self.start.min()), self.end))",
+        "self.cache.move(movers, holes, slice(int(self.start.min()), None))",
+    ): SAME + "the columns beyond are written before anybody sees them",
+    (
+        "podium/sampling/joined.py",
+        "self.rows += 1",
+        "self.rows -= 1",
+    ): SAME + "a row's number is its name, and no two are alike downwards either",
+    (
+        "podium/run/inputs.py",
+        "self.logbook(f\"{kind or 'data'} ({split or source}{times}): {report}\")",
+        "self.logbook(f\"{kind or 'XXdataXX'} ({split or source}{times}): {report}\")",
+    ): WORDS + "a line of the logbook",
 }

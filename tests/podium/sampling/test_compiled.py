@@ -78,6 +78,17 @@ def test_a_compiled_step_says_the_same(model, served, monkeypatch, rounded, real
         )
 
 
+def test_a_row_that_is_left_alone_is_decoded_as_ever(tiny_llama, served, monkeypatch):
+    """A CPU would compile it apart from many. Mutation seen red: a lone row through the step."""
+    monkeypatch.setattr(torch, "compile", lambda function, **how: function)
+    plain, sampler = (EmbeddedSampler(tiny_llama, 1, compiled=how) for how in (False, True))
+    params = SamplingParams(6, seed=1)
+    for prompts in (PROMPTS[:1], PROMPTS[:2]):
+        found, expected = (one.generate(prompts, params) for one in (sampler, plain))
+        assert [s.tokens for s in found] == [s.tokens for s in expected]
+    assert served and {rows for rows, _ in served} == {2}
+
+
 def test_one_program_serves_every_shape_and_a_gpu_records_it(monkeypatch):
     """What torch's compiler is asked for. Mutations seen red: `dynamic` left out (a program for each
     length); CUDA graphs on a CPU.
