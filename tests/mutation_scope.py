@@ -227,4 +227,9 @@ REASONS: dict[tuple[str, str, str], str] = {
         "self.logbook(f\"{kind or 'data'} ({split or source}{times}): {report}\")",
         "self.logbook(f\"{kind or 'XXdataXX'} ({split or source}{times}): {report}\")",
     ): WORDS + "a line of the logbook",
+    (
+        "sft/train.py",
+        "scorer = None",
+        'scorer = ""',
+    ): SAME + "it is asked only whether there is one",
 }

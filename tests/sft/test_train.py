@@ -320,6 +320,21 @@ def test_a_foreign_base_gets_a_template_and_rows_for_its_tokens(make_recipe, tmp
     )
 
 
+def test_the_card_names_every_token_that_ends_an_answer(make_recipe, tmp_path, base):
+    """The template's own and those of the base's generation config. Mutation seen red: the
+    tokenizer's alone.
+    """
+    tokenizer, model = load_tokenizer(base), load_causal_lm(base)
+    own, other = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|user|>")
+    model.generation_config.eos_token_id = [own, other]
+    save_model(model, tokenizer, base)
+    folder = train(make_recipe(num_train_epochs=1), tmp_path / "runs")
+    names = ", ".join(f"`{name}`" for name in tokenizer.convert_ids_to_tokens([own, other]))
+    assert f"sampling stops at {names}." in (folder / "final" / "README.md").read_text()
+    ends = load_causal_lm(folder / "final").generation_config.eos_token_id
+    assert ends == [own, other]
+
+
 def test_a_loss_that_is_no_number_stops_the_run_with_exit_code_3(make_recipe, tmp_path):
     with pytest.raises(DivergenceError) as error:
         train(make_recipe(learning_rate=1e30), tmp_path / "runs")
