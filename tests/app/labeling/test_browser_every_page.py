@@ -54,6 +54,21 @@ def test_pages_of_strangers_and_admins(lived_in):
     log_in(page, "ada")
     for path in (*ADMIN_PAGES, links.imported):
         found += look(page, path)
+    page.goto("/admin/programs")
+    page.fill("input[name=name]", "weekly")
+    page.check("input[name=scopes] >> nth=0")
+    page.click("text=Make a token")
+    found += faults(page, "token-made")
+    page.goto("/admin/people")
+    page.click("text=Make an invitation")
+    found += faults(page, "invitation-made")
+    page.goto("/admin/disputed")
+    for summary in page.query_selector_all("main summary"):
+        summary.click()
+    found += faults(page, "disputed-open")
+    page.set_viewport_size({"width": 360, "height": 740})
+    # seen red: a word a line
+    assert page.evaluate("document.querySelector('td.text').getBoundingClientRect().width") > 200
     assert found == []
 
 

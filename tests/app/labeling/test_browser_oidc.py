@@ -41,9 +41,9 @@ def there_and_back(page, subject: str) -> None:
 
 
 def test_first_login_by_invitation_then_by_the_button_and_refusals(site, page):
-    """By keyboard. Who says no there, or is not invited is told so; an invitation ties the identity; from then on the
-    button alone logs in; an admin's link ties an old account. Seen red without the page between
-    the form and the provider: the policy forbids a form that ends at another site.
+    """By keyboard. Who says no there, or is not invited, is told so; an invitation ties the identity;
+    from then on the button alone logs in; an admin's link ties an old account. The policy forbids a
+    form that ends at another site, so a page with a link stands between the form and the provider.
     """
     page.goto("/login")
     found = faults(page, "oidc-login")
