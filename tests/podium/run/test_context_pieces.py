@@ -204,7 +204,7 @@ def test_a_resumed_stage_goes_on_where_the_newest_checkpoint_was_written(stage, 
     assert again.latest_checkpoint() == (2, first.dir / "checkpoints" / "2")
     monkeypatch.setattr(module.time, "monotonic", lambda: again._wall_start + 1.0)
     monkeypatch.setattr(module.time, "process_time", lambda: again._cpu_start + 2.0)
-    assert again._costs() == {"wall_seconds": 101.0, "cpu_seconds": 52.0}
+    assert again.costs() == {"wall_seconds": 101.0, "cpu_seconds": 52.0}
     other = stage(threads=1)
     assert other.threads == 1, "the recipe's own number counts"
 
