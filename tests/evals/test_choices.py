@@ -20,9 +20,11 @@ from evals.evaluate import (
     labels_of,
     ordered,
     read_held_out,
+    read_tasks,
     sampling,
 )
 from evals.measure import HeldOut
+from podium.errors import DataError
 from podium.run.context import StageContext
 from podium.run.recipe import DataConfig, SplitSources
 from tests.evals.miniature import Section, make_recipe
@@ -167,3 +169,24 @@ def test_familiar_prompts_are_training_prompts_in_a_random_order_that_the_seed_f
     assert familiar_prompts(none.config, none) == []
     other = stage({"prompts": "test"}, familiar_prompts=6)
     assert familiar_prompts(other.config, other) == []
+
+
+def test_one_s_own_tasks_belong_to_what_the_evaluation_was_made_from(stage, tmp_path):
+    """Every file of their folder, whatever its kind, in order: another one makes the evaluation
+    anew. Mutation seen red: the files of the first folder alone.
+    """
+    folder = tmp_path / "tasks"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("b.yaml", "a.jsonl", "deeper/c.py"):
+        (folder / name).write_text(name)
+    context = stage({"prompts": "test"}, task_files=str(folder), task_limit=7)
+    noted = []
+    context.code = noted.append
+    found = read_tasks(context.config, context)
+    assert noted == [folder / name for name in ("a.jsonl", "b.yaml", "deeper/c.py")]
+    assert (found.asked, found.files, found.limit) == ({}, folder, 7)
+    missing = stage({"prompts": "test"}, task_files=str(folder / "b.yaml"))
+    with pytest.raises(DataError, match="is no folder"):
+        read_tasks(missing.config, missing)
+    bare = stage({"prompts": "test"})
+    assert read_tasks(bare.config, bare).files is None

@@ -2,6 +2,7 @@
 sign, and its own reference.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from data.records import Message, Question
+from evals.harness import against_sft
 from evals.loglikelihood import Choices
 from evals.measure import Measured, Tasks, _tasks, summarise
 from evals.records import Answer
@@ -134,3 +136,17 @@ def test_every_task_of_lm_eval_is_asked_with_its_examples_and_named_by_them(monk
     ]
     assert list(scores) == ["piqa, 0 examples", "mine, 0 examples", "piqa, 5 examples"]
     assert summaries == {"0": {"examples": 0}, "5": {"examples": 5}}
+
+
+def test_tasks_are_told_against_sft_s_answers_to_the_same_questions(pair):
+    """Mutations seen red: the two models exchanged; a row without tasks that has some."""
+    policy, sft = pair
+    mine, theirs = [1.0] * 30 + [0.0] * 10, [1.0] * 10 + [0.0] * 30
+    asked = [
+        replace(each, tasks={"piqa": {"acc": scores}})
+        for each, scores in ((policy, mine), (sft, theirs))
+    ]
+    found = summarise("ppo", *asked, QUESTIONS, best_of=4)["tasks"]
+    assert found == against_sft(asked[0].tasks, asked[1].tasks)
+    assert found["piqa"]["difference"]["value"] == pytest.approx(0.5)
+    assert "tasks" not in summarise("ppo", policy, sft, QUESTIONS, best_of=4)

@@ -14,6 +14,7 @@ from evals.sentences import (
     change,
     duration,
     glossary,
+    interval,
     opening,
     price,
     verdicts,
@@ -261,3 +262,27 @@ def test_few_prompts_do_not_tell_which_of_policy_and_best_of_n_is_better():
     few = win_rate(np.zeros((8, 1)), np.ones((8, 1)))
     found = outcome({"sft": SFT, "best_of_n": row(kl=1.84), "ppo_ptx": row()}, duel=few)
     assert against_best_of_n(found).endswith("on too few prompts (8) to say which is better.")
+
+
+def test_a_duel_that_chance_explains_names_no_winner_and_the_judge_is_named():
+    """Mutations seen red: a winner all the same; the very model that is the judge left unsaid."""
+    rng = np.random.default_rng(0)
+    even = win_rate(rng.normal(size=(60, 1)), rng.normal(size=(60, 1)))
+    assert even.p > 0.05
+    rows = {"sft": SFT, "best_of_n": row(kl=1.84), "ppo_ptx": row()}
+    told = against_best_of_n(outcome(rows, duel=even))
+    assert told.endswith(", so neither is shown to be better.")
+    assert "judged by that very model" not in told
+    own = against_best_of_n(outcome(rows, PROXY_JUDGE, duel=even))
+    assert (
+        "the reward model's pick among as many answers of SFT and judged by that very model, beats"
+        in own
+    )
+
+
+def test_a_value_of_one_prompt_says_so():
+    """Mutations seen red: a rate not as a percentage; an interval of nothing."""
+    assert interval(0.25, None, None, as_percent=True) == "25.0 % (one prompt)"
+    assert interval(0.25, None, None) == "0.25 (one prompt)" and interval(None, None, None) == "-"
+    assert interval(0.25, 0.125, 0.5, as_percent=True) == "25.0 % [12.5, 50.0]"
+    assert interval(0.25, 0.125, 0.5) == "0.25 [0.12, 0.50]"
