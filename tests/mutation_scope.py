@@ -233,6 +233,16 @@ REASONS: dict[tuple[str, str, str], str] = {
         'scorer = ""',
     ): SAME + "it is asked only whether there is one",
     (
+        "reward/sources.py",
+        'splits = split_rankings(found, "data.rankings")',
+        "splits = split_rankings(found, None)",
+    ): WORDS + "the name in an error",
+    (
+        "reward/sources.py",
+        "{s: stage.read(file, Ranking) for s, file in files.items() if stage.has_file(file)}, source",
+        "{s: stage.read(file, Ranking) for s, file in files.items() if stage.has_file(file)}, None",
+    ): WORDS + "the name in an error",
+    (
         "data/agreement.py",
         "score = np.array(_score(kinds, tie_rule), dtype=float)",
         "score = np.array(_score(kinds, tie_rule), )",

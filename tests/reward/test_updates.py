@@ -1,12 +1,22 @@
 """What is logged of an update, on scores that are counted by hand."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from podium.engine import EngineConfig, init_distributed, make_engine
 from reward.batches import EncodedRanking, collate
-from reward.updates import Objective, means, padded_tokens, prepare, statistics
+from reward.updates import (
+    Objective,
+    ScoringModule,
+    means,
+    padded_tokens,
+    prepare,
+    statistics,
+    update,
+)
 
 OBJECTIVE = Objective("pairwise", 64, False, 0, "fp32")
 
@@ -63,3 +73,16 @@ def test_padding_counts_in_what_is_forwarded():
     items = [item([1, 2], tokens=3), item([1, 2], tokens=1)]
     assert padded_tokens(collate(items, 0).chunks) == 16
     assert padded_tokens(collate(items, 0, shared_prefix=True).chunks) == 10
+
+
+def test_what_is_logged_is_of_all_micro_batches(reward_model):
+    """Six rankings in one micro-batch and in six. Seen red with the last one's figures alone."""
+    init_distributed()
+    found = []
+    for tokens in (10_000, 1):
+        module = ScoringModule(copy.deepcopy(reward_model))
+        engine = make_engine(module, EngineConfig(), learning_rate=1e-3)
+        items = [item([1, 2, 3], 1 + n / 4, tokens=2 + n) for n in range(6)]
+        found.append(update(engine, items, 1e-3, OBJECTIVE._replace(micro_batch_tokens=tokens)))
+    whole, cut = found
+    assert cut == pytest.approx(whole, rel=1e-4)
