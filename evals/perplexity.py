@@ -12,13 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.packing import documents_apart
 from evals.loglikelihood import Pair, encode_pair, loglikelihoods
-
-IGNORED = -100  # torch's label for a position without a target
+from podium.output_head import last_states
+from podium.sampling.logprobs import head_logprobs
 
 
 class Perplexity(NamedTuple):
@@ -47,12 +46,10 @@ def block_losses(
         # (B, T)
         ids = torch.as_tensor(blocks[start : start + size], dtype=torch.long, device=model.device)
         inputs, targets, block = documents_apart(ids, bos_id, model)
-        labels = inputs["input_ids"].masked_fill(~targets, IGNORED)[:, 1:]
-        logits = model(**inputs).logits[:, :-1].float()  # (R, L - 1, V)
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        summed = loss.new_zeros(len(ids)).index_add(0, block, loss.view(labels.shape).sum(dim=1))
+        before = last_states(model, **inputs)[:, :-1][targets[:, 1:]]  # (S, d), S predicted tokens
+        nll = -head_logprobs(model, before, inputs["input_ids"][targets])
+        row = block[:, None].expand_as(targets)[targets]  # the block of each of them
+        summed = nll.new_zeros(len(ids)).index_add(0, row, nll)
         losses.append((summed / (ids.shape[1] - 1)).cpu().numpy())
     return np.concatenate(losses)
 

@@ -27,6 +27,20 @@ def test_block_losses_average_to_the_models_own_loss(tiny_llama):
         )
 
 
+def test_the_head_is_multiplied_out_a_chunk_of_tokens_at_a_time(tiny_llama, monkeypatch):
+    """With a vocabulary of 128,000 the logits of 4,096 tokens would take 2 GB. Mutation seen red:
+    the model's own forward, which makes the logits of the whole batch.
+    """
+    blocks = np.random.default_rng(0).integers(6, 300, size=(10, 32))
+    whole = block_losses(tiny_llama, blocks, bos_id=0)
+    rows: list[int] = []
+    head = tiny_llama.get_output_embeddings()
+    head.register_forward_hook(lambda module, inputs, logits: rows.append(logits.numel()))
+    monkeypatch.setattr("podium.sampling.logprobs.CHUNK_ELEMENTS", 10_000)
+    assert block_losses(tiny_llama, blocks, bos_id=0) == pytest.approx(whole, abs=1e-5)
+    assert len(rows) > 9 and max(rows) <= 10_000
+
+
 @pytest.mark.parametrize("length", [5, 10, 11, 20, 27])
 def test_windows_predict_every_token_once_with_a_context(length):
     ids = list(range(100, 100 + length))
