@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from podium.errors import RecipeError
+from podium.errors import DataError, RecipeError
 from podium.models import save_model
 from podium.run.context import StageContext
 from podium.run.recipe import load_recipe
@@ -92,6 +92,8 @@ def test_windows_are_of_the_split_that_is_asked_for(stage, tokenizer):
     assert ids[0] == tokenizer.bos_token_id
     text = context.records("documents")[0].text
     assert tokenizer.decode(ids[1:]).startswith(text[:10])
+    with pytest.raises(DataError, match="validation"):
+        windows_of(context, tokenizer, 4000, "validation")
 
 
 def test_the_window_after_those_before_or_of_a_batch_left_out_beyond_the_plan():

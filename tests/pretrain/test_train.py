@@ -24,7 +24,7 @@ from data.packing import encode_documents, pack, rows_at
 from data.records import Document
 from podium.errors import DataError, DivergenceError, Interrupted, RecipeError
 from podium.models import load_causal_lm, save_model
-from podium.run.context import StageContext
+from podium.run.context import StageContext, checkpoints_of
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
 
@@ -127,6 +127,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(make_recipe, tmp_
         with pytest.raises(Interrupted):
             train(recipe, tmp_path / "broken")
     assert not (tmp_path / "broken/run/pretrain/final").exists()
+    saved = checkpoints_of(tmp_path / "broken/run/pretrain")
+    told = {p.name: json.loads((p / "checkpoint.json").read_text())["stopping"] for p in saved}
+    assert (told["4"], told["6"]) == (False, True), "every fourth is planned"
     broken = train(recipe, tmp_path / "broken")
     assert_same_weights(unbroken, broken)
     assert timeless(unbroken) == timeless(broken)
