@@ -35,6 +35,7 @@ SUGGESTIONS = 3
 THUMBS: dict[bool, Thumb] = {True: "up", False: "down"}
 VISITORS_AT_ONCE = 4  # answers drawn at the same time; each is its own decoding loop
 EACH_AT_ONCE = 2  # of them, one person's; as many again may wait
+SHOWN = 7  # outputs that `Talk` describes: logs, message, Send, Stop, votes, suggestions
 LOOK_SECONDS = 0.5  # after which somebody in the line is told their place anew
 SAVE_FILE = """(text) => {
   const link = document.createElement("a");
@@ -70,6 +71,14 @@ LOGGED_OUT = """<script>
   };
 })();
 </script>"""  # noqa: E501 - one line of a script each
+# Gradio leaves a list open that the Tab key came by, over the page; Escape closes one.
+TAB_CLOSES_LISTS = """<script>
+document.addEventListener("focusout", (event) => setTimeout(() => {
+  const list = event.target;
+  if (list.matches("input[role=combobox][aria-expanded=true]") && list !== document.activeElement)
+    list.dispatchEvent(new KeyboardEvent("keydown", {key: "Escape", bubbles: true}));
+}, 200));
+</script>"""
 
 
 def build(
@@ -234,6 +243,7 @@ def build(
             ]
 
         shown = [*logs, message, send, stop, vote_row, suggestion_row]
+        assert len(shown) == SHOWN
         given = [session, *pickers, both, *knobs, blind, system, stops]
         spoken: dict[str, Any] = {
             "outputs": [*shown, place, earlier],
@@ -361,11 +371,12 @@ def _restoring(talk: Talk) -> Callable:
     """What a visit begins with: the newest conversation of this login."""
 
     def act(request: gr.Request, conversation: Conversation, both: bool) -> tuple:
-        view = talk.restore(conversation, both, _who(request))
+        begun = bool(conversation.turns)  # the visitor was faster
+        view = () if begun else talk.restore(conversation, both, _who(request))
         earlier = _choices(talk, conversation, _who(request))
-        if not conversation.turns:
+        if begun or not conversation.turns:
             # Nothing to restore: what the visitor ticked while this was asked for stands.
-            return (*(gr.skip() for _ in view), earlier, gr.skip(), gr.skip())
+            return (*[gr.skip()] * SHOWN, earlier, gr.skip(), gr.skip())
         two = both or any(turn.answers[1] for turn in conversation.turns)
         ticks = gr.update(value=two), gr.update(value=conversation.hides)
         return (*view, earlier, *ticks)
@@ -375,8 +386,10 @@ def _restoring(talk: Talk) -> Callable:
 
 def _picking(talk: Talk) -> Callable:
     def act(request: gr.Request, conversation: Conversation, both: bool, chat: Any) -> tuple:
-        number = chat if isinstance(chat, int) else None
-        view = talk.restore(conversation, both, _who(request), number)
+        # Who comes by the list with the Tab key has chosen nothing, or what is shown already.
+        if not isinstance(chat, int) or chat == conversation.stored:
+            return (gr.skip(),) * (SHOWN + 2)
+        view = talk.restore(conversation, both, _who(request), chat)
         two = any(turn.answers[1] for turn in conversation.turns)
         return (*view, gr.update(value=two), gr.update(value=conversation.hides))
 
@@ -440,7 +453,7 @@ def appearance() -> dict[str, Any]:
     return {
         "theme": theme,
         "css_paths": Path(__file__).with_name("style.css"),
-        "head": LOGGED_OUT,
+        "head": LOGGED_OUT + TAB_CLOSES_LISTS,
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,

@@ -19,7 +19,7 @@ from app.labeling.tables import LoginSession
 from app.server import build_server
 from app.serving import serving
 from tests.app.chat.starting import GRADIO
-from tests.app.labeling.looking import faults
+from tests.app.labeling.looking import faults, violations
 from tests.app.labeling.making import PASSWORD, add_person
 
 pytestmark = pytest.mark.browser
@@ -39,8 +39,11 @@ def visit(browser):
     """`visit(address, "lea")`: logged in, on the chat; any script error fails the test."""
     contexts, faults = [], []
 
-    def open_page(address: str, handle: str, width: int = 1280, height: int = 800):
-        context = browser.new_context(viewport={"width": width, "height": height})
+    def open_page(
+        address: str, handle: str, width: int = 1280, height: int = 800, touch: bool = False
+    ):
+        size = {"width": width, "height": height}
+        context = browser.new_context(viewport=size, has_touch=touch)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -163,6 +166,60 @@ def test_a_box_ticked_before_the_page_has_looked_for_a_kept_chat_stays_ticked(
         expect(page.locator("#compare input")).to_be_checked()
 
 
+def tab_to(page, selector: str) -> None:
+    """Press Tab until what `selector` names has the focus."""
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        page.wait_for_timeout(50)  # a list opens and closes as the focus comes and goes
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+    pytest.fail(f"no key leads to {selector}")
+
+
+def test_the_whole_way_by_keyboard_alone_and_by_touch_alone(site, visit):
+    """A blind comparison, its vote, another question, a new chat. Seen red: the Tab key that came
+    by the list of earlier chats unticked Blind, and left each list open over the page.
+    """
+    right = "#votes button:nth-of-type(3)"
+    with serving(build_server(site)) as address:
+        page = visit(address, "lea")
+        tab_to(page, "#blind input")
+        page.keyboard.press("Space")
+        expect(page.locator("#compare input")).to_be_checked(timeout=PATIENCE)
+        tab_to(page, "#message textarea")
+        expect(page.locator("ul[role=listbox]")).to_have_count(0)  # of the lists on the way
+        page.keyboard.type("Tell me a story.")
+        page.keyboard.press("Enter")
+        answered(page, 1, side=1)
+        tab_to(page, right)
+        page.keyboard.press("Enter")
+        expect(captions(page)).to_contain_text("reward", timeout=PATIENCE)
+        tab_to(page, "#message textarea")
+        page.keyboard.type("Another one.")
+        tab_to(page, "#send")
+        page.keyboard.press("Enter")
+        answered(page, 2)
+        tab_to(page, "#clear")
+        page.keyboard.press("Enter")
+        expect(captions(page)).to_have_count(0, timeout=PATIENCE)
+
+        page = visit(address, "ben", 360, 740, touch=True)
+        page.tap("#blind input")
+        expect(page.locator("#compare input")).to_be_checked(timeout=PATIENCE)
+        page.tap("#message textarea")
+        page.keyboard.type("Tell me a story.")  # a phone's own keys
+        page.tap("#send")
+        answered(page, 1, side=1)
+        page.tap(right)
+        expect(captions(page)).to_contain_text("reward", timeout=PATIENCE)
+        page.tap("#clear")
+        expect(captions(page)).to_have_count(0, timeout=PATIENCE)
+    with site.database.read() as session:
+        votes = session.scalars(select(Vote)).all()
+        assert [vote.blind for vote in votes] == [True, True]
+        assert len({vote.choice for vote in votes}) == 1
+
+
 def test_a_login_that_ends_in_mid_chat_says_so_and_the_chat_goes_on(site, visit):
     """Seen red: the message stayed in its box and nothing was said."""
     with serving(build_server(site)) as address:
@@ -211,6 +268,8 @@ def test_a_visitor_in_the_line_sees_their_place_and_others_go_before_many_tabs(
         ask(ben, "Three")
         expect(ben.locator("#place")).to_contain_text("number 1 in the line", timeout=PATIENCE)
         picture(ben, "line-360")
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+        assert violations(axe, ben, GRADIO) == []
         expect(second.locator("#place")).to_contain_text("number 2 in the line", timeout=PATIENCE)
         second.click("#stop")
         expect(second.locator("#place")).to_be_hidden(timeout=PATIENCE)
