@@ -223,6 +223,8 @@ def test_documents_come_as_tokens_with_a_note_of_what_was_read(stage, tmp_path, 
 
     records = [document.text for document in context.records("documents")]
     assert texts() == records and len(records) > 3
+    (noted,) = context._data.values()  # as `document_tokens` left it, the last to read
+    assert sum(noted["dropped"].values()) == 3 and noted["records"] == len(records)
     assert texts(passes=3) == [d.text for d in context.records("documents", passes=3)]
     assert texts("validation") == ["Ana likes b 0.", "Ana likes b 1."]
     context.save_checkpoint(1, lambda folder: None)
