@@ -19,7 +19,8 @@ test: $(READY)         ## the default tests (minutes, two cores, no network)
 
 test-marked: $(READY)  ## the long ones: kill -9, load, PostgreSQL, a real browser
 	# a file stays on one worker: a browser's event loop must be gone before the next file's tests start theirs
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 30 -m "(slow or postgres or browser) and not gpu"
+	# in the order of tests/conftest.py, with the longest first, or one worker waits for the other at the end
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30 -m "(slow or postgres or browser) and not gpu"
 
 mutants: $(READY)      ## a sample of faults by a tool, and what the tests see:  make mutants FOLDER=ppo
 	$(BIN)/python -m tests.mutation $(FOLDER) $(SAMPLE) $(SEED)

@@ -27,6 +27,17 @@ SENTENCES = [
 ]
 
 
+LONG_SECONDS = 600  # what has a longer time-out than that is begun first
+
+
+def pytest_collection_modifyitems(config, items):
+    """Files with a long test first, where files are handed out to workers in this order."""
+    if not config.getoption("loadscopereorder", True):
+        limits = [(item.path, item.get_closest_marker("timeout")) for item in items]
+        long = {path for path, limit in limits if limit and limit.args[0] > LONG_SECONDS}
+        items.sort(key=lambda item: item.path not in long)
+
+
 modules_frozen = 0
 
 

@@ -16,6 +16,7 @@ PATIENCE_SECONDS = 120
 GRADIO = (
     ("landmark-unique", ".placeholder-content"),  # two empty logs: a landmark each, without a name
     ("nested-interactive", ".toast-header"),  # a toast's head is a button around its closing button
+    ("color-contrast", ".toast-"),  # of a toast that is just coming or going
 )
 PATIENCE = 1000 * PATIENCE_SECONDS  # as Playwright counts
 

@@ -68,6 +68,8 @@ def answered(page, count: int, side: int = 0) -> list[str]:
 
 def says(page, text: str) -> None:
     expect(page.locator(".toast-body").last).to_contain_text(text, timeout=PATIENCE)
+    # Send is back with the last update, which puts what was typed into its box once more.
+    expect(page.locator("#send")).to_be_visible(timeout=PATIENCE)
 
 
 def in_view(page, selector: str) -> bool:
