@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from podium.errors import DivergenceError, Interrupted
-from podium.run.context import StageContext
+from podium.errors import DivergenceError
 from pretrain.train import first_window
 from tests.pretrain.test_train import assert_same_weights, metrics, timeless, train
+from tests.stopping import stopped_every
 
 # A rate that is far too high once it is warm: the loss falls, then rises.
 WILD = {
@@ -45,21 +45,7 @@ def test_a_run_that_went_back_resumes_to_the_bit(make_recipe, tmp_path, monkeypa
     """
     recipe = make_recipe(**WILD)
     unbroken = train(recipe, tmp_path / "unbroken")
-    asked = {"times": 0}
-
-    def stop_at_every_seventh(stage):
-        asked["times"] += 1
-        return asked["times"] % 7 == 0
-
-    stops = 0
-    with monkeypatch.context() as patch:
-        patch.setattr(StageContext, "stop_requested", property(stop_at_every_seventh))
-        while True:
-            try:
-                broken = train(recipe, tmp_path / "broken")
-                break
-            except Interrupted:
-                stops += 1
+    broken, stops = stopped_every(7, monkeypatch, lambda: train(recipe, tmp_path / "broken"))
     assert stops > 3
     assert_same_weights(unbroken, broken)
     assert timeless(unbroken) == timeless(broken)

@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from podium.errors import Interrupted
-from podium.run.context import StageContext
 from tests.reward.test_train import metrics, same_weights, train
+from tests.stopping import stopped_every
 
 # Two members of 24 updates; the rate is far too high once it is warm.
 WILD = {
@@ -59,21 +58,7 @@ def test_a_run_that_went_back_resumes_to_the_bit(make_recipe, tmp_path, monkeypa
     """Stopped again and again. Mutation seen red: the guard's state left out of checkpoints."""
     recipe = make_recipe(**WILD)
     unbroken = train(recipe, tmp_path / "unbroken")
-    asked = {"times": 0}
-
-    def stop_now_and_then(stage):
-        asked["times"] += 1
-        return asked["times"] % 13 == 0
-
-    stops = 0
-    with monkeypatch.context() as patch:
-        patch.setattr(StageContext, "stop_requested", property(stop_now_and_then))
-        while True:
-            try:
-                broken = train(recipe, tmp_path / "broken")
-                break
-            except Interrupted:
-                stops += 1
+    broken, stops = stopped_every(13, monkeypatch, lambda: train(recipe, tmp_path / "broken"))
     assert stops > 2
     assert same_weights(unbroken, broken)
     assert metrics(unbroken) == metrics(broken)

@@ -15,6 +15,7 @@ from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
 from tests.sft.test_train import assert_same_weights, metrics, timeless, train
+from tests.stopping import stopped_every
 
 # A rate that is far too high once it is warm: the loss falls, then rises. Forty updates of eight.
 WILD = {
@@ -57,21 +58,7 @@ def test_a_run_that_went_back_resumes_to_the_bit(make_recipe, tmp_path, monkeypa
     """
     recipe = make_recipe(**WILD)
     unbroken = train(recipe, tmp_path / "unbroken")
-    asked = {"times": 0}
-
-    def stop_now_and_then(stage):
-        asked["times"] += 1
-        return asked["times"] % 11 == 0
-
-    stops = 0
-    with monkeypatch.context() as patch:
-        patch.setattr(StageContext, "stop_requested", property(stop_now_and_then))
-        while True:
-            try:
-                broken = train(recipe, tmp_path / "broken")
-                break
-            except Interrupted:
-                stops += 1
+    broken, stops = stopped_every(11, monkeypatch, lambda: train(recipe, tmp_path / "broken"))
     assert stops > 2
     assert_same_weights(unbroken, broken)
     assert timeless(unbroken) == timeless(broken)
