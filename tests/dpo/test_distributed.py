@@ -49,9 +49,7 @@ def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, zero_stage
 @pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 3])
 def test_two_processes_that_diverge_begin_again_together(make_recipe, tmp_path, zero_stage):
-    """In the same processes, from the same checkpoint, at the same lower rate. Seen to hang with a
-    breach that only the main process sees.
-    """
+    """In the same processes, from the same checkpoint, at the same lower rate."""
     wild = {
         "learning_rate": 1.0,
         "num_train_epochs": 0.8,  # ten updates

@@ -31,10 +31,16 @@ def guard_lines(folder) -> list[str]:
     return [line for line in (folder / "logbook.md").read_text().splitlines() if "guard:" in line]
 
 
+def read_at(folder, update: int) -> int:
+    """Tokens of an update's batch."""
+    tokens = [0, *(line["tokens"] for line in metrics(folder))]
+    return tokens[update] - tokens[update - 1]
+
+
 def test_a_rate_that_is_too_high_is_lowered_from_the_last_healthy_checkpoint(make_recipe, tmp_path):
-    """Mutations seen red: the rate of the checkpoint kept (`use_rate` left out); the log kept
-    beyond the checkpoint; the guard's state left out of the checkpoint, which tries the same rate
-    again and again.
+    """Mutations seen red: the rate of the checkpoint kept (`use_rate` left out); the guard's state
+    left out of the checkpoint, which tries the same rate again and again; the batch of the breach
+    read again.
     """
     folder = train(make_recipe(**WILD), tmp_path / "runs")
     said = guard_lines(folder)
@@ -50,11 +56,15 @@ def test_a_rate_that_is_too_high_is_lowered_from_the_last_healthy_checkpoint(mak
     assert log[-1]["learning_rate"] < 0.2 * factor
     record = json.loads((folder / "final/stage.json").read_text())
     assert record["metrics"]["rollbacks"] == len(said)
+    calm = train(make_recipe("calm", num_train_epochs=8), tmp_path / "runs")
+    number = int(re.search(r"guard: update (\d+):", said[0])[1])  # left out: half a run away
+    assert read_at(folder, number) == read_at(calm, (number - 1 + 20) % 40 + 1)
+    assert read_at(folder, number) != read_at(calm, number)
 
 
 def test_a_run_that_went_back_resumes_to_the_bit(make_recipe, tmp_path, monkeypatch):
     """Stopped again and again. Mutations seen red: a checkpoint that only the stop made is gone
-    back to; the batch of the breach read again after the stop.
+    back to; the guard's state left out of checkpoints.
     """
     recipe = make_recipe(**WILD)
     unbroken = train(recipe, tmp_path / "unbroken")
