@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from podium.cli.memory import Place, plan_memory
 from podium.run.lineage import read_stage_file
 from podium.run.recipe import load_recipe
+from pretrain.plans import Place, plan_memory
 
 COMMON = [
     "dtype=fp32",

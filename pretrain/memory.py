@@ -35,6 +35,7 @@ __all__ = [
     "Step",
     "cache_bytes",
     "loss_of",
+    "resting_step",
     "trained_bytes",
     "training_step",
 ]
@@ -78,18 +79,12 @@ def training_step(
     windows of several documents with a whole mask. dtype: bf16 is autocast over fp32 weights, as
     the engine does it.
     """
-    kind: Any = AutoModelForCausalLM if head == "lm" else AutoModelForSequenceClassification
-    if head == "score":
-        config.num_labels = 1
-    with torch.device("meta"):
-        model: Any = kind.from_config(config, attn_implementation=attention, dtype=torch.float32)
-        model = with_lora(model, lora, "CAUSAL_LM" if head == "lm" else "SEQ_CLS", 0).train()
+    model = _shaped(config, head, attention, lora)
     if checkpointing:
         inside_peft(model).gradient_checkpointing_enable()
     with FakeTensorMode(allow_non_fake_inputs=True):
         _without_numbers(model)
-        weights = sum(p.numel() for p in model.parameters()) * FP32
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * FP32
+        weights, trained = _sizes(model)
         ids = torch.zeros(rows, tokens, dtype=torch.long)
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
         if packed and takes_position_ids(model):
@@ -98,6 +93,29 @@ def training_step(
         with Peak(model.parameters()) as seen, autocast(torch.device("cpu"), dtype):
             loss_of(model, inputs, head).backward()
     return Step(weights, trained, seen.peak - weights - trained)
+
+
+def resting_step(
+    config: PreTrainedConfig, *, head: Head = "lm", lora: LoraConfig | None = None
+) -> Step:
+    """What there is of a step whatever its rows are: it holds no activations."""
+    return Step(*_sizes(_shaped(config, head, "sdpa", lora)), activations=0)
+
+
+def _shaped(config: PreTrainedConfig, head: Head, attention: str, lora: LoraConfig | None) -> Any:
+    """A model in training mode on the meta device."""
+    kind: Any = AutoModelForCausalLM if head == "lm" else AutoModelForSequenceClassification
+    if head == "score":
+        config.num_labels = 1
+    with torch.device("meta"):
+        model = kind.from_config(config, attn_implementation=attention, dtype=torch.float32)
+        return with_lora(model, lora, "CAUSAL_LM" if head == "lm" else "SEQ_CLS", 0).train()
+
+
+def _sizes(model: nn.Module) -> tuple[int, int]:
+    """Bytes of a model's weights, and of those that learn; tied ones count once."""
+    weights = [(p.numel() * FP32, p.requires_grad) for p in model.parameters()]
+    return sum(size for size, _ in weights), sum(size for size, learns in weights if learns)
 
 
 def _without_numbers(model: nn.Module) -> None:
@@ -159,10 +177,15 @@ class Peak(TorchDispatchMode):
 
 
 def trained_bytes(
-    step: Step, processes: int = 1, zero_stage: int = 0, offload: bool = False
+    step: Step,
+    processes: int = 1,
+    zero_stage: int = 0,
+    offload: bool = False,
+    gathered: int = LIVE_PARAMETERS,
 ) -> dict[str, int]:
     """What a model that learns takes on each of `processes`, by kind, in bytes: with AdamW's two
     moments, and what the ZeRO stage shards. `offload`: the optimizer lies in the host's memory.
+    `gathered`: parameters that ZeRO-3 keeps at hand beside its shards.
     """
     share = processes if zero_stage else 1
     found = {
@@ -174,7 +197,7 @@ def trained_bytes(
     if zero_stage:
         found["optimizer"] += step.trained // share  # its own fp32 copy of the weights
     if zero_stage == 3:
-        found["weights"] = step.weights // processes + min(step.weights, FP32 * LIVE_PARAMETERS)
+        found["weights"] = step.weights // processes + min(step.weights, FP32 * gathered)
     if offload:
         found["optimizer (host)"] = found.pop("optimizer")
     return found

@@ -127,8 +127,8 @@ def print_memory(
     """The plan of `podium plan memory`; `memory` in GB."""
     import torch
 
-    from podium.cli.memory import Place, in_words, plan_memory
     from podium.runtime import resolve_dtype
+    from pretrain.plans import Place, in_words, plan_memory
 
     quieten_libraries()
     gpu = torch.cuda.is_available() if on_gpu is None else on_gpu

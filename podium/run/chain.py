@@ -23,6 +23,7 @@ from podium.rewards.model import (
     check_scalar_head,
     is_reward_model,
 )
+from podium.run.fitting import check_memory
 from podium.run.launch import opened_run, run_stage
 from podium.run.lineage import STAGE_FILE, read_stage_file
 from podium.run.parents import find_parent, is_hub_id, within_stage
@@ -40,6 +41,7 @@ def run_chain(recipe: Recipe, runs_dir: Path, force: tuple[str, ...] = ()) -> Pa
     chain = recipe.chain()
     check_parents(recipe, runs_dir / recipe.name)
     check_data(recipe, runs_dir / recipe.name)
+    check_memory(recipe, chain, runs_dir / recipe.name)
     with opened_run(recipe, runs_dir) as run_dir:
         say(f"recipe '{recipe.name}': {len(chain)} stages, everything lies in {run_dir}")
         ran = [

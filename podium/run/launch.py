@@ -23,6 +23,7 @@ from podium.errors import FunctionError, Interrupted, PodiumError, RecipeError
 from podium.progress import quieten_libraries, say
 from podium.run import lineage
 from podium.run.context import StageContext, checkpoint_record
+from podium.run.fitting import check_memory
 from podium.run.recipe import Recipe, dump_recipe, load_recipe
 from podium.run.registry import spec_of
 from podium.run.rollback import BeginAgain
@@ -188,6 +189,7 @@ def opened_run(recipe: Recipe, runs_dir: Path) -> Iterator[Path]:
 
 def run_one(recipe: Recipe, name: str, runs_dir: Path, force: bool = False) -> bool:
     """One stage in its run folder; the embedded world is written first when the recipe has one."""
+    check_memory(recipe, [name], runs_dir / recipe.name)
     with opened_run(recipe, runs_dir) as run_dir:
         if recipe.data.world is not None and name != "world":
             run_stage(recipe, "world", run_dir)

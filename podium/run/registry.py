@@ -25,6 +25,8 @@ __all__ = [
     "split_arm",
 ]
 
+# Says what a stage of a recipe will take in memory (`podium.run.fitting`).
+PLANNER = "pretrain.plans"
 Settings = Mapping[str, Any]  # a stage's own section of the recipe, as read from YAML
 Role = Literal["records", "base", "demonstrated", "start", "policy", "reward", "report"]
 

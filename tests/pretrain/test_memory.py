@@ -4,13 +4,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from podium.cli.memory import Place, changes_that_fit, in_words, plan_memory
 from podium.errors import ParentError
 from podium.lora import LoraConfig
 from podium.run.recipe import validate
 from podium.runtime import autocast
 from pretrain.architecture import build_config, build_model
 from pretrain.memory import Peak, Step, cache_bytes, loss_of, trained_bytes, training_step
+from pretrain.plans import Place, changes_that_fit, in_words, plan_memory
 
 
 def small(context: int = 64):

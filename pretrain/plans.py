@@ -1,4 +1,5 @@
-"""`podium plan memory RECIPE`: what each training stage takes, and what would make it fit.
+"""What each training stage of a recipe takes, and what would make it fit: `podium plan memory`
+says it, and a run that cannot fit is refused by it (`podium.run.fitting`).
 
 What is planned is what the step's tensors take. On a CPU glibc keeps much of what is let go: two
 measured runs (OPT-125M with 2 x 512 tokens, Pythia-160M with 8 x 256) took 3.5 and 4.3 GB where 2.8
@@ -22,7 +23,15 @@ from podium.run.recipe import Recipe, validate
 from podium.run.registry import split_arm
 from podium.runtime import Dtype
 from pretrain.architecture import build_config
-from pretrain.memory import PROCESS, Head, cache_bytes, trained_bytes, training_step
+from pretrain.memory import (
+    LIVE_PARAMETERS,
+    PROCESS,
+    Head,
+    cache_bytes,
+    resting_step,
+    trained_bytes,
+    training_step,
+)
 from pretrain.presets import PRESETS
 
 # Vocabulary and context of the released models, by the beginning of a preset's name.
@@ -36,6 +45,7 @@ RELEASED = {
     "gpt2": (50_257, 1024),
     "gpt": (50_257, 2048),
 }
+PROCESSES = tuple(2**n for n in range(11))  # how many are tried where one has too little
 UNSTATED = 2048  # tokens a row where neither the recipe nor the model says how long rows may be
 # Tried one after the other, and each together with those before it, where a stage does not fit.
 CHANGES: dict[str, dict[str, Any]] = {
@@ -73,14 +83,26 @@ class Place:
         gpu: bool,
         dtype: Dtype,
         stand_in: str | None = None,
+        at_rest: bool = False,
     ) -> None:
-        """`stand_in`: a preset whose shape is taken for models of the hub."""
+        """`stand_in`: a preset whose shape is taken for models of the hub. `at_rest`: leave out
+        what depends on the length of rows, which is found by trying a step.
+        """
         self.recipe, self.run_dir, self.stand_in = recipe, run_dir, stand_in
         self.processes, self.gpu, self.dtype = processes, gpu, dtype
+        self.at_rest = at_rest
 
     def with_recipe(self, recipe: Recipe) -> "Place":
         """The same place for another recipe."""
-        return Place(recipe, self.run_dir, self.processes, self.gpu, self.dtype, self.stand_in)
+        return Place(
+            recipe,
+            self.run_dir,
+            self.processes,
+            self.gpu,
+            self.dtype,
+            self.stand_in,
+            self.at_rest,
+        )
 
     def shape(self, ref: str) -> PreTrainedConfig:
         """The configuration of the model that a stage, a folder or a hub id names; of a stage that
@@ -127,19 +149,24 @@ class Place:
         """Bytes by kind of a model that learns under a stage's `engine`. `plain`: the stage lets
         `podium.attention.attend_for_training` choose the plain formula for short rows.
         """
-        step = training_step(
-            shape,
-            rows,
-            tokens,
-            head=head,
-            attention="eager" if plain and not self.gpu and tokens <= SHORT else "sdpa",
-            packed=packed,
-            checkpointing=config.gradient_checkpointing,
-            lora=getattr(config, "lora", None),
-            dtype=self.dtype,
-        )
-        engine = config.engine
-        return trained_bytes(step, self.processes, engine.zero_stage, engine.offload)
+        engine, lora = config.engine, getattr(config, "lora", None)
+        if self.at_rest:
+            step = resting_step(shape, head=head, lora=lora)
+            gathered = 0
+        else:
+            step = training_step(
+                shape,
+                rows,
+                tokens,
+                head=head,
+                attention="eager" if plain and not self.gpu and tokens <= SHORT else "sdpa",
+                packed=packed,
+                checkpointing=config.gradient_checkpointing,
+                lora=lora,
+                dtype=self.dtype,
+            )
+            gathered = LIVE_PARAMETERS
+        return trained_bytes(step, self.processes, engine.zero_stage, engine.offload, gathered)
 
 
 def plan_memory(place: Place, only: str | None = None) -> Iterator[StageMemory]:
@@ -209,7 +236,7 @@ def _ppo(place: Place, config: Any) -> dict[str, int]:
     if config.final_weights == "ema":
         found["average of the weights"] = learning[0]["gradients"]
     slots = min(config.rollout_batch_size, config.batch_size)
-    cache = cache_bytes(shape, slots, tokens, place.dtype)
+    cache = 0 if place.at_rest else cache_bytes(shape, slots, tokens, place.dtype)
     copy = learning[0]["weights"] // 2 if place.dtype == "bf16" else 0
     activations = max(sizes["activations"] for sizes in learning)
     found["frozen models"] = frozen if config.frozen_models == "resident" else 0
@@ -258,6 +285,33 @@ def changes_that_fit(place: Place, stage: str, memory: int) -> str:
         f"does not fit even with {' and '.join(said)}: {sizes.total / 1e9:.1f} GB; spread it over "
         "more processes (engine: {zero_stage: 3}), or take a smaller model"
     )
+
+
+def ways_at_rest(place: Place, stage: str, memory: int) -> str:
+    """What brings the weights, gradients, optimizer and frozen models of a stage below `memory`
+    bytes on a process, in a sentence; no step is tried.
+    """
+    section = place.recipe.stage_config(stage)
+    ways = []
+
+    def total(processes: int, changed: dict[str, Any]) -> int:
+        recipe = _with(place.recipe, stage, changed)
+        there = Place(
+            recipe, place.run_dir, processes, place.gpu, place.dtype, place.stand_in, at_rest=True
+        )
+        return sum(sizes.total for sizes in plan_memory(there, only=stage))
+
+    if hasattr(section, "lora") and (size := total(place.processes, {"lora": {}})) <= memory:
+        ways.append(f"`lora: {{}}` in the section `{stage}:` takes {size / 1e9:.1f} GB")
+    sharded = {"engine": section.engine.model_dump() | {"zero_stage": 3}}
+    for processes in (n for n in PROCESSES if n >= place.processes):
+        if (size := total(processes, sharded)) <= memory:
+            ways.append(
+                f"`engine: {{zero_stage: 3}}` on {processes} processes with as much memory each "
+                f"takes {size / 1e9:.1f} GB"
+            )
+            break
+    return "; or ".join(ways) or "take a smaller model"
 
 
 def _with(recipe: Recipe, stage: str, changed: dict[str, Any]) -> Recipe:
