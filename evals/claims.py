@@ -172,8 +172,8 @@ CLAIMS: dict[str, Claim] = {
         "rounds of rankings of the newest policy improve it further",
         "Bai et al. 2022, section 4.5; InstructGPT, section 3.6",
         "not run",
-        "the command is there; whether it beats as many rankings taken at once was not measured",
-        ("podium.cli iterate willowbrook --rounds 2 --runs-dir {runs}",),
+        "two rounds against as many rankings taken at once, three seeds; not run to its end",
+        ("benchmarks.rounds --seeds 1 2 3 --out {runs}/rounds",),
     ),
     "divergence-recovery": Claim(
         "a run that diverges is saved by an earlier checkpoint and a lower rate",
