@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,9 @@ def test_the_table_names_every_claim_with_its_state(podium):
 
 
 def test_a_claim_is_run_by_its_commands_and_stops_at_the_first_that_fails(monkeypatch, tmp_path):
-    """Mutation seen red: the exit status not looked at."""
+    """And what it comes to is told after the last. Mutations seen red: the exit status not looked
+    at; what comes after it, or the page, not told, or told where there is none.
+    """
     (tmp_path / "my runs").mkdir()
     two = ("json.tool {runs}/a.json {runs}/b.json", "json.tool {runs}/none.json")
     (tmp_path / "my runs" / "a.json").write_text("[1]")
@@ -64,6 +67,13 @@ def test_a_claim_is_run_by_its_commands_and_stops_at_the_first_that_fails(monkey
         reproduce("tried", tmp_path / "my runs", said.append)
     assert (tmp_path / "my runs" / "b.json").is_file() and "never" not in "".join(said)
     assert sys.executable
+    whole = replace(claim, commands=two[:1], after=lambda runs: f"after {runs.name}", page="a.md")
+    for done, end in ((whole, "a.md"), (replace(whole, page="", after=None), "")):
+        monkeypatch.setitem(CLAIMS, "tried", done)
+        said.clear()
+        reproduce("tried", tmp_path / "my runs", said.append)
+        assert ("\nafter my runs" in said) == bool(end)
+        assert said[-1].strip() == (f"what came out here before: docs/lab/{end}" if end else "")
     with pytest.raises(PodiumError, match="there is no claim 'x'"):
         reproduce("x", tmp_path, said.append)
     with pytest.raises(PodiumError, match="is not built"):

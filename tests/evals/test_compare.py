@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Message, Prompt
-from evals.compare import Settings, compare, read_judge
+from evals.compare import Settings, _home, compare, read_judge
 from evals.contestants import find_contestant, model_of, optimised_rewards
 from evals.held_out import held_out_prompts, trained_on
 from evals.records import Answer
@@ -67,6 +68,25 @@ def test_two_models_of_a_run_meet_on_its_held_out_prompts(run, tmp_path):
     assert all(a.tokens <= 8 for a in answers), "as long as PPO trained for"
     assert found == json.loads((tmp_path / "comparison.json").read_text())
     assert "counted half" in in_words(found)
+
+
+def test_prompts_are_those_of_the_run_that_is_named_or_of_the_first_model_that_has_one(
+    run, tmp_path
+):
+    """Mutations seen red: a run that is named looked for elsewhere; a file taken for a run."""
+    far = SimpleNamespace(run=None)
+    near = find_contestant("mini/sft", run.parent)
+    file = tmp_path / "asked.jsonl"
+    file.write_text("")
+    for named, models, home in (
+        (None, [far, near], near),
+        ("mini/sft", [far, far], near),
+        (str(file), [near, near], None),
+    ):
+        asked = Settings(("a", "b"), prompts_from=named)
+        assert _home(asked, models, run.parent) == home
+    with pytest.raises(PodiumError, match="none of the models belongs to a run"):
+        _home(Settings(("a", "b")), [far, far], run.parent)
 
 
 def test_what_was_sampled_is_kept_and_other_settings_are_refused(run, tmp_path):

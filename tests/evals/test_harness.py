@@ -3,6 +3,7 @@ compares question by question.
 """
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -13,11 +14,12 @@ from data.records import Question
 from evals.evaluate import Config, main
 from evals.harness import SUITES, against_sft, check_tasks, expand
 from evals.loglikelihood import accuracies, score_questions
+from evals.measure import Tasks
 from evals.report import render
 from podium.errors import PlatformError, RecipeError
 from podium.models import load_causal_lm
 from podium.run.context import StageContext
-from tests.evals.miniature import make_run
+from tests.evals.miniature import make_recipe, make_run
 
 
 def test_a_difference_is_told_on_the_same_questions():
@@ -46,6 +48,31 @@ def test_a_suite_is_asked_as_its_paper_did_unless_the_recipe_says_otherwise():
     assert found[0] == [*SUITES["opt"].tasks, "mine"] and "mine" not in found[32]
     assert expand(["instructgpt", "mine"], [5]) == {5: [*SUITES["instructgpt"].tasks, "mine"]}
     assert expand(["piqa"], None) == {0: ["piqa"]} and expand([], [0, 5]) == {}
+
+
+def test_what_lm_eval_said_of_each_model_is_kept_beside_the_table(copied_run, monkeypatch):
+    """Without lm-eval: what it says is made up. Mutations seen red: nothing kept; kept although
+    nothing was asked.
+    """
+    said: list[int] = []
+
+    def told(*asked):
+        said.append(len(said))
+        return {"quiz": {"acc": [1.0, 0.0]}}, {"said": said[-1]}
+
+    monkeypatch.setattr("evals.measure.ask", lambda *asked, seed: told(*asked))
+    small = Config(prompts=1, samples=1, best_of=0, max_new_tokens=2, documents_tokens=512,
+                   questions=0, familiar_prompts=0)  # fmt: skip
+    kept = copied_run / "evals" / "final" / "lm_eval"
+    for tasks in (Tasks(), Tasks({0: ["quiz"]})):
+        assert not kept.exists()
+        monkeypatch.setattr("evals.evaluate.read_tasks", lambda config, stage, tasks=tasks: tasks)
+        shutil.rmtree(copied_run / "evals")
+        stage = StageContext("evals", make_recipe(small, ppo=None, ppo_arms={}), copied_run)
+        main(stage.config, stage)
+        stage.close()
+    found = {path.stem: json.loads(path.read_text()) for path in kept.iterdir()}
+    assert found == {"base": {"0": {"said": 0}}, "sft": {"0": {"said": 1}}}
 
 
 @pytest.mark.slow

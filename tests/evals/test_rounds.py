@@ -15,7 +15,7 @@ import yaml
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Ranking
 from evals.rounds import AwaitsPeople, Plan, iterate, round_tree
-from podium.errors import RecipeError
+from podium.errors import PodiumError, RecipeError
 from podium.run.recipe import load_recipe, validate
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +184,27 @@ def test_people_are_waited_for_with_the_file_and_asked_beside_the_round(recipe, 
     ran.clear()
     iterate(loaded, plan, tmp_path)
     assert [name for name, _ in ran] == ["round-1", "round-2"] and len(compared) == 6
+
+
+def test_without_a_world_people_are_asked_about_what_the_stage_left(recipe, tmp_path, monkeypatch):
+    """Nobody ranks there, so the stage ends with the candidates beside its final/. What else went
+    wrong is told as it is. Mutations seen red: final/ asked for all the same; every error taken for
+    a want of people.
+    """
+    place = tmp_path / "tiny" / "round-1-candidates" / "rankings"
+
+    def run_chain(made, folder):
+        raise PodiumError("it ended", "mend it")
+
+    monkeypatch.setattr("evals.rounds.run_chain", run_chain)
+    loaded, plan = load_recipe(recipe), Plan(1, people=True)
+    with pytest.raises(PodiumError, match="it ended"):
+        iterate(loaded, plan, tmp_path)
+    place.mkdir(parents=True)
+    (place / "candidates.jsonl").write_text("")
+    with pytest.raises(AwaitsPeople) as waiting:
+        iterate(loaded, plan, tmp_path)
+    assert f"podium label import {place / 'candidates.jsonl'};" in str(waiting.value.fix)
 
 
 @pytest.mark.slow

@@ -75,6 +75,13 @@ def test_a_judge_of_pairs_compares_answer_for_answer_and_rates_what_it_compared(
     assert elo(Met(["a", "b"], given[:2], None, judge, 1)) == {}
 
 
+def test_where_there_is_no_rating_the_reason_stands_in_its_place():
+    """Who never won has none. Mutation seen red: no rating at all without its reason."""
+    given = [answers([length] * 12) for length in (30, 20, 10)]
+    found = elo(Met(["a", "b", "c"], given, None, Judged("j", pairs=Longer()), 1))
+    assert list(found) == ["none"] and "never" in found["none"]
+
+
 RESULT = {
     "prompts": 30,
     "samples": 2,

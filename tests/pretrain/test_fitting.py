@@ -59,6 +59,8 @@ def test_as_many_runs_as_a_law_needs_are_enough_and_one_less_is_not():
     """Mutations seen red: each bound moved by one; a run that was worth nothing counted."""
     joint = [Point(n, d, 1 + n**-0.3 + 5 * d**-0.4) for n in (1e2, 1e4) for d in (1e2, 1e3, 1e5)]
     assert fit_joint(joint, draws=2).runs == 6
+    turned = [p._replace(parameters=p.tokens, tokens=p.parameters) for p in joint]
+    assert fit_joint(turned, draws=2).runs == 6, "two amounts are enough"
     many = [Point(n, d, 1 + n**-0.3 + d**-0.3) for n in (1e2, 1e4) for d in (1e2, 1e3, 1e4, 1e5)]
     for few, said in (
         (joint[:5], "there are 5 runs, 2 sizes, 3 amounts"),

@@ -111,11 +111,16 @@ def test_the_peak_is_of_what_lived_at_once():
 
 
 def test_recomputing_and_adapters_take_less():
-    """Mutations seen red: `checkpointing` not passed on; adapters counted as whole weights."""
+    """A score's head learns beside its adapters, 160 weights of fp32. Mutations seen red:
+    `checkpointing` not passed on; adapters counted as whole weights; a language model's adapters
+    for a score, and those of no task.
+    """
     whole = training_step(small(), 16, 64)
     assert training_step(small(), 16, 64, checkpointing=True).activations < whole.activations
     adapted = training_step(small(), 16, 64, lora=LoraConfig(r=4))
     assert adapted.trained < 0.1 * whole.trained and adapted.weights > whole.weights
+    scored = training_step(small(), 1, 8, head="score", lora=LoraConfig(r=4))
+    assert scored.trained == adapted.trained + 4 * 160
 
 
 def test_shards_by_hand():

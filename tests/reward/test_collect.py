@@ -3,6 +3,7 @@ an unbroken one.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ import yaml
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Message, Prompt, Ranking
 from podium.errors import DataError, Interrupted, RecipeError
+from podium.rewards.model import load_reward_model, new_reward_model, save_reward_model
+from podium.rewards.model_reward import ModelReward
 from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
+from reward.candidates import Candidates
 from tests.reward.conftest import village_rankings
 
 PROMPTS = [
@@ -177,6 +181,26 @@ def test_a_reward_ranks_in_the_labelers_place(recipe, tmp_path):
         lengths = [len(text) for text in ranking.responses]
         assert ranking.ranks == [1 + sum(other > own for other in lengths) for own in lengths]
     assert len(read_jsonl(final / "rankings.validation.jsonl", Ranking)) == 4
+
+
+def test_rewards_of_two_chains_rank_together(recipe, tmp_path, tiny_llama, tokenizer, monkeypatch):
+    """Each reads the answers as text, by its own template. Mutation seen red: they must share one."""
+    folders = [tmp_path / name for name in ("ours", "theirs")]
+    for seed, folder in enumerate(folders):
+        save_reward_model(new_reward_model(tmp_path / "model", tokenizer, seed), tokenizer, folder)
+    template = folders[1] / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# theirs #}")
+    path = recipe(reward=[{"reward": str(folder)} for folder in folders])
+    asked = [
+        Candidates(prompt=p.messages, responses=["An owl.", "A mill.", "Jam."], id=p.id, split=split,
+                   generators=["sft"] * 3, user=p.user, use_case=None, source=None, meta=p.meta)
+        for p, split in zip(PROMPTS, ("train", "validation"), strict=False)
+    ]  # fmt: skip
+    monkeypatch.setattr("reward.collect.sample", lambda config, stage: (asked, Counter()))
+    (ranking,) = read_jsonl(collect(path, tmp_path / "runs") / "rankings.train.jsonl", Ranking)
+    models = [ModelReward(*load_reward_model(folder)) for folder in folders]
+    scores = sum(model([PROMPTS[0]] * 3, ranking.responses) for model in models).tolist()
+    assert ranking.ranks == [1 + sum(other > own for other in scores) for own in scores]
 
 
 def test_without_labelers_the_candidates_wait_for_people(recipe, tmp_path):

@@ -266,6 +266,14 @@ def test_a_file_is_scored_by_a_stranger_a_function_a_sum_and_a_served_model(podi
         assert scored(endpoint) == first and len(server.questions) == 3, "what was asked is kept"
 
 
+def test_a_file_is_scored_by_no_stage_of_a_recipe(tmp_path):
+    """There is no recipe, which is told. Mutation seen red: a place without even an empty one."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Who?", "response": "Ana."}\n')
+    for reward, said in (("nowhere", "no parent 'nowhere'"), ("reward", "is no stage of")):
+        with pytest.raises(ParentError, match=said):
+            score_file(reward, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+
+
 def test_a_slip_in_a_reward_is_told_with_the_right_key(podium, tmp_path):
     """Red with the option's text handed on unread."""
     (tmp_path / "in.jsonl").write_text('{"prompt": "Who?", "response": "Ana."}')
