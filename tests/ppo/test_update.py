@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from data.packing import packed_inputs
 from podium.models import remove_dropout
+from ppo.ptx import next_tokens
 from ppo.update import MiniBatch, Targets, UpdateSums, compare_gradients, flat_gradient
 
 BOS = 0
@@ -89,6 +90,44 @@ def test_the_gradient_is_g_ppo_plus_coefficient_times_g_ptx(
     found = accumulated_gradient(learner, batch, targets, windows)
     expected = g_ppo + ptx_coef * g_ptx
     assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()) + 1e-7)
+
+
+def test_a_pass_holds_no_more_rows_than_the_recipe_says(make_learner, monkeypatch):
+    """And every row once, the last pass told. Mutations seen red: all rows in one pass; no pass the
+    last.
+    """
+    learner, passes = make_learner(per_device_train_batch_size=3), []
+    batch, targets = rolled_out(learner)
+    monkeypatch.setattr(
+        learner._update,
+        "_ppo_pass",
+        lambda minibatch, rows, sums, last: passes.append((rows.tolist(), last)),
+    )
+    sums = UpdateSums(batch.scores.device)
+    learner._update.accumulate(MiniBatch(batch, targets, torch.arange(8), None, first=True), sums)
+    assert sorted(row for rows, _ in passes for row in rows) == [*range(8)]
+    assert max(len(rows) for rows, _ in passes) == 3
+    assert [last for _, last in passes] == [*[False] * (len(passes) - 1), True]
+
+
+def test_sums_over_many_tokens_lose_none_of_them():
+    """In fp32 a sum of 2^24 no longer grows by 1. Mutations seen red: either sum in fp32."""
+    sums = UpdateSums(torch.device("cpu"))
+    sums.tokens = sums.ptx_tokens = 1
+    for part in (2.0**24, 1.0):
+        sums.values += part
+        sums.ptx += part
+    means = sums.means()
+    assert means["ptx/loss"] == means["loss/policy_avg"] == 2**24 + 1
+
+
+def test_a_window_without_an_end_of_text_is_one_document():
+    """As under a tokenizer that has none. Mutation seen red: the second token no target."""
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    found = next_tokens(ids, None, None)
+    assert found.targets.tolist() == [[False, True, True]] * 2
+    assert found.attention_mask.all() and found.attention_mask.shape == ids.shape
+    assert (found.window.tolist(), found.positions) == ([0, 1], None)
 
 
 @pytest.mark.parametrize("processes", range(1, 6))

@@ -11,7 +11,13 @@ from data.jsonl import read_jsonl, write_jsonl
 from data.records import Demonstration, Message
 from data.template import encode_prompt
 from podium.errors import DataError, RecipeError
-from podium.models import UNSTATED_CONTEXT, absent_in_words, absent_token_ids, save_model
+from podium.models import (
+    UNSTATED_CONTEXT,
+    absent_in_words,
+    absent_token_ids,
+    load_causal_lm,
+    save_model,
+)
 from podium.run.context import StageContext
 from podium.run.recipe import load_recipe
 from sft.batches import IGNORED, EncodedDemonstrations, Row, encode_demonstrations, lay_out_batches
@@ -103,6 +109,7 @@ def test_the_trainer_is_handed_what_the_recipe_says(laid_out, tmp_path, tokenize
     assert plain.peft_config is None and plain.processing_class.get_vocab() == tokenizer.get_vocab()
     config = plain.model.config
     assert config.pad_token_id == tokenizer.pad_token_id
+    assert {weight.dtype for weight in plain.model.parameters()} == {torch.float32}
     last = laid_out(num_train_epochs=2, select_by="last", lora={"r": 2})
     assert (last.select_by, last.higher_is_better) == (None, False)
     assert last.peft_config.r == 2 and last.peft_config.task_type == "CAUSAL_LM"
@@ -113,8 +120,14 @@ def test_the_trainer_is_handed_what_the_recipe_says(laid_out, tmp_path, tokenize
     assert (scored.select_by, scored.higher_is_better) == ("reward_score", True)
 
 
-def test_the_adapters_are_drawn_by_the_seed_whatever_loading_drew(laid_out):
+def test_the_adapters_are_drawn_by_the_seed_whatever_loading_drew(laid_out, monkeypatch):
     """Mutation seen red: the generator left as loading left it."""
+
+    def load(parent):
+        torch.rand(3)
+        return load_causal_lm(parent)
+
+    monkeypatch.setattr("sft.train.load_causal_lm", load)
     laid_out(num_train_epochs=1)
     drawn = torch.rand(2)
     torch.manual_seed(3)
