@@ -8,7 +8,7 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from data.jsonl import read_jsonl, write_jsonl
-from data.records import Demonstration, Message
+from data.records import Demonstration, Document, Message
 from data.template import encode_prompt
 from podium.errors import DataError, RecipeError
 from podium.models import (
@@ -203,11 +203,15 @@ def test_a_row_that_just_fits_is_kept(tokenizer):
         assert (len(found.rows), found.long_prompts, found.long_responses) == fits, limits
 
 
-def test_a_mix_reads_documents_in_an_order_of_the_seed_and_counts_their_tokens(stage, tokenizer):
+def test_a_mix_reads_documents_in_an_order_of_the_seed_and_counts_their_tokens(
+    stage, tokenizer, tmp_path
+):
     """A quarter of each batch, from documents with their end-of-text before them. Mutations seen
     red: documents in the file's order; the demonstrations' tokens counted with them.
     """
     context = stage()
+    tales = [Document(text=f"Tale {number} of an owl.") for number in range(20)]
+    write_jsonl(tmp_path / "documents.jsonl", tales)
     rows = [Row([i] * (5 + i % 3), [i] * (5 + i % 3)) for i in range(6, 30)]
     found, tokens = lay_out(context, tokenizer, rows, 1, 8, 0.25)
     batches = lay_out_batches(
@@ -220,11 +224,16 @@ def test_a_mix_reads_documents_in_an_order_of_the_seed_and_counts_their_tokens(s
     ]
     assert tokens == sum(len(row.input_ids) for row in extra) > 0
     assert all(row.labels == row.input_ids for row in extra)
-    begun = [row.input_ids for row in extra if row.input_ids[0] == tokenizer.bos_token_id]
-    text = tokenizer.decode(begun[0][1:])
     documents = [document.text for document in context.records("documents")]
-    first = documents[np.random.default_rng(3).permutation(len(documents))[0]]
-    assert first.startswith(text) and text
+    read = [
+        token
+        for i in np.random.default_rng(3).permutation(len(documents))
+        for token in (
+            tokenizer.bos_token_id,
+            *tokenizer.encode(documents[i], add_special_tokens=False),
+        )
+    ]
+    assert [token for row in extra for token in row.input_ids] == read[:tokens]
     alone, none = lay_out(context, tokenizer, rows, 1, 8, 0.0)
     assert none == 0 and len(alone) == 24
 
