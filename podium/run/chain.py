@@ -30,6 +30,9 @@ from podium.run.parents import find_parent, is_hub_id, within_stage
 from podium.run.recipe import Recipe
 from podium.run.registry import is_stage, spec_of, split_arm
 
+# Fields of `StageSpec.parents` that may name a folder which holds no model.
+NO_MODELS = ("tokenizer", "rankings")
+
 
 def run_chain(recipe: Recipe, runs_dir: Path, force: tuple[str, ...] = ()) -> Path:
     """Bring the whole run up to date; its folder.
@@ -91,7 +94,10 @@ def check_parents(recipe: Recipe, run_dir: Path, download: bool = True) -> None:
         config, spec = recipe.stage_config(stage), spec_of(stage)
         for field in spec.parents:
             for ref in _refs(getattr(config, field, None)):
-                _check_parent(ref, recipe, run_dir, position, f"{stage}.{field}", download)
+                where = f"{stage}.{field}"
+                _check_parent(ref, recipe, run_dir, position, where, download)
+                if field not in NO_MODELS:
+                    _check_is_model(ref, recipe, run_dir, where)
                 if field == "model" and ref in chain and spec_of(ref).role == "reward":
                     raise ParentError(
                         f"{stage}.{field} names '{ref}', a reward model, which says nothing",
@@ -126,6 +132,16 @@ def check_data(recipe: Recipe, run_dir: Path) -> None:
         for split in ("train", "validation", "test") if kind != "world" and sources else ():
             if (source := getattr(sources, split)) is not None:
                 check_source(source)
+
+
+def _check_is_model(ref: str, recipe: Recipe, run_dir: Path, where: str) -> None:
+    """Whether a folder from outside the run holds a model: its weights are read when the stage
+    begins, hours later.
+    """
+    if is_stage(within_stage(ref)[0]) or is_hub_id(ref):
+        return
+    with _named(where):
+        read_config(find_parent(ref, recipe, run_dir))
 
 
 def _headed_field(recipe: Recipe, run_dir: Path, stage: str) -> str | None:

@@ -144,8 +144,18 @@ def test_a_parent_that_runs_later_or_nowhere_is_found_before_training(load, tmp_
         ParentError, match=r"sft\.model: 'no/where' is no folder here and could not be fetched"
     ):
         chain.check_parents(load(sft={"model": "no/where"}), tmp_path)
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     chain.check_parents(load(sft={"model": str(tmp_path)}), tmp_path)
+
+
+def test_a_folder_that_holds_no_model_is_found_before_training(load, tmp_path):
+    """Seen red: the stage found it when it began, after those before it had trained."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ParentError, match=r"sft\.model: .*empty is neither a finished stage"):
+        chain.check_parents(load(pretrain={}, sft={"model": str(tmp_path / "empty")}), tmp_path)
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    with pytest.raises(ParentError, match=r"sft\.model: .* holds no model whose config"):
+        chain.check_parents(load(pretrain={}, sft={"model": str(tmp_path / "empty")}), tmp_path)
 
 
 def test_a_data_file_that_is_not_there_is_found_before_training(load, tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ def test_logprobs_equal_negative_cross_entropy(model, sampler):
     assert sampler.logprobs([prompt], [response])[0] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize("max_batch", [1, 2, 3, 128])
+@pytest.mark.parametrize("max_batch", [1, 3, 128])
 def test_batching_and_refill_do_not_change_the_text(model, max_batch):
     """Ragged rows, rows leaving and arriving. Mutation seen red: `_retire` moves the cache but not
     `count`.
