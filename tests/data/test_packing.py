@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.packing import (
@@ -82,6 +83,18 @@ def test_an_order_is_nobody_s_to_change():
 def test_no_rows_is_an_error_and_no_endless_loop():
     with pytest.raises(ValueError, match="count=0"):
         next(batches(0, 4, 1))
+
+
+def test_a_tokenizer_that_begins_texts_itself_begins_no_document(tokenizer):
+    """What stands between documents is `pack`'s to say. Mutation seen red: special tokens added."""
+    own, begun = tokenizer, copy.deepcopy(tokenizer)
+    first = (own.bos_token, own.bos_token_id)
+    begun.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first[0]} $A", special_tokens=[first]
+    )
+    assert begun("Ana.")["input_ids"][0] == own.bos_token_id
+    (found,), (expected,) = (encode_documents(one, ["Ana."]) for one in (begun, own))
+    assert found.tolist() == expected.tolist()
 
 
 def test_documents_are_encoded_without_special_tokens(tokenizer):
