@@ -15,12 +15,12 @@ run: $(READY)          ## the chain: base, SFT, rankings, reward model, PPO-ptx,
 	$(BIN)/podium run $(RECIPE)
 
 test: $(READY)         ## the default tests (minutes, two cores, no network)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not postgres and not browser"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not postgres and not browser and not vllm"
 
-test-marked: $(READY)  ## the long ones: kill -9, load, PostgreSQL, a real browser
+test-marked: $(READY)  ## the long ones: kill -9, load, PostgreSQL, a real browser, vLLM where it is installed
 	# a file stays on one worker: a browser's event loop must be gone before the next file's tests start theirs
 	# in the order of tests/conftest.py, with the longest first, or one worker waits for the other at the end
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30 -m "(slow or postgres or browser) and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30 -m "(slow or postgres or browser or vllm) and not gpu"
 
 mutants: $(READY)      ## a sample of faults by a tool, and what the tests see:  make mutants FOLDER=ppo
 	$(BIN)/python -m tests.mutation $(FOLDER) $(SAMPLE) $(SEED)

@@ -20,7 +20,7 @@ from podium.rewards.protocol import Reward
 from podium.rewards.sampled import read_scores
 from podium.run.context import StageContext
 from podium.sampling.kinds import make_sampler
-from podium.sampling.protocol import SamplingParams
+from podium.sampling.protocol import Sampler, SamplingParams
 from sft.batches import IGNORED, Row
 
 
@@ -89,7 +89,8 @@ class RewardScorer:
         self.reward, self.tokenizer = reward.eval(), tokenizer
         self.prompts, self.stage = prompts, stage
         self.max_new_tokens, self.rows_per_pass = max_new_tokens, rows_per_pass
-        self.sampler = stage.sampler()
+        self.kind = stage.sampler()
+        self.sampler: Sampler | None = None
 
     @torch.no_grad()
     def __call__(self, policy: Any) -> float:
@@ -113,7 +114,10 @@ class RewardScorer:
             first_row=first_row,
         )
         asked = [encode_prompt(self.tokenizer, prompt.messages) for prompt in prompts]
-        samples = make_sampler(self.sampler, model, pad).generate(asked, params)
+        if self.sampler is None:  # one for all validations: some kinds start a server
+            self.sampler = make_sampler(self.kind, model, pad)
+        self.sampler.update_weights(model)
+        samples = self.sampler.generate(asked, params)
         rows = [ids + sample.tokens for ids, sample in zip(asked, samples, strict=True)]
         ids, attention = pad_right(rows, pad, self.stage.device)
         return read_scores(

@@ -76,6 +76,18 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The Python of vLLM's environment; the test skips visibly without one."""
+    from podium.errors import PlatformError
+    from podium.sampling.vllm.environment import find_python
+
+    try:
+        return str(find_python(None))
+    except PlatformError as error:
+        pytest.skip(str(error).replace("\n", ";"))
+
+
+@pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level BPE of 320 entries with Podium's special tokens and chat template."""
     from data.tokenizer_training import train_bpe

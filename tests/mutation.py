@@ -197,7 +197,7 @@ def recorded(tree: Path, test: str, files: list[str], out: Path) -> int:
     record = Record(cover)
     cover.start()
     code = run_pytest(
-        tree, "-m", "not (slow or gpu or postgres or browser)", test, plugins=(record,)
+        tree, "-m", "not (slow or gpu or postgres or browser or vllm)", test, plugins=(record,)
     )
     cover.stop()
     found = {file: cover.get_data().contexts_by_lineno(str(tree / file)) for file in files}

@@ -24,6 +24,7 @@ from podium.cli.options import (
 )
 from podium.cli.outside import add_outside_commands
 from podium.cli.rounds import add_round_commands
+from podium.cli.samplers import sampler_app
 from podium.cli.stages import TrainByDefault, add_stage_commands
 from podium.cli.under_way import add_under_way_commands
 from podium.errors import RecipeError
@@ -59,6 +60,7 @@ app.add_typer(evals_app, name="eval", hidden=True)
 plan_app = typer.Typer(no_args_is_help=True, help="Think before you train: what a budget buys.")
 app.add_typer(config_app, name="config")
 app.add_typer(plan_app, name="plan")
+app.add_typer(sampler_app, name="sampler")
 
 
 @app.callback()

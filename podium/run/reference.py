@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from podium.run.recipe import Recipe, load_recipe, recipe_model
 from podium.run.registry import STAGES
+from podium.sampling.kinds import KINDS
 
 # A description ends with its sources, each behind a semicolon: "of the ratio; C.4: 0.2; OPT: 1.0".
 _SOURCE = re.compile(
@@ -39,14 +40,14 @@ class Key(NamedTuple):
 def keys_of(recipe: str = "", sets: Sequence[str] = ()) -> list[Key]:
     """Every key of a recipe's stages, in the order of the file; of all stages without a recipe.
     Then those of the sections that may stand in a value's place (`{model: ..., label: ...}` as a
-    reward), under the name that the types of keys call them by.
+    reward), under the name that the types of keys call them by, and of further kinds of sampler.
 
     Raises:
         RecipeError: the recipe is not there or not valid.
     """
     loaded = load_recipe(recipe, sets) if recipe else None
     model = type(loaded) if loaded is not None else _whole_model()
-    return [*_keys(model, loaded, ""), *_forms(model)]
+    return [*_keys(model, loaded, ""), *_forms(model), *_samplers(model)]
 
 
 def schema_of(recipe: str = "", sets: Sequence[str] = ()) -> str:
@@ -134,8 +135,21 @@ def _forms(model: type[BaseModel]) -> Iterator[Key]:
             f"{k}: ..." for k, field in form.model_fields.items() if field.is_required()
         )
         said = f"{{{needed}}} where a key's type names it: {_first_sentence(form)}"
-        yield Key(name, "section", "", said, "", "")
-        yield from (_key(f"{name}.{key}", field, ...) for key, field in form.model_fields.items())
+        yield from _form(name, form, said)
+
+
+def _samplers(model: type[BaseModel]) -> Iterator[Key]:
+    """The keys of the kinds of sampler that the recipe does not name."""
+    used = _section_in(model.model_fields["sampler"].annotation)
+    for kind, row in KINDS.items():
+        if row.config is not used:
+            said = f"`sampler: {{kind: {kind}}}`: {_first_sentence(row.config)}"
+            yield from _form(row.config.__name__, row.config, said)
+
+
+def _form(name: str, form: type[BaseModel], said: str) -> Iterator[Key]:
+    yield Key(name, "section", "", said, "", "")
+    yield from (_key(f"{name}.{key}", field, ...) for key, field in form.model_fields.items())
 
 
 def _sections_in(annotation: Any) -> list[type[BaseModel]]:

@@ -1,8 +1,8 @@
 """Which kinds of sampler there are, and the only place that makes one.
 
 A recipe chooses by its section `sampler:`; without it the embedded sampler decodes in this process.
-Another backend (vLLM) is a config, a class with the methods of `podium.sampling.protocol.Sampler`,
-and one row of KINDS. Nothing else in Podium knows which kind it samples from.
+Another backend is a config, a class with the methods of `podium.sampling.protocol.Sampler`, and one
+row of KINDS. Nothing else in Podium knows which kind it samples from.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "Kind",
     "Needs",
     "SamplerConfig",
+    "VllmConfig",
     "config_class",
     "make_sampler",
     "make_streaming_sampler",
@@ -52,6 +53,34 @@ class EmbeddedConfig(SamplerConfig):
     kind: Literal["embedded"] = Field("embedded", description="decode in this process")
     max_tokens: int = Field(
         16384, gt=0, description="padded tokens a prefill pass; lower it where memory is short"
+    )
+
+
+class VllmConfig(SamplerConfig):
+    """A vLLM server (`podium sampler install vllm`), which is started and stopped with the stage,
+    or one that runs already; for stages of one process.
+    """
+
+    kind: Literal["vllm"] = Field("vllm", description="a vLLM server samples")
+    python: str | None = Field(
+        None,
+        description="vLLM's Python; null: $PODIUM_VLLM_PYTHON, or what `podium sampler install "
+        "vllm` made",
+    )
+    url: str | None = Field(
+        None, description="a server that runs already (`podium sampler serve`), in place of ours"
+    )
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of the server's weights; auto: as the stage samples"
+    )
+    cache_gb: float = Field(
+        2.0, gt=0, description="GiB of keys and values; what does not fit waits its turn"
+    )
+    folder: str | None = Field(
+        None, description="where weights are handed over; null: shared memory if there is room"
+    )
+    timeout: float = Field(
+        300.0, gt=0, description="seconds of silence after which the server is started again"
     )
 
 
@@ -146,4 +175,15 @@ def _embedded(config: EmbeddedConfig, model: nn.Module, needs: Needs) -> Sampler
     )
 
 
-KINDS: dict[str, Kind] = {"embedded": Kind(EmbeddedConfig, _embedded)}
+def _vllm(config: VllmConfig, model: nn.Module, needs: Needs) -> Sampler:
+    from podium.sampling.vllm.sampler import VllmSampler
+    from podium.sampling.vllm.server import Settings
+
+    settings = Settings(**config.model_dump(exclude={"kind"}))
+    return VllmSampler(settings, model, needs.max_batch, needs.dtype)
+
+
+KINDS: dict[str, Kind] = {
+    "embedded": Kind(EmbeddedConfig, _embedded),
+    "vllm": Kind(VllmConfig, _vllm),
+}

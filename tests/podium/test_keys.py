@@ -1,15 +1,18 @@
 """Every key of the sections that several stages share does something: engine, LoRA, sampler."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from podium.engine import EngineConfig, deepspeed_settings
 from podium.lora import LoraConfig, with_lora
 from podium.sampling.embedded import EmbeddedSampler
-from podium.sampling.kinds import EmbeddedConfig, make_sampler
+from podium.sampling.kinds import EmbeddedConfig, VllmConfig, make_sampler
 from podium.sampling.protocol import SamplingParams
 
 ENGINE = {"zero_stage": 2, "offload": True, "gradient_clipping": 0.5}
+VLLM = {"python": "/no/python", "dtype": "bf16", "cache_gb": 0.5, "folder": "elsewhere"}
 LORA = {"r": 2, "alpha": 64, "dropout": 0.5, "target_modules": ["q_proj"]}
 
 
@@ -19,6 +22,8 @@ def test_every_key_is_listed():
     assert LORA.keys() == LoraConfig.model_fields.keys()
     # `kind` chooses the class: test_kinds.py; `max_tokens` below
     assert EmbeddedConfig.model_fields.keys() == {"kind", "max_tokens"}
+    # shown below, and in tests/podium/sampling/vllm/test_protocol.py: `url`, `timeout`
+    assert VllmConfig.model_fields.keys() == {"kind", "url", "timeout", *VLLM}
 
 
 @pytest.mark.parametrize("key", ENGINE)
@@ -48,6 +53,40 @@ def test_every_key_of_lora_changes_the_adapted_model(tiny_llama, key):
     plain = said(LoraConfig())
     assert torch.equal(plain, said(LoraConfig()))
     assert not torch.equal(plain, said(LoraConfig(**{key: LORA[key]})))
+
+
+@pytest.mark.parametrize("key", VLLM)
+def test_every_key_of_vllm_reaches_the_server(tiny_llama, tmp_path, monkeypatch, key):
+    """What is asked of it, and where it would be started. Mutations seen red: each key not read."""
+    from podium.sampling.vllm import server as servers
+
+    class Recorded(Exception):
+        pass
+
+    def never(self):
+        raise Recorded(str(servers.find_python(self.settings.python)))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(servers.Server, "_start", never)
+    asked = {}
+
+    def note(self, path, body):
+        asked.update(body)
+        self._start()
+
+    monkeypatch.setattr(servers.Server, "ask", note)
+    monkeypatch.setattr(servers, "find_python", lambda named: named)
+
+    def said(**keys) -> dict:
+        sampler = make_sampler(VllmConfig(**keys), tiny_llama, 1)
+        with pytest.raises(Recorded) as caught:
+            sampler.generate([[5]], SamplingParams(1))
+        place = str(Path(asked.pop("folder")).parent.parent)
+        return asked | {"folder": place, "python": str(caught.value)}
+
+    name = {"cache_gb": "cache_bytes"}.get(key, key)
+    plain, changed = said(), said(**{key: VLLM[key]})
+    assert plain[name] != changed[name]
 
 
 def test_prefill_passes_hold_no_more_tokens_than_the_key_says(tiny_llama, tokenizer):

@@ -47,7 +47,7 @@ def test_options_are_those_of_the_kind(tiny_llama, recipe):
 def test_an_unknown_kind_is_an_error_that_lists_the_known_ones(recipe, counting_sampler):
     with pytest.raises(RecipeError, match=r"sampler.kind.*'vlm'") as caught:
         load_recipe(recipe(sampler={"kind": "vlm"}))
-    assert "embedded, counting" in caught.value.fix
+    assert "embedded, vllm, counting" in caught.value.fix
     with pytest.raises(RecipeError, match="'vlm'"):
         make_sampler(SamplerConfig(kind="vlm"), None, 1)
 
