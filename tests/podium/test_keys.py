@@ -63,11 +63,10 @@ def test_every_key_of_vllm_reaches_the_server(tiny_llama, tmp_path, monkeypatch,
     class Recorded(Exception):
         pass
 
-    def never(self):
-        raise Recorded(str(servers.find_python(self.settings.python)))
+    def find(named):
+        raise Recorded(str(named))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(servers.Server, "_start", never)
     asked = {}
 
     def note(self, path, body):
@@ -75,7 +74,7 @@ def test_every_key_of_vllm_reaches_the_server(tiny_llama, tmp_path, monkeypatch,
         self._start()
 
     monkeypatch.setattr(servers.Server, "ask", note)
-    monkeypatch.setattr(servers, "find_python", lambda named: named)
+    monkeypatch.setattr(servers, "find_python", find)
 
     def said(**keys) -> dict:
         sampler = make_sampler(VllmConfig(**keys), tiny_llama, 1)
