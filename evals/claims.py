@@ -171,9 +171,10 @@ CLAIMS: dict[str, Claim] = {
     "fresh-rankings": Claim(
         "rounds of rankings of the newest policy improve it further",
         "Bai et al. 2022, section 4.5; InstructGPT, section 3.6",
-        "not run",
-        "two rounds against as many rankings taken at once, three seeds; not run to its end",
+        "begun",
+        "one seed of three, small: fresh rankings lost to as many taken at once",
         ("benchmarks.rounds --seeds 1 2 3 --out {runs}/rounds",),
+        "rounds.md",
     ),
     "divergence-recovery": Claim(
         "a run that diverges is saved by an earlier checkpoint and a lower rate",
