@@ -114,6 +114,19 @@ def test_tokens_come_as_often_as_they_are_likely_and_rows_keep_their_streams(bot
     assert again == [sample.tokens for sample in drawn[400:]]
 
 
+def test_a_batch_of_more_prompt_tokens_than_one_pass_holds_is_sampled(both):
+    """Mutation seen red: prompts read in pieces, which ends in an error of the random numbers."""
+    _, sampler, embedded = both
+    long = [[5 + (11 * row + place) % 300 for place in range(100)] for row in range(150)]
+    sampler.generate(PROMPTS, SamplingParams(1))
+    starts = sampler.server.starts
+    said = sampler.generate(long, SamplingParams(4, seed=1))
+    assert sampler.server.starts == starts
+    read = embedded.logprobs(long, [sample.tokens for sample in said])
+    for sample, here in zip(said, read, strict=True):
+        assert sample.logprobs == pytest.approx(here, abs=1e-3)
+
+
 def test_stops_end_a_response_and_belong_to_it(both):
     _, sampler, _ = both
     said = sampler.generate(PROMPTS, SamplingParams(12, seed=1))
