@@ -293,6 +293,7 @@ def write_record(found: dict[str, Any]) -> None:
     RECORD.write_text(f'{{\n"machine": {here},\n"stages": {{\n{stages}\n}}\n}}\n')
 
 
+@pytest.mark.slow
 def test_every_stage_goes_the_recorded_way(tmp_path):
     found = trajectory(run_chain(tmp_path))
     if RECORDING:

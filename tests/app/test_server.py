@@ -151,6 +151,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+@pytest.mark.slow
 def test_several_processes_serve_one_port_and_go_with_their_parent(tmp_path):
     """One that dies is started again. Killed with -9, the parent says no farewell: its children see
     that it is gone, and the port is free for the next.

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -17,6 +19,7 @@ def run(*words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_ppo_from_python_learns_to_say_vowels():
     """Seen red with the reward's sign turned: the last ones are then below the first."""
     lines = run("examples/ppo_from_python.py").splitlines()

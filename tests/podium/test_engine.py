@@ -167,6 +167,7 @@ def test_it_starts_without_a_compiler(tmp_path):
     assert done.stdout.startswith("norm") and not done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_two_gloo_processes_train_like_one(tmp_path):
     """torchrun with two processes, each with half of every batch, ZeRO 0 to 3 in turn.
 

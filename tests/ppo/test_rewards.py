@@ -73,6 +73,7 @@ def test_a_function_in_a_file_trains_ppo_by_one_key(podium, tmp_path):
     assert head.shape == (1, 32)
 
 
+@pytest.mark.slow
 def test_another_function_makes_ppo_anew_and_the_same_does_not(podium, tmp_path):
     """Seen red with `code` left out of `lineage.changes`."""
     small = {"reward": "rewards.py:score", "total_episodes": 8}
@@ -108,6 +109,7 @@ def test_a_weighted_sum_of_reward_model_and_function(make_recipe, reward_folder,
         (LETTERS.replace("prompt.user", "prompt.nobody"), "AttributeError"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_answer_ends_the_command_with_the_function_and_the_prompt(
     podium, tmp_path, function, problem
 ):
@@ -129,6 +131,7 @@ def test_a_wrong_answer_ends_the_command_with_the_function_and_the_prompt(
         ("nowhere", "there is no parent 'nowhere'"),
     ],
 )
+@pytest.mark.slow
 def test_a_reward_that_is_not_there_ends_the_chain_before_anything_runs(
     podium, tmp_path, reward, problem
 ):

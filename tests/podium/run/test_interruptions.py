@@ -62,6 +62,7 @@ def podium(demo_stages, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_each_stage(unbroken, write_recipe, start_demo, tmp_path):
     """Same weights to the bit and the same metrics.jsonl as the unbroken run; finished stages are
     not repeated.

@@ -99,6 +99,7 @@ def podium(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_row_are_all_that_a_stage_needs(polish):
     """Seen red with the recipe's sections, the commands or the chat's labels listed by hand."""
     done = podium(polish, "run", "shine.yaml")
@@ -152,6 +153,7 @@ def test_dpo_is_an_arm_beside_ppo_wherever_models_are_compared(tmp_path):
     assert reference_of(alone.evals, alone) == "pretrain"  # seen red with PPO's start alone
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_new_section_is_named_like_any_other(polish):
     failed = podium(polish, "polish", "shine.yaml", "--set", "polish.stroke=4")
     assert failed.returncode == 2
