@@ -15,11 +15,11 @@ from torch import nn
 
 from podium.attention import attend_in_fp32
 from podium.batching import batches_by_length, pad_right
-from podium.errors import PodiumError
-from podium.models import context_of, device_of, evaluating, inside_peft
+from podium.models import device_of, evaluating, inside_peft
 from podium.sampling.compiled import CompiledStep
 from podium.sampling.decoder import Decoder
 from podium.sampling.draws import Draws
+from podium.sampling.lengths import check_lengths
 from podium.sampling.logprobs import token_logprobs
 from podium.sampling.prepacked import prepacked
 from podium.sampling.protocol import Sample, SamplingParams, Tell
@@ -91,7 +91,7 @@ class EmbeddedSampler:
         """
         if not prompts:
             return []
-        _check_lengths(self.model, prompts, params.max_new_tokens)
+        check_lengths(self.model, prompts, params.max_new_tokens)
         step = self._step if self._step is not None and self._step.serves(self.model) else None
         with evaluating(self.model), prepacked(self.model):
             decoder = self._decoder(prompts, params, self.max_batch, step)
@@ -116,14 +116,14 @@ class EmbeddedSampler:
         gives for [prompt]. All who stream at a time share one batch, and no weight may change
         meanwhile.
         """
-        _check_lengths(self.model, [prompt], params.max_new_tokens)
+        check_lengths(self.model, [prompt], params.max_new_tokens)
         yield from self._joined().stream(prompt, params)
 
     def begin(
         self, prompt: list[int], params: SamplingParams, tell: Tell, top: int | None = None
     ) -> Callable[[], None]:
         """Draw a response in the background, in the batch of all who stream."""
-        _check_lengths(self.model, [prompt], params.max_new_tokens)
+        check_lengths(self.model, [prompt], params.max_new_tokens)
         return self._joined().begin(prompt, params, tell, top)
 
     def _joined(self) -> Together:
@@ -161,19 +161,3 @@ class EmbeddedSampler:
                 ):
                     results[i] = values.tolist()
         return results
-
-
-def _check_lengths(model: nn.Module, prompts: Sequence[list[int]], new_tokens: int) -> None:
-    context = context_of(inside_peft(model).config)
-    longest, shortest = max(map(len, prompts)), min(map(len, prompts))
-    if shortest == 0:
-        raise PodiumError(
-            "An empty prompt cannot be continued.",
-            fix="Begin every prompt with at least one token.",
-        )
-    if context is not None and longest + new_tokens > context:
-        raise PodiumError(
-            f"A prompt of {longest} tokens and {new_tokens} new ones exceed the model's "
-            f"context of {context}.",
-            fix="Shorten or drop long prompts, or lower max_new_tokens.",
-        )

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from podium.errors import PlatformError, PodiumError
-from podium.models import context_of, inside_peft
 from podium.progress import say
+from podium.sampling.lengths import check_lengths
 from podium.sampling.protocol import Sample, SamplingParams
 from podium.sampling.vllm.server import Lost, Settings, give_up, shared_server
 from podium.sampling.vllm.weights import Place, write_weights
@@ -86,7 +86,7 @@ class VllmSampler:
         """
         if not prompts:
             return []
-        self._check(prompts, params.max_new_tokens)
+        check_lengths(self._model, prompts, params.max_new_tokens)
         rows = range(params.first_row, params.first_row + len(prompts))
         asked = {
             "prompts": [list(prompt) for prompt in prompts],
@@ -110,7 +110,7 @@ class VllmSampler:
         results: list[list[float]] = [[] for _ in pairs]
         if not some:
             return results
-        self._check([pairs[i][0] + pairs[i][1] for i in some], 0)
+        check_lengths(self._model, [pairs[i][0] + pairs[i][1] for i in some], 0)
         asked = {
             "rows": [pairs[i][0] + pairs[i][1] for i in some],
             "counts": [len(pairs[i][1]) for i in some],
@@ -171,21 +171,6 @@ class VllmSampler:
             "see what it says; sampler.cache_gb and sampler.timeout may have to grow, and "
             "sampler.kind embedded samples without it",
         )
-
-    def _check(self, rows: Sequence[list[int]], new_tokens: int) -> None:
-        context = context_of(inside_peft(self._model).config)
-        longest, shortest = max(map(len, rows)), min(map(len, rows))
-        if shortest == 0:
-            raise PodiumError(
-                "An empty prompt cannot be continued.",
-                fix="Begin every prompt with at least one token.",
-            )
-        if context is not None and longest + new_tokens > context:
-            raise PodiumError(
-                f"A prompt of {longest} tokens and {new_tokens} new ones exceed the model's "
-                f"context of {context}.",
-                fix="Shorten or drop long prompts, or lower max_new_tokens.",
-            )
 
 
 def row_seed(seed: int, row: int) -> int:
