@@ -361,9 +361,6 @@ def _thinking_length(
 
 def _answer_length(tokenizer: Tokenizer, piece: list[int], answer: str, after: str) -> int:
     """How many ids of a piece are the answer that it begins with, its end token included."""
-    end = turn_end_id(tokenizer)
-    if answer.endswith(turn_end(tokenizer)) and end in piece:
-        return piece.index(end) + 1
     return min(len(encode_rendered(tokenizer, answer, after)), len(piece))
 
 

@@ -18,6 +18,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+if os.environ.get("PODIUM_SLOW_PAGES"):
+    pytest_plugins = ["tests.slow_pages"]
+
 SENTENCES = [
     "Ana the baker lives in the mill and likes honey.",
     "Tell me a story about an owl and a lantern.",
@@ -31,7 +34,13 @@ LONG_SECONDS = 600  # what has a longer time-out than that is begun first
 
 
 def pytest_collection_modifyitems(config, items):
-    """Files with a long test first, where files are handed out to workers in this order."""
+    """Files with a long test first, where files are handed out to workers in this order. A browser's
+    test that fails is tried once more, and the summary says so: what a page has to wait for on a
+    busy machine is no fault of the page, and one that fails twice is.
+    """
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
     if not config.getoption("loadscopereorder", True):
         limits = [(item.path, item.get_closest_marker("timeout")) for item in items]
         long = {path for path, limit in limits if limit and limit.args[0] > LONG_SECONDS}

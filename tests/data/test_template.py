@@ -41,6 +41,11 @@ CHATML_MARKED = CHATML.replace(
     "endgeneration %}{{ '\n' }}"
     "{% else %}{{ m['content'] + '<|im_end|>' + '\n' }}{% endif %}",
 )
+VICUNA = (
+    "{% for m in messages %}{{ 'USER: ' + m['content'] if m['role'] == 'user' else "
+    "' ASSISTANT: ' + m['content'] + '</s>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ ' ASSISTANT: ' }}{% endif %}"
+)
 # what hides special tokens while a foreign template is rendered
 PRIVATE_USE = [chr(0xF0000 + i) for i in range(16)]
 HOSTILE = [
@@ -209,6 +214,18 @@ def test_ordinary_text_is_encoded_as_apply_chat_template_does(tokenizers, kind, 
     ids, _ = encode_conversation(tokenizer, messages)
     assert theirs[: len(ids)] == ids
     assert tokenizer.decode(theirs[len(ids) :]).strip() == ""
+
+
+def test_a_template_that_begins_with_words_begins_a_string():
+    """Vicuna's kind on a SentencePiece tokenizer, which marks the start of a string and only that.
+    Mutation seen red: the first piece encoded as what stands after other text.
+    """
+    tokenizer = sentencepiece_like()
+    tokenizer.chat_template = VICUNA
+    prepare_tokenizer(tokenizer)
+    messages = [user("hello there"), assistant("good day")]
+    theirs = tokenizer.apply_chat_template([m.model_dump() for m in messages])["input_ids"]
+    assert encode_conversation(tokenizer, messages)[0] == theirs
 
 
 @given(text=TEXT)

@@ -23,6 +23,8 @@ export function fail(reply, stored = "/mine") {
   if (reply.code === "already_answered") add(" ", "Look at the stored answer", { href: stored }, ".");
   const gone = (reply.status === 409 || reply.status === 410) && reply.code !== "no_suggestions";
   if (gone) add(" ", "Go on to the next task", { href: "/work" }, ".");
+  const lost = reply.status === 0 || reply.status >= 500;
+  if (lost && find("task").hidden) add(" ", "Load this page again", { href: location.pathname }, "."); // nothing else is on it
   find("message").scrollIntoView({ block: "nearest" });
 }
 

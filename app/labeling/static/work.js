@@ -262,9 +262,10 @@ async function skip(event) {
 const notStored = (reply) => keepAndFail(reply, `/work/${answer.task.assignment}`, drafts, answer.body());
 const instructions = () => toggleDrawer(answer.task.assignment);
 
-function onward(changed) {
+function onward(stay) {
   find("message").dataset.keep = "1";
-  if (changed) { find("task").hidden = true; window.scrollTo(0, 0); return; }
+  find("task").hidden = true; // a key pressed meanwhile is not for the task that is done
+  if (stay) { window.scrollTo(0, 0); return; }
   root.dataset.assignment = "";
   next();
 }

@@ -8,6 +8,7 @@ from tests.app.labeling.acting import (
     positions,
     press,
     says,
+    start,
     stored_ranks,
     tab_to,
     wait_saved,
@@ -71,6 +72,41 @@ def test_keyboard_alone(site, page):
     tab_to(page, "nav form button")
     press(page, "Enter")
     page.wait_for_url("**/login")
+
+
+def test_a_key_between_two_tasks_is_for_neither(site, page):
+    """Pressed while the next task is on its way, or cannot be had: the task that was just skipped is
+    not skipped again, and keeps no draft. Mutation seen red: the task done stays on the page.
+    """
+    add_batch(site, count=3, k=2)
+    start(page)
+    held = []
+
+    def asked_for_the_next():
+        """The page's request for another task, held until it is answered."""
+        while not held:
+            page.wait_for_timeout(20)
+        return held.pop()
+
+    page.route("**/api/next", lambda route: held.append(route))
+    skip = ("s", "Space", "Enter")
+    press(page, *skip)
+    coming = asked_for_the_next()
+    press(page, *skip, "Shift+Digit3")
+    assert page.is_hidden("#task")
+    page.wait_for_timeout(100)  # what the keys would have started has begun
+    coming.continue_()
+    says(page, "#left", "2 left")
+    says(page, "#message", "Task skipped")
+    assert (
+        page.evaluate("Object.keys(localStorage).filter(k => k.startsWith('podium-draft'))") == []
+    )
+    press(page, *skip)
+    asked_for_the_next().abort()
+    says(page, "#message", "The server cannot be reached")
+    page.unroute("**/api/next")
+    page.click("text=Load this page again")
+    says(page, "#left", "1 left")
 
 
 def test_mouse_alone(site, page):
