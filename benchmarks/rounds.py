@@ -22,7 +22,7 @@ and PPO alone.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,15 +102,25 @@ def run_tree(tree: dict[str, Any], run: str, folder: Path) -> dict[str, Any]:
 def judge(folder: Path, start: Path, arms: Sequence[str], prompts: int, samples: int) -> Golds:
     """The gold score of every policy's answers and SFT's to the same held-out prompts."""
     places = ["round-2/ppo", *(f"{arm}/ppo" for arm in arms), "round-1/ppo", "sft"]
-    models = tuple(str(start / "sft" if one == "sft" else folder / one) for one in places)
-    out, first = folder / "-".join(["compare", *arms]), folder / "round-1"
+    models = {one: start / "sft" if one == "sft" else folder / one for one in places}
+    out = folder / "-".join(["compare", *arms])
+    return golds_of(models, folder / "round-1", out, prompts, samples)
+
+
+def golds_of(
+    models: Mapping[str, Path], home: Path, out: Path, prompts: int, samples: int
+) -> Golds:
+    """The gold score of each model's answers to held-out prompts of the run `home`; kept in
+    `out`.
+    """
     if not (out / COMPARISON_FILE).is_file():
-        told = Settings(models, prompts_from=str(first), prompts=prompts, samples=samples)
-        compare(told, folder, out)
-    world = open_world(first / "world" / "final")
-    asked = {key_of(prompt.messages): prompt for prompt in held_out_prompts(first)}
+        named = tuple(str(model) for model in models.values())
+        told = Settings(named, prompts_from=str(home), prompts=prompts, samples=samples)
+        compare(told, home.parent, out)
+    world = open_world(home / "world" / "final")
+    asked = {key_of(prompt.messages): prompt for prompt in held_out_prompts(home)}
     scores, rows = {}, []
-    for number, place in enumerate(places):
+    for number, place in enumerate(models):
         answers = read_jsonl(out / f"answers-{number}.jsonl", Answer)
         found = [world.gold(asked[key_of(one.prompt)], one.response) for one in answers]
         scores[place] = np.array(found).reshape(-1, samples)

@@ -130,31 +130,22 @@ CLAIMS: dict[str, Claim] = {
         "SFT overfits its validation loss while reward and preference still rise",
         "InstructGPT, section 3.5",
         "not run",
-        "one seed a call; sixteen epochs with all checkpoints, ranked by the reward",
-        (
-            "podium.cli run willowbrook --set name=choose --set sft.num_train_epochs=16 "
-            "--set keep_checkpoints=40 --runs-dir {runs}",
-            "podium.cli rank-checkpoints choose sft --prompts 128 --runs-dir {runs}",
-        ),
+        "sixteen epochs on 240 demonstrations, every epoch's answers read by reward and gold",
+        ("benchmarks.choose_by_reward --seeds 0 1 2 --out {runs}/claims",),
     ),
     "small-beats-large": Claim(
         "a small model with RLHF is preferred to a far larger one with SFT alone",
         "InstructGPT, figure 1",
         "not run",
-        "0.26M with PPO-ptx against 1.1M with SFT, one seed a call",
-        (
-            "podium.cli run willowbrook --set name=large --set evals=null --runs-dir {runs}",
-            "podium.cli run willowbrook --set name=small --set pretrain.preset=llama-260k "
-            "--set evals=null --runs-dir {runs}",
-            "podium.cli compare small large/sft --samples 4 --runs-dir {runs} "
-            "--out {runs}/small-beats-large",
-        ),
+        "0.24M with PPO-ptx against 1.1M with SFT",
+        ("benchmarks.small_beats_large --seeds 0 1 2 --out {runs}/claims",),
     ),
     "rl-init-mix": Claim(
         "a tenth of pretraining data in the fine-tune that PPO starts from helps it",
         "InstructGPT, appendix C.3",
-        "not built",
-        "the stage rl_init is there; no recipe compares starts with and without the mix",
+        "not run",
+        "PPO-ptx from two fine-tunes of the 0.24M model that differ in the mix alone",
+        ("benchmarks.rl_start --seeds 0 1 2 --out {runs}/claims",),
     ),
     "reward-model-size": Claim(
         "larger reward models and more data are over-optimised less",

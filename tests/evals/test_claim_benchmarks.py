@@ -1,0 +1,187 @@
+"""`benchmarks.starts` and the three claims that begin there: who is trained from whom, and tables
+against figures by hand.
+"""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from benchmarks import choose_by_reward, rl_start, small_beats_large, starts
+from benchmarks.choose_by_reward import Seen, contrast, look, losses_of, lowest
+from benchmarks.rl_start import Arms, arms_table
+from benchmarks.rounds import Golds
+from benchmarks.small_beats_large import pairs_table
+from data.jsonl import write_jsonl
+from data.records import Demonstration, Message, Prompt
+from podium.models import save_model
+from podium.run.chain import run_chain
+from podium.run.recipe import load_recipe
+from pretrain.presets import PRESETS
+
+PROMPTS = ["w", "x", "y", "z"]
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The recipes that would be trained, by name."""
+    recipes = {}
+
+    def note(recipe, out):
+        recipes[recipe.name] = recipe
+        return out / recipe.name
+
+    monkeypatch.setattr(starts, "run_chain", note)
+    return recipes
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+
+
+def test_a_start_is_shared_and_each_seed_has_rankings_and_a_reward_of_its_own(made, tmp_path):
+    """Mutations seen red: the reward model from the base; the seed of the start for all; `same`
+    not looked at.
+    """
+    start = starts.train_start(tmp_path, ["pretrain.tokens=700"])
+    folders = [starts.train_reward(start, seed, tmp_path, []) for seed in (0, 1)]
+    assert starts.train_reward(start, 1, tmp_path, [], same=0) == folders[0] != folders[1]
+    assert made["start"].chain() == ["world", "pretrain", "sft"]
+    assert made["start"].pretrain.tokens == 700
+    sft = str(tmp_path / "start/sft/final")
+    for seed in (0, 1):
+        recipe = made[f"reward-{seed}"]
+        assert recipe.chain() == ["world", "rankings", "reward"] and recipe.seed == seed
+        assert recipe.reward.model == recipe.rankings.models["sft"] == sft
+        assert recipe.rankings.models["base"] == str(tmp_path / "start/pretrain/final")
+
+
+def test_small_and_large_differ_in_size_alone_and_the_arms_in_the_mix(made, tmp_path):
+    """Mutations seen red: a tokenizer of its own; SFT from the large base; PPO from the base; the
+    bare arm's mix, too; another seed for it.
+    """
+    start, reward = tmp_path / "start", tmp_path / "reward-4"
+    starts.train_start(tmp_path, [])
+    base = small_beats_large.train_base(start, tmp_path, [])
+    rl_start.train_arms(base, reward, 4, tmp_path, [])
+    large, small = made["start"].pretrain, made["small-base"].pretrain
+    told = {"preset": small_beats_large.SMALL, "tokenizer": str(start / "pretrain/final")}
+    assert small.model_dump() == large.model_dump() | told
+    shape = replace(PRESETS["llama-tiny"], layers=2, hidden=80, inner=216)
+    assert PRESETS[small.preset] == shape
+    mix, bare = made["small-4"], made["bare-4"]
+    assert mix.chain() == bare.chain() == ["world", "sft", "ppo"]
+    assert (mix.seed, mix.sft.aux_share, bare.sft.aux_share) == (4, 0.1, 0)
+    assert mix.sft.model == str(base / "pretrain/final") and mix.ppo.model == "sft"
+    assert mix.sft.num_train_epochs == made["start"].sft.num_train_epochs
+    assert mix.ppo.reward == str(reward / "reward/final") and mix.ppo.ptx_coef > 0
+    same = mix.model_dump() | {"name": "bare-4"}
+    same["sft"] |= {"aux_share": 0}
+    assert bare.model_dump() == same
+
+
+def test_the_pairs_are_paired_by_prompt_and_the_last_row_has_seeds_as_units():
+    """By hand. Mutations seen red: first and second the other way round; prompts as the units over
+    seeds; one seed for all.
+    """
+    small = np.array([[3.0, 3.0], [1.0, 1.0], [2.0, 0.0], [4.0, 6.0]])
+    large = np.array([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [5.0, 3.0]])
+    scores = {"small/ppo": small, "small/sft": small - 9, "large/sft": large}
+    found = {0: Golds(scores, PROMPTS), 1: Golds(scores | {"small/ppo": small - 2}, PROMPTS)}
+    rows = {(row[0], row[1]): row[2:] for row in cells(pairs_table(found))}
+    pair = "small/ppo, large/sft"
+    assert rows[pair, "0"][0].startswith("75.0%") and rows[pair, "1"][0].startswith("25.0%")
+    assert rows[pair, "0"][1].startswith("+1.00") and rows[pair, "all"][1].startswith("+0.00")
+    assert rows[pair, "over seeds"][0].startswith("50.0%")
+    assert rows[pair, "over seeds"][1] == "+0.00 [-12.71, +12.71]"  # one degree of freedom
+    assert rows["small/ppo, small/sft", "all"][0].startswith("100.0%")
+    assert rows["small/sft, large/sft", "all"][0].startswith("0.0%")
+
+
+def test_the_arms_are_with_the_mix_less_without_it():
+    """Mutations seen red: bare less mix; the losses after SFT in both rows; KL left at the mix's."""
+    golds = {place: np.zeros((4, 2)) for place in rl_start.PLACES} | {"mix/ppo": np.ones((4, 2))}
+    losses = {place: np.full(5, 2.0) for place in rl_start.PLACES}
+    losses |= {"mix/ppo": np.full(5, 1.5), "mix/sft": np.full(5, 1.75)}
+    seeds = {
+        seed: Arms(Golds(golds, PROMPTS), losses, {"mix": 3.0, "bare": 1.0}) for seed in (0, 1)
+    }
+    rows = {(row[0], row[1]): row[2:] for row in cells(arms_table(seeds))}
+    zero = " [{0}, {0}]"
+    assert rows["ppo", "0"][0].startswith("100.0%") and rows["sft", "0"][0].startswith("50.0%")
+    assert rows["ppo", "over seeds"][1] == "+1.00" + zero.format("+1.00")
+    assert rows["ppo", "over seeds"][2] == "-0.500" + zero.format("-0.500")
+    assert rows["sft", "over seeds"][2] == "-0.250" + zero.format("-0.250")
+    assert rows["ppo", "over seeds"][3] == "+2.00" + zero.format("+2.00")
+
+
+def test_the_last_epoch_is_set_against_the_lowest_loss_of_its_own_seed():
+    """Mutations seen red: the highest loss; lowest less last; the first seed's lowest for all; gold
+    in the reward's column.
+    """
+    first, second = np.zeros((4, 2)), np.full((4, 2), 0.5)
+    last = np.ones((4, 2))
+    golds = Golds({"1": first, "2": second, "3": last}, PROMPTS)
+    rewards = Golds({"1": -2 * last, "2": first, "3": first}, PROMPTS)
+    found = {0: Seen([0.5, 0.9, 1.0], rewards, golds), 1: Seen([0.9, 0.5, 1.0], rewards, golds)}
+    assert [lowest(seen) for seen in found.values()] == ["1", "2"]
+    rows = {row[0]: row[1:] for row in cells(contrast(found))}
+    assert rows["0"][:3] == ["1", "0.500", "1.000"] and rows["1"][0] == "2"
+    assert rows["0"][3].startswith("+2.00") and rows["0"][4].startswith("+1.00")
+    assert rows["1"][3].startswith("+0.00") and rows["1"][4].startswith("+0.50")
+    assert rows["all"][4].startswith("+0.75") and rows["all"][5].startswith("100.0%")
+    assert rows["over seeds"][3].startswith("+1.00")
+    by_epoch = cells(choose_by_reward.table(list(found.values())))
+    assert by_epoch[2][3].startswith("1.00 [") and by_epoch[2][4].startswith("100.0%")
+
+
+@pytest.fixture
+def shown(tmp_path, tokenizer, tiny_llama, monkeypatch):
+    """A run whose SFT learns one answer in six epochs, and a reward for it."""
+    save_model(tiny_llama, tokenizer, tmp_path / "base")
+    reward = (
+        "def owls(prompts, responses):\n    return [float('owl' in one) for one in responses]\n"
+    )
+    (tmp_path / "reward.py").write_text(reward)
+    asked = [Message(role="user", content="Tell me.")]
+    answered = Demonstration(messages=[*asked, Message(role="assistant", content="an owl")])
+    for split in ("train", "validation"):
+        write_jsonl(tmp_path / f"{split}.jsonl", [answered] * 16)
+    write_jsonl(tmp_path / "prompts.jsonl", [Prompt(messages=asked, id=str(i)) for i in range(4)])
+    sft = {"num_train_epochs": 6, "learning_rate": 2e-2, "batch_size": 8}
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation")}
+    tree = {
+        "name": "run",
+        "dtype": "fp32",
+        "threads": 1,
+        "keep_checkpoints": 6,
+        "sft": sft | {"model": str(tmp_path / "base"), "per_device_train_batch_size": 8},
+        "data": {"demonstrations": files, "prompts": {"test": str(tmp_path / "prompts.jsonl")}},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+
+    class World:
+        def gold(self, prompt, text):
+            return -float("owl" in text)
+
+    monkeypatch.setattr(choose_by_reward, "open_world", lambda folder: World())
+    return run_chain(load_recipe(tmp_path / "run.yaml"), tmp_path), f"{tmp_path}/reward.py:owls"
+
+
+def test_each_epoch_answers_with_its_own_weights_and_is_asked_once(shown):
+    """The first epoch does not know yet what the last one mostly says. Mutations seen red: the
+    final weights answer for every epoch; gold's scores for the reward's; asked again.
+    """
+    run, reward = shown
+    seen = look(run, reward, seed=0, prompts=4, samples=12)
+    assert list(seen.golds.scores) == [str(epoch) for epoch in range(1, 7)]
+    assert seen.losses == losses_of(run) and len(seen.losses) == 6
+    assert seen.rewards.scores["1"].shape == (4, 12) and len(seen.rewards.prompts) == 4
+    assert seen.rewards.scores["1"].mean() < 0.25 < 0.5 < seen.rewards.scores["6"].mean()
+    assert all((seen.golds.scores[e] == -seen.rewards.scores[e]).all() for e in seen.golds.scores)
+    kept = json.loads((run / choose_by_reward.SEEN_FILE).read_text())
+    kept["losses"][0] = 7.0
+    (run / choose_by_reward.SEEN_FILE).write_text(json.dumps(kept))
+    assert look(run, reward, seed=0, prompts=4, samples=12).losses[0] == 7.0
