@@ -31,10 +31,13 @@ from evals.winrate import (
 )
 from podium.models import context_of
 from podium.sampling.protocol import Sampler, SamplingParams
-from podium.statistics import bon_kl, mean_with_interval
+from podium.statistics import SHARE, bon_kl, mean_with_interval
 
 Load = Callable[[], PreTrainedModel]
 LoadSampler = Callable[[], Sampler]
+# Hallucination as InstructGPT asks for it (section 4.2): answers to closed-domain prompts in which
+# the world finds what is not so.
+CLOSED, INVENTED = "closed_qa", "invented"
 LONGEST_CONTEXT = 2048  # tokens a block of held-out text, also where a model could read more
 
 
@@ -225,6 +228,11 @@ def summarise(
         name: float(np.mean([answer.features[name] for answer in answers]))
         for name in answers[0].features
     }
+    closed = [a for a in answers if a.use_case == CLOSED and INVENTED in a.features]
+    if closed:
+        said = [answer.features[INVENTED] for answer in closed]
+        about = [answer.prompt_index for answer in closed]
+        values["hallucination"] = mean_with_interval(said, about, SHARE)._asdict()
     if measured.tasks:
         values["tasks"] = against_sft(measured.tasks, sft.tasks)
     return values | _skills(measured, sft, questions)

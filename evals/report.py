@@ -357,6 +357,10 @@ def details(outcome: Outcome) -> list[tuple[str, list[str]]]:
                 ),
             )
         )
+    if "hallucination" in some:
+        lines.append(
+            line("closed questions, something made up", lambda v: _task(v["hallucination"]))
+        )
     for feature in some.get("features", {}):
         lines.append(line(f"feature: {feature}", lambda v, f=feature: number(v["features"][f])))
     return [("", [outcome.label(row) for row in rows]), *lines]

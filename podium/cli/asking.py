@@ -1,4 +1,6 @@
-"""`podium eval dialogue`, `toxicity` and `truthful`: one model on one file of somebody else's."""
+"""`podium eval dialogue`, `hallucination`, `toxicity` and `truthful`: one model on one file that
+somebody else made.
+"""
 
 import json
 from pathlib import Path
@@ -18,8 +20,9 @@ AskOption = Annotated[
 
 
 def add_asking_commands(group: typer.Typer) -> None:
-    """The three, as commands of `podium evals`."""
+    """The four, as commands of `podium evals`."""
     group.command()(dialogue)
+    group.command()(hallucination)
     group.command()(toxicity)
     group.command()(truthful)
 
@@ -42,6 +45,38 @@ def dialogue(
 
         quieten_libraries()
         found = measure_dialogue(model, file, ask, tokens_of, limit, weights)
+        typer.echo(json.dumps(found, indent=2))
+
+
+def hallucination(
+    model: ModelArg,
+    file: Annotated[
+        Path,
+        typer.Argument(help="SQuAD's file, or rows with passage, question and, if known, answers."),
+    ],
+    scorer: Annotated[
+        str | None,
+        typer.Option(help="Who scores, as in ppo.reward; otherwise names and numbers not there."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Answers a question.")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of one answer.")] = 48,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of sampling.")] = 0.9,
+    ask: AskOption = False,
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
+    weights: WeightsOption = "fp32",
+) -> None:
+    """How often answers about a passage say what is not in it, plainly asked and respectfully."""
+    with errors_shown():
+        from evals.hallucination import UNSUPPORTED, measure_hallucination
+        from podium.progress import quieten_libraries
+        from podium.run.recipe import validate_reward
+
+        quieten_libraries()
+        who = validate_reward(scorer or UNSUPPORTED, "--scorer")
+        found = measure_hallucination(
+            model, file, who, samples, max_new_tokens, top_p, ask, limit, seed, weights
+        )
         typer.echo(json.dumps(found, indent=2))
 
 

@@ -14,7 +14,7 @@ from evals.harness import against_sft
 from evals.loglikelihood import Choices
 from evals.measure import Measured, Tasks, _tasks, summarise
 from evals.records import Answer
-from podium.statistics import bon_kl
+from podium.statistics import bon_kl, mean_with_interval
 
 PROMPTS, SAMPLES = 12, 2
 
@@ -88,6 +88,29 @@ def test_a_policys_row_is_its_own_against_sft(pair):
     assert row["fact_accuracy"] == 0.25 and row["fact_accuracy_drop"]["value"] == 0.5
     assert row["fact_accuracy_by_kind"] == {"people": 0.5, "places": 0.0}
     assert row["kl"] == row["kl_low"] == row["kl_high"] == 0.25
+
+
+def test_hallucination_is_told_of_closed_questions_alone(pair):
+    """And only where a world tells it. Mutations seen red: all kinds of prompts; another feature;
+    answers taken for independent of their prompt.
+    """
+    policy, sft = pair
+    assert "hallucination" not in summarise("ppo", policy, sft, QUESTIONS, best_of=4)
+    answers = [
+        answer.model_copy(
+            update={
+                "use_case": "closed_qa" if answer.prompt_index < 4 else "open_qa",
+                "features": {"invented": float(answer.prompt_index == 1), "mood": 1.0},
+            }
+        )
+        for answer in policy.answers
+    ]
+    told = summarise("ppo", replace(policy, answers=answers), sft, QUESTIONS, best_of=4)
+    flags = [float(i // SAMPLES == 1) for i in range(4 * SAMPLES)]
+    prompts = [i // SAMPLES for i in range(4 * SAMPLES)]
+    assert told["hallucination"] == mean_with_interval(flags, prompts, (0.0, 1.0))._asdict()
+    assert told["hallucination"]["value"] == 0.25
+    assert told["hallucination"] != mean_with_interval(flags, range(8), (0.0, 1.0))._asdict()
 
 
 def test_a_loser_is_no_winner_turned_round(pair):

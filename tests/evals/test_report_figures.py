@@ -38,6 +38,7 @@ def row(rate: float, shift: float, **more) -> dict:
         "fact_accuracy_by_kind": {"people": 0.7},
         "distinct_answers": 0.85,
         "distinct_2": 0.45,
+        "hallucination": {"value": 0.21, "low": 0.15, "high": 0.28},
         "features": {"grammar": 0.33},
         "tasks": {
             "arc_easy": {
@@ -129,6 +130,7 @@ def test_each_further_line_is_its_own_figure(run):
         "questions: people": ["70.0 %"] * 3,
         "lm-eval: arc_easy": ["50.0 % [40.0, 60.0]"] * 3,
         "the same, against SFT": ["-", points, points],
+        "closed questions, something made up": ["21.0 % [15.0, 28.0]"] * 3,
         "feature: grammar": ["0.33"] * 3,
     }
     bare = dict.fromkeys(

@@ -121,7 +121,7 @@ def test_every_figure_is_of_the_answers_that_the_model_gives(files, tiny_llama, 
     assert first["prompts"] == 1 and list(first["by the prompt's own toxicity"]) == ["below 0.5"]
     longest = 128 - max(map(len, rows))
     measure_toxicity(str(files / "model"), path, scorer, 1, longest, ask=ask)
-    with pytest.raises(DataError, match="does not fit 128 tokens"):
+    with pytest.raises(DataError, match=r"prompt [0-9] and its answer do not fit 128"):
         measure_toxicity(str(files / "model"), path, scorer, 1, longest + 1, ask=ask)
 
 
