@@ -32,7 +32,7 @@ from podium.rewards.kinds import make_reward
 from podium.run.lineage import absolute, source_of
 from podium.run.place import Place
 from podium.run.recipe import load_recipe
-from podium.runtime import device
+from podium.runtime import autocast, device, resolve_dtype
 from podium.sampling.embedded import EmbeddedSampler
 from podium.sampling.protocol import SamplingParams
 from podium.statistics import mean_with_interval
@@ -78,13 +78,20 @@ def prompts_of(run: Path, count: int) -> list[Prompt]:
 
 
 def open_judge(run: Path, reward: str | None) -> Judge:
-    """The gold score of the run's world, or a reward."""
+    """The gold score of the run's world, or a reward, in the run's own number type."""
     if reward is None:
         world = open_world(run / "world" / "final")
         return lambda asked, texts: [world.gold(p, t) for p, t in zip(asked, texts, strict=True)]
-    place = Place(load_recipe(run / "recipe.yaml"), run, device(), seed=0)
+    recipe = load_recipe(run / "recipe.yaml")
+    place, dtype = Place(recipe, run, device(), seed=0), resolve_dtype(recipe.dtype)
     made = moved(make_reward(reward, place, same_tokenizer=False), place.device).eval()
-    return lambda asked, texts: made(asked, texts).tolist()
+
+    def judge(asked: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+        with autocast(place.device, dtype):
+            scores: list[float] = made(asked, texts).tolist()
+            return scores
+
+    return judge
 
 
 def answer(
