@@ -163,8 +163,8 @@ CLAIMS: dict[str, Claim] = {
         "rounds of rankings of the newest policy improve it further",
         "Bai et al. 2022, section 4.5; InstructGPT, section 3.6",
         "begun",
-        "one seed of three, small, on two processors: fresh rankings lost to as many taken at once on "
-        "one, and tied on the other",
+        "one seed of three, small, on two processors: fresh rankings lost to as many taken at once "
+        "on one, and tied on the other",
         ("benchmarks.rounds --seeds 1 2 3 --out {runs}/rounds",),
         "rounds.md",
     ),
