@@ -112,7 +112,7 @@ class Config(BaseModel):
         [], description="texts before which every model's answer ends, beside its end token"
     )
     documents_tokens: int = Field(
-        40_000, gt=0, description="held-out text for the pretraining loss"
+        40_000, gt=1, description="held-out text for the pretraining loss"
     )
     questions: int = Field(600, ge=0, description="fact questions to ask; 0 asks none")
     tasks: list[str] = Field(

@@ -6,6 +6,7 @@ compared with SFT question by question. Needs the extra `eval`.
 """
 
 import logging
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,6 +105,7 @@ def check_tasks(tasks: list[str], files: Path | None) -> None:
     """
     if not tasks:
         return
+    need_lm_eval()
     known = set(_manager(files).all_tasks)
     for task in tasks:
         if task not in known:
@@ -196,8 +198,11 @@ def need_lm_eval() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+@cache
 def _manager(files: Path | None) -> Any:
-    need_lm_eval()
+    """The index of all tasks, kept for the next model: lm-eval reads thousands of files for it,
+    which takes longer than many a task.
+    """
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(files) if files is not None else None)

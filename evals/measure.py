@@ -143,11 +143,24 @@ def answers_of(
 
 def _losses(model: PreTrainedModel, bench: Bench) -> list[float] | None:
     """The loss of each block of held-out text; None without documents."""
-    context, bos = _context(model), bench.tokenizer.bos_token_id
-    texts = [document.text for document in bench.held_out.documents]
-    blocks = pack(encode_documents(bench.tokenizer, texts), context, bos)
-    blocks = blocks[: max(1, bench.documents_tokens // context)]
+    bos = bench.tokenizer.bos_token_id
+    blocks = _blocks(bench, min(_context(model), bench.documents_tokens))
     return block_losses(model, blocks, bos).tolist() if len(blocks) else None
+
+
+def _blocks(bench: Bench, context: int) -> np.ndarray:
+    """Blocks (N, T) of `context` tokens from the first held-out documents, as many as
+    `documents_tokens` are. Text beyond them is not tokenized: it may be a whole book's.
+    """
+    wanted = bench.documents_tokens // context
+    encoded: list[np.ndarray] = []
+    read = 0
+    for document in bench.held_out.documents:
+        if read >= wanted * context:
+            break
+        encoded += encode_documents(bench.tokenizer, [document.text])
+        read += 1 + len(encoded[-1])  # one for the token between documents
+    return pack(encoded, context, bench.tokenizer.bos_token_id)[:wanted]
 
 
 def _choices(model: PreTrainedModel, bench: Bench) -> list[dict[str, Any]] | None:

@@ -173,6 +173,9 @@ def make_engine(
         settings["gradient_clipping"] = 0.0
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     engine.podium_clipping = config.gradient_clipping
+    if config.zero_stage == 0 and world_size() == 1:
+        # There is nobody to average with: DeepSpeed would only copy all gradients to and fro.
+        engine.enable_backward_allreduce = False
     return engine
 
 
@@ -235,6 +238,9 @@ def step(engine: Any, learning_rate: float) -> float:
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate
     if engine.zero_optimization_stage() == 0:
+        for parameter in engine.module.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)  # as among several processes
         norm = nn.utils.clip_grad_norm_(engine.module.parameters(), engine.podium_clipping)
         engine.step()
         return float(norm)

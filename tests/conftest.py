@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,13 @@ SENTENCES = [
 LONG_SECONDS = 600  # what has a longer time-out than that is begun first
 
 
+@pytest.hookimpl(trylast=True)  # when only the tests are left that were asked for
 def pytest_collection_modifyitems(config, items):
-    """Files with a long test first, where files are handed out to workers in this order. A browser's
-    test that fails is tried once more, and the summary says so: what a page has to wait for on a
-    busy machine is no fault of the page, and one that fails twice is.
+    """Files with a long test first, then those with most tests, where files are handed out to
+    workers in this order: what comes last is short, so that no worker waits long for the other.
+
+    A browser's test that fails is tried once more, and the summary says so: what a page has to wait
+    for on a busy machine is no fault of the page, and one that fails twice is.
     """
     for item in items:
         if item.get_closest_marker("browser"):
@@ -44,7 +48,8 @@ def pytest_collection_modifyitems(config, items):
     if not config.getoption("loadscopereorder", True):
         limits = [(item.path, item.get_closest_marker("timeout")) for item in items]
         long = {path for path, limit in limits if limit and limit.args[0] > LONG_SECONDS}
-        items.sort(key=lambda item: item.path not in long)
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (item.path not in long, -tests[item.path], item.path))
 
 
 modules_frozen = 0

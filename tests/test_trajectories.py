@@ -294,6 +294,7 @@ def write_record(found: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_stage_goes_the_recorded_way(tmp_path):
     found = trajectory(run_chain(tmp_path))
     if RECORDING:

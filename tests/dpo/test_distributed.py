@@ -1,27 +1,18 @@
 """Two processes, and DeepSpeed under the trainer, give the numbers of one plain process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.launching import launch
 
 
-def launch(recipe: Path, runs: Path, processes: int) -> Path:
-    """Run the stage under torchrun; returns its folder."""
-    launcher = ["torch.distributed.run", "--nproc-per-node", str(processes)]
-    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--module"]
-    command = [sys.executable, "-m", *launcher, "dpo.train", str(recipe), "--runs-dir", str(runs)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=runs.parent, env=environment, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def train(recipe: Path, runs: Path, processes: int, torchrun: bool = False) -> Path:
+    """Run the stage in so many processes; returns its folder."""
+    options = recipe, "--runs-dir", runs
+    launch("dpo.train", *options, processes=processes, folder=runs.parent, torchrun=torchrun)
     return runs / recipe.stem / "dpo"
 
 
@@ -34,9 +25,9 @@ def lines_of(folder: Path) -> list[dict]:
 def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, zero_stage):
     """Each reads its share of the reference and of the validation pairs."""
     small = {"learning_rate": 1e-4, "per_device_train_batch_size": 4}
-    expected = launch(make_recipe("one", **small), tmp_path / "runs", 1)
+    expected = train(make_recipe("one", **small), tmp_path / "runs", 1)
     recipe = make_recipe("two", engine={"zero_stage": zero_stage}, **small)
-    found = launch(recipe, tmp_path / "runs", 2)
+    found = train(recipe, tmp_path / "runs", 2, torchrun=zero_stage == 2)
     for line, reference in zip(lines_of(found), lines_of(expected), strict=True):
         for name in ("loss", "rewards/margins", "validation_loss", "validation_margin"):
             if name in reference:
@@ -58,7 +49,7 @@ def test_two_processes_that_diverge_begin_again_together(make_recipe, tmp_path, 
         "engine": {"zero_stage": zero_stage},
         "guard": {"window": 1, "max_loss_rise": 0.3, "max_grad_norm": None, "max_rollbacks": 9},
     }
-    folder = launch(make_recipe("wild", **wild), tmp_path / "runs", 2)
+    folder = train(make_recipe("wild", **wild), tmp_path / "runs", 2)
     said = [x for x in (folder / "logbook.md").read_text().splitlines() if "guard: update" in x]
     assert said and "back to the state after update 2" in said[0]
     lines = lines_of(folder)

@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,8 +21,7 @@ from podium.models import load_causal_lm
 from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.launching import begin
 
 
 def train(recipe: Path, runs: Path, *sets: str) -> Path:
@@ -171,19 +167,16 @@ def test_kill_9_at_random_moments_gives_the_same_final_weights(make_recipe, tmp_
     """Reading the reference, training, saving: wherever it falls."""
     whole = train(make_recipe("whole"), tmp_path / "runs")
     recipe, rng = make_recipe("killed"), random.Random(0)
-    command = [sys.executable, "-m", "dpo.train", str(recipe), "--runs-dir", str(tmp_path / "runs")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     log = tmp_path / "runs/killed/dpo/metrics.jsonl"
     for _ in range(4):
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        options = recipe, "--runs-dir", tmp_path / "runs"
+        process = begin("dpo.train", *options, output=tmp_path / "output.txt")
         before = log.stat().st_size if log.exists() else 0
-        while process.poll() is None and (not log.exists() or log.stat().st_size <= before):
+        while process.is_alive() and (not log.exists() or log.stat().st_size <= before):
             time.sleep(0.01)
         time.sleep(rng.random())
         process.kill()
-        process.wait()
+        process.join()
     resumed = train(recipe, tmp_path / "runs")
     assert lines_of(resumed) == lines_of(whole)
     left, right = weights(resumed), weights(whole)

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data.records import Message, Question
+from data.packing import encode_documents, pack
+from data.records import Document, Message, Question
 from evals.harness import against_sft
 from evals.loglikelihood import Choices
-from evals.measure import Measured, Tasks, _tasks, summarise
+from evals.measure import Measured, Tasks, _losses, _tasks, summarise
 from evals.records import Answer
 from podium.statistics import bon_kl, mean_with_interval
 
@@ -132,6 +133,38 @@ def test_sft_is_even_with_itself_and_no_verdict_counts_it(pair):
     _, sft = pair
     row = summarise("sft", sft, sft, QUESTIONS, best_of=4)
     assert (row["win_rate"], row["win_rate_p"], row["win_rate_length_matched"]) == (0.5, 1.0, None)
+
+
+@pytest.mark.parametrize(("tokens", "shape"), [(100, (3, 32)), (20, (1, 20))])
+def test_as_much_held_out_text_is_read_as_is_asked_for(tokenizer, monkeypatch, tokens, shape):
+    """The first blocks of what all documents would give; a block is no longer than what is asked
+    for. Mutations seen red: every document tokenized; a whole context asked of twenty tokens; the
+    documents read until one before the last block.
+    """
+    read, blocks = [], []
+
+    def encode(tokenizer, texts):
+        read.extend(texts)
+        return encode_documents(tokenizer, texts)
+
+    def losses(model, found, bos):
+        blocks.append(found)
+        return np.zeros(len(found))
+
+    monkeypatch.setattr("evals.measure.encode_documents", encode)
+    monkeypatch.setattr("evals.measure.block_losses", losses)
+    texts = [f"Ana saw {number} owls in the old barn." for number in range(50)]
+    config = SimpleNamespace(max_position_embeddings=32)
+    config.get_text_config = lambda: config
+    bench = SimpleNamespace(
+        tokenizer=tokenizer,
+        documents_tokens=tokens,
+        held_out=SimpleNamespace(documents=[Document(text=text) for text in texts]),
+    )
+    assert len(_losses(SimpleNamespace(config=config), bench)) == shape[0]
+    whole = pack(encode_documents(tokenizer, texts), shape[1], tokenizer.bos_token_id)
+    assert blocks[0].tolist() == whole[: shape[0]].tolist() and blocks[0].shape == shape
+    assert len(read) < len(texts) / 2
 
 
 def test_every_task_of_lm_eval_is_asked_with_its_examples_and_named_by_them(monkeypatch):

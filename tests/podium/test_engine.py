@@ -98,6 +98,20 @@ def test_each_update_uses_the_rate_it_is_given():
     )
 
 
+def test_a_lone_process_averages_with_nobody_and_decays_what_no_loss_reaches(monkeypatch):
+    """As several do, where DeepSpeed gives such a weight a gradient of zeros. Mutations seen red:
+    `enable_backward_allreduce` left on; no zeros.
+    """
+    monkeypatch.setattr("deepspeed.DeepSpeedEngine.allreduce_gradients", None)
+    model = new_model()
+    model.register_parameter("spare", torch.nn.Parameter(torch.ones(2, 2)))
+    engine = make_engine(model, EngineConfig(), learning_rate=0.5, weight_decay=0.1)
+    backward(engine, loss_of(engine, BATCHES[0][0]))
+    step(engine, 0.5)
+    expected = torch.full((2, 2), 1 - 0.5 * 0.1)
+    torch.testing.assert_close(full_state_dict(engine)["spare"], expected)
+
+
 def test_frozen_parameters_stay():
     model = new_model()
     model[0].weight.requires_grad_(False)

@@ -11,8 +11,6 @@ from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def train(recipe: Path, runs: Path, *sets: str) -> Path:
     """Run the stage here; returns its folder."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.launching import launch
+
 ROOT = Path(__file__).resolve().parents[2]
 COMPARED = (
     "objective/scores",
@@ -25,24 +27,10 @@ COMPARED = (
 )
 
 
-def launch(recipe: Path, runs: Path, processes: int) -> Path:
-    """Run the stage under torchrun; returns its folder."""
-    launcher = [
-        "torch.distributed.run",
-        "--nproc-per-node",
-        str(processes),
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-endpoint",
-        "localhost:0",
-        "--module",
-    ]
-    command = [sys.executable, "-m", *launcher, "ppo.train", str(recipe), "--runs-dir", str(runs)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=runs.parent, env=environment, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def train(recipe: Path, runs: Path, processes: int, torchrun: bool = False) -> Path:
+    """Run the stage in so many processes; returns its folder."""
+    options = recipe, "--runs-dir", runs
+    launch("ppo.train", *options, processes=processes, folder=runs.parent, torchrun=torchrun)
     return runs / recipe.stem / "ppo"
 
 
@@ -105,8 +93,10 @@ def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, config):
     step: seen red, the second process died without one.
     """
     small = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "total_episodes": 24}
-    expected = launch(make_recipe("one", **small, **config), tmp_path / "runs", 1)
-    assert_same_run(launch(make_recipe("two", **small, **config), tmp_path / "runs", 2), expected)
+    expected = train(make_recipe("one", **small, **config), tmp_path / "runs", 1)
+    recipe = make_recipe("two", **small, **config)
+    found = train(recipe, tmp_path / "runs", 2, torchrun=config == {"engine": {"zero_stage": 2}})
+    assert_same_run(found, expected)
 
 
 @pytest.mark.slow
@@ -129,8 +119,8 @@ def test_a_function_rewards_two_processes_as_it_does_one(
         "engine": {"zero_stage": 3},
         "frozen_models": "sharded",
     }
-    expected = launch(make_recipe("one", **config), tmp_path / "runs", 1)
-    assert_same_run(launch(make_recipe("two", **config), tmp_path / "runs", 2), expected)
+    expected = train(make_recipe("one", **config), tmp_path / "runs", 1)
+    assert_same_run(train(make_recipe("two", **config), tmp_path / "runs", 2), expected)
 
 
 FIRST_ERRORS = """

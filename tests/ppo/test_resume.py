@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 
 from podium.engine import checkpoint_weights
 from podium.errors import Interrupted, RunFolderError
-from tests.ppo.runs import ROOT, assert_same_weights, metrics, stop_after, timeless, train
+from tests.launching import begin, run
+from tests.ppo.runs import assert_same_weights, metrics, stop_after, timeless, train
 
 FILLER_BYTES = 6_000_000  # of 8 MiB; the rest holds two checkpoints of 0.9 MB, not three
 
@@ -88,20 +90,20 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on_to_the_same_weights(
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def start(recipe: Path, runs: Path) -> subprocess.Popen:
+def start(recipe: Path, runs: Path) -> BaseProcess:
     """The stage in a process of its own, which writes what it says to output.txt."""
-    command = [sys.executable, "-m", "ppo.train", str(recipe), "--runs-dir", str(runs)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with (runs.parent / "output.txt").open("w") as output:
-        return subprocess.Popen(
-            command, cwd=runs.parent, env=environment, stdout=output, stderr=output
-        )
+    return begin("ppo.train", recipe, "--runs-dir", runs, output=runs.parent / "output.txt")
 
 
-def wait_for_a_new_line(process: subprocess.Popen, log: Path) -> None:
+def go_on(recipe: Path, runs: Path) -> None:
+    """The same command once more, to its end."""
+    run("ppo.train", recipe, "--runs-dir", runs, output=runs.parent / "output.txt")
+
+
+def wait_for_a_new_line(process: BaseProcess, log: Path) -> None:
     """Until the process has logged an iteration that was not there before, or has ended."""
     before, deadline = log.read_bytes() if log.exists() else b"", time.time() + 90
-    while (log.read_bytes() if log.exists() else b"") == before and process.poll() is None:
+    while (log.read_bytes() if log.exists() else b"") == before and process.is_alive():
         assert time.time() < deadline, "no iteration in 90 seconds"
         time.sleep(0.01)
 
@@ -117,11 +119,12 @@ def test_sigterm_ends_the_iteration_saves_and_exits_143(make_recipe, tmp_path):
     process = start(recipe, tmp_path / "runs")
     wait_for_a_new_line(process, folder / "metrics.jsonl")
     process.terminate()
-    assert process.wait(timeout=90) == 143
+    process.join(timeout=90)
+    assert process.exitcode == 143
     assert "the same command goes on" in (tmp_path / "output.txt").read_text()
     done = metrics(folder)[-1]["step"]
     assert done < 40 and (folder / "checkpoints" / str(done)).is_dir()
-    assert start(recipe, tmp_path / "runs").wait(timeout=90) == 0
+    go_on(recipe, tmp_path / "runs")
     assert timeless(folder) == timeless(whole)
     assert_same_weights(folder, whole)
 
@@ -141,10 +144,10 @@ def test_kill_9_at_random_moments_gives_the_same_final_weights(make_recipe, tmp_
         process = start(recipe, tmp_path / "runs")
         wait_for_a_new_line(process, folder / "metrics.jsonl")
         time.sleep(rng.random())  # anywhere in the next iterations and their checkpoints
-        assert process.poll() is None, "the run ended before it was killed"
+        assert process.is_alive(), "the run ended before it was killed"
         process.kill()
-        process.wait()
-    assert start(recipe, tmp_path / "runs").wait(timeout=300) == 0
+        process.join()
+    go_on(recipe, tmp_path / "runs")
     assert timeless(folder) == timeless(whole)
     assert_same_weights(folder, whole)
 

@@ -4,11 +4,7 @@ what it cannot do.
 
 import json
 import math
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from itertools import pairwise
@@ -27,8 +23,7 @@ from podium.models import load_causal_lm, save_model
 from podium.run.context import StageContext, checkpoints_of
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.launching import begin, launch, run
 
 
 def train(recipe: Path, runs: Path, *sets: str) -> Path:
@@ -282,23 +277,16 @@ def test_too_few_documents_are_a_data_error(make_recipe, tmp_path):
 def test_kill_9_in_the_middle_then_the_same_command(make_recipe, tmp_path):
     recipe = make_recipe(tokens=32 * 4 * 40)
     unbroken = train(recipe, tmp_path / "unbroken")
-    command = [
-        sys.executable,
-        "-m",
-        "pretrain.train",
-        str(recipe),
-        "--runs-dir",
-        str(tmp_path / "killed"),
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    options = recipe, "--runs-dir", tmp_path / "killed"
+    process = begin("pretrain.train", *options, output=tmp_path / "killed.txt")
     folder = tmp_path / "killed/run/pretrain"
     deadline = time.monotonic() + 120
     while not (folder / "checkpoints" / "8").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (folder / "final").exists()
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    run("pretrain.train", *options, output=tmp_path / "resumed.txt")
     assert_same_weights(unbroken, folder)
     assert timeless(unbroken) == timeless(folder)
 
@@ -309,21 +297,8 @@ def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
     """Seen red with `stage.world_size` left out of the loss."""
     recipe = make_recipe(engine={"zero_stage": zero_stage})
     alone = train(recipe, tmp_path / "alone")
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    subprocess.run(
-        [*launcher, "-m", "pretrain.train", str(recipe), "--runs-dir", str(tmp_path / "pair")],
-        cwd=ROOT,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    options = recipe, "--runs-dir", tmp_path / "pair"
+    launch("pretrain.train", *options, processes=2, folder=tmp_path, torchrun=zero_stage == 3)
     for one, two in zip(metrics(alone), metrics(tmp_path / "pair/run/pretrain"), strict=True):
         assert two.keys() == one.keys()
         for name in {"loss", "grad_norm", "validation_loss"} & one.keys():

@@ -3,9 +3,6 @@ refuses what is wrong.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,9 +18,8 @@ from podium.rewards.score import score_texts
 from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
+from tests.launching import launch
 from tests.reward.conftest import ranking
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def train(recipe: Path, runs: Path) -> Path:
@@ -209,25 +205,8 @@ def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
     """Red with world_size() left out of the loss's scale."""
     recipe = make_recipe(engine={"zero_stage": zero_stage}, batch_size=7)
     alone = train(recipe, tmp_path / "alone")
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "reward.train",
-            str(recipe),
-            "--runs-dir",
-            str(tmp_path / "pair"),
-        ],
-        cwd=ROOT,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    options = recipe, "--runs-dir", tmp_path / "pair"
+    launch("reward.train", *options, processes=2, folder=tmp_path, torchrun=zero_stage == 3)
     pair = tmp_path / "pair/run/reward"
     for one, two in zip(metrics(alone), metrics(pair), strict=True):
         for name in ("loss", "accuracy", "grad_norm", "validation_loss"):

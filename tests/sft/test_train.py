@@ -4,10 +4,6 @@ best model.
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -30,8 +26,7 @@ from podium.sampling.protocol import SamplingParams
 from sft.batches import IGNORED, encode_demonstrations, lay_out_batches
 from sft.train import FineTuner
 from sft.validation import pad_rows, validation_metrics
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.launching import begin, launch, run
 
 
 def train(recipe: Path, runs: Path) -> Path:
@@ -351,23 +346,16 @@ def test_limits_that_leave_nothing_are_a_data_error(make_recipe, tmp_path):
 def test_kill_9_in_the_middle_then_the_same_command(make_recipe, tmp_path):
     recipe = make_recipe(num_train_epochs=20, residual_dropout=0.2)
     unbroken = train(recipe, tmp_path / "unbroken")
-    command = [
-        sys.executable,
-        "-m",
-        "sft.train",
-        str(recipe),
-        "--runs-dir",
-        str(tmp_path / "killed"),
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    options = recipe, "--runs-dir", tmp_path / "killed"
+    process = begin("sft.train", *options, output=tmp_path / "killed.txt")
     folder = tmp_path / "killed/run/sft"
     deadline = time.monotonic() + 120
     while not (folder / "checkpoints" / "12").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (folder / "final").exists()
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    run("sft.train", *options, output=tmp_path / "resumed.txt")
     assert_same_weights(unbroken, folder)
     assert timeless(unbroken) == timeless(folder)
 
@@ -377,21 +365,8 @@ def test_kill_9_in_the_middle_then_the_same_command(make_recipe, tmp_path):
 def test_two_processes_learn_what_one_does(make_recipe, tmp_path, zero_stage):
     recipe = make_recipe(engine={"zero_stage": zero_stage}, per_device_train_batch_size=4)
     alone = train(make_recipe("alone", per_device_train_batch_size=4), tmp_path / "runs")
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    subprocess.run(
-        [*launcher, "-m", "sft.train", str(recipe), "--runs-dir", str(tmp_path / "pair")],
-        cwd=ROOT,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    options = recipe, "--runs-dir", tmp_path / "pair"
+    launch("sft.train", *options, processes=2, folder=tmp_path, torchrun=zero_stage == 2)
     for one, two in zip(metrics(alone), metrics(tmp_path / "pair/run/sft"), strict=True):
         # DeepSpeed's ZeRO-0 tells the Trainer no gradient norm.
         assert two.keys() - {"grad_norm"} == one.keys() - {"grad_norm"}
@@ -410,14 +385,7 @@ def test_two_processes_score_every_prompt_once(make_recipe, tmp_path):
     )
     small = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "reward_prompts": 7}
     recipe = make_recipe(select_by="reward_score", reward=f"{file}:score", **small)
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "sft.train", str(recipe), "--runs-dir", "pair"],
-        cwd=tmp_path,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )
+    launch("sft.train", recipe, "--runs-dir", "pair", processes=2, folder=tmp_path)
     validation = read_jsonl(tmp_path / "demonstrations.validation.jsonl", Demonstration)[:7]
     asked = [len(d.messages[0].content) for d in validation]
     assert headline(tmp_path / "pair/run/sft")["reward_score"] == pytest.approx(sum(asked) / 7)

@@ -4,14 +4,14 @@ ever lost.
 
 import os
 import random
-import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 import uuid
 from dataclasses import replace
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import httpx
@@ -25,8 +25,9 @@ from app.labeling.queue import recount
 from app.labeling.site import Settings, Site, open_site
 from app.labeling.task_tables import Submission, Task
 from app.serving import serving
-from benchmarks.labeling import PASSWORD, Load, free_port, prepare, random_answer, wait_until_up
+from benchmarks.labeling import PASSWORD, Load, free_port, prepare, random_answer
 from tests.app.labeling.making import Browser, add_batch, add_person, answer_to
+from tests.launching import begin
 
 KILLS = 20
 GIVE_UP_SECONDS = 240
@@ -95,6 +96,18 @@ def check(url: str, load: Load, workers: list[Stubborn], acknowledged: set[int])
     database.close()
 
 
+def wait_until_up(address: str, process: BaseProcess) -> None:
+    deadline = time.monotonic() + GIVE_UP_SECONDS
+    while time.monotonic() < deadline:
+        assert process.is_alive(), "the server ended by itself"
+        try:
+            httpx.get(f"{address}/healthz", timeout=5).raise_for_status()
+            return
+        except httpx.HTTPError:
+            time.sleep(0.05)
+    raise AssertionError("the server did not answer")
+
+
 @pytest.mark.slow
 def test_twenty_kills_under_load(tmp_path, database_url):
     """kill -9 of the server, again and again, at random moments: all acknowledged answers are
@@ -104,19 +117,9 @@ def test_twenty_kills_under_load(tmp_path, database_url):
     prepare(tmp_path, database_url, load)
     port, acknowledged, rng = free_port(), set(), random.Random(0)
     address = f"http://127.0.0.1:{port}"
-    command = [
-        sys.executable,
-        "-m",
-        "app.labeling.cli",
-        "serve",
-        "--folder",
-        str(tmp_path),
-        "--database",
-        database_url,
-        "--port",
-        str(port),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    command = ["app.labeling.cli", "serve", "--folder", tmp_path, "--database", database_url]
+    start = partial(begin, *command, "--port", port, output=tmp_path / "said.txt")
+    process = start()
     workers, threads = start_work(address, load.labelers, acknowledged)
     kills_under_load = 0
     try:
@@ -124,15 +127,15 @@ def test_twenty_kills_under_load(tmp_path, database_url):
             wait_until_up(address, process)
             time.sleep(0.1 + rng.random())
             kills_under_load += any(thread.is_alive() for thread in threads)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            process.kill()
+            process.join()
+            process = start()
         wait_until_up(address, process)
         for thread in threads:
             thread.join(GIVE_UP_SECONDS)
     finally:
         process.kill()
-        process.wait()
+        process.join()
     assert kills_under_load == KILLS
     check(database_url, load, workers, acknowledged)
 
