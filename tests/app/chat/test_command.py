@@ -102,7 +102,7 @@ def test_a_phone_always_shows_where_to_write(served, visit, scheme):
     push the box off the screen.
     """
     page = visit(served.addresses["chat"], PHONE, scheme)
-    page.wait_for_selector("#message textarea")
+    page.wait_for_selector("#message textarea", timeout=PATIENCE)
     expect(page.locator("#suggestions button")).to_have_count(3)
     assert in_view(page, "#message textarea") and in_view(page, "#send")
     for number in (1, 2):

@@ -51,7 +51,7 @@ def visit(browser):
         page.fill("input[name=handle]", handle)
         page.fill("input[name=password]", PASSWORD)
         page.click("main button")
-        page.wait_for_selector("#message textarea")
+        page.wait_for_selector("#message textarea", timeout=PATIENCE)
         return page
 
     yield open_page
@@ -110,7 +110,7 @@ def test_a_blind_vote_and_a_chat_that_outlives_refresh_restart_and_others(site, 
         assert [row["meta"]["side"] for row in rows] == ["left", "right"]
         assert rows[0]["messages"][0]["content"] == "Tell me a story about an owl."
         page.reload()
-        page.wait_for_selector("#message textarea")
+        page.wait_for_selector("#message textarea", timeout=PATIENCE)
         answered(page, 1)
         assert "Tell me a story" in page.inner_text("#log-0") and "(sft)" in page.inner_text(
             "#logs"
