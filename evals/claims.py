@@ -156,8 +156,9 @@ CLAIMS: dict[str, Claim] = {
     "helpful-or-harmless": Claim(
         "helpfulness and harmlessness pull apart; their mixture is in between",
         "Bai et al. 2022, section 4",
-        "not built",
-        "the village has prompts to decline; no recipe mixes them in shares",
+        "not run",
+        "reward models of 300 rankings with none, half and all of them of prompts to decline",
+        ("benchmarks.helpful_or_harmless --seeds 0 1 2 --out {runs}/claims",),
     ),
     "fresh-rankings": Claim(
         "rounds of rankings of the newest policy improve it further",

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks import choose_by_reward, rl_start, small_beats_large, starts
+from benchmarks import choose_by_reward, helpful_or_harmless, rl_start, small_beats_large, starts
 from benchmarks.choose_by_reward import Seen, contrast, look, losses_of, lowest
 from benchmarks.rl_start import Arms, arms_table
 from benchmarks.rounds import Golds
 from benchmarks.small_beats_large import pairs_table
-from data.jsonl import write_jsonl
-from data.records import Demonstration, Message, Prompt
+from data.jsonl import read_jsonl, write_jsonl
+from data.records import Demonstration, Message, Prompt, Ranking
 from podium.models import save_model
 from podium.run.chain import run_chain
 from podium.run.recipe import load_recipe
@@ -185,3 +185,85 @@ def test_each_epoch_answers_with_its_own_weights_and_is_asked_once(shown):
     kept["losses"][0] = 7.0
     (run / choose_by_reward.SEEN_FILE).write_text(json.dumps(kept))
     assert look(run, reward, seed=0, prompts=4, samples=12).losses[0] == 7.0
+
+
+def ranking(text: str, ranks: list[int]) -> Ranking:
+    responses = [f"{text} {number}" for number in range(len(ranks))]
+    return Ranking(
+        prompt=[Message(role="user", content=text)], responses=responses, ranks=ranks, labeler="l"
+    )
+
+
+def test_each_kind_has_prompts_of_its_own_and_its_rankings_are_of_one_sft_model(made, tmp_path):
+    """Mutations seen red: both kinds from all prompts; held-out prompts from the training split; one
+    kind's file for both; the reward model from the base.
+    """
+    world = tmp_path / "start/world/final"
+    world.mkdir(parents=True)
+    for split in ("train", "test"):
+        cases = ["harmful", "open_qa", "harmful", "rewrite", "harmful", "rewrite"]
+        prompts = [
+            Prompt(messages=[Message(role="user", content=f"{split} {i}")], use_case=case)
+            for i, case in enumerate(cases)
+        ]
+        write_jsonl(world / f"prompts.{split}.jsonl", prompts)
+    helpful_or_harmless.write_prompts(world, tmp_path / "kinds", rankings=2, held_out=1)
+    asked = {
+        file.name: [one.messages[0].content for one in read_jsonl(file, Prompt)]
+        for file in (tmp_path / "kinds").iterdir()
+    }
+    assert asked == {
+        "helpful.train.jsonl": ["train 1", "train 3"],
+        "harmless.train.jsonl": ["train 0", "train 2"],
+        "helpful.validation.jsonl": ["test 1"],
+        "harmless.validation.jsonl": ["test 0"],
+    }
+    sft = str(tmp_path / "start/sft/final")
+    for kind in helpful_or_harmless.KINDS:
+        helpful_or_harmless.train_rankings(tmp_path / "start", kind, 3, tmp_path, [])
+        recipe = made[f"{kind}-3"]
+        assert recipe.chain() == ["world", "rankings"] and recipe.rankings.models["sft"] == sft
+        source = recipe.data.prompts.model_dump(mode="json", exclude_defaults=True)
+        assert source["train"] == str(tmp_path / "kinds" / f"{kind}.train.jsonl")
+    folders = {kind: tmp_path / kind for kind in helpful_or_harmless.KINDS}
+    for kind, folder in folders.items():
+        folder.mkdir()
+        for split in ("train", "validation"):
+            write_jsonl(folder / f"rankings.{split}.jsonl", [ranking(kind, [1, 2])] * 8)
+    helpful_or_harmless.train_reward(tmp_path / "start", folders, 0.25, 3, tmp_path, [])
+    assert made["share-0.25-3"].reward.model == sft
+
+
+def test_a_mixture_has_its_share_and_as_many_rankings_whatever_that_is(tmp_path):
+    """And is measured on both kinds. Mutations seen red: the share the other way round; all of one
+    kind added; one kind held out.
+    """
+    folders = {}
+    for kind in helpful_or_harmless.KINDS:
+        folders[kind] = tmp_path / kind
+        folders[kind].mkdir()
+        for split in ("train", "validation"):
+            write_jsonl(folders[kind] / f"rankings.{split}.jsonl", [ranking(kind, [1, 2])] * 8)
+    for share, expected in ((0.0, 0), (0.25, 2), (1.0, 8)):
+        helpful_or_harmless.write_mixture(folders, share, tmp_path / "mix")
+        found = read_jsonl(tmp_path / "mix/rankings.train.jsonl", Ranking)
+        assert len(found) == 8
+        assert sum(one.prompt[0].content == "harmless" for one in found) == expected
+        held = read_jsonl(tmp_path / "mix/rankings.validation.jsonl", Ranking)
+        assert [one.prompt[0].content for one in held] == ["helpful"] * 8 + ["harmless"] * 8
+
+
+def test_a_pair_is_right_where_the_preferred_answer_scored_higher():
+    """By hand; two labelers' rankings of a prompt are one prompt. Mutations seen red: the pair the
+    other way round; a labeler's tie taken for a pair; the first ranking's scores for all; a ranking
+    a prompt of its own.
+    """
+    rankings = [ranking("a", [2, 1, 2]), ranking("b", [1, 2]), ranking("a", [1, 2])]
+    scores = np.array([0.0, 1.0, 1.0, 5.0, 6.0, 3.0, 2.0])
+    right, prompt = helpful_or_harmless.pairs_right(rankings, scores)
+    assert right.tolist() == [1, 0.5, 0, 1] and prompt.tolist() == [0, 0, 1, 0]
+    one = dict.fromkeys(helpful_or_harmless.KINDS, (right, prompt))
+    other = one | {"harmless": (1 - right, prompt)}
+    rows = cells(helpful_or_harmless.table({0.5: {0: one, 1: other}}))
+    assert rows[0][2].startswith("62.5%") and rows[1][3].startswith("37.5%")
+    assert rows[2][2] == "62.5% [62.5%, 62.5%]" and rows[2][3].startswith("50.0% [")
