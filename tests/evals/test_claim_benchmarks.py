@@ -3,6 +3,7 @@ against figures by hand.
 """
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from podium.run.recipe import load_recipe
 from pretrain.presets import PRESETS
 
 PROMPTS = ["w", "x", "y", "z"]
+KL = {"mix": 1.5, "bare": 1.0}
 
 
 @pytest.fixture
@@ -135,6 +137,29 @@ def test_the_last_epoch_is_set_against_the_lowest_loss_of_its_own_seed():
     assert rows["over seeds"][3].startswith("+1.00")
     by_epoch = cells(choose_by_reward.table(list(found.values())))
     assert by_epoch[2][3].startswith("1.00 [") and by_epoch[2][4].startswith("100.0%")
+
+
+def test_each_is_started_and_tells_of_all_its_seeds(made, monkeypatch, tmp_path, capsys):
+    """With one reward model for all where that is asked for. Mutations seen red, in each of the
+    three: the seed's own reward model all the same; tables of the last seed alone.
+    """
+    golds = {
+        place: np.zeros((4, 2)) for place in [*rl_start.PLACES, *sum(small_beats_large.PAIRS, ())]
+    }
+    arms = Arms(Golds(golds, PROMPTS), dict.fromkeys(rl_start.PLACES, np.ones(5)), KL)
+    epochs = Golds({"1": np.zeros((4, 2)), "2": np.ones((4, 2))}, PROMPTS)
+    monkeypatch.setattr(rl_start, "measure", lambda *told: arms)
+    monkeypatch.setattr(small_beats_large, "judge", lambda *told: arms.golds)
+    monkeypatch.setattr(small_beats_large, "record_of", lambda *told: {"metrics": {"kl": 2.5}})
+    monkeypatch.setattr(choose_by_reward, "look", lambda *told: Seen([0.5, 0.9], epochs, epochs))
+    for module in (small_beats_large, choose_by_reward, rl_start):
+        made.clear()
+        given = ["--seeds", "3", "5", "--reward-seed", "7", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["it", *given])
+        module.main()
+        assert [name for name in made if name.startswith("reward")] == ["reward-7"]
+        last = capsys.readouterr().out.split("\n\n")[-1]
+        assert "| 3 |" in last and "| 5 |" in last and "over seeds" in last
 
 
 @pytest.fixture
