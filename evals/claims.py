@@ -137,8 +137,8 @@ CLAIMS: dict[str, Claim] = {
         "a small model with RLHF is preferred to a far larger one with SFT alone",
         "InstructGPT, figure 1",
         "not held",
-        "on three seeds, 0.24M against 1.1M: 0.22 less gold, 47 % wins; a short PPO against one weak "
-        "reward model",
+        "three seeds, 0.24M against 1.1M: 0.22 less gold, 47 % wins; PPO was short, its one reward "
+        "model weak",
         ("benchmarks.small_beats_large --seeds 0 1 2 --reward-seed 0 --out {runs}/claims",),
         "claims.md#small-against-large",
     ),
