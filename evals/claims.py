@@ -130,7 +130,7 @@ CLAIMS: dict[str, Claim] = {
         "SFT overfits its validation loss while reward and preference still rise",
         "InstructGPT, section 3.5",
         "begun",
-        "two seeds of three: the loss rises by a third after epoch three or four, reward and gold do not",
+        "two seeds of three: the loss rises by a third after epoch 3 or 4, reward and gold do not",
         ("benchmarks.choose_by_reward --seeds 0 1 2 --reward-seed 0 --out {runs}/claims",),
         "claims.md#choosing-by-reward",
     ),
