@@ -129,8 +129,8 @@ CLAIMS: dict[str, Claim] = {
     "choose-by-reward": Claim(
         "SFT overfits its validation loss while reward and preference still rise",
         "InstructGPT, section 3.5",
-        "begun",
-        "two seeds of three: the loss rises by a third after epoch 3 or 4, reward and gold do not",
+        "not held",
+        "three seeds: the loss rises by a third after epoch 3 or 4; reward and gold do not rise",
         ("benchmarks.choose_by_reward --seeds 0 1 2 --reward-seed 0 --out {runs}/claims",),
         "claims.md#choosing-by-reward",
     ),
