@@ -31,7 +31,7 @@ from pretrain.presets import PRESETS, Preset
 
 SMALL = "small-2x80"
 # llama-tiny but for layers and width (3 x 160 there)
-PRESETS[SMALL] = Preset("llama", 2, 80, 5, 3e-3, 640, inner=216, initial_std=0.05)
+SHAPE = Preset("llama", 2, 80, 5, 3e-3, 640, inner=216, initial_std=0.05)
 PAIRS = (("small/ppo", "large/sft"), ("small/ppo", "small/sft"), ("small/sft", "large/sft"))
 
 
@@ -39,6 +39,7 @@ def train_base(start: Path, out: Path, sets: Sequence[str]) -> Path:
     """The small base model; its run. The tokenizer is the large one's, or the reward model could
     not read what the policy says.
     """
+    PRESETS[SMALL] = SHAPE
     own = [f"pretrain.preset={SMALL}", f"pretrain.tokenizer={final(start, 'pretrain')}"]
     return train(out, "small-base", START_SEED, ("pretrain",), [*sets, *own])
 
