@@ -21,7 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.rounds import Golds, difference, over_seeds, told, wins
-from benchmarks.starts import final, options_of, train, train_reward, train_start
+from benchmarks.starts import (
+    final,
+    options_of,
+    reward_of_each,
+    told_over_seeds,
+    train,
+    train_start,
+)
 from data.template import decode_response, encode_prompt, stop_token_ids
 from data.worlds import open_world
 from evals.held_out import draw, held_out_prompts, key_of
@@ -35,7 +42,6 @@ from podium.run.recipe import load_recipe
 from podium.runtime import device
 from podium.sampling.kinds import make_sampler
 from podium.sampling.protocol import SamplingParams
-from podium.statistics import mean_with_interval
 from podium.storage import write_json
 
 EPOCHS = 16
@@ -128,9 +134,9 @@ def table(found: Sequence[Seen]) -> str:
         "|---|---|---|---|---|",
     ]
     for epoch in found[0].golds.scores:
-        loss = _mean([one.losses[int(epoch) - 1] for one in found], ".3f")
+        loss = told_over_seeds([one.losses[int(epoch) - 1] for one in found], ".3f")
         reward, gold = (
-            _mean([float(one.scores[epoch].mean()) for one in part], ".2f")
+            told_over_seeds([float(one.scores[epoch].mean()) for one in part], ".2f")
             for part in ([s.rewards for s in found], [s.golds for s in found])
         )
         won = told(wins([one.golds for one in found], epoch, "1"), ".1%")
@@ -167,21 +173,12 @@ def _renamed(part: Golds, low: str, last: str) -> Golds:
     return Golds({"lowest": part.scores[low], "last": part.scores[last]}, part.prompts)
 
 
-def _mean(values: Sequence[float], form: str) -> str:
-    return told(mean_with_interval(values, range(len(values))), form)
-
-
 def main() -> None:
-    parser = options_of(__doc__)
-    parser.add_argument("--prompts", type=int, default=100)
-    parser.add_argument("--samples", type=int, default=2)
-    options = parser.parse_args()
+    options = options_of(__doc__, prompts=100).parse_args()
     start = train_start(options.out, options.set)
     found = {}
-    for seed in options.seeds:
-        given = (start, seed, options.out, options.set)
-        reward = final(train_reward(*given, options.reward_seed), "reward")
-        run = train_shown(*given)
+    for seed, rewarded in reward_of_each(options, start):
+        run, reward = train_shown(start, seed, options.out, options.set), final(rewarded, "reward")
         found[seed] = look(run, reward, seed, options.prompts, options.samples)
         print(table(list(found.values())), contrast(found), sep="\n\n", flush=True)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.rounds import told
-from benchmarks.starts import final, options_of, train, train_start
+from benchmarks.starts import final, options_of, told_over_seeds, train, train_start
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Prompt, Ranking
 from podium.rewards.kinds import make_reward
@@ -115,7 +115,7 @@ def table(found: dict[float, dict[int, Right]]) -> str:
             cells = [told(mean_with_interval(*right[kind], SHARE), ".1%") for kind in KINDS]
             lines.append(f"| {share:g} | {seed} | {' | '.join(cells)} |")
         means = [[float(right[kind][0].mean()) for right in seeds.values()] for kind in KINDS]
-        cells = [told(mean_with_interval(m, range(len(m))), ".1%") for m in means]
+        cells = [told_over_seeds(mean, ".1%") for mean in means]
         lines.append(f"| {share:g} | over seeds | {' | '.join(cells)} |")
     return "\n".join(lines)
 

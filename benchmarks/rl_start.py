@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.rounds import Golds, difference, golds_of, over_seeds, told, wins
 from benchmarks.small_beats_large import train_base, train_small
-from benchmarks.starts import options_of, record_of, train_reward, train_start
+from benchmarks.starts import kl_of, options_of, reward_of_each, told_over_seeds, train_start
 from data.jsonl import read_jsonl
 from data.packing import encode_documents, pack
 from data.records import Document
@@ -55,7 +55,7 @@ def measure(runs: Sequence[Path], prompts: int, samples: int) -> Arms:
     golds = golds_of(models, runs[0], runs[1] / "compare", prompts, samples)
     text = read_jsonl(runs[0] / "world" / "final" / "documents.validation.jsonl", Document)
     losses = {place: losses_of(model / "final", text) for place, model in models.items()}
-    kl = {arm: record_of(run, "ppo")["metrics"]["kl"] for arm, run in arms.items()}
+    kl = {arm: kl_of(run) for arm, run in arms.items()}
     return Arms(golds, losses, kl)
 
 
@@ -92,18 +92,19 @@ def arms_table(found: dict[int, Arms]) -> str:
             won = told(wins([arms.golds], first, second), ".1%")
             gold = told(difference([arms.golds], first, second), "+.2f")
             blocks = range(len(arms.losses[first]))
-            loss = paired_difference(arms.losses[first], arms.losses[second], blocks)
+            loss = told(paired_difference(arms.losses[first], arms.losses[second], blocks), "+.3f")
             kl = f"{arms.kl['mix'] - arms.kl['bare']:+.2f}" if stage == "ppo" else ""
-            lines.append(f"| {stage} | {seed} | {won} | {gold} | {told(loss, '+.3f')} | {kl} |")
+            lines.append(f"| {stage} | {seed} | {won} | {gold} | {loss} | {kl} |")
         golds = [arms.golds for arms in seeds]
         won = told(wins(golds, first, second), ".1%")
         gold = told(difference(golds, first, second), "+.2f")
         lines.append(f"| {stage} | all | {won} | {gold} | | |")
         gold = told(over_seeds(golds, first, second), "+.2f")
-        loss = _over([float((a.losses[first] - a.losses[second]).mean()) for a in seeds])
-        kl = told(_over([a.kl["mix"] - a.kl["bare"] for a in seeds]), "+.2f")
+        apart = [float((a.losses[first] - a.losses[second]).mean()) for a in seeds]
+        kl = told_over_seeds([a.kl["mix"] - a.kl["bare"] for a in seeds], "+.2f")
         kl = kl if stage == "ppo" else ""
-        lines.append(f"| {stage} | over seeds | | {gold} | {told(loss, '+.3f')} | {kl} |")
+        loss = told_over_seeds(apart, "+.3f")
+        lines.append(f"| {stage} | over seeds | | {gold} | {loss} | {kl} |")
     return "\n".join(lines)
 
 
@@ -111,21 +112,12 @@ def _by_prompt(golds: Golds, place: str) -> Estimate:
     return mean_with_interval(golds.scores[place].mean(axis=1), golds.prompts)
 
 
-def _over(values: Sequence[float]) -> Estimate:
-    """What another seed would give."""
-    return mean_with_interval(values, range(len(values)))
-
-
 def main() -> None:
-    parser = options_of(__doc__)
-    parser.add_argument("--prompts", type=int, default=300)
-    parser.add_argument("--samples", type=int, default=2)
-    options = parser.parse_args()
+    options = options_of(__doc__, prompts=300).parse_args()
     start = train_start(options.out, options.set)
     base = train_base(start, options.out, options.set)
     found = {}
-    for seed in options.seeds:
-        reward = train_reward(start, seed, options.out, options.set, options.reward_seed)
+    for seed, reward in reward_of_each(options, start):
         runs = train_arms(base, reward, seed, options.out, options.set)
         found[seed] = measure(runs, options.prompts, options.samples)
         print(models_table(found), arms_table(found), sep="\n\n", flush=True)

@@ -20,13 +20,14 @@ from benchmarks.rounds import Golds, difference, golds_of, over_seeds, told, win
 from benchmarks.starts import (
     START_SEED,
     final,
+    kl_of,
     options_of,
-    record_of,
+    reward_of_each,
+    told_over_seeds,
     train,
-    train_reward,
     train_start,
 )
-from podium.statistics import Estimate, mean_with_interval
+from podium.statistics import mean_with_interval
 from pretrain.presets import PRESETS, Preset
 
 SMALL = "small-2x80"
@@ -66,7 +67,7 @@ def models_table(found: dict[int, Golds], smalls: dict[int, Path]) -> str:
             gold = told(mean_with_interval(scores.mean(axis=1), golds.prompts), ".2f")
             kl = ""
             if place == "small/ppo":
-                kl = f"{record_of(smalls[seed], 'ppo')['metrics']['kl']:.2f}"
+                kl = f"{kl_of(smalls[seed]):.2f}"
             lines.append(f"| {seed} | {place} | {gold} | {kl} |")
     return "\n".join(lines)
 
@@ -80,27 +81,18 @@ def pairs_table(found: dict[int, Golds]) -> str:
             rate, gap = wins(some, first, second), difference(some, first, second)
             pair = f"{first}, {second}"
             lines.append(f"| {pair} | {name} | {told(rate, '.1%')} | {told(gap, '+.2f')} |")
-        rate, gap = rates_over_seeds(seeds, first, second), over_seeds(seeds, first, second)
-        lines.append(f"| {pair} | over seeds | {told(rate, '.1%')} | {told(gap, '+.2f')} |")
+        rate = told_over_seeds([wins([one], first, second).rate for one in seeds], ".1%")
+        gap = over_seeds(seeds, first, second)
+        lines.append(f"| {pair} | over seeds | {rate} | {told(gap, '+.2f')} |")
     return "\n".join(lines)
 
 
-def rates_over_seeds(seeds: Sequence[Golds], first: str, second: str) -> Estimate:
-    """The win rate that another seed would give: the seeds are the units."""
-    rates = [wins([one], first, second).rate for one in seeds]
-    return mean_with_interval(rates, range(len(rates)))
-
-
 def main() -> None:
-    parser = options_of(__doc__)
-    parser.add_argument("--prompts", type=int, default=300)
-    parser.add_argument("--samples", type=int, default=2)
-    options = parser.parse_args()
+    options = options_of(__doc__, prompts=300).parse_args()
     start = train_start(options.out, options.set)
     base = train_base(start, options.out, options.set)
     smalls, found = {}, {}
-    for seed in options.seeds:
-        reward = train_reward(start, seed, options.out, options.set, options.reward_seed)
+    for seed, reward in reward_of_each(options, start):
         smalls[seed] = train_small(base, reward, "small", seed, options.out, options.set)
         found[seed] = judge(smalls[seed], start, options.prompts, options.samples)
         print(models_table(found, smalls), pairs_table(found), sep="\n\n", flush=True)

@@ -10,13 +10,16 @@ smaller, to less than `benchmarks.rounds` has.
 """
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rounds import told
 from podium.run.chain import run_chain
 from podium.run.lineage import read_stage_file
 from podium.run.recipe import load_recipe
+from podium.statistics import mean_with_interval
 
 RECIPE = "willowbrook"
 SETS = (
@@ -54,6 +57,18 @@ def train_reward(
     return train(out, f"reward-{seed}", seed, ("rankings", "reward"), [*sets, *own])
 
 
+def reward_of_each(options: argparse.Namespace, start: Path) -> Iterator[tuple[int, Path]]:
+    """Each seed, and the run that has its reward model."""
+    for seed in options.seeds:
+        given = (start, seed, options.out, options.set, options.reward_seed)
+        yield seed, train_reward(*given)
+
+
+def told_over_seeds(values: Sequence[float], form: str) -> str:
+    """A mean, and what another seed would give; `form` is of both."""
+    return told(mean_with_interval(values, range(len(values))), form)
+
+
 def final(run: Path, stage: str) -> Path:
     """The folder of a finished stage, in full, so that other runs can name it."""
     return (run / stage / "final").resolve()
@@ -66,8 +81,17 @@ def record_of(run: Path, stage: str) -> dict[str, Any]:
     return record
 
 
-def options_of(doc: str | None) -> argparse.ArgumentParser:
-    """The command line that these benchmarks have in common."""
+def kl_of(run: Path) -> float:
+    """Nats an answer between PPO's policy and its start; no number where the guard took every
+    iteration back.
+    """
+    return float(record_of(run, "ppo")["metrics"].get("kl", math.nan))
+
+
+def options_of(doc: str | None, prompts: int | None = None) -> argparse.ArgumentParser:
+    """The command line that these benchmarks have in common. prompts: how many are answered, where
+    answers are what is compared.
+    """
     parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c")
@@ -75,6 +99,9 @@ def options_of(doc: str | None) -> argparse.ArgumentParser:
         "--reward-seed", type=int, help="all seeds take this one's reward model; else each its own"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/claims"))
+    if prompts is not None:
+        parser.add_argument("--prompts", type=int, default=prompts)
+        parser.add_argument("--samples", type=int, default=2, help="answers to each prompt")
     return parser
 
 

@@ -19,6 +19,7 @@ from data.jsonl import read_jsonl, write_jsonl
 from data.records import Demonstration, Message, Prompt, Ranking
 from podium.models import save_model
 from podium.run.chain import run_chain
+from podium.run.lineage import FORMAT_VERSION
 from podium.run.recipe import load_recipe
 from pretrain.presets import PRESETS
 
@@ -151,7 +152,7 @@ def test_each_is_started_and_tells_of_all_its_seeds(made, monkeypatch, tmp_path,
     epochs = Golds({"1": np.zeros((4, 2)), "2": np.ones((4, 2))}, PROMPTS)
     monkeypatch.setattr(rl_start, "measure", lambda *told: arms)
     monkeypatch.setattr(small_beats_large, "judge", lambda *told: arms.golds)
-    monkeypatch.setattr(small_beats_large, "record_of", lambda *told: {"metrics": {"kl": 2.5}})
+    monkeypatch.setattr(small_beats_large, "kl_of", lambda run: 2.5)
     monkeypatch.setattr(choose_by_reward, "look", lambda *told: Seen([0.5, 0.9], epochs, epochs))
     for module in (small_beats_large, choose_by_reward, rl_start):
         made.clear()
@@ -293,3 +294,40 @@ def test_a_pair_is_right_where_the_preferred_answer_scored_higher():
     rows = cells(helpful_or_harmless.table({0.5: {0: one, 1: other}}))
     assert rows[0][2].startswith("62.5%") and rows[1][3].startswith("37.5%")
     assert rows[2][2] == "62.5% [62.5%, 62.5%]" and rows[2][3].startswith("50.0% [")
+
+
+def test_every_share_has_a_model_of_each_seed(made, monkeypatch, tmp_path, capsys):
+    """Started as its command is. Mutations seen red: one share for all; the first seed's rankings
+    for all; the last seed's table alone.
+    """
+    mixed = []
+    monkeypatch.setattr(
+        helpful_or_harmless,
+        "write_mixture",
+        lambda folders, share, into: mixed.append((share, folders["helpful"].parts[-3])),
+    )
+    right = dict.fromkeys(helpful_or_harmless.KINDS, (np.array([1.0, 0.0]), np.arange(2)))
+    monkeypatch.setattr(helpful_or_harmless, "measure", lambda *told: right)
+    monkeypatch.setattr(helpful_or_harmless, "write_prompts", lambda *told: None)
+    monkeypatch.setattr(sys, "argv", ["it", "--seeds", "3", "5", "--out", str(tmp_path)])
+    helpful_or_harmless.main()
+    shares = helpful_or_harmless.SHARES
+    assert mixed == [(share, f"helpful-{seed}") for seed in (3, 5) for share in shares]
+    trained = {name: recipe.seed for name, recipe in made.items() if name.startswith("share")}
+    assert trained == {f"share-{share:g}-{seed}": seed for share in shares for seed in (3, 5)}
+    last = cells(capsys.readouterr().out)[-9:]
+    assert [row[:2] for row in last] == [
+        [f"{share:g}", seed] for share in shares for seed in ("3", "5", "over seeds")
+    ]
+
+
+def test_a_policy_whose_every_iteration_was_taken_back_has_no_kl(tmp_path):
+    """Mutations seen red: 0 for none; the KL of the first stage that has one."""
+    for stage, metrics in (("sft", {"kl": 9.0}), ("ppo", {"kl": 2.5})):
+        folder = tmp_path / stage / "final"
+        folder.mkdir(parents=True)
+        record = {"format": FORMAT_VERSION, "metrics": metrics}
+        (folder / "stage.json").write_text(json.dumps(record))
+    assert starts.kl_of(tmp_path) == 2.5
+    (tmp_path / "ppo/final/stage.json").write_text(json.dumps(record | {"metrics": {}}))
+    assert np.isnan(starts.kl_of(tmp_path))
