@@ -118,9 +118,11 @@ def test_what_the_hub_refuses_is_said_without_the_token(run, there, monkeypatch)
 
 
 def test_a_machine_that_is_offline_says_so(run, there, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(PlatformError, match="HF_HUB_OFFLINE is set"):
-        push_stage(run, "sft", "org/new", endpoint=there.address)
+    # put back before the stand-in puts back what it found, or the tests that follow look online
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(PlatformError, match="HF_HUB_OFFLINE is set"):
+            push_stage(run, "sft", "org/new", endpoint=there.address)
 
 
 def test_the_command_pushes(run, there, podium, monkeypatch):
