@@ -20,12 +20,11 @@ from podium.models import (
     load_causal_lm,
     load_tokenizer,
 )
+from podium.rewards.folders import brings_head, is_reward_model
 from podium.rewards.foreign import is_foreign
 from podium.rewards.kinds import make_reward, parents
 from podium.rewards.model import (
     RewardEnsemble,
-    brings_head,
-    is_reward_model,
     load_reward_model,
     new_reward_model,
     started_reward_model,

@@ -6,18 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from podium.engine import (
-    EngineConfig,
-)
+from podium.engine import EngineConfig
 from podium.guard import GuardConfig
 from podium.lora import LoraConfig
-from podium.rewards.model import (
-    Combine,
-)
-from reward.batches import (
-    Margin,
-)
-from reward.updates import LossName
+from podium.rewards.folders import Combine
+from reward.batches import Margin
+from reward.loss import LossName
 
 __all__ = [
     "Config",

@@ -12,15 +12,20 @@ number of rankings of the whole step, over all micro-batches and all processes; 
 and its gradient independent of how the step was cut.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "LossName",
     "pairwise_losses",
     "plackett_luce_losses",
     "strict_pairs",
 ]
+
+LossName = Literal["pairwise", "plackett_luce"]
 
 
 def strict_pairs(ranks: Tensor, ranking_ids: Tensor) -> tuple[Tensor, Tensor]:

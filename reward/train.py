@@ -41,9 +41,9 @@ from podium.errors import Interrupted
 from podium.guard import SpikeGuard
 from podium.lora import merge_lora, with_lora
 from podium.models import moved
+from podium.rewards.folders import brings_head
 from podium.rewards.model import (
     RewardEnsemble,
-    brings_head,
     new_reward_model,
     save_reward_model,
     started_reward_model,

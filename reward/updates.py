@@ -7,7 +7,7 @@ everybody else's.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,8 @@ from reward.batches import (
     collate,
     micro_batches,
 )
-from reward.loss import pairwise_losses, plackett_luce_losses, strict_pairs
+from reward.loss import LossName, pairwise_losses, plackett_luce_losses, strict_pairs
 
-LossName = Literal["pairwise", "plackett_luce"]
 # little padding; 512 to 2048 are within 3 % of each other; a GPU takes all that fits
 CPU_CHUNK_TOKENS = 1024
 

@@ -32,7 +32,8 @@ from podium.models import (
     moved,
     read_config,
 )
-from podium.rewards.model import brings_head, check_brings_head, is_reward_model, load_reward_model
+from podium.rewards.folders import brings_head, check_brings_head, is_reward_model
+from podium.rewards.model import load_reward_model
 from podium.rewards.model_reward import ModelReward
 from podium.rewards.protocol import Reward
 from podium.rewards.specs import ModelSpec

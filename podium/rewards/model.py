@@ -7,10 +7,9 @@ is its first member's, with the others beside it in `members/1`, `members/2`, ..
 in config.json says how to combine them.
 """
 
-import json
 import re
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from podium.errors import ParentError
 from podium.models import (
-    LAYOUT,
     check_reward_head,
     check_rows,
     load_tokenizer,
@@ -33,23 +31,17 @@ from podium.models import (
     resize_for,
     save_model,
 )
+from podium.rewards.folders import Combine, check_brings_head, is_reward_model
 
 __all__ = [
-    "NO_REWARD",
-    "Combine",
     "RewardEnsemble",
-    "brings_head",
-    "check_brings_head",
     "check_scalar_head",
     "head",
-    "is_reward_model",
     "load_reward_model",
     "new_reward_model",
     "save_reward_model",
     "started_reward_model",
 ]
-
-Combine = Literal["mean", "min", "mean_minus_variance"]
 
 
 class RewardEnsemble(nn.Module):
@@ -91,11 +83,6 @@ class RewardEnsemble(nn.Module):
         return combined - self.bias
 
 
-# What to do about a reward that names something else.
-NO_REWARD = (
-    "name a reward stage, the folder or hub id of a reward model, or module:function; "
-    "`podium reward` trains one"
-)
 NEW_HEAD = re.compile(r"^score\.")
 # A language model's own head stays unread where a scalar one takes its place.
 LANGUAGE_HEAD = re.compile(r"^(lm_head|embed_out|output_projection)\.")
@@ -208,50 +195,6 @@ def load_reward_model(
         _load_classifier(Path(folder) / "members" / str(i)) for i in range(1, ensemble["members"])
     ]
     return RewardEnsemble([first, *others], ensemble["combine"], ensemble["bias"]).eval(), tokenizer
-
-
-def is_reward_model(folder: Path) -> bool:
-    """Whether `load_reward_model` reads the folder, by its config.json alone."""
-    return "reward_bias" in _config_of(folder)
-
-
-def brings_head(folder: Path) -> bool:
-    """Whether the folder's model has a head of its own for sequence classification: Podium's reward
-    models, and those of TRL and others, which have no `reward_bias`.
-    """
-    config = _config_of(folder)
-    names = config.get("architectures") or []
-    return "reward_bias" in config or any(
-        name.endswith("ForSequenceClassification") for name in names
-    )
-
-
-def check_brings_head(folder: Path) -> None:
-    """Whether a reward that names this folder has a model there that scores.
-
-    Raises:
-        ParentError: it is a language model, which says words and scores nothing.
-    """
-    if not brings_head(folder):
-        raise ParentError(
-            f"{folder} is no reward model: its config.json names no class for sequence "
-            "classification and no reward_bias",
-            NO_REWARD,
-        )
-
-
-def _config_of(folder: Path) -> dict[str, Any]:
-    """What config.json says; nothing where there is none."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise ParentError(f"{path} is no JSON: {error}", LAYOUT) from error
-    if not isinstance(config, dict):
-        raise ParentError(f"{path} holds a {type(config).__name__} and no object", LAYOUT)
-    return config
 
 
 def save_reward_model(

@@ -16,13 +16,8 @@ from podium.errors import ParentError
 from podium.metrics import metric_text
 from podium.models import read_config
 from podium.progress import say
+from podium.rewards.folders import NO_REWARD, check_brings_head, is_reward_model
 from podium.rewards.kinds import kind_of, parents, parts
-from podium.rewards.model import (
-    NO_REWARD,
-    check_brings_head,
-    check_scalar_head,
-    is_reward_model,
-)
 from podium.run.fitting import check_memory
 from podium.run.launch import opened_run, run_stage
 from podium.run.lineage import STAGE_FILE, read_stage_file
@@ -183,6 +178,8 @@ def _check_head(recipe: Recipe, run_dir: Path, stage: str, field: str) -> None:
     with _named(f"{stage}.{field}"):
         folder = _folder_outside(ref, recipe, run_dir) if isinstance(ref, str) else None
     if folder is not None and (folder / "config.json").is_file():
+        from podium.rewards.model import check_scalar_head
+
         check_scalar_head(read_config(folder), f"{stage}.{field}")
 
 

@@ -212,7 +212,7 @@ def validate_world(tree: dict[str, Any], sets: Sequence[str] = ()) -> Any:
     """The config of an embedded world alone, with its own `--set key=value`."""
     for assignment in sets:
         _assign(tree, assignment)
-    return _checked(spec_of("world").load().Config, tree, "world")
+    return _checked(spec_of("world").config_class(), tree, "world")
 
 
 class _Rewarded(BaseModel):
@@ -248,7 +248,7 @@ def recipe_model(stages: Iterable[str], world: bool, sampler: Any = None) -> typ
     for stage, spec in STAGES.items():
         if stage == "world":
             continue  # its config lies in data.world
-        config = spec.load().Config if stage in loaded else Any
+        config = spec.config_class() if stage in loaded else Any
         sections[stage] = (config | None, Field(None, description=spec.reason))
         if spec.arms:
             sections[f"{stage}_arms"] = (
@@ -259,7 +259,7 @@ def recipe_model(stages: Iterable[str], world: bool, sampler: Any = None) -> typ
                 ),
             )
     if world:
-        config = spec_of("world").load().Config
+        config = spec_of("world").config_class()
         data = create_model("DataConfig", __base__=DataConfig, world=(config | None, None))
         sections["data"] = (data, Field(default_factory=data, description="your own data"))
     return create_model("Recipe", __base__=_FileRecipe, **sections)

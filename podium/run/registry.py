@@ -37,6 +37,8 @@ class StageSpec:
 
     Attributes:
         module: holds `Config` and `main(config, stage)`.
+        config: the module that `Config` comes from, where importing all that trains only to read a
+            recipe would take seconds.
         reason: what the stage is for, as a part of a sentence: the chain, `--help` and the recipe
             reference say it.
         parents: the config fields that name other stages (or model folders or hub ids).
@@ -65,10 +67,15 @@ class StageSpec:
     reads_all: bool = False
     distributed: bool = True
     amendable: tuple[str, ...] = ()
+    config: str = ""
 
     def load(self) -> Any:
         """The stage's module."""
         return importlib.import_module(self.module)
+
+    def config_class(self) -> Any:
+        """What the stage's section of a recipe holds."""
+        return importlib.import_module(self.config or self.module).Config
 
 
 def _tuned_by(settings: Settings) -> str:
@@ -99,6 +106,7 @@ STAGES: dict[str, StageSpec] = {
             "save_steps",
             "sample_prompt",
         ),
+        config="pretrain.config",
     ),
     "sft": StageSpec(
         "sft.train",
@@ -109,6 +117,7 @@ STAGES: dict[str, StageSpec] = {
         label="SFT",
         colour="#2b7a78",
         amendable=("learning_rate", "engine.gradient_clipping", "guard"),
+        config="sft.config",
     ),
     "rankings": StageSpec(
         "reward.collect",
@@ -131,6 +140,7 @@ STAGES: dict[str, StageSpec] = {
             "eval_steps",
             "save_steps",
         ),
+        config="reward.config",
     ),
     "rl_init": StageSpec(
         "sft.train",
@@ -141,6 +151,7 @@ STAGES: dict[str, StageSpec] = {
         label="RL start",
         colour="#6a9f58",
         amendable=("learning_rate", "engine.gradient_clipping", "guard"),
+        config="sft.config",
     ),
     "ppo": StageSpec(
         "ppo.train",
@@ -160,6 +171,7 @@ STAGES: dict[str, StageSpec] = {
             "save_steps",
             "sample_steps",
         ),
+        config="ppo.config",
     ),
     "dpo": StageSpec(
         "dpo.train",
@@ -170,6 +182,7 @@ STAGES: dict[str, StageSpec] = {
         colour="#b5179e",
         arms=True,
         amendable=("learning_rate", "engine.gradient_clipping", "guard"),
+        config="dpo.config",
     ),
     "evals": StageSpec(
         "evals.evaluate",
@@ -178,6 +191,7 @@ STAGES: dict[str, StageSpec] = {
         role="report",
         reads_all=True,
         distributed=False,
+        config="evals.config",
     ),
 }
 

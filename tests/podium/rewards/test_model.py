@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, GraniteConfig, GraniteForCausalLM
 
 from podium.errors import ParentError
+from podium.rewards.folders import brings_head
 from podium.rewards.model import (
-    brings_head,
     head,
     load_reward_model,
     new_reward_model,

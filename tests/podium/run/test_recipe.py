@@ -220,7 +220,7 @@ def test_the_study_of_the_tax_is_the_default_run_with_more_arms():
 
 
 def test_python_code_hands_over_configs_and_a_section_that_is_no_stage_is_named(demo_stages):
-    config = demo_stages["sft"].load().Config(model="x")
+    config = demo_stages["sft"].config_class()(model="x")
     made = Recipe(name="mine", sft=config)
     assert made.chain() == ["sft"] and made.stage_config("sft") is config
     with pytest.raises(ValueError, match="'sfft' is no stage; there are evals, pretrain, sft"):

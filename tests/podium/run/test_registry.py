@@ -55,7 +55,7 @@ ROW = StageSpec(
 def test_what_may_change_under_way_is_a_key_of_the_stage(stage):
     """Mutation seen red: a key that was renamed in the config alone."""
     for name in spec_of(stage).amendable:
-        config = spec_of(stage).load().Config
+        config = spec_of(stage).config_class()
         for part in name.split("."):
             assert part in config.model_fields, name
             config = config.model_fields[part].annotation
@@ -125,7 +125,7 @@ def test_a_folder_and_a_row_are_all_that_a_stage_needs(polish):
 
 def test_evaluation_compares_every_stage_whose_row_says_policy(polish):
     loaded = load_recipe(polish / "shine.yaml")
-    config = spec_of("evals").load().Config()
+    config = spec_of("evals").config_class()()
     assert rows_of(config, loaded) == {
         "sft": "sft",
         "polish": "polish",
@@ -197,7 +197,7 @@ def test_the_command_that_makes_a_stage_is_the_one_the_command_line_has():
 def test_every_row_names_parents_that_its_config_has():
     model = recipe_model([s for s in STAGES if s != "world"], world=True)
     for stage, spec in STAGES.items():
-        fields = spec.load().Config.model_fields
+        fields = spec.config_class().model_fields
         assert set(spec.parents) <= set(fields), stage
         assert stage == "world" or stage in model.model_fields
     assert set(packages()) == {spec.module.split(".")[0] for spec in STAGES.values()}
