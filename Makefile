@@ -15,7 +15,7 @@ run: $(READY)          ## the chain: base, SFT, rankings, reward model, PPO-ptx,
 	$(BIN)/podium run $(RECIPE)
 
 test: $(READY)         ## the default tests (minutes, two cores, no network)
-	$(BIN)/python -m pytest -n 2 --durations 30 -m "not slow and not gpu and not postgres and not browser and not vllm"
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 30 -m "not slow and not gpu and not postgres and not browser and not vllm"
 
 test-marked: $(READY)  ## the long ones: kill -9, load, PostgreSQL, a real browser, vLLM where it is installed
 	# a file stays on one worker: a browser's event loop must be gone before the next file's tests start theirs

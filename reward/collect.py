@@ -27,7 +27,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data.agreement import pairwise_agreement
 from data.jsonl import read_jsonl, write_jsonl
 from data.records import Prompt, Ranking
 from data.worlds import Labeler
@@ -285,6 +284,8 @@ def publish(
 
 def describe(rankings: dict[str, list[Ranking]], counts: Counter[str]) -> dict[str, float]:
     """Headline numbers: how many, how long, how tied, and how far labelers agree."""
+    from data.agreement import pairwise_agreement  # scipy, which nobody needs to read a recipe
+
     everything = [ranking for records in rankings.values() for ranking in records]
     ordered = sum(a < b for r in everything for a in r.ranks for b in r.ranks)
     pairs = sum(r.k * (r.k - 1) // 2 for r in everything)

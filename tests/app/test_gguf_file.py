@@ -56,6 +56,7 @@ def folder(request, tokenizer, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 def test_transformers_reads_the_same_logits_back(folder, tmp_path):
     """Mutations seen red: queries and keys left in Hugging Face's order; the rope's base left out."""
     export_gguf(folder, tmp_path / "model.gguf", "f32")
@@ -68,6 +69,7 @@ def test_transformers_reads_the_same_logits_back(folder, tmp_path):
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_llama_cpp_says_the_same_for_200_tokens(folder, tmp_path):
     """Its tokenizer, its template and its greedy tokens, and where an answer ends. Mutations seen
     red: queries and keys left in Hugging Face's order; another token as the end of a turn.

@@ -185,6 +185,7 @@ def test_a_tokenizer_of_many_entries_needs_wider_ids(tmp_path, source, tokenizer
     ]
 
 
+@pytest.mark.slow
 def test_a_large_file_is_read_a_line_at_a_time(tmp_path):
     """20 MB in lines, pieces and rows, with less than 6 MB in memory. Seen red: the whole file read
     and split.

@@ -251,6 +251,7 @@ def test_a_template_that_leaves_out_what_is_said_is_refused():
         encode_conversation(stranger(silent), TWO_TURNS)
 
 
+@pytest.mark.slow
 def test_real_conversations_are_encoded_as_apply_chat_template_does(real_data):
     """Two hundred conversations of LLaMA-Factory's demonstration sets, in every shape."""
     path = real_data / "C_demos/llamafactory_demo_sets/v1_sft_demo.jsonl"

@@ -210,6 +210,7 @@ def test_a_recipe_that_does_not_ask_has_no_dpo(make_recipe, tmp_path):
         run_one(load_recipe("willowbrook"), "dpo", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_begins_again_from_a_healthy_checkpoint(make_recipe, tmp_path):
     """More slowly; all of it is in the log once. Mutation seen red: the guard not asked."""
     wild = {

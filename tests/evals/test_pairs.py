@@ -70,6 +70,7 @@ def test_a_judged_win_rate_is_over_prompts():
     assert judged_win_rate(np.zeros(2), np.arange(2), np.zeros(2, dtype=bool)) is None
 
 
+@pytest.mark.slow
 def test_a_run_without_a_world_is_judged_by_it_and_the_report_says_so(tokenizer, tmp_path):
     """Seen red: the gold of best-of-n was NaN, which results.json cannot hold."""
     with serving(prefers_long) as server:

@@ -54,6 +54,7 @@ def test_people_are_asked_about_first_answers_that_differ():
     assert (one.responses, one.generators) == (["a", "b"], ["sft", "ppo"])
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_ranked_by_people_and_judged_by_them(tokenizer, tmp_path):
     """Who sees the candidates prefers the shorter ones; the same seed draws the same answers again.
     The win rate is over the pairs that were seen.

@@ -68,6 +68,7 @@ def unbroken(mini_run, tmp_path_factory) -> Path:
     return other
 
 
+@pytest.mark.slow
 def test_a_stopped_evaluation_goes_on_after_the_pieces_it_made(fresh_run, unbroken, monkeypatch):
     """Seen red when an attempt forgets what was kept (`kept = 0`)."""
     made = []

@@ -135,6 +135,7 @@ print(sums.means()["val/ratio_first_error"])
 """
 
 
+@pytest.mark.slow
 def test_the_first_error_is_the_largest_of_all_processes(tmp_path):
     """Seen red: the main process told its own alone."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -46,6 +46,7 @@ def test_resume_is_bit_exact(make_recipe, tmp_path, monkeypatch, config):
     assert_same_weights(resumed, whole)
 
 
+@pytest.mark.slow
 def test_lora_resumes_bit_exactly(make_recipe, tmp_path, monkeypatch):
     """Mutation seen red: the policy's engine not loaded in `Learner.load`."""
     whole = train(make_recipe("whole", lora={"r": 4}), tmp_path / "runs")

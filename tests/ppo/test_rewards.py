@@ -52,6 +52,7 @@ def podium(make_recipe, tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_a_function_in_a_file_trains_ppo_by_one_key(podium, tmp_path):
     """Without a reward model the critic starts from the policy's start with a new head, and the
     logbook says so. Seen red with prompt and answer handed to the function as its answer.
@@ -164,6 +165,7 @@ def test_a_mended_function_goes_on_from_the_checkpoint(make_recipe, tmp_path):
     assert_same_weights(folder, unbroken)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_a_function_resumes_bit_for_bit(make_recipe, tmp_path, monkeypatch):
     """And one whose function was changed meanwhile is made anew. Seen red with the value model's
     head drawn without a seed.

@@ -305,6 +305,7 @@ def stop_probability(learner) -> float:
     return sum(stops) / len(stops)
 
 
+@pytest.mark.slow
 def test_the_policy_learns_to_stop_when_short_answers_are_rewarded(make_learner):
     """Pitfall 1, to the end. Mutation seen red: the stop token left out of the action mask."""
     learner = make_learner(
@@ -328,6 +329,7 @@ def test_the_policy_learns_to_stop_when_short_answers_are_rewarded(make_learner)
     assert batch.finished.float().mean() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ptx_coef", [0.5, 27.8])
 def test_two_inner_epochs_and_a_large_ptx_coefficient_converge(make_learner, ptx_coef):
     """What DeepSpeed-Chat could not make converge: the reward rises, and the documents are learned

@@ -38,6 +38,7 @@ def test_a_rate_that_is_too_high_is_lowered_from_the_last_healthy_checkpoint(mak
     assert record["metrics"]["rollbacks"] == len(said)
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_resumes_to_the_bit(make_recipe, tmp_path, monkeypatch):
     """Stopped at every place at which it can be, one after the other. Mutations seen red: the
     guard's state left out of checkpoints; the windows of the update before read again; the random

@@ -51,6 +51,7 @@ def runs(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_every_law_is_fitted_to_the_runs_it_is_about(runs, tmp_path):
     """Two texts and tuned models lie together. Mutations seen red: tuned runs taken for runs from
     scratch; texts not told apart.
@@ -94,6 +95,7 @@ def test_a_folder_of_tuned_models_alone_has_no_laws(tmp_path):
         fit_runs(tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_a_law_without_enough_runs_says_so_and_the_others_are_fitted(tmp_path):
     folder = tmp_path / "runs"
     for parameters in (100, 400, 1600, 6400):

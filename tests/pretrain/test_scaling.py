@@ -38,6 +38,7 @@ def test_the_joint_law_is_exact_without_noise():
     assert found["allocation"] == pytest.approx(0.45 / 0.8, rel=0.01)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_planted_law():
     """Eight ladders with 1 % of noise in the loss, three numbers each: of 24 intervals that cover
     90 % of the time, 18 or fewer cover once in 100 (they go together, so the bound is lower).

@@ -55,6 +55,7 @@ def test_few_pairs_look_miscalibrated_by_chance():
     assert reference_ece(many, *apart(many), draws=50)[0] < 0.01
 
 
+@pytest.mark.slow
 def test_a_calibrated_model_exceeds_the_reference_as_often_as_it_says():
     """400 calibrated models, each on 30 rankings of 9: 5 % may exceed the 95th percentile. False
     alarm: 20 trials are expected, more than 34 or fewer than 7 come with a chance of 1 in 1000

@@ -77,6 +77,7 @@ def test_without_a_checkpoint_a_model_begins_again(make_recipe, tmp_path, monkey
     assert [log[i]["loss"] for i in (0, 24)] == [fresh[i]["loss"] for i in (0, 24)]
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_resumes_to_the_bit(make_recipe, tmp_path, monkeypatch):
     """Stopped again and again. Mutation seen red: the guard's state left out of checkpoints."""
     recipe = make_recipe(**WILD)

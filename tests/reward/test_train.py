@@ -133,6 +133,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(make_recipe, tmp_path, monkeypatch):
     assert metrics(unbroken) == metrics(broken)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_reward_model_or_draws_a_new_head(make_recipe, tmp_path):
     """Steps too small to change a weight: the second model is the first one, but for the bias. A new
     head is another one, by the stage's seed. Mutations seen red: a new head in any case, or never;
@@ -156,6 +157,7 @@ def test_training_goes_on_from_a_reward_model_or_draws_a_new_head(make_recipe, t
     assert "is a reward model" not in (runs / "first/reward/logbook.md").read_text()
 
 
+@pytest.mark.slow
 def test_updates_do_not_depend_on_the_cut(make_recipe, tmp_path):
     """Whole batches, tiny micro-batches (so small that every ranking is forwarded in pieces,
     twice), ZeRO-2, the shared prefix and recomputed activations. Red with the two-pass path's loss

@@ -62,6 +62,7 @@ def test_a_rate_that_is_too_high_is_lowered_from_the_last_healthy_checkpoint(mak
     assert read_at(folder, number) != read_at(calm, number)
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_resumes_to_the_bit(make_recipe, tmp_path, monkeypatch):
     """Stopped again and again. Mutations seen red: a checkpoint that only the stop made is gone
     back to; the guard's state left out of checkpoints.
@@ -74,6 +75,7 @@ def test_a_run_that_went_back_resumes_to_the_bit(make_recipe, tmp_path, monkeypa
     assert timeless(unbroken) == timeless(broken)
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_it_begins_again_at_its_start(make_recipe, tmp_path, capsys):
     """And another recipe does not inherit the lower rate. Mutations seen red: the guard's state
     forgotten at the start, which comes to the same breach until it gives up; the record of the

@@ -98,6 +98,7 @@ def test_bf16_under_zero_trains_fp32_weights(make_recipe, tmp_path):
         torch.testing.assert_close(tensor, weights["alone"][name], rtol=0.0, atol=0.02)
 
 
+@pytest.mark.slow
 def test_zero_3_in_one_process_learns_what_torch_alone_does(make_recipe, tmp_path):
     """Seen red: without a process group the trainer asks for MPI; with `forget_deepspeed` doing
     nothing, the best model is loaded without its weights, and the last run is one of DeepSpeed too.

@@ -66,6 +66,7 @@ def fields_of(route: APIRoute) -> list[str]:
     )
 
 
+@pytest.mark.slow
 def test_forms_answer_every_text_without_a_500(any_site):
     """What the pages send, with one field after the other filled badly; the file of an import is
     one of them.
@@ -105,6 +106,7 @@ def test_forms_answer_every_text_without_a_500(any_site):
             )
 
 
+@pytest.mark.slow
 def test_the_api_answers_every_request_without_a_500(any_site):
     """Seen red: a NUL in the login's handle went through to PostgreSQL, before handles were checked
     first.

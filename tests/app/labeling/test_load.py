@@ -7,6 +7,7 @@ import pytest
 from benchmarks.labeling import Load, measure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def test_exactly_the_wanted_rankings_are_stored(kind, request, capsys):
     """`measure` also holds every task's counters against its rows.

@@ -97,6 +97,7 @@ def test_the_machines_files_are_neither_seen_nor_changed(tmp_path):
     assert secret.read_text() == "a key"
 
 
+@pytest.mark.slow
 @needs_bwrap
 def test_nobody_is_called_and_no_secret_is_in_the_environment(monkeypatch):
     """Seen red without `--unshare-net`: the listener was reached."""
