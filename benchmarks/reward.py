@@ -26,6 +26,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from multiprocessing.connection import Connection
@@ -41,6 +42,9 @@ from reward.batches import EncodedRanking
 
 VOCABULARY, PAD, END = 1024, 1, 2
 LEARNING_RATE = 1e-4
+
+# A side's life in its own process: steps on its work, each when the pipe says so.
+Side = Callable[[Connection, Any], None]
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,11 @@ def ours(pipe: Connection, work: Work) -> None:
         learning_rate=LEARNING_RATE,
         dtype=work.dtype,
     )
-    before = ready(pipe)
-    for _ in range(work.steps):
-        pipe.recv()
-        began = clocks()
-        loss = update(engine, work.items, LEARNING_RATE, objective)["loss"]
-        pipe.send((clocks() - began, loss, peak_mb() - before))
+
+    def step() -> float:
+        return update(engine, work.items, LEARNING_RATE, objective)["loss"]
+
+    take_turns(pipe, work.steps, step)
 
 
 def trl(pipe: Connection, work: Work) -> None:
@@ -145,14 +148,21 @@ def trl(pipe: Connection, work: Work) -> None:
     trainer.train()
 
 
-SIDES = {"ours": ours, "trl": trl}
-
-
-def serve(side: str, pipe: Connection, work: Work) -> None:
+def serve(side: Side, pipe: Connection, work: Any) -> None:
     """A process's life: one side's steps, each when it is told."""
     sys.stdout = sys.stderr
     torch.set_num_threads(work.threads)
-    SIDES[side](pipe, work)
+    side(pipe, work)
+
+
+def take_turns(pipe: Connection, steps: int, step: Callable[[], float]) -> None:
+    """Take each step when it is told, and report its seconds, its loss and the MB it grew by."""
+    before = ready(pipe)
+    for _ in range(steps):
+        pipe.recv()
+        began = clocks()
+        loss = step()
+        pipe.send((clocks() - began, loss, peak_mb() - before))
 
 
 def ready(pipe: Connection) -> float:
@@ -239,10 +249,14 @@ def a_tokenizer(kind: Any) -> Any:
 
 
 class Racer:
-    """A side, as the race sees it."""
+    """A side, as the race sees it. `work` says how many `threads` torch takes.
 
-    def __init__(self, side: str, work: Work) -> None:
+    python: the interpreter that runs it.
+    """
+
+    def __init__(self, side: Side, work: Any, python: str = sys.executable) -> None:
         context = multiprocessing.get_context("spawn")
+        context.set_executable(python)
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(side, theirs, work), daemon=True)
         self.process.start()
@@ -263,16 +277,21 @@ class Racer:
         """Median wall seconds a step; the first one warmed up."""
         return median(wall for wall, _ in self.seconds[1:])
 
+    @property
+    def processor_pace(self) -> float:
+        """Median processor seconds a step; the first one warmed up."""
+        return median(processor for _, processor in self.seconds[1:])
+
     def __str__(self) -> str:
-        walls, processor = zip(*self.seconds[1:], strict=True)
+        walls = [wall for wall, _ in self.seconds[1:]]
         return (
             f"{self.pace:.3f} s a step ({min(walls):.3f} to {max(walls):.3f}; processor "
-            f"{median(processor):.3f}), "
+            f"{self.processor_pace:.3f}), "
             f"{self.growth:.0f} MB"
         )
 
 
-def race(first: tuple[str, Work], second: tuple[str, Work]) -> tuple[Racer, Racer]:
+def race(first: tuple[Side, Work], second: tuple[Side, Work]) -> tuple[Racer, Racer]:
     """Alternate the steps of two sides.
 
     Raises:
@@ -326,7 +345,7 @@ def main() -> None:
         theirs = work(
             items, attention=options.trl_attention, forward_tokens=options.trl_forward_tokens
         )
-        we, they = race(("ours", work(items)), ("trl", theirs))
+        we, they = race((ours, work(items)), (trl, theirs))
         result["ratio"][str(k)] = round(they.pace / we.pace, 2)
         result["memory_ratio"][str(k)] = round(they.growth / we.growth, 2)
         print(
@@ -334,7 +353,7 @@ def main() -> None:
             flush=True,
         )
     long = make_items(rankings, 6, prompt=256, shortest=64, longest=64)
-    shared, plain = race(("ours", work(long, shared_prefix=True)), ("ours", work(long)))
+    shared, plain = race((ours, work(long, shared_prefix=True)), (ours, work(long)))
     result["shared_prefix_ratio"] = round(plain.pace / shared.pace, 2)
     print(
         f"prompt 256, response 64, K=6: {plain.pace / shared.pace:.2f}\n  shared {shared}\n  "
