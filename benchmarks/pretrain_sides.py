@@ -22,7 +22,7 @@ from podium.runtime import Dtype
 from pretrain.presets import PRESETS, Preset
 
 BOS = 0
-LEARNING_RATE, BETAS, WEIGHT_DECAY, CLIPPING = 1e-3, (0.9, 0.95), 0.1, 1.0
+LEARNING_RATE, BETAS, WEIGHT_DECAY, CLIPPING = 3e-4, (0.9, 0.95), 0.1, 1.0
 
 
 @dataclass(frozen=True)
