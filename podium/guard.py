@@ -49,7 +49,11 @@ class GuardConfig(BaseModel):
     )
     max_rollbacks: int = Field(4, ge=0, description="then stop with the reason")
     lr_factor: float = Field(
-        0.3, gt=0, lt=1, description="the learning rate is multiplied by it at a rollback"
+        0.3,
+        gt=0,
+        lt=1,
+        description="the learning rate is multiplied by it at a rollback, and twice where the run "
+        "begins anew, since no checkpoint was healthy",
     )
     clip_factor: float = Field(
         1.0,
@@ -132,15 +136,21 @@ class SpikeGuard:
             return True
         return median(self.losses) <= self.lowest + rise / 3
 
-    def slow_down(self, before: dict[str, Any], skip: int, back_to: int) -> None:
+    def slow_down(
+        self, before: dict[str, Any], skip: int, back_to: int, anew: bool = False
+    ) -> None:
         """Judge again as of the state `before`, after `back_to` updates, but go on more slowly, and
         without the batch of update `skip`.
+
+        anew: the run begins again from its start. Then no stretch of it was healthy: not a moment
+        was bad but the rate itself, and `lr_factor` counts twice. A rate that is merely somewhat
+        too high crosses no threshold, and costs loss to the end.
         """
         rollbacks, lr_factor, clip_factor = self.rollbacks, self.lr_factor, self.clip_factor
         skipped = self.skipped
         self.load_state_dict(before)
         self.rollbacks = rollbacks + 1
-        self.lr_factor = lr_factor * self.config.lr_factor
+        self.lr_factor = lr_factor * self.config.lr_factor ** (2 if anew else 1)
         self.clip_factor = clip_factor * self.config.clip_factor
         self.skipped, self.back_to = [*skipped, skip], back_to
 

@@ -81,7 +81,7 @@ def go_back(
             f"{stage.dir}/metrics.jsonl; the thresholds are in {stage.name}.guard",
         )
     step, folder, state = _healthy(guard, stage, number, start)
-    guard.slow_down(state, skip=number, back_to=step)
+    guard.slow_down(state, skip=number, back_to=step, anew=folder is None)
     stage.logbook(
         f"guard: update {number}: {problem}; back to "
         f"{f'the state after update {step}' if folder else 'the start'}, from now on "
