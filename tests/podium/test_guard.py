@@ -73,6 +73,18 @@ def test_a_state_on_its_way_up_is_not_gone_back_to():
     assert guard.healthy
 
 
+def test_a_run_that_begins_anew_slows_down_twice():
+    """No stretch of it was healthy: the rate is wrong, and not a moment. Mutations seen red: the
+    factor once; the clipping cut twice as well; twice wherever it goes back to.
+    """
+    guard = SpikeGuard(GuardConfig(window=WINDOW, lr_factor=0.5, clip_factor=0.3))
+    start = guard.state_dict()
+    guard.slow_down(start, skip=4, back_to=0, anew=True)
+    assert (guard.lr_factor, guard.clip_factor) == (0.25, 0.3)
+    guard.slow_down(start, skip=9, back_to=8)
+    assert guard.lr_factor == 0.125
+
+
 def test_going_back_slows_down_and_forgets_what_came_after():
     """Twice. Mutations seen red: factors of the state that is put back, which would try the same
     rate for ever; the window of after the checkpoint kept.

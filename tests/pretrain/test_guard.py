@@ -61,7 +61,7 @@ def test_without_a_checkpoint_it_begins_again_at_its_start(make_recipe, tmp_path
     assert said and all("back to the start" in line for line in said)
     log = metrics(folder)
     assert [line["step"] for line in log] == list(range(1, 41))
-    rate = WILD["learning_rate"] * 0.3 ** len(said)
+    rate = WILD["learning_rate"] * 0.09 ** len(said)  # twice 0.3 each time
     assert log[0]["learning_rate"] == pytest.approx(rate / 30)  # the first of thirty of the warm-up
 
 

@@ -69,7 +69,7 @@ def test_without_a_checkpoint_a_model_begins_again(make_recipe, tmp_path, monkey
     unsaved = TWO | {"save_steps": 100}
     spike(monkeypatch, 5, 36)  # the second member's first update is the 30th made
     folder = train(make_recipe(**unsaved), tmp_path / "runs")
-    assert breaches(folder) == [(5, "the start", "0.3"), (31, "the start", "0.3")]
+    assert breaches(folder) == [(5, "the start", "0.09"), (31, "the start", "0.09")]
     log = metrics(folder)
     monkeypatch.undo()
     fresh = metrics(train(make_recipe("calm", **unsaved), tmp_path / "runs"))
