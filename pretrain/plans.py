@@ -2,9 +2,10 @@
 says it, and a run that cannot fit is refused by it (`podium.run.fitting`).
 
 What is planned is what the step's tensors take. On a CPU glibc keeps much of what is let go: two
-measured runs (OPT-125M with 2 x 512 tokens, Pythia-160M with 8 x 256) took 3.5 and 4.3 GB where 2.8
-and 3.4 are planned, and the first took 2.3 with MALLOC_MMAP_THRESHOLD_=131072, under which freed
-memory goes back to the system. ZeRO's shares are arithmetic and were not measured.
+measured runs (OPT-125M with 2 x 512 tokens, Pythia-160M with 8 x 256) took 3.3 to 3.5 and 4.3 GB
+where 2.8 and 3.4 are planned. Under MALLOC_MMAP_THRESHOLD_=4194304 pieces of 4 MB go back to the
+system when they are let go: then the first took 2.6, and a tenth more processor time. ZeRO's shares
+are arithmetic and were not measured.
 """
 
 from collections.abc import Iterator
