@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import starts
 from evals.evaluate import Config, main
 from podium.run.context import StageContext
 from tests.evals.miniature import make_run
@@ -26,3 +27,16 @@ def mini_run(tokenizer, tmp_path_factory) -> Path:
 def copied_run(mini_run, tmp_path) -> Path:
     """The same run, to change."""
     return Path(shutil.copytree(mini_run, tmp_path / "mini"))
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The recipes that a claim's benchmark would train, by name."""
+    recipes = {}
+
+    def note(recipe, out):
+        recipes[recipe.name] = recipe
+        return out / recipe.name
+
+    monkeypatch.setattr(starts, "run_chain", note)
+    return recipes

@@ -27,19 +27,6 @@ PROMPTS = ["w", "x", "y", "z"]
 KL = {"mix": 1.5, "bare": 1.0}
 
 
-@pytest.fixture
-def made(monkeypatch):
-    """The recipes that would be trained, by name."""
-    recipes = {}
-
-    def note(recipe, out):
-        recipes[recipe.name] = recipe
-        return out / recipe.name
-
-    monkeypatch.setattr(starts, "run_chain", note)
-    return recipes
-
-
 def cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
 
