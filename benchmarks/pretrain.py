@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pretrain_sides import SIDES, SIZES, Size, Work, make_model, make_windows
-from benchmarks.reward import Racer
+from benchmarks.turns import Racer
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2}  # nats a token
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.reward import clocks, peak_mb, ready, take_turns
+from benchmarks.turns import take_turns, trainer_turns
 from podium.runtime import Dtype
 from pretrain.presets import PRESETS, Preset
 
@@ -145,24 +145,7 @@ def run_torch(pipe: Connection, work: Work, prepare: Callable[[nn.Module], Any])
 def trainer(pipe: Connection, work: Work) -> None:
     """Hugging Face's Trainer, timed inside its loop: neither its set-up nor its collation count."""
     from datasets import Dataset
-    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-
-    class Turns(TrainerCallback):
-        """Waits for its turn before a step and reports after it."""
-
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.before = ready(pipe)
-
-        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            pipe.recv()
-            self.began = clocks()
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.seconds = clocks() - self.began
-
-        def on_log(self, *args: Any, logs: dict[str, Any], **kwargs: Any) -> None:
-            if "loss" in logs:
-                pipe.send((self.seconds, float(logs["loss"]), peak_mb() - self.before))
+    from transformers import PrinterCallback, Trainer, TrainingArguments
 
     arguments = TrainingArguments(
         output_dir=tempfile.mkdtemp(),
@@ -185,7 +168,9 @@ def trainer(pipe: Connection, work: Work) -> None:
     model = make_model(work)
     model.set_attn_implementation(work.attention)
     rows = [{"input_ids": row, "labels": row} for row in work.ids.tolist()]
-    loop = Trainer(model, arguments, train_dataset=Dataset.from_list(rows), callbacks=[Turns()])
+    loop = Trainer(
+        model, arguments, train_dataset=Dataset.from_list(rows), callbacks=[trainer_turns(pipe)]
+    )
     loop.remove_callback(PrinterCallback)
     loop.train()
 
