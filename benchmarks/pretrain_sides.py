@@ -1,6 +1,6 @@
 """The sides of `benchmarks.pretrain`, each a loop over the same windows with the same weights,
-AdamW, learning rate and clipping: Podium's, as it is and with torch's fused attention; the one that
-anybody would write in torch, with the model compiled or not; Hugging Face's Trainer; and litgpt's.
+AdamW, learning rate and clipping: Podium's; the one that anybody would write in torch, with the
+model compiled or not; Hugging Face's Trainer; and litgpt's.
 """
 
 import sys
@@ -79,22 +79,12 @@ def make_model(work: Work) -> Any:
 def ours(pipe: Connection, work: Work) -> None:
     """Podium's update on a DeepSpeed engine, as `pretrain.train` makes it."""
     from podium.attention import attend_for_training
-
-    model = make_model(work)
-    attend_for_training(model, torch.device("cpu"), work.size.context)
-    run_ours(pipe, work, model)
-
-
-def ours_fused(pipe: Connection, work: Work) -> None:
-    """The same with torch's fused attention, which Podium does not choose for rows this short."""
-    run_ours(pipe, work, make_model(work))
-
-
-def run_ours(pipe: Connection, work: Work, model: Any) -> None:
     from podium.engine import EngineConfig, make_engine
     from pretrain.updates import LanguageModel, update
 
     stage = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
+    model = make_model(work)
+    attend_for_training(model, stage.device)
     engine = make_engine(
         LanguageModel(model),
         EngineConfig(gradient_clipping=CLIPPING),
@@ -273,7 +263,6 @@ def shifted(work: Work) -> tuple[Tensor, Tensor]:
 
 SIDES = {
     "ours": ours,
-    "ours-fused": ours_fused,
     "torch": plain_torch,
     "compiled": compiled_torch,
     "trainer": trainer,

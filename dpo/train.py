@@ -78,7 +78,7 @@ def main(config: Config, stage: StageContext) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
     save_stop_token_ids(tokenizer, model)
     context = context_of(model.config) or UNSTATED_CONTEXT
-    attend_for_training(model, stage.device, context)
+    attend_for_training(model, stage.device)
 
     # 2. Rankings to pairs, in the order of the whole run.
     draws = draws_of(stage, config.rankings, config.num_train_epochs)

@@ -1,10 +1,8 @@
-"""Which attention a CPU trains with: the plain formula for short rows, or, in PPO under bf16
-autocast, torch's fused kernel given fp32.
+"""Which attention a CPU trains with: torch's fused kernel, given fp32 whatever the type is.
 
-torch's fused kernel is slow backwards in bf16 on a CPU, and the plain formula keeps (rows, heads,
-T, T) tensors. A cast to fp32 and back is faster than both: training 8 rows of 4 heads of 48 takes
-2.8 ms a layer at 64 tokens (plain 3.8, fused in bf16 8.3) and 23 ms at 256 (39, 29), and its
-softmax and sums are those of fp32. (One thread of an AMD EPYC, a throwaway script.)
+The kernel is slow backwards in bf16 on a CPU, and the plain formula keeps (rows, heads, T, T)
+tensors. A cast to fp32 and back is no slower than either at any size tried, and its softmax and
+sums are those of fp32: docs/lab/pretrain.md has the figures.
 """
 
 from typing import Any
@@ -16,7 +14,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "sdpa_fp32"
-SHORT = 512  # tokens up to which the plain formula is the faster one on a CPU
 
 
 def attend(
@@ -39,15 +36,10 @@ def attend(
     return output.to(query.dtype), None
 
 
-def attend_for_training(model: PreTrainedModel, device: torch.device, tokens: int) -> None:
-    """Choose the attention that trains rows of at most `tokens` tokens fastest, in fp32 and bf16.
-
-    On a CPU the plain formula trains short rows up to 1.4 times faster than torch's fused kernel,
-    which is slow backwards there in bf16; on a GPU the model's own choice is right. (PPO leaves the
-    choice to the model, and under bf16 takes `attend_in_fp32`.)
-    """
-    if device.type == "cpu" and tokens <= SHORT:
-        model.set_attn_implementation("eager")
+def attend_for_training(model: PreTrainedModel, device: torch.device) -> None:
+    """On a CPU `attend_in_fp32`; on a GPU the model's own choice is right."""
+    if device.type == "cpu":
+        attend_in_fp32(model)
 
 
 def attend_in_fp32(model: PreTrainedModel) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from data.records import Prompt
 from podium import runtime
-from podium.attention import attend_in_fp32
+from podium.attention import attend_for_training
 from podium.batching import share_of
 from podium.engine import (
     all_reduce_max,
@@ -170,9 +170,8 @@ class Learner:
                 # The ratio of PPO compares two passes over the same tokens; with dropout they
                 # would differ before anything was learned.
                 remove_dropout(model)
-        if self.device.type == "cpu" and self.dtype == "bf16":
-            for model in filter(None, (models.policy, models.value, models.reference)):
-                attend_in_fp32(model)
+        for model in filter(None, (models.policy, models.value, models.reference)):
+            attend_for_training(model, self.device)
         if config.lora is None:
             reference = models.reference or copy.deepcopy(models.policy)
             self.reference: Any = Frozen(

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from podium.attention import attend_in_fp32
 from podium.lora import LoraConfig, with_lora
 from podium.models import inside_peft
 from podium.output_head import body
@@ -67,7 +68,7 @@ def training_step(
     tokens: int,
     *,
     head: Head = "lm",
-    attention: str = "sdpa",
+    on_cpu: bool = True,
     packed: bool = False,
     checkpointing: bool = False,
     lora: LoraConfig | None = None,
@@ -75,11 +76,14 @@ def training_step(
 ) -> Step:
     """The step of a new model of `config` on `rows` rows of `tokens` tokens.
 
-    head: `lm`, log-probabilities of every token; `score`, a scalar at every token. packed: rows are
-    windows of several documents with a whole mask. dtype: bf16 is autocast over fp32 weights, as
+    head: `lm`, log-probabilities of every token; `score`, a scalar at every token. on_cpu: with the
+    attention that a CPU trains with. packed: rows are windows of several documents with a whole
+    mask. dtype: bf16 is autocast over fp32 weights, as
     the engine does it.
     """
-    model = _shaped(config, head, attention, lora)
+    model = _shaped(config, head, lora)
+    if on_cpu:
+        attend_in_fp32(inside_peft(model))
     if checkpointing:
         inside_peft(model).gradient_checkpointing_enable()
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -99,16 +103,16 @@ def resting_step(
     config: PreTrainedConfig, *, head: Head = "lm", lora: LoraConfig | None = None
 ) -> Step:
     """What there is of a step whatever its rows are: it holds no activations."""
-    return Step(*_sizes(_shaped(config, head, "sdpa", lora)), activations=0)
+    return Step(*_sizes(_shaped(config, head, lora)), activations=0)
 
 
-def _shaped(config: PreTrainedConfig, head: Head, attention: str, lora: LoraConfig | None) -> Any:
+def _shaped(config: PreTrainedConfig, head: Head, lora: LoraConfig | None) -> Any:
     """A model in training mode on the meta device."""
     kind: Any = AutoModelForCausalLM if head == "lm" else AutoModelForSequenceClassification
     if head == "score":
         config.num_labels = 1
     with torch.device("meta"):
-        model = kind.from_config(config, attn_implementation=attention, dtype=torch.float32)
+        model = kind.from_config(config, dtype=torch.float32)
         return with_lora(model, lora, "CAUSAL_LM" if head == "lm" else "SEQ_CLS", 0).train()
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from podium.attention import SHORT
 from podium.errors import ParentError, RecipeError
 from podium.models import context_of
 from podium.rewards.kinds import kind_of, parts
@@ -145,11 +144,8 @@ class Place:
         *,
         head: Head = "lm",
         packed: bool = False,
-        plain: bool = False,
     ) -> dict[str, int]:
-        """Bytes by kind of a model that learns under a stage's `engine`. `plain`: the stage lets
-        `podium.attention.attend_for_training` choose the plain formula for short rows.
-        """
+        """Bytes by kind of a model that learns under a stage's `engine`."""
         engine, lora = config.engine, getattr(config, "lora", None)
         if self.at_rest:
             step = resting_step(shape, head=head, lora=lora)
@@ -160,7 +156,7 @@ class Place:
                 rows,
                 tokens,
                 head=head,
-                attention="eager" if plain and not self.gpu and tokens <= SHORT else "sdpa",
+                on_cpu=not self.gpu,
                 packed=packed,
                 checkpointing=config.gradient_checkpointing,
                 lora=lora,
@@ -187,7 +183,7 @@ def _pretrain(place: Place, config: Any) -> dict[str, int]:
     shape = place.shape("pretrain")
     tokens = min(config.context, context_of(shape) or config.context)
     rows = min(config.per_device_train_batch_size, max(1, config.batch_size // place.processes))
-    return place.trained(config, shape, rows, tokens, packed=True, plain=True)
+    return place.trained(config, shape, rows, tokens, packed=True)
 
 
 def _demonstrated(place: Place, config: Any) -> dict[str, int]:
@@ -208,7 +204,7 @@ def _reward(place: Place, config: Any) -> dict[str, int]:
     shape = place.shape(config.model)
     tokens = _length(config, shape)
     rows = max(1, config.micro_batch_tokens // tokens)
-    return place.trained(config, shape, rows, tokens, head="score", plain=True)
+    return place.trained(config, shape, rows, tokens, head="score")
 
 
 def _ppo(place: Place, config: Any) -> dict[str, int]:

@@ -87,7 +87,7 @@ def main(config: Config, stage: StageContext) -> None:
     total_tokens = read_before[-1] * context
 
     # 3. Engine; go on from a checkpoint if there is one.
-    attend_for_training(model, stage.device, context)
+    attend_for_training(model, stage.device)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     engine = make_engine(

@@ -100,7 +100,7 @@ def main(config: Config, stage: StageContext) -> None:
             f"the model states no longest sequence: {context} tokens are taken "
             "(max_prompt_tokens and max_response_tokens lower it)"
         )
-    attend_for_training(model, stage.device, context)
+    attend_for_training(model, stage.device)
 
     # 2. Demonstrations to rows, in the order of the whole run.
     limits = config.max_prompt_tokens, config.max_response_tokens
