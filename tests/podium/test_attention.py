@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from data.packing import packed_inputs
-from podium.attention import attend, attend_in_fp32, attends_in_fp32
+from podium.attention import (
+    attend,
+    attend_for_training,
+    attend_in_fp32,
+    attends_in_fp32,
+)
 
 
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
@@ -87,3 +92,11 @@ def test_a_family_without_fused_attention_keeps_the_plain_formula():
     assert not attends_in_fp32(model)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert model(torch.tensor([[5, 6, 7]])).logits.isfinite().all()
+
+
+def test_a_cpu_trains_with_it_and_a_gpu_with_the_models_own(tiny_llama):
+    """Mutations seen red: the device not looked at; nothing done."""
+    attend_for_training(tiny_llama, torch.device("cuda"))
+    assert not attends_in_fp32(tiny_llama)
+    attend_for_training(tiny_llama, torch.device("cpu"))
+    assert attends_in_fp32(tiny_llama)
