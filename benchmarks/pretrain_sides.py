@@ -80,7 +80,7 @@ def ours(pipe: Connection, work: Work) -> None:
     """Podium's update on a DeepSpeed engine, as `pretrain.train` makes it."""
     from podium.attention import attend_for_training
     from podium.engine import EngineConfig, make_engine
-    from pretrain.updates import LanguageModel, update
+    from pretrain.updates import Causal, LanguageModel, update
 
     stage = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
     model = make_model(work)
@@ -94,9 +94,10 @@ def ours(pipe: Connection, work: Work) -> None:
         dtype=work.dtype,
     )
     batch = torch.from_numpy(work.ids)
+    objective = Causal(BOS, work.size.context)
 
     def step() -> float:
-        loss, _ = update(engine, batch, BOS, LEARNING_RATE, len(batch), cast("Any", stage))
+        loss, _ = update(engine, batch, objective, LEARNING_RATE, len(batch), cast("Any", stage))
         return loss
 
     take_turns(pipe, work.steps, step)

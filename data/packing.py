@@ -21,10 +21,12 @@ from podium.errors import DataError
 
 __all__ = [
     "Apart",
+    "additive_mask",
     "batches",
     "documents_apart",
     "encode_documents",
     "epoch_order",
+    "looks_everywhere",
     "pack",
     "packed_inputs",
     "packs",
@@ -82,9 +84,9 @@ def packed_inputs(windows: torch.Tensor, bos_id: int, config: PretrainedConfig) 
     # (B, T) where each token's document begins
     starts = torch.where(windows == bos_id, index, 0).cummax(dim=1).values
     visible = (starts[:, :, None] == starts[:, None, :]) & (index[:, None] >= index)
-    whole = _as_mask(visible)
+    whole = additive_mask(visible)
     kinds, reach = _layer_kinds(config, windows.shape[1])
-    near = _as_mask(visible & (index[:, None] - index < reach)) if reach else whole
+    near = additive_mask(visible & (index[:, None] - index < reach)) if reach else whole
     masks = {kind: near if kind == SLIDING else whole for kind in kinds}
     return {
         "input_ids": windows,
@@ -175,10 +177,18 @@ def _keeps_apart(model: Any, bos_id: int) -> bool:
     return bool((together - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1))
 
 
-def _as_mask(visible: torch.Tensor) -> torch.Tensor:
+def additive_mask(visible: torch.Tensor) -> torch.Tensor:
     """(B, T, T) bool -> (B, 1, T, T), 0 where a token sees another and -inf where not."""
     mask = torch.zeros(visible.shape, device=visible.device)
     return mask.masked_fill(~visible, float("-inf"))[:, None]
+
+
+def looks_everywhere(config: PretrainedConfig, length: int) -> bool:
+    """Whether every layer sees the whole of a row of `length` tokens, so that one mask does."""
+    try:
+        return _layer_kinds(config, length) == ({FULL}, None)
+    except DataError:  # some layers look back in a way that no mask expresses
+        return False
 
 
 def _layer_kinds(config: PretrainedConfig, length: int) -> tuple[set[str], int | None]:

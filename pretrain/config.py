@@ -9,6 +9,7 @@ from podium.engine import (
 )
 from podium.guard import GuardConfig
 from pretrain.batches import BatchRamp
+from pretrain.blanks import Infilling
 from pretrain.presets import PRESETS
 
 __all__ = [
@@ -55,6 +56,11 @@ class Config(BaseModel):
     batch_ramp: BatchRamp | None = Field(
         None, description="grow the batch early on; GPT-3: from 32k tokens"
     )
+    infilling: Infilling | None = Field(
+        None,
+        description="the objective: fill blanks as GLM does; `{}` takes what it says below; null: "
+        "predict every token from those before it",
+    )
     learning_rate: float | None = Field(
         None, gt=0, description="peak; null takes the preset's published one"
     )
@@ -73,6 +79,13 @@ class Config(BaseModel):
     )
     adam_epsilon: float = Field(1e-8, gt=0, description="keeps AdamW's step finite; GPT-3: 1e-8")
     weight_decay: float = Field(0.1, ge=0, description="on matrices only; GPT-3, OPT, LLaMA: 0.1")
+    embedding_gradient: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="factor on the gradient of the input embedding, against spikes of the loss; "
+        "GLM-130B: 0.1",
+    )
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass to save memory"
     )

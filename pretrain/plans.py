@@ -23,6 +23,7 @@ from podium.run.recipe import Recipe, validate
 from podium.run.registry import split_arm
 from podium.runtime import Dtype
 from pretrain.architecture import build_config
+from pretrain.infilling import SENTINELS
 from pretrain.memory import (
     LIVE_PARAMETERS,
     PROCESS,
@@ -118,7 +119,8 @@ class Place:
             return self.shape(config.model)
         if config.init_from is not None:
             return self.shape(config.init_from)
-        return build_config(config.preset, config.vocab_size, config.context)
+        added = len(SENTINELS) if config.infilling is not None else 0
+        return build_config(config.preset, config.vocab_size + added, config.context)
 
     def _of_the_hub(self, ref: str) -> PreTrainedConfig:
         """Its config alone: no weights are fetched."""

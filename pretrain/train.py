@@ -4,7 +4,8 @@ model.
 GPT-3's method (Brown et al. 2020, section 2.3 and appendix B) at any size: documents packed into
 full windows with end-of-text between them, AdamW (0.9, 0.95) with weight decay 0.1, linear warm-up
 and cosine to a tenth of the peak counted in tokens, gradient clipping, an optional batch ramp.
-Unlike GPT-3, documents of one window do not attend to each other (`data.packing` says why).
+Unlike GPT-3, documents of one window do not attend to each other (`data.packing` says why). With
+`infilling` a share of the windows has blanks to fill in instead (GLM, `pretrain.blanks`).
 
 Reads   documents (train, validation), a preset's name or an existing model (`init_from`).
 Writes  final/: the base model with its tokenizer and chat template.
@@ -58,8 +59,9 @@ from podium.schedule import cosine_to_fraction
 from pretrain.architecture import build_config, build_model
 from pretrain.batches import batch_sizes
 from pretrain.config import Config
+from pretrain.infilling import Infill, add_sentinels, evaluate_infilling, objective_of
 from pretrain.presets import preset
-from pretrain.updates import LanguageModel, evaluate, update
+from pretrain.updates import LanguageModel, evaluate, shrink_embedding_gradient, update
 
 __all__ = ["Config", "main"]
 
@@ -70,21 +72,25 @@ def main(config: Config, stage: StageContext) -> None:
     init_distributed()
     tokenizer, model, peak = start_model(config, stage)
     bos_id = tokenizer.bos_token_id
+    if config.embedding_gradient < 1:
+        shrink_embedding_gradient(model, config.embedding_gradient)
 
     # 2. Documents to full windows. Everything about the data's order follows from the seed and the
     #    step.
     context = min(config.context, context_of(model.config) or config.context)
-    train = windows_of(stage, tokenizer, context)
-    draws = stage.draws("documents", sum(plan(config, context, stage.world_size)) / len(train))
+    objective = objective_of(config.infilling, stage.seed, tokenizer, model, context)
+    window = objective.window
+    sizes = plan(config, window, stage.world_size)
+    train = windows_of(stage, tokenizer, window)
+    draws = stage.draws("documents", sum(sizes) / len(train))
     if draws > 1:
-        train = windows_of(stage, tokenizer, context, passes=draws)
+        train = windows_of(stage, tokenizer, window, passes=draws)
     validation = windows_of(stage, tokenizer, context, "validation")
     held_out = validation[: max(config.eval_tokens // context, 1)]  # (N, T)
-    sizes = plan(config, context, stage.world_size)
     read_before = [0]  # windows read before step i
     for size in sizes:
         read_before.append(read_before[-1] + size)
-    total_tokens = read_before[-1] * context
+    total_tokens = read_before[-1] * window
 
     # 3. Engine; go on from a checkpoint if there is one.
     attend_for_training(model, stage.device)
@@ -117,16 +123,15 @@ def main(config: Config, stage: StageContext) -> None:
             # resumed run reads the same windows.
             first = first_window(number, read_before, guard.skipped)
             rows = rows_at(first, sizes[number - 1], len(train), stage.seed)
-            tokens_after = read_before[number] * context
+            tokens_after = read_before[number] * window
             learning_rate = (guard.lr_factor * peak) * cosine_to_fraction(
                 tokens_after,
                 config.decay_tokens or total_tokens,
                 config.warmup_tokens,
                 config.min_lr_rate,
             )
-            loss, grad_norm = update(
-                engine, train[rows], bos_id, learning_rate, rows_per_pass, stage
-            )
+            batch = objective.batch(train[rows], first)
+            loss, grad_norm = update(engine, batch, objective, learning_rate, rows_per_pass, stage)
             # Before anything is logged or saved: a checkpoint must never hold a diverged model.
             if problem := guard.breach(loss, grad_norm):
                 back, checkpoint = go_back(guard, stage, number, problem)
@@ -138,7 +143,7 @@ def main(config: Config, stage: StageContext) -> None:
                 number = back
                 continue
             busy_seconds += time.perf_counter() - began
-            busy_tokens += len(rows) * context
+            busy_tokens += len(rows) * window
             metrics = {
                 "loss": loss,
                 "learning_rate": learning_rate,
@@ -149,10 +154,12 @@ def main(config: Config, stage: StageContext) -> None:
             }
             if number % config.eval_steps == 0 or number == len(sizes):
                 metrics |= evaluate(engine, held_out, bos_id, rows_per_pass, stage)
+                if isinstance(objective, Infill):
+                    metrics |= evaluate_infilling(engine, held_out, objective, rows_per_pass, stage)
                 if config.engine.zero_stage < 3:  # sharded weights would need all processes' help
                     write_sample(engine, tokenizer, config.sample_prompt, stage, number)
             stage.log(number, metrics)
-            progress.advance(tokens=len(rows) * context, loss=loss)
+            progress.advance(tokens=len(rows) * window, loss=loss)
             # Asked once an update, so that the checkpoint and the interruption agree even when the
             # signal comes between them. After the last update final/ is the checkpoint.
             stopping = stage.stop_requested
@@ -167,7 +174,7 @@ def main(config: Config, stage: StageContext) -> None:
     # 5. The base model.
     weights = full_state_dict(engine, inside="model.")
     headline = {
-        "validation_loss": metrics["validation_loss"],
+        **{name: value for name, value in metrics.items() if name.startswith("validation_")},
         "loss": metrics["loss"],
         "tokens_per_second": metrics["tokens_per_second"],
         "parameters": count_parameters(model),
@@ -198,8 +205,12 @@ def open_tokenizer(config: Config, inputs: StageInputs) -> PreTrainedTokenizerBa
     """The existing model's, the one that is named, or one learned from the documents."""
     ref = config.init_from or config.tokenizer
     if ref is None:
-        return inputs.trained_tokenizer(config.vocab_size)
-    return prepare_tokenizer(load_tokenizer(inputs.parent(ref)))
+        tokenizer = inputs.trained_tokenizer(config.vocab_size)
+    else:
+        tokenizer = prepare_tokenizer(load_tokenizer(inputs.parent(ref)))
+    if config.infilling is not None:
+        add_sentinels(tokenizer)
+    return tokenizer
 
 
 def start_model(
@@ -311,13 +322,19 @@ def card(config: Config, headline: dict[str, float], tokens: int) -> str:
     origin = (
         f"continued from `{config.init_from}`" if config.init_from else f"preset `{config.preset}`"
     )
+    fills = ""
+    if (right := headline.get("validation_infill_accuracy")) is not None:
+        fills = (
+            f"It also learned to fill blanks (GLM): {right:.1%} of held-out blanks' tokens right, "
+            f"loss {headline['validation_infill_loss']:.4f}.\n"
+        )
     return (
         f"A base language model: {origin}, {headline['parameters']:,.0f} parameters, "
         f"{tokens:,} tokens "
         f"({headline['epochs']:.2f} epochs) in windows of {config.context}.\n\n"
         f"Validation loss {headline['validation_loss']:.4f} nats a token (perplexity "
         f"{math.exp(headline['validation_loss']):.2f}). It continues text; it does not follow "
-        f"instructions.\n"
+        f"instructions.\n{fills}"
     )
 
 

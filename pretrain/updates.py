@@ -6,19 +6,66 @@ multiplied out a chunk of tokens at a time: with a vocabulary of 128,000 the log
 and their gradient would take 3 GB.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from data.packing import documents_apart
+from data.packing import Apart, documents_apart
 from podium.batching import share_of
 from podium.engine import all_reduce_sum, backward, step
 from podium.output_head import last_states
 from podium.run.context import StageContext
-from podium.sampling.logprobs import head_logprobs
+from podium.sampling.logprobs import head_logits, head_logprobs
 
-__all__ = ["LanguageModel", "evaluate", "next_token_nll", "update"]
+__all__ = [
+    "Causal",
+    "LanguageModel",
+    "Objective",
+    "evaluate",
+    "next_token_nll",
+    "shrink_embedding_gradient",
+    "update",
+]
+
+JUDGED = 1024  # states whose logits are made at once where the likeliest token is asked for
+
+
+class Objective(Protocol):
+    """What a model learns from windows: how they are read, and which tokens are predicted.
+
+    window: tokens of a window.
+    """
+
+    window: int
+
+    def batch(self, windows: Tensor, first: int) -> Tensor:
+        """The windows (B, T) at places first .. first + B of the stream, as they are shared out:
+        (B, ...).
+        """
+
+    def targets(self, batch: Tensor) -> int:
+        """How many tokens are predicted in a batch of all processes."""
+
+    def apart(self, batch: Tensor, model: Any) -> Apart:
+        """How the model is to be called on a piece of a batch."""
+
+
+class Causal:
+    """Every token of a window but the first one is predicted from those before it."""
+
+    def __init__(self, bos_id: int, window: int) -> None:
+        self.bos_id, self.window = bos_id, window
+
+    def batch(self, windows: Tensor, first: int) -> Tensor:
+        return windows
+
+    def targets(self, batch: Tensor) -> int:
+        return batch.shape[0] * (batch.shape[1] - 1)
+
+    def apart(self, batch: Tensor, model: Any) -> Apart:
+        return documents_apart(batch, self.bos_id, model)
 
 
 class LanguageModel(nn.Module):
@@ -28,37 +75,60 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: dict[str, Any], targets: Tensor) -> Tensor:
-        """The sum over targets of -log p(token), in nats, in fp32.
+    def forward(self, inputs: dict[str, Any], targets: Tensor, judge: bool = False) -> Any:
+        """The sum over targets of -log p(token), in nats, in fp32; with `judge` also which of them
+        are the likeliest token, (N,) bool.
 
         `inputs` and `targets` are of `data.packing.documents_apart`: (R, L) each, targets True at
         the tokens that are predicted.
         """
         hidden = last_states(self.model, **inputs)  # (R, L, d)
         before = hidden[:, :-1][targets[:, 1:]]  # (N, d): the states that predict the targets
-        return -head_logprobs(self.model, before, inputs["input_ids"][targets]).sum()
+        tokens = inputs["input_ids"][targets]
+        nll = -head_logprobs(self.model, before, tokens).sum()
+        if not judge:
+            return nll
+        likeliest = [head_logits(self.model, part).argmax(-1) for part in before.split(JUDGED)]
+        return nll, torch.cat(likeliest) == tokens
+
+
+def shrink_embedding_gradient(model: Any, factor: float) -> RemovableHandle:
+    """Multiply the gradient that reaches the input embedding through what is read by `factor`; what
+    the model computes stays (Zeng et al. 2022, section 2.2: e * a + e.detach() * (1 - a)).
+
+    A head that shares the embedding's weights keeps its own part of their gradient whole. It holds
+    until the handle that is returned is removed.
+    """
+
+    def shrink(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: gradient * factor)
+
+    handle: RemovableHandle = model.get_input_embeddings().register_forward_hook(shrink)
+    return handle
 
 
 def update(
     engine: Any,
     batch: Tensor,
-    bos_id: int,
+    objective: Objective,
     learning_rate: float,
     rows_per_pass: int,
     stage: StageContext,
 ) -> tuple[float, float]:
-    """One update on the global batch, (B, T); returns its mean loss in nats a token and the
-    gradient norm.
+    """One update on the objective's global batch, (B, ...); returns its mean loss in nats a token
+    and the gradient norm.
     """
-    target_tokens = batch.shape[0] * (batch.shape[1] - 1)
+    target_tokens = max(objective.targets(batch), 1)
     # the plan of batches makes all of them count
     mine, _ = share_of(len(batch), stage.world_size, stage.rank)
-    share = batch[mine].to(stage.device, torch.long)  # (B / processes, T)
+    share = batch[mine].to(stage.device, torch.long)  # (B / processes, ...)
     passes = share.split(rows_per_pass)
     summed = torch.zeros((), device=share.device)
     engine.train()
-    for i, ids in enumerate(passes):
-        nll = next_token_nll(engine, ids, bos_id)
+    for i, rows in enumerate(passes):
+        inputs, targets, _ = objective.apart(rows, engine.module.model)
+        nll = engine(inputs, targets)
         # The engine averages gradients over processes; with this factor the local sums make the
         # global mean.
         backward(engine, nll * (stage.world_size / target_tokens), last=i == len(passes) - 1)

@@ -659,8 +659,8 @@ MUTANTS = [
     Mutant("pretrain/train.py", "rows_at(first, sizes", "rows_at(0, sizes", PLAIN),
     Mutant(
         "pretrain/updates.py",
-        "target_tokens = batch.shape[0] *",
-        "target_tokens = batch.shape[1] *",
+        "return batch.shape[0] * (batch.shape[1] - 1)",
+        "return batch.shape[1] * (batch.shape[1] - 1)",
         PLAIN,
     ),
     Mutant(

@@ -12,6 +12,7 @@ from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
 from pretrain import train as stage_file
 from pretrain.batches import BatchRamp
+from pretrain.blanks import Infilling
 from pretrain.config import Config
 from tests.every_key import EveryKey
 
@@ -26,6 +27,8 @@ CHANGES: dict[str, tuple[object, str, dict]] = {
     "tokens": (32 * 4 * 5, "updates", {}),
     "batch_size": (2, "tokens an update", {}),
     "batch_ramp": ({"start": 1, "tokens": 300}, "tokens an update", {}),
+    "infilling": ({}, "first loss", {}),
+    "embedding_gradient": (0.1, "weights", {}),
     "learning_rate": (None, "learning_rate", {}),
     "warmup_tokens": (384, "learning_rate", {}),
     "decay_tokens": (300, "learning_rate", {}),
@@ -47,6 +50,8 @@ ELSEWHERE = {  # key: why not here
     "test_micro_batches_and_zero_stages_give_the_same_update",
 }
 RAMP_CHANGES = {"start": 2, "tokens": 64}  # key of `batch_ramp`: another value
+# of `infilling`, beside short spans alone
+INFILLING_CHANGES = {"share": 0.5, "short": 0.0, "mask_rate": 0.4, "mean_span": 1.0}
 
 
 def test_every_key_is_on_one_of_the_two_lists():
@@ -54,6 +59,7 @@ def test_every_key_is_on_one_of_the_two_lists():
     assert CHANGES.keys() | ELSEWHERE.keys() == Config.model_fields.keys()
     assert not CHANGES.keys() & ELSEWHERE.keys()
     assert RAMP_CHANGES.keys() == BatchRamp.model_fields.keys()
+    assert INFILLING_CHANGES.keys() == Infilling.model_fields.keys()
 
 
 @pytest.fixture
@@ -121,3 +127,11 @@ def test_every_key_of_the_ramp_does_something(says, key):
     plain = says("plain", batch_ramp=ramp)
     changed = says("changed", batch_ramp=ramp | {key: RAMP_CHANGES[key]})
     assert plain["tokens an update"] != changed["tokens an update"]
+
+
+@pytest.mark.parametrize("key", INFILLING_CHANGES)
+def test_every_key_of_infilling_does_something(says, every_key, key):
+    """Mutation seen red: blanks of the defaults whatever is said."""
+    short = {"share": 1.0, "short": 1.0}
+    changed = short | {key: INFILLING_CHANGES[key]}
+    every_key.check(says, "infilling", (changed, "first loss", {"infilling": short}))
