@@ -61,6 +61,8 @@ VERDICT = "tests/evals/test_winrate.py::test_a_verdict_needs_prompts_and_counts_
 HELD_OUT = "tests/evals/test_evaluate.py::test_what_is_asked_and_read_was_held_out"
 MEANS = "tests/sft/test_validation.py::test_the_metrics_are_means_over_response_tokens"
 PLAIN = "tests/pretrain/test_train.py::test_it_is_the_same_as_a_plain_loop"
+BLANKS = "tests/pretrain/test_blanks.py::"
+INFILLING = "tests/pretrain/test_infilling.py::"
 ALONE = "tests/data/test_packing.py::test_a_document_is_read_as_if_it_were_alone_in_its_window"
 SITE = "tests/app/labeling/test_import_export.py::"
 
@@ -668,6 +670,37 @@ MUTANTS = [
         'tokenizer, context, "validation")',
         'tokenizer, context, "train")',
         PLAIN,
+    ),
+    # Blanks, as GLM has them.
+    Mutant(
+        "pretrain/infilling.py",
+        "order[:, None, :] <= order[:, :, None]",
+        "(order[:, None, :] <= order[:, :, None]) | (order[:, :, None] == 0)",
+        INFILLING + "test_a_token_sees_what_it_may_and_nothing_else",
+    ),
+    Mutant(
+        "pretrain/blanks.py",
+        "targets += [0] + [1] * len(span)",
+        "targets += [1] + [1] * len(span)",
+        BLANKS + "test_a_document_s_row_by_hand",
+    ),
+    Mutant(
+        "pretrain/blanks.py",
+        "return config.mean_span / -math.expm1(-config.mean_span)",
+        "return config.mean_span",
+        BLANKS + "test_short_spans_have_poisson_s_lengths_and_cover_their_share",
+    ),
+    Mutant(
+        "pretrain/infilling.py",
+        "self._row(window, first + i)",
+        "self._row(window, i)",
+        INFILLING + "test_blanks_follow_from_a_window_s_place_and_the_seed_alone",
+    ),
+    Mutant(
+        "pretrain/updates.py",
+        "lambda gradient: gradient * factor",
+        "lambda gradient: gradient * factor**2",
+        INFILLING + "test_the_embedding_s_gradient_is_the_factor_times_what_it_was",
     ),
     Mutant(
         "podium/schedule.py",

@@ -199,6 +199,7 @@ def test_held_out_blanks_are_short_the_same_for_every_seed_and_judged_by_the_lik
     batch = held_out_blanks(objective, windows)
     assert torch.equal(batch, held_out_blanks(infill(seed=6, share=0.2, short=0.1), windows))
     assert (batch[:, IDS] != objective.sentinels.suffix_mask).all()
+    assert (batch[:, IDS] == objective.sentinels.mask).any(dim=1).all(), "none is read causally"
     only_ends = held_out_blanks(infill(short=0.0), windows)
     assert (only_ends[:, IDS] != objective.sentinels.mask).all()
 
@@ -252,14 +253,28 @@ def test_the_embedding_s_gradient_is_the_factor_times_what_it_was(tiny_opt, tiny
     assert torch.allclose(tied_shrunk - head, 0.125 * (tied - head), atol=1e-6)
 
 
+class LeftToRight(torch.nn.Module):
+    """Sums the tokens up to each place, whatever the mask says."""
+
+    def __init__(self, config) -> None:
+        super().__init__()
+        self.config, self.podium_packs, self.device = config, True, torch.device("cpu")
+        self.tokens = torch.nn.Embedding(64, 8)
+
+    def forward(self, input_ids, **_more):
+        return SimpleNamespace(logits=self.tokens(input_ids).cumsum(dim=1))
+
+
 def test_what_cannot_fill_blanks_is_refused_by_name(tokenizer, tiny_llama):
-    """Mutations seen red: each of the three checks left out; a window of one token taken."""
+    """Mutations seen red: each of the three checks left out; a window of one token taken; the model
+    left in eval mode.
+    """
     bos = tokenizer.bos_token_id
+    with pytest.raises(RecipeError, match=r"family llama cannot fill blanks: .*whatever the mask"):
+        check_infills(LeftToRight(tiny_llama.config), bos, 48)
     size = {"vocab_size": 64, "n_positions": 64, "n_embd": 32, "n_layer": 1, "n_head": 2}
     gpt1 = AutoModelForCausalLM.from_config(OpenAIGPTConfig(**size), attn_implementation="eager")
-    with pytest.raises(
-        RecipeError, match=r"openai-gpt cannot fill blanks: .*whatever the mask|own"
-    ):
+    with pytest.raises(RecipeError, match=r"openai-gpt cannot fill blanks: it takes no mask"):
         check_infills(gpt1, bos, 48)
     sliding = MistralConfig(
         vocab_size=64,
