@@ -20,7 +20,8 @@ from podium.sampling.kinds import KINDS
 
 # A description ends with its sources, each behind a semicolon: "of the ratio; C.4: 0.2; OPT: 1.0".
 _SOURCE = re.compile(
-    r"((appendix )?C(\.\d)?|(all )?papers?|GPT-\d|OPT|LLaMA|GLM(-130B)?|InstructGPT|Ziegler|OpenAI|Bai)\b.*: "
+    r"((appendix )?C(\.\d)?|(all )?papers?|GPT-\d|OPT|LLaMA|GLM(-130B)?|InstructGPT|Ziegler|OpenAI"
+    r"|Bai)\b.*: "
     r"|not in the paper|the paper (names|gives) "
 )
 HEAD = ["| key | type | default | meaning | the source's value |", "|---|---|---|---|---|"]

@@ -131,7 +131,7 @@ def test_every_key_of_the_ramp_does_something(says, key):
 
 @pytest.mark.parametrize("key", INFILLING_CHANGES)
 def test_every_key_of_infilling_does_something(says, every_key, key):
-    """Mutation seen red: blanks of the defaults whatever is said."""
+    """Mutation seen red: the defaults whatever is said."""
     short = {"share": 1.0, "short": 1.0}
     changed = short | {key: INFILLING_CHANGES[key]}
     every_key.check(says, "infilling", (changed, "first loss", {"infilling": short}))
