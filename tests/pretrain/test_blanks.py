@@ -112,8 +112,8 @@ def test_a_window_is_the_longest_that_fits_the_context(context, config):
 
 @pytest.mark.parametrize("rate, mean", [(0.15, 3.0), (0.3, 2.0)])
 def test_short_spans_have_poisson_s_lengths_and_cover_their_share(rate, mean):
-    """Against the definition: Poisson without 0, the share of the tokens that may be covered, every
-    token alike. Mutations seen red: lengths of 0 made 1; the rate of a mean of 3; spans that begin
+    """Against the definition: Poisson without 0, the share of the tokens that may be covered, early
+    and late ones alike. Mutations seen red: lengths of 0 made 1; the rate of a mean of 3; spans that begin
     early; one rounding for all windows; blanks of the defaults whatever is said.
     """
     config, lengths, draws = Infilling(mask_rate=rate, mean_span=mean), [41, 7, 91, 1], 4000
@@ -133,7 +133,7 @@ def test_short_spans_have_poisson_s_lengths_and_cover_their_share(rate, mean):
         third = len(hits) // 3
         assert hits[1 : 1 + third].mean() == pytest.approx(hits[-third:].mean(), rel=0.06)
     # A document of six tokens has room for less than some of its spans.
-    assert 0.7 * rate < covered[1][1:].mean() / draws < rate
+    assert 0.7 * rate < covered[1][1:].mean() / draws < rate + 0.005
 
 
 def test_a_suffix_begins_anywhere_after_the_first_token():
