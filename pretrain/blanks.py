@@ -47,10 +47,12 @@ __all__ = [
     "window_tokens",
 ]
 
-# What a row (5, L) says of each token, by line: its id, its position, the number of its document
-# (NOWHERE: padding), its order (it sees the tokens of its document whose order is not larger), and
-# whether it is predicted.
-IDS, POSITION, DOCUMENT, ORDER, TARGET = range(5)
+# What a row (5, L) says of each token, by line.
+IDS = 0
+POSITION = 1
+DOCUMENT = 2  # its number; NOWHERE: padding
+ORDER = 3  # it sees the tokens of its document whose order is not larger
+TARGET = 4  # 1 where the token is predicted
 NOWHERE = -1
 SENTINELS_PER_BLANK = 3  # its mask, its start and its end
 
