@@ -2,31 +2,29 @@
 blank of use, and what does it cost as a language model?
 
     python -m benchmarks.infilling                     # some twenty minutes of one core
-    python -m benchmarks.infilling --tokens 1200000 --seeds 0 1 2
+    python -m benchmarks.infilling --arms causal all --seeds 0
 
 Each seed trains the same small LLaMA on equal tokens: causally, with blanks in half of the windows
-(the default), and with blanks in all of them, as GLM. A seed is that of the weights and of the
-order; the village is one.
+(the default), or in all of them, as GLM. A seed is that of the weights and of the order; the
+village is one.
 
 What is asked is the same everywhere: in each held-out document one span of Poisson's length at a
 chance place, token by token, with the span's earlier tokens shown. An answer is the likeliest
-token. The model of half the windows is asked in three ways:
+token. A model is asked in the ways that it learned:
 
-    both       the text before and after the blank
-    before     the text before it alone, as for [gMASK], which is how it learned to go on from a
-               half
+    both       the text before and after the blank, behind [MASK]
+    cut        the same with the text after the blank taken away
+    before     the text before it alone, behind [gMASK], which is how it learned to go on
     causal     the text before it alone, read causally
 
-The causal model is asked causally, the model of all windows in the first two ways. Chance is the
-training documents' most frequent token. Intervals are over seeds. docs/lab/infilling.md tells what
-came out.
+Chance is the training documents' most frequent token. Intervals are over seeds.
+docs/lab/infilling.md tells what came out.
 """
 
 import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +52,8 @@ from pretrain.blanks import (
 from pretrain.infilling import add_sentinels, call_inputs
 
 ARMS: dict[str, dict[str, float] | None] = {"causal": None, "half": {}, "all": {"share": 1.0}}
-WAYS = {"causal": ("causal",), "half": ("both", "before", "causal"), "all": ("both", "before")}
+BLANKS = ("both", "cut", "before")
+WAYS = {"causal": ("causal",), "half": (*BLANKS, "causal"), "all": BLANKS}
 CONTEXT = 160
 
 
@@ -96,6 +95,8 @@ def row_of(way: str, ids: np.ndarray, blank: Blank, sentinels: SentinelIds) -> n
     end = blank[1]
     if way == "both":
         return document_row(ids, [blank], sentinels.mask, sentinels, told=[0])
+    if way == "cut":
+        return document_row(ids[:end], [blank], sentinels.mask, sentinels, told=[0])
     if way == "before":
         return document_row(ids[:end], [blank], sentinels.suffix_mask, sentinels, told=[0])
     return causal_row(ids[:end], int(ids[0]))
@@ -148,7 +149,8 @@ def chance(out: Path, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[np.
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tokens", type=int, default=400_000)
+    parser.add_argument("--arms", choices=list(ARMS), nargs="+", default=["causal", "half"])
+    parser.add_argument("--tokens", type=int, default=300_000)
     parser.add_argument("--out", type=Path, default=Path("runs/infilling"))
     options = parser.parse_args()
     if not (options.out / "data" / "documents.validation.jsonl").is_file():
@@ -160,37 +162,28 @@ def main() -> None:
         found.setdefault(name, []).append(value)
         print(f"seed {seed}: {name} {value:.4f}", flush=True)
 
+    def differ(one: str, other: str) -> None:
+        if one in found and other in found:
+            pairs = zip(found[one], found[other], strict=True)
+            found[f"{one} - {other}"] = [a - b for a, b in pairs]
+
     for seed in options.seeds:
-        losses = {}
-        for arm in ARMS:
+        for arm in options.arms:
             run = train(options.out, arm, seed, options.tokens, tokenizer)
             folder = final(run, "pretrain")
-            tokenizer = (
-                tokenizer or folder
-            )  # the causal arm's: all read the same text as the same ids
+            tokenizer = tokenizer or folder  # the first run's: all read the same ids
             held_out = documents_of(options.out, "validation", load_tokenizer(tokenizer))
-            losses[arm] = figures(run)["validation_loss"]
-            note(f"loss {arm}", losses[arm])
-            if arm != "causal":
-                note(f"loss {arm} - causal", losses[arm] - losses["causal"])
-            shares = {way: accuracy(folder, way, held_out) for way in WAYS[arm]}
-            for way, share in shares.items():
-                note(f"right {arm}, {way}", share)
-            if "both" in shares:
-                note(f"right {arm}, both - before", shares["both"] - shares["before"])
-                note(
-                    f"right {arm}, both - causal model",
-                    shares["both"] - found["right causal, causal"][-1],
-                )
+            note(f"loss, {arm}", record_of(run, "pretrain")["metrics"]["validation_loss"])
+            for way in WAYS[arm]:
+                note(f"right, {arm}, {way}", accuracy(folder, way, held_out))
+    for arm in set(options.arms) - {"causal"}:
+        differ(f"loss, {arm}", "loss, causal")
+        differ(f"right, {arm}, both", f"right, {arm}, cut")
+        differ(f"right, {arm}, both", f"right, {arm}, before")
+        differ(f"right, {arm}, both", "right, causal, causal")
     print(f"chance: {chance(options.out, load_tokenizer(str(tokenizer)), held_out):.4f}")
     for name, values in found.items():
-        print(f"{name:<32} {told_over_seeds(values, '.4f')}")
-
-
-def figures(run: Path) -> dict[str, Any]:
-    """What the stage's headline says."""
-    metrics: dict[str, Any] = record_of(run, "pretrain")["metrics"]
-    return metrics
+        print(f"{name:<46} {told_over_seeds(values, '.4f')}")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from transformers import AutoModelForCausalLM, MistralConfig, OpenAIGPTConfig
 
 from data.packing import documents_apart
 from data.template import decode_response, encode_response
+from podium.attention import attend_for_training
 from podium.errors import Interrupted, RecipeError
 from podium.models import load_tokenizer, resize_for
+from podium.run.chain import run_chain
 from podium.run.context import StageContext
 from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
@@ -70,7 +72,7 @@ def windows(tokenizer) -> torch.Tensor:
     return ids.to(torch.int32)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "chosen for training"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_token_sees_what_it_may_and_nothing_else(request, tokenizer, infill, family, attention):
     """Every token of a row is replaced in turn, and the logits that change must be those of the
@@ -81,7 +83,10 @@ def test_a_token_sees_what_it_may_and_nothing_else(request, tokenizer, infill, f
     objective = infill()
     model = request.getfixturevalue(family)
     resize_for(tokenizer, model)
-    model.set_attn_implementation(attention)
+    if attention == "chosen for training":
+        attend_for_training(model, torch.device("cpu"))
+    else:
+        model.set_attn_implementation(attention)
     bos, sentinels = objective.bos_id, objective.sentinels
     first = document_row(np.array([bos, 11, 12, 13, 14]), [(1, 2), (3, 4)], 0, sentinels, [1, 0], 0)
     second = document_row(np.array([bos, 21, 22]), [(2, 3)], 0, sentinels, [0], 1)
@@ -377,3 +382,46 @@ def test_it_fills_blanks_better_than_the_most_frequent_token(make_recipe, tmp_pa
     )
     last = logged(folder)[-1]
     assert last["validation_infill_accuracy"] > 0.4
+
+
+CHAIN = """
+name: chain
+seed: 7
+threads: 1
+data:
+  world:
+    name: willowbrook
+    documents: 600
+    validation_documents: 40
+    demonstrations: 80
+    validation_demonstrations: 8
+    prompts: 60
+    validation_prompts: 8
+pretrain: {preset: llama-260k, infilling: {}, vocab_size: 512, tokens: 13000, eval_tokens: 1000}
+sft: {batch_size: 16, num_train_epochs: 1}
+rankings: {prompts: 20, validation_prompts: 4, max_new_tokens: 12}
+reward: {batch_size: 4, eval_rankings: 4}
+ppo:
+  total_episodes: 16
+  batch_size: 8
+  rollout_batch_size: 8
+  response_length: 12
+  guard: {min_eos_rate: null, min_explained_variance: null, max_near_identical: null}
+"""
+
+
+@pytest.mark.slow
+def test_the_chain_goes_on_from_a_base_that_fills_blanks(tmp_path):
+    """Every model has a row for every token of one tokenizer, and no answer holds a sentinel."""
+    (tmp_path / "chain.yaml").write_text(CHAIN)
+    run_dir = run_chain(load_recipe(tmp_path / "chain.yaml"), tmp_path / "runs")
+    names = ("pretrain", "sft", "reward", "ppo")
+    tokenizers = [load_tokenizer(run_dir / name / "final") for name in names]
+    for name, tokenizer in zip(names, tokenizers, strict=True):
+        assert tokenizer.get_vocab() == tokenizers[0].get_vocab()
+        assert tokenizer.chat_template == tokenizers[0].chat_template
+        assert set(SENTINELS) <= set(tokenizer.all_special_tokens)
+        config = json.loads((run_dir / name / "final" / "config.json").read_text())
+        assert config["vocab_size"] == len(tokenizer)
+    answers = (run_dir / "rankings" / "final" / "rankings.train.jsonl").read_text()
+    assert answers and not any(token in answers for token in SENTINELS)
