@@ -2,11 +2,11 @@
 blank of use, and what does it cost as a language model?
 
     python -m benchmarks.infilling                     # some twenty minutes of one core
-    python -m benchmarks.infilling --arms causal all --seeds 0
+    python -m benchmarks.infilling --arms causal all short --seeds 0
 
 Each seed trains the same small LLaMA on equal tokens: causally, with blanks in half of the windows
-(the default), or in all of them, as GLM. A seed is that of the weights and of the order; the
-village is one.
+(the default), in all of them, as GLM, or with short blanks alone in half. A seed is that of the
+weights and of the order; the village is one.
 
 What is asked is the same everywhere: in each held-out document one span of Poisson's length at a
 chance place, token by token, with the span's earlier tokens shown. An answer is the likeliest
@@ -51,9 +51,19 @@ from pretrain.blanks import (
 )
 from pretrain.infilling import add_sentinels, call_inputs
 
-ARMS: dict[str, dict[str, float] | None] = {"causal": None, "half": {}, "all": {"share": 1.0}}
+ARMS: dict[str, dict[str, float] | None] = {
+    "causal": None,
+    "half": {},
+    "all": {"share": 1.0},
+    "short": {"short": 1.0},
+}
 BLANKS = ("both", "cut", "before")
-WAYS = {"causal": ("causal",), "half": (*BLANKS, "causal"), "all": BLANKS}
+WAYS = {
+    "causal": ("causal",),
+    "half": (*BLANKS, "causal"),
+    "all": BLANKS,
+    "short": ("both", "cut", "causal"),
+}
 CONTEXT = 160
 
 
