@@ -20,7 +20,7 @@ import torch
 from data.jsonl import write_jsonl
 from data.records import Document
 from podium.models import load_causal_lm, load_tokenizer
-from podium.run.chain import run_chain
+from podium.run.launch import run_one
 from podium.run.recipe import validate
 from pretrain.blanks import document_row
 from pretrain.infilling import add_sentinels, call_inputs
@@ -80,7 +80,8 @@ def train(folder: Path, documents: dict[str, str]) -> Path:
             "eval_tokens": 4_000,
         },
     }
-    return run_chain(validate(recipe, "examples/bilingual.py"), folder) / "pretrain" / "final"
+    run_one(validate(recipe, "examples/bilingual.py"), "pretrain", folder)
+    return folder / "bilingual" / "pretrain" / "final"
 
 
 @torch.no_grad()
