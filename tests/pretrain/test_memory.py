@@ -202,6 +202,12 @@ def test_what_does_not_fit_is_told_what_would(make_place):
     assert said.startswith("pretrain") and "more than" in said
 
 
+def test_a_model_that_fills_blanks_has_rows_for_their_tokens(make_place):
+    """Mutation seen red: the recipe's vocabulary alone."""
+    sizes = [make_place(infilling=how).shape("pretrain").vocab_size for how in (None, {})]
+    assert sizes == [1024, 1028]
+
+
 def test_a_model_that_cannot_be_reached_has_a_stand_in(tmp_path):
     recipe = validate({"name": "far", "sft": {"model": "somebody/unknown"}}, "test")
     with pytest.raises(ParentError, match="--shape") as error:
