@@ -373,17 +373,6 @@ def test_two_processes_fill_the_blanks_that_one_does(make_recipe, tmp_path):
             assert two[name] == pytest.approx(one[name], rel=rough), name
 
 
-@pytest.mark.slow
-def test_it_fills_blanks_better_than_the_most_frequent_token(make_recipe, tmp_path):
-    """On two hundred sentences. Mutation seen red: labels of the next place but one."""
-    folder = train(
-        make_recipe(infilling={"short": 0.5}, tokens=30_000, batch_size=8, eval_tokens=640),
-        tmp_path,
-    )
-    last = logged(folder)[-1]
-    assert last["validation_infill_accuracy"] > 0.4
-
-
 CHAIN = """
 name: chain
 seed: 7
