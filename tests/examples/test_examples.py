@@ -30,7 +30,9 @@ def test_ppo_from_python_learns_to_say_vowels():
 
 @pytest.mark.slow
 def test_a_blank_in_one_language_is_filled_from_the_other(tmp_path):
-    """A noun that only the sentence after the blank tells, in the other language."""
+    """A noun that only the sentence after the blank tells, in the other language. Mutation seen
+    red: part B that sees nothing of part A.
+    """
     lines = run("examples/bilingual.py", str(tmp_path)).splitlines()
     told = [int(line.rsplit(": ", 1)[1].split()[0]) for line in lines[-2:]]
     assert told[0] > 80 and told[1] < 35, "eight nouns: chance is 12 of 100"
