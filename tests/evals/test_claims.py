@@ -76,5 +76,6 @@ def test_a_claim_is_run_by_its_commands_and_stops_at_the_first_that_fails(monkey
         assert said[-1].strip() == (f"what came out here before: docs/lab/{end}" if end else "")
     with pytest.raises(PodiumError, match="there is no claim 'x'"):
         reproduce("x", tmp_path, said.append)
+    monkeypatch.setitem(CLAIMS, "tried", Claim("s", "s", "not built", "f"))
     with pytest.raises(PodiumError, match="is not built"):
-        reproduce("reward-model-size", tmp_path, said.append)
+        reproduce("tried", tmp_path, said.append)
