@@ -156,8 +156,8 @@ CLAIMS: dict[str, Claim] = {
         "larger reward models and more data are over-optimised less",
         "Gao et al. 2022, figure 3",
         "partly held",
-        "three seeds of best of n: 2,400 rankings beat 150; of 0.24M to 3.6M parameters no order is "
-        "shown at 600 rankings; PPO against each is not built",
+        "three seeds of best of n: 2,400 rankings beat 150; of 0.24M to 3.6M parameters no order "
+        "is shown at 600 rankings; PPO against each is not built",
         ("benchmarks.reward_size --seeds 0 1 2 --out {runs}/claims",),
         "claims.md#size-and-data-of-the-reward-model",
     ),
