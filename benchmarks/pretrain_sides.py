@@ -78,13 +78,13 @@ def make_model(work: Work) -> Any:
 
 def ours(pipe: Connection, work: Work) -> None:
     """Podium's update on a DeepSpeed engine, as `pretrain.train` makes it."""
-    from podium.attention import attend_for_training
+    from podium.attention import choose_attention
     from podium.engine import EngineConfig, make_engine
     from pretrain.updates import Causal, LanguageModel, update
 
     stage = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
     model = make_model(work)
-    attend_for_training(model, stage.device)
+    choose_attention(model, stage.device)
     engine = make_engine(
         LanguageModel(model),
         EngineConfig(gradient_clipping=CLIPPING),

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.rounds import told
+from benchmarks.small_beats_large import SHAPE
 from benchmarks.starts import (
     START_SEED,
     final,
@@ -55,7 +56,7 @@ from pretrain.presets import PRESETS, Preset
 MIDDLE = "1.1M"
 # llama-tiny but for layers and width (3 x 160 there, which is the middle one)
 SIZES = {
-    "0.24M": Preset("llama", 2, 80, 5, 3e-3, 640, inner=216, initial_std=0.05),
+    "0.24M": SHAPE,
     MIDDLE: None,
     "3.6M": Preset("llama", 4, 256, 8, 3e-3, 640, inner=688, initial_std=0.05),
 }

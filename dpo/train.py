@@ -32,7 +32,7 @@ from data.template import (
 from dpo.config import Config
 from dpo.pairs import Pair, encode_pairs, lay_out
 from dpo.trainer import PreferenceTrainer
-from podium.attention import attend_for_training
+from podium.attention import choose_attention
 from podium.errors import DataError, Interrupted
 from podium.lora import peft_config
 from podium.models import (
@@ -78,7 +78,7 @@ def main(config: Config, stage: StageContext) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
     save_stop_token_ids(tokenizer, model)
     context = context_of(model.config) or UNSTATED_CONTEXT
-    attend_for_training(model, stage.device)
+    choose_attention(model, stage.device)
 
     # 2. Rankings to pairs, in the order of the whole run.
     draws = draws_of(stage, config.rankings, config.num_train_epochs)

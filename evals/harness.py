@@ -130,13 +130,36 @@ def ask(
     """The tasks with so many `examples` before each question (`num_fewshot`).
 
     context: tokens; what is longer loses its beginning, as lm-eval does. limit: questions a task.
+
+    Raises:
+        RecipeError: a task has an answer that is longer than the context.
     """
     need_lm_eval()
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
+    class Model(HFLM):
+        """Refuses by name what lm-eval would end on with an assertion."""
+
+        def loglikelihood(self, requests: Any, *given: Any, **named: Any) -> Any:
+            self.asked = {request.args: request for request in requests}
+            return super().loglikelihood(requests, *given, **named)
+
+        def _loglikelihood_tokens(self, requests: Any, *given: Any, **named: Any) -> Any:
+            for texts, _, continuation in requests:
+                if len(continuation) > context:
+                    one = self.asked[texts]
+                    raise RecipeError(
+                        f"evals.tasks: {one.task_name}, question {one.doc_id + 1}: an answer is "
+                        f"{len(continuation)} tokens long, and the model reads {context}: "
+                        f"'{texts[1].strip()[:60]}...'",
+                        fix="leave the question out of the task's file, or the task out of the "
+                        "list: no model of this context can be asked it",
+                    )
+            return super()._loglikelihood_tokens(requests, *given, **named)
+
     found = lm_eval.simple_evaluate(
-        model=HFLM(
+        model=Model(
             pretrained=model, tokenizer=tokenizer, max_length=context, batch_size=batch_size
         ),
         tasks=list(tasks),

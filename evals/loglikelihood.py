@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.records import Question
+from podium.errors import PodiumError
 
 Pair = tuple[list[int], list[int]]  # (context ids, continuation ids)
 
@@ -85,10 +86,20 @@ def loglikelihoods(
 ) -> list[Likelihood]:
     """The likelihood of each pair's continuation, in the order given.
 
-    A pair longer than `max_length` + 1 loses its oldest ids. Batches hold up to `batch_tokens`
-    padded tokens of pairs of like length; padding stands on the right, where a causal model cannot
-    see it.
+    A pair longer than `max_length` + 1 loses the oldest ids of its context. Batches hold up to
+    `batch_tokens` padded tokens of pairs of like length; padding stands on the right, where a
+    causal model cannot see it.
+
+    Raises:
+        PodiumError: a continuation alone is longer than the model reads, so its sum cannot be had.
     """
+    for number, (_, continuation) in enumerate(pairs, start=1):
+        if len(continuation) > max_length:
+            raise PodiumError(
+                f"text {number} of {len(pairs)} is {len(continuation)} tokens long, and the model "
+                f"reads {max_length}",
+                fix="leave it out, or ask a model with a longer context",
+            )
     cut = [
         ((context + continuation)[-(max_length + 1) :], len(continuation))
         for context, continuation in pairs

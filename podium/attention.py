@@ -1,8 +1,9 @@
-"""Which attention a CPU trains with: torch's fused kernel, given fp32 whatever the type is.
+"""Which attention a CPU takes: torch's fused kernel, given fp32 whatever the type is.
 
 The kernel is slow backwards in bf16 on a CPU, and the plain formula keeps (rows, heads, T, T)
-tensors. A cast to fp32 and back is no slower than either at any size tried, and its softmax and
-sums are those of fp32: docs/lab/pretrain.md has the figures.
+tensors. A cast to fp32 and back is at most a hundredth slower than the faster of both at any size
+tried, and mostly the fastest; its softmax and sums are those of fp32. docs/lab/pretrain.md has the
+figures.
 """
 
 from typing import Any
@@ -36,7 +37,7 @@ def attend(
     return output.to(query.dtype), None
 
 
-def attend_for_training(model: PreTrainedModel, device: torch.device) -> None:
+def choose_attention(model: PreTrainedModel, device: torch.device) -> None:
     """On a CPU `attend_in_fp32`; on a GPU the model's own choice is right."""
     if device.type == "cpu":
         attend_in_fp32(model)

@@ -75,10 +75,9 @@ def narrow(model: PreTrainedModel, weights: Weights) -> PreTrainedModel:
             parameter.data = parameter.data.bfloat16()
     if weights == "int4":  # its scales must have the type of the activations
         _quantise(model, weights, device)
-    if device.type == "cpu":
-        from podium.attention import attend_in_fp32
+    from podium.attention import choose_attention
 
-        attend_in_fp32(model)
+    choose_attention(model, device)
     return model
 
 

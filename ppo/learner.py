@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from data.records import Prompt
 from podium import runtime
-from podium.attention import attend_for_training
+from podium.attention import choose_attention
 from podium.batching import share_of
 from podium.engine import (
     all_reduce_max,
@@ -171,7 +171,7 @@ class Learner:
                 # would differ before anything was learned.
                 remove_dropout(model)
         for model in filter(None, (models.policy, models.value, models.reference)):
-            attend_for_training(model, self.device)
+            choose_attention(model, self.device)
         if config.lora is None:
             reference = models.reference or copy.deepcopy(models.policy)
             self.reference: Any = Frozen(

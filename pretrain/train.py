@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from data.packing import rows_at
 from data.template import prepare_tokenizer
 from data.windows import Windows
-from podium.attention import attend_for_training
+from podium.attention import choose_attention
 from podium.engine import (
     full_state_dict,
     init_distributed,
@@ -93,7 +93,7 @@ def main(config: Config, stage: StageContext) -> None:
     total_tokens = read_before[-1] * window
 
     # 3. Engine; go on from a checkpoint if there is one.
-    attend_for_training(model, stage.device)
+    choose_attention(model, stage.device)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     engine = make_engine(

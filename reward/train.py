@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from podium.attention import attend_for_training
+from podium.attention import choose_attention
 from podium.engine import (
     full_state_dict,
     init_distributed,
@@ -211,7 +211,7 @@ def new_engine(
 ) -> tuple[Any, Objective]:
     """A fresh reward model under an engine, and what it minimises."""
     module = new_module(config, initial, seed)
-    attend_for_training(module.reward_model, device)
+    choose_attention(module.reward_model, device)
     if config.shared_prefix:
         check_shared_prefix(module.reward_model, initial.max_length)
     if config.gradient_checkpointing:

@@ -34,7 +34,7 @@ from data.template import (
     stop_token_ids,
     turns_in_words,
 )
-from podium.attention import attend_for_training
+from podium.attention import choose_attention
 from podium.errors import DataError, Interrupted, RecipeError
 from podium.lora import peft_config
 from podium.models import (
@@ -100,7 +100,7 @@ def main(config: Config, stage: StageContext) -> None:
             f"the model states no longest sequence: {context} tokens are taken "
             "(max_prompt_tokens and max_response_tokens lower it)"
         )
-    attend_for_training(model, stage.device)
+    choose_attention(model, stage.device)
 
     # 2. Demonstrations to rows, in the order of the whole run.
     limits = config.max_prompt_tokens, config.max_response_tokens

@@ -201,3 +201,21 @@ def podium(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.fixture
+def attended(monkeypatch):
+    """`attended[True]`: how often a model that was training called a CPU's attention (False: one
+    that was not).
+    """
+    from podium import attention
+
+    calls: Counter[bool] = Counter()
+    attend = attention.attend
+
+    def counting(module, *given, **named):
+        calls[module.training] += 1
+        return attend(module, *given, **named)
+
+    monkeypatch.setattr(attention, "attend", counting)
+    return calls

@@ -298,3 +298,9 @@ def test_the_best_model_is_chosen_as_the_key_says(make_recipe, tmp_path, monkeyp
     folder = train(make_recipe(select_by=select_by), tmp_path / "runs")
     record = json.loads((folder / "final/stage.json").read_text())
     assert record["metrics"]["step"] == (3 if select_by == "validation_loss" else 5)
+
+
+def test_it_trains_with_the_attention_of_a_cpu(make_recipe, attended, tmp_path):
+    """Mutation seen red: the choice left to the model."""
+    train(make_recipe(num_train_epochs=1), tmp_path / "runs")
+    assert attended[True]

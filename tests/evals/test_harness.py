@@ -12,7 +12,7 @@ import pytest
 from data.jsonl import read_jsonl
 from data.records import Question
 from evals.evaluate import Config, main
-from evals.harness import SUITES, against_sft, check_tasks, expand
+from evals.harness import SUITES, against_sft, ask, check_tasks, expand
 from evals.loglikelihood import accuracies, score_questions
 from evals.measure import Tasks
 from evals.report import render
@@ -153,3 +153,27 @@ def test_the_report_shows_tasks_and_says_where_questions_are_few(asked):
 def test_an_unknown_task_is_refused_by_name(asked):
     with pytest.raises(RecipeError, match="lm-eval has no task 'quizz'"):
         check_tasks(["quizz"], asked[1].parent)
+
+
+@pytest.mark.slow
+def test_an_answer_that_no_model_of_the_context_can_read_is_refused_by_its_question(
+    tokenizer, tiny_llama, tmp_path
+):
+    """A stranger's set and a small context: lm-eval alone ends on an assertion, after all the
+    training. Mutations seen red: not looked at; the number of another question.
+    """
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e '.[eval]'")
+    long = "the owl found a lantern in the old barn " * 8
+    rows = [{"q": "Why?", "c": ["yes", "no"], "a": 0} for _ in range(3)]
+    rows[1]["c"] = ["yes", long]
+    (tmp_path / "why.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "why.yaml").write_text(
+        "task: why\ndataset_path: json\ntest_split: test\noutput_type: multiple_choice\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'why.jsonl'}}}, "
+        f"cache_dir: {tmp_path / 'cache'}}}\n"
+        "doc_to_text: q\ndoc_to_choice: c\ndoc_to_target: a\nmetric_list: [{metric: acc}]\n"
+    )
+    told = (tiny_llama, tokenizer, ["why"], 0, tmp_path)
+    with pytest.raises(RecipeError, match=r"why, question 2: .* model reads 40: 'the owl found"):
+        ask(*told, 40, None, 0)
+    assert len(ask(*told, 120, None, 0).scores["why"]["acc"]) == 3

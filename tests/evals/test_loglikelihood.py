@@ -10,6 +10,7 @@ import torch
 
 from data.records import Question
 from evals.loglikelihood import Choices, accuracies, encode_pair, loglikelihoods, score_questions
+from podium.errors import PodiumError
 
 WORDS = ["owl", "honey", "plum jam", "naïve café", "der Bär", "猫", "a small lamp", "bread", "🙂"]
 
@@ -191,3 +192,15 @@ def test_equal_to_lm_eval_to_every_digit_on_three_tasks(family, tokenizer, reque
     ours = score_questions(model, tokenizer, make_questions(40), max_length=128)
     found = accuracies(ours)["acc"]
     assert found == pytest.approx(theirs["results"]["local_choices"]["acc,none"])
+
+
+def test_a_text_that_the_model_cannot_read_whole_is_refused_and_a_context_is_cut(tiny_llama):
+    """Its likelihood would be that of its end alone. Mutations seen red: never refused; refused
+    where it just fits; the context counted.
+    """
+    just, over = [7] * 9, [7] * 10
+    fits = loglikelihoods(tiny_llama, [([3, 4, 5, 6], just)], max_length=9)[0]
+    assert fits.tokens == 9
+    assert fits.total == pytest.approx(plain_loglikelihood(tiny_llama, [6], just), rel=1e-5)
+    with pytest.raises(PodiumError, match=r"text 2 of 2 is 10 tokens long, and the model reads 9"):
+        loglikelihoods(tiny_llama, [([3], just), ([3], over)], max_length=9)

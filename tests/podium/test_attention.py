@@ -10,9 +10,9 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from data.packing import packed_inputs
 from podium.attention import (
     attend,
-    attend_for_training,
     attend_in_fp32,
     attends_in_fp32,
+    choose_attention,
 )
 
 
@@ -96,7 +96,7 @@ def test_a_family_without_fused_attention_keeps_the_plain_formula():
 
 def test_a_cpu_trains_with_it_and_a_gpu_with_the_models_own(tiny_llama):
     """Mutations seen red: the device not looked at; nothing done."""
-    attend_for_training(tiny_llama, torch.device("cuda"))
+    choose_attention(tiny_llama, torch.device("cuda"))
     assert not attends_in_fp32(tiny_llama)
-    attend_for_training(tiny_llama, torch.device("cpu"))
+    choose_attention(tiny_llama, torch.device("cpu"))
     assert attends_in_fp32(tiny_llama)

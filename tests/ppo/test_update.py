@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from data.packing import packed_inputs
+from podium.attention import attends_in_fp32
 from podium.models import remove_dropout
 from ppo.ptx import next_tokens
 from ppo.update import MiniBatch, Targets, UpdateSums, compare_gradients, flat_gradient
@@ -426,3 +427,10 @@ def test_learning_rate_warms_up_from_a_tenth_in_ten_iterations(make_learner):
     targets = Targets(torch.zeros_like(batch.logprobs), torch.zeros_like(batch.logprobs))
     rates = [learner.update(batch, targets, None, iteration)["lr"] for iteration in (1, 6, 11, 40)]
     assert rates == pytest.approx([1e-4, 5.5e-4, 1e-3, 1e-3])
+
+
+def test_policy_value_model_and_reference_have_the_attention_of_a_cpu(make_learner):
+    """Mutations seen red: the choice left to the models; the value model left out."""
+    learner = make_learner()
+    parts = (learner.policy.module, learner.value.module, learner.reference.module)
+    assert all(attends_in_fp32(part.model) for part in parts)

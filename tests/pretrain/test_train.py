@@ -323,3 +323,9 @@ def test_a_mixture_is_read_on_and_not_read_again(make_recipe, tmp_path):
     (first, most), (on, _) = [tuple(map(float, pair)) for pair in epochs]
     assert first == pytest.approx(0.25, abs=0.05) and most == pytest.approx(1.75, abs=0.05)
     assert on > 2.5 * first, "the draws after the first one go on"
+
+
+def test_it_trains_with_the_attention_of_a_cpu(make_recipe, attended, tmp_path):
+    """Mutation seen red: the choice left to the model."""
+    train(make_recipe(tokens=26 * 4 * 2), tmp_path / "runs")
+    assert attended[True]

@@ -375,3 +375,9 @@ def test_a_loss_that_is_no_number_stops_the_run(make_recipe, tmp_path):
         train(make_recipe(learning_rate=1e30), tmp_path / "runs")
     assert error.value.exit_code == 3
     assert not (tmp_path / "runs/run/reward/final").exists()
+
+
+def test_it_trains_with_the_attention_of_a_cpu(make_recipe, attended, tmp_path):
+    """Mutation seen red: the choice left to the model."""
+    train(make_recipe(num_train_epochs=1), tmp_path / "runs")
+    assert attended[True]

@@ -389,3 +389,9 @@ def test_two_processes_score_every_prompt_once(make_recipe, tmp_path):
     validation = read_jsonl(tmp_path / "demonstrations.validation.jsonl", Demonstration)[:7]
     asked = [len(d.messages[0].content) for d in validation]
     assert headline(tmp_path / "pair/run/sft")["reward_score"] == pytest.approx(sum(asked) / 7)
+
+
+def test_it_trains_with_the_attention_of_a_cpu(make_recipe, attended, tmp_path):
+    """Mutation seen red: the choice left to the model."""
+    train(make_recipe(num_train_epochs=1), tmp_path / "runs")
+    assert attended[True]
