@@ -8,7 +8,7 @@ assignment, task, so no two transactions wait for each other:
 - SQLite has one writer at a time, so nothing more is needed.
 - PostgreSQL locks the person's row (two tabs of one person queue), and the first task row that
   nobody else has locked. `key_share` is its FOR NO KEY UPDATE: rows that refer to a locked row can
-  still be inserted.
+  still be inserted. Whoever finds none holds none, and one look waits for tasks in their order.
 
 Every function works inside the caller's write transaction and takes `now`, so tests need no clock.
 """
@@ -220,11 +220,29 @@ def _find_task(session: Session, person_id: int, batches: dict[int, Row]) -> Fou
 
 def _first(session: Session, free: Free, person_id: int, batches: list[int]) -> Row | None:
     values: dict[str, Any] = {"me": person_id, "batches": batches}
-    found = session.execute(free.at_once, values).first()
+    found = _lock_first(session, free.at_once, values)
     # All that is left may be locked by others for a moment: wait for one, and look again if it
     # filled up meanwhile.
     while found is None and session.scalar(free.is_there, values):
-        found = session.execute(free.any, values).first()
+        found = _lock_first(session, free.any, values)
+    return found
+
+
+def _lock_first(session: Session, tasks: Select, values: dict[str, Any]) -> Row | None:
+    """The first task of a locking select; None: nothing is locked.
+
+    PostgreSQL locks a row before it sees that its room went meanwhile, and keeps the lock. Two
+    people who each held such a row and then looked from the start again could wait for each other,
+    so what was locked in vain is let go by going back to a savepoint.
+    """
+    if session.get_bind().dialect.name == "sqlite":  # one writer, and no rows to lock
+        return session.execute(tasks, values).first()
+    savepoint = session.begin_nested()
+    found = session.execute(tasks, values).first()
+    if found is None:
+        savepoint.rollback()
+    else:
+        savepoint.commit()
     return found
 
 

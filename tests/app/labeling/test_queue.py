@@ -2,11 +2,12 @@
 
 import random
 import threading
+import time
 import uuid
 from collections import Counter
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from app.labeling import answers, queue
 from app.labeling.forms import Answer, DraftBody, SkipAnswer
@@ -313,6 +314,51 @@ def test_gold_tasks_come_every_so_many_answers_once_each(any_site, people):
         order.append(assignment.task_id == gold_task)
         submit(any_site, people[0], assignment)
     assert order == [False, True, False, False, False] and batch.gold_every == 2
+
+
+def test_a_task_that_filled_up_while_somebody_waited_for_it_is_not_kept_locked(any_site, people):
+    """Two who each kept one and waited for the other's were a deadlock, which the test below met
+    once. Mutations seen red (PostgreSQL): no savepoint; the savepoint kept.
+    """
+    add_batch(any_site, count=1, overlap=1)
+    if any_site.database.is_sqlite:
+        assert claim(any_site, people[0]) and claim(any_site, people[1]) is None
+        return
+    waits, found = threading.Event(), []
+
+    def second(session):
+        waits.set()
+        found.append(queue.claim(session, people[1], NOW))
+        # Somebody else can have the task's row at once, although this one has not ended.
+        with any_site.database.write() as other:
+            other.execute(select(Task.id).with_for_update(nowait=True)).all()
+
+    def work() -> None:
+        try:
+            with any_site.database.write() as session:
+                second(session)
+        except Exception as error:
+            found.append(error)
+
+    with any_site.database.write() as first:
+        assert queue.claim(first, people[0], NOW)
+        thread = threading.Thread(target=work)
+        thread.start()
+        waits.wait()
+        wait_for_a_lock(any_site)
+    thread.join()
+    assert found == [None]
+
+
+def wait_for_a_lock(site: Site) -> None:
+    """Until a connection of PostgreSQL waits for another's row."""
+    waiting = text("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
+    for _ in range(1000):
+        with site.database.read() as session:
+            if session.scalar(waiting):
+                return
+        time.sleep(0.01)
+    raise AssertionError("nobody waits")
 
 
 def test_many_people_at_once_collect_exactly_what_is_wanted(any_site):
