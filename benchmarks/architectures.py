@@ -211,7 +211,7 @@ def ppo(folder: str, own_value: bool) -> str:
         gradient_steps=100,
     )
     models = Models(load_causal_lm(folder), Length(), value)
-    learner = Learner(config, models, 0, (2,), seed=0, bos_token_id=BOS)
+    learner = Learner(config, models, 0, (2,), seed=0, separator_id=BOS)
     before = [p.detach().clone() for p in learner.policy.module.parameters()]
     batch = learner.rollout(PROMPTS[:4], 1)
     targets, metrics = learner.targets(batch)

@@ -34,6 +34,7 @@ from benchmarks.starts import final, record_of, told_over_seeds
 from data.jsonl import read_jsonl
 from data.packing import encode_documents
 from data.records import Document
+from data.special_tokens import document_separator_id
 from data.worlds import Config as WorldConfig
 from data.worlds import write_world
 from podium.models import load_causal_lm, load_tokenizer
@@ -141,8 +142,8 @@ def sentinels_of(tokenizer: PreTrainedTokenizerBase, way: str) -> SentinelIds:
 def documents_of(out: Path, split: str, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
     """Each document's ids with the separator before them, cut so that a row with a blank fits."""
     texts = [one.text for one in read_jsonl(out / "data" / f"documents.{split}.jsonl", Document)]
-    bos = np.asarray([tokenizer.bos_token_id], dtype=np.int32)
-    whole = [np.concatenate([bos, ids]) for ids in encode_documents(tokenizer, texts)]
+    separator = np.asarray([document_separator_id(tokenizer)], dtype=np.int32)
+    whole = [np.concatenate([separator, ids]) for ids in encode_documents(tokenizer, texts)]
     return [ids[: CONTEXT - 3] for ids in whole if len(ids) > 1]
 
 

@@ -23,6 +23,7 @@ from benchmarks.starts import kl_of, options_of, reward_of_each, told_over_seeds
 from data.jsonl import read_jsonl
 from data.packing import encode_documents, pack
 from data.records import Document
+from data.special_tokens import document_separator_id
 from evals.perplexity import block_losses
 from podium.models import load_causal_lm, load_tokenizer
 from podium.statistics import Estimate, mean_with_interval, paired_difference
@@ -63,8 +64,9 @@ def losses_of(folder: Path, text: Sequence[Document]) -> np.ndarray:
     """The model's loss on each block of the text (BLOCKS), nats a token."""
     tokenizer = load_tokenizer(folder)
     encoded = encode_documents(tokenizer, [document.text for document in text])
-    blocks = pack(encoded, CONTEXT, tokenizer.bos_token_id)[:BLOCKS]
-    return block_losses(load_causal_lm(folder), blocks, tokenizer.bos_token_id)
+    separator_id = document_separator_id(tokenizer)
+    blocks = pack(encoded, CONTEXT, separator_id)[:BLOCKS]
+    return block_losses(load_causal_lm(folder), blocks, separator_id)
 
 
 def models_table(found: dict[int, Arms]) -> str:

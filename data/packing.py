@@ -50,14 +50,16 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -
     return encoded
 
 
-def pack(documents: Sequence[Sequence[int] | np.ndarray], context: int, bos_id: int) -> np.ndarray:
-    """Windows of `context` tokens, (N, context) int32, over the documents with `bos_id` before
-    each.
+def pack(
+    documents: Sequence[Sequence[int] | np.ndarray], context: int, separator_id: int
+) -> np.ndarray:
+    """Windows of `context` tokens, (N, context) int32, over the documents with `separator_id`
+    before each.
 
     Every token lies in exactly one window, in order; the tail shorter than one window is left out,
     so N may be 0.
     """
-    separator = np.asarray([bos_id], dtype=np.int32)
+    separator = np.asarray([separator_id], dtype=np.int32)
     parts = [
         part for document in documents for part in (separator, np.asarray(document, dtype=np.int32))
     ]
@@ -66,15 +68,17 @@ def pack(documents: Sequence[Sequence[int] | np.ndarray], context: int, bos_id: 
     return stream[: rows * context].reshape(rows, context)
 
 
-def packed_inputs(windows: torch.Tensor, bos_id: int, config: PretrainedConfig) -> dict[str, Any]:
+def packed_inputs(
+    windows: torch.Tensor, separator_id: int, config: PretrainedConfig
+) -> dict[str, Any]:
     """What to call a causal LM with on windows (B, T) so that no document sees another:
-    `model(**packed_inputs(ids, bos_id, model.config))`.
+    `model(**packed_inputs(ids, separator_id, model.config))`.
 
-    Positions start again at each `bos_id`. The mask (B, 1, T, T), 0 or -inf, is given whole because
-    not every model of transformers makes one from such positions (OPT does not); attention must be
-    "sdpa", "eager" or `podium.attention`'s. A mask given whole replaces the model's own, so the
-    sliding window of a family that has one is in it; where only some layers slide, there is a mask
-    for either kind.
+    Positions start again at each `separator_id`. The mask (B, 1, T, T), 0 or -inf, is given whole
+    because not every model of transformers makes one from such positions (OPT does not); attention
+    must be "sdpa", "eager" or `podium.attention`'s. A mask given whole replaces the model's own, so
+    the sliding window of a family that has one is in it; where only some layers slide, there is a
+    mask for either kind.
 
     Raises:
         DataError: some layers look back in a way that no mask here expresses, and T is longer than
@@ -82,7 +86,7 @@ def packed_inputs(windows: torch.Tensor, bos_id: int, config: PretrainedConfig) 
     """
     index = torch.arange(windows.shape[1], device=windows.device)
     # (B, T) where each token's document begins
-    starts = torch.where(windows == bos_id, index, 0).cummax(dim=1).values
+    starts = torch.where(windows == separator_id, index, 0).cummax(dim=1).values
     visible = (starts[:, :, None] == starts[:, None, :]) & (index[:, None] >= index)
     whole = additive_mask(visible)
     kinds, reach = _layer_kinds(config, windows.shape[1])
@@ -109,34 +113,34 @@ class Apart(NamedTuple):
     window: torch.Tensor
 
 
-def documents_apart(windows: torch.Tensor, bos_id: int, model: Any) -> Apart:
+def documents_apart(windows: torch.Tensor, separator_id: int, model: Any) -> Apart:
     """Windows (B, T) with documents kept apart: packed, R = B, where the model can be told so by
     positions and a mask; where it cannot (Mamba, BART), each document in a row of its own with the
     same targets, which takes longer and gives the same numbers.
     """
-    if packs(model, bos_id):
+    if packs(model, separator_id):
         try:
-            inputs = packed_inputs(windows, bos_id, model.config)
+            inputs = packed_inputs(windows, separator_id, model.config)
         except DataError:  # at this length some layers look back in a way that no mask expresses
-            return _unpacked(windows, bos_id)
+            return _unpacked(windows, separator_id)
         targets = torch.ones_like(windows, dtype=torch.bool)
         targets[:, 0] = False
         return Apart(inputs, targets, torch.arange(len(windows), device=windows.device))
-    return _unpacked(windows, bos_id)
+    return _unpacked(windows, separator_id)
 
 
-def _unpacked(windows: torch.Tensor, bos_id: int) -> Apart:
+def _unpacked(windows: torch.Tensor, separator_id: int) -> Apart:
     """A row for each document of each window, padded on the right, with the token that begins the
     next document as its last target.
     """
     length = windows.shape[1]
     rows, owners = [], []
     for number, window in enumerate(windows):
-        starts = sorted({0, *(window == bos_id).nonzero().flatten().tolist()})
+        starts = sorted({0, *(window == separator_id).nonzero().flatten().tolist()})
         for start, end in pairwise([*starts, length]):
             rows.append(window[start : min(end + 1, length)])
             owners.append(number)
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=bos_id)
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=separator_id)
     lengths = torch.tensor([len(row) for row in rows], device=windows.device)
     columns = torch.arange(ids.shape[1], device=windows.device)
     targets = (columns > 0) & (columns < lengths[:, None])
@@ -145,7 +149,7 @@ def _unpacked(windows: torch.Tensor, bos_id: int) -> Apart:
 
 
 @torch.no_grad()
-def packs(model: Any, bos_id: int) -> bool:
+def packs(model: Any, separator_id: int) -> bool:
     """Whether `packed_inputs` keeps documents apart in this model, measured once by two short ones
     and noted on the model. Some families count positions for themselves, or carry a state on.
     """
@@ -153,19 +157,19 @@ def packs(model: Any, bos_id: int) -> bool:
     if found is None:
         training = model.training
         model.eval()
-        found = _keeps_apart(model, bos_id)
+        found = _keeps_apart(model, separator_id)
         model.train(training)
         setattr(model, PACKS, found)
     return found
 
 
-def _keeps_apart(model: Any, bos_id: int) -> bool:
-    words = [i for i in range(3, 20) if i != bos_id]
-    first, second = [bos_id, *words[:5]], [bos_id, *words[5:12]]
+def _keeps_apart(model: Any, separator_id: int) -> bool:
+    words = [i for i in range(3, 20) if i != separator_id]
+    first, second = [separator_id, *words[:5]], [separator_id, *words[5:12]]
     weight = model.get_input_embeddings().weight
     window = torch.tensor([first + second], device=weight.device)
     try:
-        together = model(**packed_inputs(window, bos_id, model.config)).logits[0].float()
+        together = model(**packed_inputs(window, separator_id, model.config)).logits[0].float()
         alone = [
             model(input_ids=torch.tensor([ids], device=weight.device), use_cache=False).logits[0]
             for ids in (first, second)

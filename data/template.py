@@ -33,6 +33,15 @@ from data.rendering import (
     thinking_in,
     turn_end,
 )
+from data.special_tokens import (
+    END_OF_TEXT,
+    SpecialTokens,
+    choose,
+    keep_separator,
+    kept_separator,
+    separator_by_rule,
+    settle_pad,
+)
 from data.text_ids import encode_rendered, encode_text, hide_specials, last_kind
 from podium.errors import DataError
 
@@ -92,23 +101,28 @@ class LossOn(NamedTuple):
 EVERY_ANSWER = LossOn()
 
 
-def prepare_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
-    """Give a base tokenizer, in place, what the chain needs: bos, eos, a pad that is not eos, and a
-    chat template.
+def prepare_tokenizer(tokenizer: Tokenizer, chosen: SpecialTokens = SpecialTokens()) -> Tokenizer:
+    """Give a base tokenizer, in place, what the chain needs: bos, eos, a separator of documents, a
+    pad that is none of them, and a chat template. `chosen`: what the recipe says of them.
 
     One that has a template keeps it and gets no role tokens. New tokens come last, so the caller
     only appends rows to the embeddings (`podium.models.resize_for`). A second call changes nothing.
+
+    Raises:
+        RecipeError: a chosen token cannot be what it is chosen for.
     """
+    separator = separator_by_rule(tokenizer)
     if tokenizer.bos_token is None:
-        tokenizer.add_special_tokens({"bos_token": "<|endoftext|>"})
+        bos = separator if separator in END_OF_TEXT else END_OF_TEXT[0]
+        tokenizer.add_special_tokens({"bos_token": bos})
     if tokenizer.eos_token is None:
         tokenizer.add_special_tokens({"eos_token": "<|end|>"})
-    if tokenizer.pad_token in (None, tokenizer.eos_token, tokenizer.bos_token):
-        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     if not tokenizer.chat_template:
         tokenizer.chat_template = CHAT_TEMPLATE
-    if tokenizer.pad_token == turn_end(tokenizer):
-        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    choose(tokenizer, chosen)
+    if kept_separator(tokenizer) is None:
+        keep_separator(tokenizer, separator or tokenizer.bos_token)
+    settle_pad(tokenizer)
     if tokenizer.chat_template == CHAT_TEMPLATE:
         roles = [
             token for token in ROLE_TOKENS.values() if token not in tokenizer.all_special_tokens

@@ -35,6 +35,7 @@ from data.readers import ReadReport, stream_source
 from data.records import Document
 from data.rows import hub_fingerprint
 from data.sources import Source
+from data.special_tokens import document_separator_id
 from data.tokenizer_training import as_pretrained, learn_bpe
 from podium.errors import Interrupted
 from podium.storage import hash_file, write_json, write_text, writing
@@ -143,7 +144,7 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of what decides a text's ids."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
-    return hashlib.sha256(f"{rules} {tokenizer.bos_token_id}".encode()).hexdigest()
+    return hashlib.sha256(f"{rules} {document_separator_id(tokenizer)}".encode()).hexdigest()
 
 
 def _id_type(tokenizer: PreTrainedTokenizerBase) -> np.dtype[Any]:
@@ -223,11 +224,11 @@ def _append(
     tokenizer: PreTrainedTokenizerBase,
     done: dict[str, int],
 ) -> None:
-    bos = np.asarray([tokenizer.bos_token_id])
+    separator = np.asarray([document_separator_id(tokenizer)])
     kind = _id_type(tokenizer)
     ids = encode_documents(tokenizer, texts)
     lengths = np.asarray([len(row) + 1 for row in ids], dtype=np.int64)
-    whole = np.concatenate([part for row in ids for part in (bos, row)]).astype(kind)
+    whole = np.concatenate([part for row in ids for part in (separator, row)]).astype(kind)
     written = {
         "tokens.bin": whole,
         "ends.bin": np.cumsum(lengths) + done["tokens.bin"] // kind.itemsize,

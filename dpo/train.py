@@ -70,7 +70,8 @@ def main(config: Config, stage: StageContext) -> None:
     parent = stage.parent(config.model)
     tokenizer = load_tokenizer(parent)
     known_ids = set(tokenizer.get_vocab().values())
-    tokenizer, model = prepare_tokenizer(tokenizer), remove_dropout(load_causal_lm(parent))
+    prepare_tokenizer(tokenizer, stage.special_tokens())
+    model = remove_dropout(load_causal_lm(parent))
     resize_for(tokenizer, model)
     if absent := absent_token_ids(tokenizer, model.config):
         stage.logbook(absent_in_words(absent))

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.jsonl import write_jsonl
 from data.records import Prompt
+from data.special_tokens import choose
 from data.template import decode_response, encode_prompt, stop_token_ids
 from evals.answers import Judge, best_of_curve, pick_best
 from evals.config import Config
@@ -75,6 +76,7 @@ def main(config: Config, stage: StageContext) -> None:
     length = answer_length(config, stage.recipe)
     rows = rows_of(config, stage.recipe)
     tokenizer = load_tokenizer(stage.parent(config.sft))
+    choose(tokenizer, stage.special_tokens())
     drop_foreign_base(rows, tokenizer, stage)
     judge = make_judge(config, stage)
     open_model = partial(_load, stage, tokenizer=tokenizer, weights=config.weights)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.packing import encode_documents, pack
 from data.records import Document, Prompt, Question
+from data.special_tokens import document_separator_id
 from evals.answers import Judge, answer_prompts, by_prompt
 from evals.generation import distinct_n
 from evals.harness import Scores, against_sft, ask
@@ -143,9 +144,10 @@ def answers_of(
 
 def _losses(model: PreTrainedModel, bench: Bench) -> list[float] | None:
     """The loss of each block of held-out text; None without documents."""
-    bos = bench.tokenizer.bos_token_id
     blocks = _blocks(bench, min(_context(model), bench.documents_tokens))
-    return block_losses(model, blocks, bos).tolist() if len(blocks) else None
+    if not len(blocks):
+        return None
+    return block_losses(model, blocks, document_separator_id(bench.tokenizer)).tolist()
 
 
 def _blocks(bench: Bench, context: int) -> np.ndarray:
@@ -160,7 +162,7 @@ def _blocks(bench: Bench, context: int) -> np.ndarray:
             break
         encoded += encode_documents(bench.tokenizer, [document.text])
         read += 1 + len(encoded[-1])  # one for the token between documents
-    return pack(encoded, context, bench.tokenizer.bos_token_id)[:wanted]
+    return pack(encoded, context, document_separator_id(bench.tokenizer))[:wanted]
 
 
 def _choices(model: PreTrainedModel, bench: Bench) -> list[dict[str, Any]] | None:

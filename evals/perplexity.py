@@ -33,7 +33,7 @@ class Perplexity(NamedTuple):
 
 @torch.no_grad()
 def block_losses(
-    model: PreTrainedModel, blocks: np.ndarray, bos_id: int, batch_tokens: int = 4096
+    model: PreTrainedModel, blocks: np.ndarray, separator_id: int, batch_tokens: int = 4096
 ) -> np.ndarray:
     """Mean loss in nats per token (N,) of each packed block (N, T); the first token of a block is
     not predicted.
@@ -45,7 +45,7 @@ def block_losses(
     for start in range(0, len(blocks), size):
         # (B, T)
         ids = torch.as_tensor(blocks[start : start + size], dtype=torch.long, device=model.device)
-        inputs, targets, block = documents_apart(ids, bos_id, model)
+        inputs, targets, block = documents_apart(ids, separator_id, model)
         before = last_states(model, **inputs)[:, :-1][targets[:, 1:]]  # (S, d), S predicted tokens
         nll = -head_logprobs(model, before, inputs["input_ids"][targets])
         row = block[:, None].expand_as(targets)[targets]  # the block of each of them

@@ -19,6 +19,7 @@ import torch
 
 from data.jsonl import write_jsonl
 from data.records import Document
+from data.special_tokens import document_separator_id
 from podium.models import load_causal_lm, load_tokenizer
 from podium.run.launch import run_one
 from podium.run.recipe import validate
@@ -92,7 +93,7 @@ def fill(model, tokenizer, before: str, after: str) -> str:
     start = 1 + len(ids[0])
     span: list[int] = []
     while len(span) < 10:
-        text = np.array([tokenizer.bos_token_id, *ids[0], *span, *ids[1]])
+        text = np.array([document_separator_id(tokenizer), *ids[0], *span, *ids[1]])
         row = document_row(text, [(start, start + len(span))], sentinels.mask, sentinels, told=[0])
         row = row[:, :-1]  # without the span's end: what comes next is asked
         token = int(model(**call_inputs(torch.from_numpy(row)[None])).logits[0, -1].argmax())

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.packing import batches, packs
 from data.records import Prompt
+from data.special_tokens import choose, document_separator_id
 from data.template import encode_prompt, naming_record, turn_end_id
 from data.windows import Windows
 from podium.errors import DataError, ParentError
@@ -43,6 +44,7 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
     """
     policy_dir = stage.parent(config.model)
     tokenizer = load_tokenizer(policy_dir)
+    choose(tokenizer, stage.special_tokens())
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == turn_end_id(tokenizer):
         raise ParentError(
             f"{policy_dir}: the tokenizer's pad token is its end token or missing, so endings "
@@ -65,7 +67,7 @@ def load_models(config: Config, stage: StageContext) -> tuple[PreTrainedTokenize
             f"{family} cannot decode from a shared cache: every new token reads its whole row "
             "again, which takes longer"
         )
-    if config.windows_per_step and not packs(policy, tokenizer.bos_token_id):
+    if config.windows_per_step and not packs(policy, document_separator_id(tokenizer)):
         stage.logbook(
             f"{family} cannot read packed documents: each has a row of its own, which takes "
             "longer and learns the same"

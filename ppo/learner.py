@@ -82,7 +82,7 @@ class Learner:
     critic (`Config.has_critic`) there is no value engine: `value` is None.
 
     Every process of a distributed run makes one. After `rollout` each holds the whole batch;
-    updates share it out. `bos_token_id` begins each document of the ptx windows and keeps them
+    updates share it out. `separator_id` begins each document of the ptx windows and keeps them
     apart; None: a window is one document. `decode` makes a response's ids a text, for a reward that
     reads text; `rollout` and `answer` want the prompts as records then. `absent_token_ids` are
     never drawn.
@@ -97,7 +97,7 @@ class Learner:
         seed: int,
         dtype: Dtype = "fp32",
         device: torch.device | None = None,
-        bos_token_id: int | None = None,
+        separator_id: int | None = None,
         sampler: SamplerConfig = EmbeddedConfig(),
         decode: Callable[[list[int]], str] | None = None,
         absent_token_ids: tuple[int, ...] = (),
@@ -159,7 +159,7 @@ class Learner:
             self.value,
             self.world_size,
             self.rank,
-            bos_token_id,
+            separator_id,
             self.profile,
         )
 

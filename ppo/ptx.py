@@ -26,18 +26,18 @@ class NextTokens(NamedTuple):
     window: Tensor
 
 
-def next_tokens(ids: Tensor, bos_id: int | None, model: Any) -> NextTokens:
+def next_tokens(ids: Tensor, separator_id: int | None, model: Any) -> NextTokens:
     """Every token of full windows (D, T) but the first is a target.
 
-    No document sees another, as in pretraining (`data.packing.documents_apart`); `bos_id` None: a
-    window is one document.
+    No document sees another, as in pretraining (`data.packing.documents_apart`); `separator_id`
+    None: a window is one document.
     """
-    if bos_id is None:
+    if separator_id is None:
         targets = torch.ones_like(ids, dtype=torch.bool)
         targets[:, 0] = False
         window = torch.arange(len(ids), device=ids.device)
         return NextTokens(ids, torch.ones_like(targets), targets, None, window)
-    inputs, targets, window = documents_apart(ids, bos_id, model)
+    inputs, targets, window = documents_apart(ids, separator_id, model)
     rows = inputs["input_ids"]
     mask = inputs.get("attention_mask", torch.ones_like(rows, dtype=torch.bool))
     return NextTokens(rows, mask, targets, inputs.get("position_ids"), window)

@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.packing import batches
 from data.records import Prompt
+from data.special_tokens import document_separator_id
 from data.template import (
     decode_response,
     save_stop_token_ids,
@@ -76,7 +77,7 @@ def main(config: Config, stage: StageContext) -> None:
         seed=stage.seed,
         dtype=stage.dtype,
         device=stage.device,
-        bos_token_id=tokenizer.bos_token_id,
+        separator_id=document_separator_id(tokenizer),
         sampler=stage.sampler(),
         decode=lambda ids: decode_response(tokenizer, ids),
         absent_token_ids=absent_token_ids(tokenizer, models.policy.config),

@@ -99,7 +99,7 @@ class MiniBatch:
 
 class Updater:
     """Learns from rollouts with two engines, the policy's and the value model's (None: there is
-    none). `bos_token_id` begins each document of a ptx window; None: a window is one document.
+    none). `separator_id` begins each document of a ptx window; None: a window is one document.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ class Updater:
         value: Any,
         world_size: int,
         rank: int,
-        bos_token_id: int | None,
+        separator_id: int | None,
         profile: Profile,
     ) -> None:
         self.settings = settings
         self.policy = policy
         self.value = value
         self.engines = {"policy": policy} | ({} if value is None else {"value": value})
-        self.bos_token_id = bos_token_id
+        self.separator_id = separator_id
         self.world_size, self.rank = world_size, rank
         self.profile = profile
 
@@ -263,7 +263,7 @@ class Updater:
         rows = self.settings.per_device_train_batch_size
         parts = share.split(rows)
         for number, ids in enumerate(parts):
-            part = next_tokens(ids, self.bos_token_id, inside_peft(self.policy.module.model))
+            part = next_tokens(ids, self.separator_id, inside_peft(self.policy.module.model))
             # what only keeps this process in step with the others
             part.targets[part.window >= counting - number * rows] = False
             nll = -self.policy(

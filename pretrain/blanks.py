@@ -144,24 +144,24 @@ def suffix_blanks(
     ]
 
 
-def causal_row(window: np.ndarray, bos_id: int) -> np.ndarray:
+def causal_row(window: np.ndarray, separator_id: int) -> np.ndarray:
     """(5, T): every token but the first is predicted from those before it in its document."""
     index = np.arange(len(window))
-    starts = window == bos_id
+    starts = window == separator_id
     first = np.maximum.accumulate(np.where(starts, index, 0))
     return np.stack([window, index - first, np.cumsum(starts), index, index > 0]).astype(np.int64)
 
 
 def infilled_row(
     window: np.ndarray,
-    bos_id: int,
+    separator_id: int,
     sentinels: SentinelIds,
     config: Infilling,
     short: bool,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """(5, L): each document with its blanks, then what they hold."""
-    documents = split_documents(window, bos_id)
+    documents = split_documents(window, separator_id)
     draw = short_blanks if short else suffix_blanks
     blanks = draw([len(ids) for ids in documents], config, rng)
     mask = sentinels.mask if short else sentinels.suffix_mask
@@ -172,11 +172,11 @@ def infilled_row(
     return np.concatenate(rows, axis=1)
 
 
-def split_documents(window: np.ndarray, bos_id: int) -> list[np.ndarray]:
+def split_documents(window: np.ndarray, separator_id: int) -> list[np.ndarray]:
     """A window's documents, each with the separator before it but for a first one that began in the
     window before.
     """
-    begins = np.flatnonzero(window == bos_id)
+    begins = np.flatnonzero(window == separator_id)
     return np.split(window, begins[begins > 0])
 
 

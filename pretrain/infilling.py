@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.packing import Apart, additive_mask, looks_everywhere, packs
+from data.special_tokens import document_separator_id
 from podium.batching import share_of
 from podium.engine import all_reduce_sum
 from podium.errors import RecipeError
@@ -72,13 +73,13 @@ class Infill:
     """
 
     def __init__(
-        self, config: Infilling, context: int, bos_id: int, sentinels: SentinelIds, seed: int
+        self, config: Infilling, context: int, separator_id: int, sentinels: SentinelIds, seed: int
     ) -> None:
         """
         Raises:
             RecipeError: the context has no room for a window and its sentinels.
         """
-        self.config, self.context, self.bos_id = config, context, bos_id
+        self.config, self.context, self.separator_id = config, context, separator_id
         self.sentinels, self.seed = sentinels, seed
         self.window = window_tokens(context, config)
         if self.window == 0:
@@ -101,8 +102,10 @@ class Infill:
         rng = np.random.default_rng([self.seed, place, BLANKS])
         infilled, short = rng.random(2) < (self.config.share, self.config.short)
         if not infilled:
-            return causal_row(window, self.bos_id)
-        return infilled_row(window, self.bos_id, self.sentinels, self.config, bool(short), rng)
+            return causal_row(window, self.separator_id)
+        return infilled_row(
+            window, self.separator_id, self.sentinels, self.config, bool(short), rng
+        )
 
     def targets(self, batch: Tensor) -> int:
         """How many tokens of all processes are predicted."""
@@ -136,7 +139,9 @@ def held_out_blanks(objective: Infill, held_out: Tensor) -> Tensor:
     """
     short = 1.0 if objective.config.short else 0.0
     config = objective.config.model_copy(update={"share": 1.0, "short": short})
-    infill = Infill(config, objective.context, objective.bos_id, objective.sentinels, HELD_OUT_SEED)
+    infill = Infill(
+        config, objective.context, objective.separator_id, objective.sentinels, HELD_OUT_SEED
+    )
     return infill.batch(held_out[:, : infill.window], 0)
 
 
@@ -178,14 +183,15 @@ def objective_of(
     Raises:
         RecipeError: the model cannot learn it, or the context is too short for it.
     """
+    separator_id = document_separator_id(tokenizer)
     if infilling is None:
-        return Causal(tokenizer.bos_token_id, context)
-    check_infills(model, tokenizer.bos_token_id, context)
-    return Infill(infilling, context, tokenizer.bos_token_id, add_sentinels(tokenizer), seed)
+        return Causal(separator_id, context)
+    check_infills(model, separator_id, context)
+    return Infill(infilling, context, separator_id, add_sentinels(tokenizer), seed)
 
 
 @torch.no_grad()
-def check_infills(model: PreTrainedModel, bos_id: int, context: int) -> None:
+def check_infills(model: PreTrainedModel, separator_id: int, context: int) -> None:
     """Whether the model can be made to read part A both ways and part B from left to right,
     measured on a few tokens.
 
@@ -196,9 +202,9 @@ def check_infills(model: PreTrainedModel, bos_id: int, context: int) -> None:
     why = None
     if not looks_everywhere(model.config, context):
         why = f"some of its layers do not see a whole row of {context} tokens"
-    elif not packs(model, bos_id):
+    elif not packs(model, separator_id):
         why = "it takes no mask and positions of one's own"
-    elif not _reads_both_ways(model, bos_id):
+    elif not _reads_both_ways(model, separator_id):
         why = "its tokens never see those after them, whatever the mask"
     if why is not None:
         raise RecipeError(
@@ -207,9 +213,9 @@ def check_infills(model: PreTrainedModel, bos_id: int, context: int) -> None:
         )
 
 
-def _reads_both_ways(model: PreTrainedModel, bos_id: int) -> bool:
+def _reads_both_ways(model: PreTrainedModel, separator_id: int) -> bool:
     """Whether the last token of a row that is all part A changes what the first one's state is."""
-    ids = [i for i in range(3, 9) if i != bos_id]
+    ids = [i for i in range(3, 9) if i != separator_id]
     rows = torch.zeros(2, 5, len(ids), dtype=torch.long, device=model.device)
     rows[:, IDS] = torch.tensor([ids, [*ids[:-1], ids[0]]])
     rows[:, POSITION] = torch.arange(len(ids))

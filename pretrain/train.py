@@ -28,6 +28,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.packing import rows_at
+from data.special_tokens import document_separator_id
 from data.template import prepare_tokenizer
 from data.windows import Windows
 from podium.attention import choose_attention
@@ -71,7 +72,7 @@ def main(config: Config, stage: StageContext) -> None:
     # 1. Tokenizer and model.
     init_distributed()
     tokenizer, model, peak = start_model(config, stage)
-    bos_id = tokenizer.bos_token_id
+    separator_id = document_separator_id(tokenizer)
     if config.embedding_gradient < 1:
         shrink_embedding_gradient(model, config.embedding_gradient)
 
@@ -153,7 +154,7 @@ def main(config: Config, stage: StageContext) -> None:
                 "tokens_per_second": busy_tokens / busy_seconds,
             }
             if number % config.eval_steps == 0 or number == len(sizes):
-                metrics |= evaluate(engine, held_out, bos_id, rows_per_pass, stage)
+                metrics |= evaluate(engine, held_out, separator_id, rows_per_pass, stage)
                 if isinstance(objective, Infill):
                     metrics |= evaluate_infilling(engine, held_out, objective, rows_per_pass, stage)
                 if config.engine.zero_stage < 3:  # sharded weights would need all processes' help
@@ -207,7 +208,8 @@ def open_tokenizer(config: Config, inputs: StageInputs) -> PreTrainedTokenizerBa
     if ref is None:
         tokenizer = inputs.trained_tokenizer(config.vocab_size)
     else:
-        tokenizer = prepare_tokenizer(load_tokenizer(inputs.parent(ref)))
+        tokenizer = load_tokenizer(inputs.parent(ref))
+    prepare_tokenizer(tokenizer, inputs.special_tokens())
     if config.infilling is not None:
         add_sentinels(tokenizer)
     return tokenizer
@@ -265,10 +267,8 @@ def write_sample(
     """Put a text of the model's own into the logbook. Its randomness does not touch training's."""
     if not stage.is_main:
         return
-    prompt = [
-        tokenizer.bos_token_id,
-        *tokenizer(sample_prompt, add_special_tokens=False)["input_ids"],
-    ]
+    separator_id = document_separator_id(tokenizer)
+    prompt = [separator_id, *tokenizer(sample_prompt, add_special_tokens=False)["input_ids"]]
     ids = torch.tensor([prompt], device=stage.device)
     room = (context_of(engine.module.model.config) or UNSTATED_CONTEXT) - len(prompt)
     with torch.random.fork_rng():
@@ -278,7 +278,7 @@ def write_sample(
             attention_mask=torch.ones_like(ids),
             do_sample=True,
             max_new_tokens=min(60, room),
-            eos_token_id=tokenizer.bos_token_id,
+            eos_token_id=separator_id,
             pad_token_id=tokenizer.pad_token_id,
         )
     stage.logbook(

@@ -55,8 +55,8 @@ class Objective(Protocol):
 class Causal:
     """Every token of a window but the first one is predicted from those before it."""
 
-    def __init__(self, bos_id: int, window: int) -> None:
-        self.bos_id, self.window = bos_id, window
+    def __init__(self, separator_id: int, window: int) -> None:
+        self.separator_id, self.window = separator_id, window
 
     def batch(self, windows: Tensor, first: int) -> Tensor:
         return windows
@@ -65,7 +65,7 @@ class Causal:
         return batch.shape[0] * (batch.shape[1] - 1)
 
     def apart(self, batch: Tensor, model: Any) -> Apart:
-        return documents_apart(batch, self.bos_id, model)
+        return documents_apart(batch, self.separator_id, model)
 
 
 class LanguageModel(nn.Module):
@@ -137,17 +137,17 @@ def update(
     return all_reduce_sum(summed).item() / target_tokens, grad_norm
 
 
-def next_token_nll(engine: Any, ids: Tensor, bos_id: int) -> Tensor:
+def next_token_nll(engine: Any, ids: Tensor, separator_id: int) -> Tensor:
     """Sum over windows (B, T) and positions of -log p(next token), in nats; no document sees
     another. The engine wraps a `LanguageModel`, and autocasts.
     """
-    inputs, targets, _ = documents_apart(ids, bos_id, engine.module.model)
+    inputs, targets, _ = documents_apart(ids, separator_id, engine.module.model)
     return engine(inputs, targets)
 
 
 @torch.no_grad()
 def evaluate(
-    engine: Any, held_out: Tensor, bos_id: int, rows_per_pass: int, stage: StageContext
+    engine: Any, held_out: Tensor, separator_id: int, rows_per_pass: int, stage: StageContext
 ) -> dict[str, float]:
     """Mean loss a token, in nats, on held-out windows (N, T), shared out over processes."""
     engine.eval()
@@ -155,7 +155,7 @@ def evaluate(
     for group in held_out.split(stage.world_size * rows_per_pass):
         mine, counting = share_of(len(group), stage.world_size, stage.rank)
         ids = group[mine[: max(1, counting)]].to(stage.device, torch.long)
-        summed += next_token_nll(engine, ids, bos_id) * (counting > 0)
+        summed += next_token_nll(engine, ids, separator_id) * (counting > 0)
     return {
         "validation_loss": all_reduce_sum(summed).item() / (len(held_out) * (held_out.shape[1] - 1))
     }

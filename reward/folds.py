@@ -96,7 +96,9 @@ def cross_validate(run: Path, groups: int = 5, seeds: Sequence[int] = (0, 1, 2))
             f"{run} has no single rankings stage to fold over",
             "use a run whose reward.rankings is one",
         )
-    initial = initial_model(find_parent(config.model, recipe, run), config.max_length)
+    initial = initial_model(
+        find_parent(config.model, recipe, run), config.max_length, recipe.special_tokens
+    )
     folder = find_parent(config.rankings, recipe, run)
     train, validation = (
         read_jsonl(folder / f"rankings.{s}.jsonl", Ranking) for s in ("train", "validation")

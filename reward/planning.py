@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from data.special_tokens import SpecialTokens
 from data.template import prepare_tokenizer
 from podium.errors import DataError
 from podium.models import context_of, load_tokenizer, read_config
@@ -42,9 +43,13 @@ class InitialModel(NamedTuple):
     max_length: int
 
 
-def initial_model(folder: Path, max_length: int | None) -> InitialModel:
-    """The model of a folder; sequences are no longer than `max_length` or the model's context."""
-    tokenizer = prepare_tokenizer(load_tokenizer(folder))
+def initial_model(
+    folder: Path, max_length: int | None, chosen: SpecialTokens = SpecialTokens()
+) -> InitialModel:
+    """The model of a folder; sequences are no longer than `max_length` or the model's context.
+    `chosen`: special tokens by the recipe.
+    """
+    tokenizer = prepare_tokenizer(load_tokenizer(folder), chosen)
     context = context_of(read_config(folder))
     return InitialModel(folder, tokenizer, min(max_length or 10**9, context or 10**9))
 

@@ -82,7 +82,7 @@ def main(config: Config, stage: StageContext) -> None:
     """Train the reward model, from the start or from the newest checkpoint, and save it."""
     # 1. Rankings as tokens. What cannot teach is dropped, counted and reported.
     init_distributed()
-    initial = initial_model(stage.parent(config.model), config.max_length)
+    initial = initial_model(stage.parent(config.model), config.max_length, stage.special_tokens())
     if brings_head(initial.folder):
         kept = keeps_head(initial.folder, config.new_head, config.members)
         stage.logbook(

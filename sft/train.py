@@ -25,6 +25,7 @@ from trl import SFTConfig, SFTTrainer
 
 from data.packing import encode_documents
 from data.records import Prompt
+from data.special_tokens import document_separator_id
 from data.template import (
     EVERY_ANSWER,
     LossOn,
@@ -86,7 +87,8 @@ def main(config: Config, stage: StageContext) -> None:
     parent = stage.parent(config.model)
     tokenizer = load_tokenizer(parent)
     known_ids = set(tokenizer.get_vocab().values())
-    tokenizer, model = prepare_tokenizer(tokenizer), load_causal_lm(parent)
+    prepare_tokenizer(tokenizer, stage.special_tokens())
+    model = load_causal_lm(parent)
     resize_for(tokenizer, model)
     if absent := absent_token_ids(tokenizer, model.config):
         stage.logbook(absent_in_words(absent))
@@ -251,7 +253,7 @@ def lay_out(
         texts = [document.text for document in stage.records("documents", "train", draws)]
         order = np.random.default_rng(stage.seed).permutation(len(texts))
         encoded = encode_documents(tokenizer, [texts[i] for i in order])
-        return [[tokenizer.bos_token_id, *ids.tolist()] for ids in encoded]
+        return [[document_separator_id(tokenizer), *ids.tolist()] for ids in encoded]
 
     def fill(documents: list[list[int]]) -> tuple[list[Row], int]:
         filled = fill_with_documents(batches, rows, batch_size=batch_size, documents=documents)

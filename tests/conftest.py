@@ -90,6 +90,15 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2_folder(real_data) -> Path:
+    """SmolLM2-135M-Instruct among the real data; the test skips visibly where it is not there."""
+    folder = real_data / "A_models" / "smollm2"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: `podium fetch smollm2 --out {folder}` makes it")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def vllm_python() -> str:
     """The Python of vLLM's environment; the test skips visibly without one."""
     from podium.errors import PlatformError
@@ -107,6 +116,28 @@ def tokenizer():
     from data.tokenizer_training import train_bpe
 
     return train_bpe(SENTENCES * 4, vocab_size=320)
+
+
+@pytest.fixture
+def turns_tokenizer(tokenizer):
+    """The same vocabulary as a stranger's tokenizer whose bos, `<|user|>`, begins every turn of its
+    chat template, and whose pad is what ends one, as SmolLM2-Instruct's are.
+    """
+    from copy import deepcopy
+
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=deepcopy(tokenizer.backend_tokenizer),
+        bos_token="<|user|>",
+        eos_token="<|end|>",
+        pad_token="<|end|>",
+        clean_up_tokenization_spaces=False,
+        chat_template=(
+            "{% for m in messages %}{{ bos_token }}{{ m['role'] }}\n{{ m['content'] }}<|end|>\n"
+            "{% endfor %}{% if add_generation_prompt %}{{ bos_token }}assistant\n{% endif %}"
+        ),
+    )
 
 
 @pytest.fixture

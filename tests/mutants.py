@@ -649,7 +649,7 @@ MUTANTS = [
     Mutant(
         "pretrain/updates.py",
         "    return engine(inputs, targets)\n",
-        "    return engine(inputs, targets & (inputs['input_ids'] != bos_id))\n",
+        "    return engine(inputs, targets & (inputs['input_ids'] != separator_id))\n",
         PLAIN,
     ),
     Mutant(

@@ -139,8 +139,8 @@ REASONS: dict[tuple[str, str, str], str] = {
     ): SAME + "the first one is told",
     (
         "pretrain/updates.py",
-        "summed += next_token_nll(engine, ids, bos_id) * (counting > 0)",
-        "summed += next_token_nll(engine, ids, bos_id) * (counting >= 0)",
+        "summed += next_token_nll(engine, ids, separator_id) * (counting > 0)",
+        "summed += next_token_nll(engine, ids, separator_id) * (counting >= 0)",
     ): MANY + "in one process every window counts",
     (
         "pretrain/train.py",

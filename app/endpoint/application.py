@@ -25,6 +25,7 @@ from app.endpoint.bodies import IGNORED, MOST_ROWS, Body, ChatBody, TextBody
 from app.endpoint.keys import admits
 from app.endpoint.shapes import Names, Refusal, choice, delta, event, refused, usage
 from app.middleware import LOCAL_NAMES, AccessMiddleware
+from data.special_tokens import document_separator_id
 from data.template import decode_response, encode_prompt
 from podium.errors import PodiumError
 from podium.sampling.protocol import SamplingParams, StopStrings
@@ -229,19 +230,13 @@ def _prompts(speaker: Speaker, body: TextBody) -> list[list[int]]:
     known = set(tokenizer.get_vocab().values())
     for prompt in body.prompts:
         if isinstance(prompt, str):
-            rows.append(tokenizer(prompt)["input_ids"] or [_beginning(speaker)])
+            # What is written without a prompt is a document.
+            rows.append(tokenizer(prompt)["input_ids"] or [document_separator_id(tokenizer)])
         elif prompt and known.issuperset(prompt):
             rows.append(list(prompt))
         else:
             raise Refusal(400, "a prompt of ids holds at least one, all the model's", "prompt")
     return rows
-
-
-def _beginning(speaker: Speaker) -> int:
-    """What an empty prompt is: the token that begins a text."""
-    tokenizer = speaker.tokenizer
-    first = tokenizer.bos_token_id
-    return int(tokenizer.eos_token_id if first is None else first)
 
 
 def _continued(speaker: Speaker, prompt: list[int], said: list[int]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
+from data.special_tokens import SpecialTokens
 from podium.errors import DataError, ParentError
 from podium.models import template_hash, tokenizer_hash
 from podium.progress import say
@@ -48,6 +49,7 @@ class StageInputs:
         self._code: dict[str, dict[str, str]] = {}
         self._code_before: list[dict[str, str]] = []  # of the checkpoint the stage goes on from
         self._sampler: SamplerConfig | None = None
+        self._special_tokens: SpecialTokens | None = None
         self.signal_seen: int | None = None  # set by the handler in podium.run.launch
 
     def logbook(self, text: str) -> None:
@@ -253,6 +255,11 @@ class StageInputs:
         self._sampler = self.recipe.sampler
         return self._sampler
 
+    def special_tokens(self) -> SpecialTokens:
+        """What the recipe says of special tokens, and a note of it in the lineage."""
+        self._special_tokens = self.recipe.special_tokens
+        return self._special_tokens
+
     def code(self, path: Path) -> None:
         """Note a source file from outside Podium in the lineage: other content makes the stage
         anew. A stage that stopped because the code failed goes on with what it has become.
@@ -282,4 +289,5 @@ class StageInputs:
             "data": list(self._data.values()),
             "code": list(self._code.values()),
             "sampler": self._sampler and self._sampler.model_dump(mode="json"),
+            "special_tokens": self._special_tokens and self._special_tokens.model_dump(),
         }

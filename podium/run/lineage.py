@@ -171,6 +171,10 @@ def changes(record: dict[str, Any], recipe: Recipe, stage: str, run_dir: Path) -
     if (sampler := record.get("sampler")) is not None:  # a stage that sampled
         sampler = completed(sampler, recipe.sampler)
         found += _config_changes(sampler, recipe.sampler.model_dump(mode="json"), "sampler.")
+    # Records from before these keys were there say nothing of them: nothing was chosen then.
+    if (tokens := record.get("special_tokens", {})) is not None:
+        tokens = completed(tokens, recipe.special_tokens)
+        found += _config_changes(tokens, recipe.special_tokens.model_dump(), "special_tokens.")
     for parent in record["parents"]:
         folder = run_dir / parent["path"]  # an absolute path stays as it is
         if folder.is_dir() and hash_folder(folder) != parent["sha256"]:

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from data.sources import Source
+from data.special_tokens import SpecialTokens
 from podium.errors import RecipeError
 from podium.rewards.specs import RewardSpec
 from podium.run.registry import STAGES, chain_of, spec_of, split_arm
@@ -101,6 +102,10 @@ class Recipe(BaseModel):
         description="dashboards that mirror metrics.jsonl (extras of the same names)",
     )
     data: DataConfig = Field(DataConfig(), description="your own data")
+    special_tokens: SpecialTokens = Field(
+        SpecialTokens(),
+        description="the base model's tokens for documents and padding, for every stage",
+    )
     sampler: Any = Field(
         EmbeddedConfig(), description="who samples, in every stage that does and in the chat"
     )

@@ -224,7 +224,7 @@ def test_where_a_model_cannot_pack_each_document_has_a_row_and_the_targets_are_t
     """By hand: five documents in two windows of five, the token that begins the next one as the last
     target. Mutations seen red: documents without that token, nothing said of the ids.
     """
-    apart = _unpacked(torch.tensor([[0, 5, 6, 0, 7], [8, 9, 0, 0, 4]]), bos_id=0)
+    apart = _unpacked(torch.tensor([[0, 5, 6, 0, 7], [8, 9, 0, 0, 4]]), separator_id=0)
     rows = zip(apart.inputs["input_ids"].tolist(), apart.targets.tolist(), strict=True)
     assert [(ids, [at for at, target in enumerate(said) if target]) for ids, said in rows] == [
         ([0, 5, 6, 0], [1, 2, 3]),

@@ -19,7 +19,7 @@ def test_block_losses_average_to_the_models_own_loss(tiny_llama):
     """Seen red when the targets are not shifted, and when documents of a block see each other."""
     blocks = np.random.default_rng(0).integers(6, 300, size=(10, 32))
     blocks[:, ::9] = 0  # a document every nine tokens
-    losses = block_losses(tiny_llama, blocks, bos_id=0, batch_tokens=100)
+    losses = block_losses(tiny_llama, blocks, separator_id=0, batch_tokens=100)
     ids = torch.tensor(blocks)
     with torch.no_grad():
         assert losses.mean() == pytest.approx(
@@ -32,12 +32,12 @@ def test_the_head_is_multiplied_out_a_chunk_of_tokens_at_a_time(tiny_llama, monk
     the model's own forward, which makes the logits of the whole batch.
     """
     blocks = np.random.default_rng(0).integers(6, 300, size=(10, 32))
-    whole = block_losses(tiny_llama, blocks, bos_id=0)
+    whole = block_losses(tiny_llama, blocks, separator_id=0)
     rows: list[int] = []
     head = tiny_llama.get_output_embeddings()
     head.register_forward_hook(lambda module, inputs, logits: rows.append(logits.numel()))
     monkeypatch.setattr("podium.sampling.logprobs.CHUNK_ELEMENTS", 10_000)
-    assert block_losses(tiny_llama, blocks, bos_id=0) == pytest.approx(whole, abs=1e-5)
+    assert block_losses(tiny_llama, blocks, separator_id=0) == pytest.approx(whole, abs=1e-5)
     assert len(rows) > 9 and max(rows) <= 10_000
 
 

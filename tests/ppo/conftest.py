@@ -82,7 +82,7 @@ def make_learner(policy_folder, reward_folder):
             stop_token_ids,
             seed,
             dtype,
-            bos_token_id=BOS,
+            separator_id=BOS,
             absent_token_ids=absent_token_ids,
         )
 

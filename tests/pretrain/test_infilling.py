@@ -77,7 +77,7 @@ def test_a_token_sees_what_it_may_and_nothing_else(request, tokenizer, infill, f
         choose_attention(model, torch.device("cpu"))
     else:
         model.set_attn_implementation(attention)
-    bos, sentinels = objective.bos_id, objective.sentinels
+    bos, sentinels = objective.separator_id, objective.sentinels
     first = document_row(np.array([bos, 11, 12, 13, 14]), [(1, 2), (3, 4)], 0, sentinels, [1, 0], 0)
     second = document_row(np.array([bos, 21, 22]), [(2, 3)], 0, sentinels, [0], 1)
     row = torch.from_numpy(np.concatenate([first, second], axis=1))[None]
@@ -144,7 +144,7 @@ def test_the_loss_is_that_of_each_document_alone(request, tokenizer, infill, win
                 causal = bool((row[ORDER] == torch.arange(row.shape[1])).all())
                 kinds.add(causal)
                 if causal:
-                    apart = documents_apart(row[None, IDS], objective.bos_id, model)
+                    apart = documents_apart(row[None, IDS], objective.separator_id, model)
                     expected = expected + scored(apart.inputs, apart.targets)
                 else:
                     expected = expected + nll_by_definition(model, row)
@@ -190,7 +190,7 @@ def test_held_out_blanks_are_short_the_same_for_every_seed_and_judged_by_the_lik
     objective = infill(seed=5, share=0.2, short=0.1)
     resize_for(tokenizer, tiny_llama)
     # Of few words, so that an untrained model is right now and then.
-    windows = torch.where(windows == objective.bos_id, windows, 6 + windows % 4)
+    windows = torch.where(windows == objective.separator_id, windows, 6 + windows % 4)
     batch = held_out_blanks(objective, windows)
     assert torch.equal(batch, held_out_blanks(infill(seed=6, share=0.2, short=0.1), windows))
     assert (batch[:, IDS] != objective.sentinels.suffix_mask).all()

@@ -18,7 +18,10 @@ CHANGES = {  # key: another value, what it must change
     "keep_checkpoints": (1, "checkpoints"),
     "data": ({"documents": {"train": "own.jsonl"}}, "documents"),
 }
-ELSEWHERE = {"sampler": "tests/podium/sampling/test_kinds.py: the kind that is named samples"}
+ELSEWHERE = {
+    "sampler": "tests/podium/sampling/test_kinds.py: the kind that is named samples",
+    "special_tokens": "tests/test_document_separators.py: both keys, in every stage",
+}
 
 
 def test_every_key_is_on_one_of_the_two_lists():
