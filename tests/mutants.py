@@ -63,6 +63,7 @@ MEANS = "tests/sft/test_validation.py::test_the_metrics_are_means_over_response_
 PLAIN = "tests/pretrain/test_train.py::test_it_is_the_same_as_a_plain_loop"
 BLANKS = "tests/pretrain/test_blanks.py::"
 INFILLING = "tests/pretrain/test_infilling.py::"
+SEPARATORS = "tests/test_document_separators.py::"
 ALONE = "tests/data/test_packing.py::test_a_document_is_read_as_if_it_were_alone_in_its_window"
 SITE = "tests/app/labeling/test_import_export.py::"
 
@@ -638,6 +639,31 @@ MUTANTS = [
         '"warmup_steps": config.warmup_ratio,',
         '"warmup_steps": 0,',
         "tests/sft/test_keys.py::test_every_key_does_something",
+    ),
+    # What stands before documents, where bos begins chat turns.
+    Mutant(
+        "data/tokens.py",
+        "separator = np.asarray([document_separator_id(tokenizer)])",
+        "separator = np.asarray([tokenizer.bos_token_id])",
+        f"{SEPARATORS}test_the_store_of_tokens",
+    ),
+    Mutant(
+        "sft/train.py",
+        "[document_separator_id(tokenizer), *ids",
+        "[tokenizer.bos_token_id, *ids",
+        f"{SEPARATORS}test_the_documents_in_sft",
+    ),
+    Mutant(
+        "ppo/train.py",
+        "separator_id=document_separator_id(tokenizer)",
+        "separator_id=tokenizer.bos_token_id",
+        f"{SEPARATORS}test_ptx",
+    ),
+    Mutant(
+        "evals/measure.py",
+        "context, document_separator_id(bench.tokenizer))",
+        "context, bench.tokenizer.bos_token_id)",
+        f"{SEPARATORS}test_the_loss_on_held_out_text",
     ),
     # Pretraining, against a loop of plain torch.
     Mutant(
