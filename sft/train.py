@@ -249,11 +249,13 @@ def lay_out(
         seed=stage.seed,
     )
 
+    separator_id = document_separator_id(tokenizer)
+
     def read(draws: int) -> list[list[int]]:
         texts = [document.text for document in stage.records("documents", "train", draws)]
         order = np.random.default_rng(stage.seed).permutation(len(texts))
         encoded = encode_documents(tokenizer, [texts[i] for i in order])
-        return [[document_separator_id(tokenizer), *ids.tolist()] for ids in encoded]
+        return [[separator_id, *ids.tolist()] for ids in encoded]
 
     def fill(documents: list[list[int]]) -> tuple[list[Row], int]:
         filled = fill_with_documents(batches, rows, batch_size=batch_size, documents=documents)

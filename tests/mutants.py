@@ -649,8 +649,8 @@ MUTANTS = [
     ),
     Mutant(
         "sft/train.py",
-        "[document_separator_id(tokenizer), *ids",
-        "[tokenizer.bos_token_id, *ids",
+        "separator_id = document_separator_id(tokenizer)",
+        "separator_id = tokenizer.bos_token_id",
         f"{SEPARATORS}test_the_documents_in_sft",
     ),
     Mutant(
