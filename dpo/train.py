@@ -114,7 +114,7 @@ def main(config: Config, stage: StageContext) -> None:
         higher_is_better=config.select_by == "validation_accuracy",
         model=model,
         args=DPOConfig(
-            **trainer_arguments(config, stage, guard, round(steps_per_epoch)),
+            **trainer_arguments(config, stage, guard, round(steps_per_epoch), parameters),
             beta=config.beta,
             disable_dropout=False,  # it is, but for the adapters' own
             precompute_ref_log_probs=True,

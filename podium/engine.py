@@ -16,14 +16,17 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
-from podium.runtime import Dtype, device
+from podium.mapped import mapped_numbers
+from podium.runtime import Dtype, device, return_large_blocks
 
 __all__ = [
     "EngineConfig",
@@ -34,8 +37,10 @@ __all__ = [
     "deepspeed_settings",
     "end_process",
     "full_state_dict",
+    "gathered",
     "init_distributed",
     "leave_distributed",
+    "live_parameters",
     "load_engine",
     "make_engine",
     "make_frozen_engine",
@@ -44,6 +49,14 @@ __all__ = [
     "step",
     "world_size",
 ]
+
+# Numbers that ZeRO adds up over processes at once, at the most: 200 MB in fp32. DeepSpeed's own
+# default is ten times as many, which it sets aside whatever the model's size.
+BUCKET = 50_000_000
+# Weights that ZeRO-3 keeps whole before it lets the first go, at the most; DeepSpeed's own default.
+LIVE_PARAMETERS = 1_000_000_000
+# Keys of DeepSpeed's section that others of ours decide.
+DECIDED = {"stage": "zero_stage", "offload_optimizer": "offload", "offload_param": "offload"}
 
 # What a launcher would tell a lone process; the last one marks the group as ours.
 _ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "PODIUM_GROUP": "alone"}
@@ -66,6 +79,29 @@ class EngineConfig(BaseModel):
     gradient_clipping: float = Field(
         1.0, gt=0, description="largest gradient norm; GPT-3 and OPT: 1.0"
     )
+    zero_optimization: dict[str, bool | int | float | str] = Field(
+        default_factory=dict,
+        description="more of DeepSpeed's section of this name, as `{overlap_comm: true}`; buckets "
+        "and live parameters follow from the model's size without it",
+    )
+
+    @model_validator(mode="after")
+    def _check_zero_optimization(self) -> "EngineConfig":
+        if not self.zero_optimization:
+            return self
+        if self.zero_stage == 0:
+            raise ValueError("zero_optimization says nothing without zero_stage 1, 2 or 3")
+        for key in DECIDED.keys() & self.zero_optimization.keys():
+            raise ValueError(f"zero_optimization.{key} is decided by `{DECIDED[key]}`")
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+        try:
+            DeepSpeedZeroConfig(**self.zero_optimization)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"zero_optimization.{name}: {first['msg']} (DeepSpeed)") from None
+        return self
 
 
 def world_size() -> int:
@@ -167,7 +203,9 @@ def make_engine(
     groups = [group for group in groups if group["params"]]
     # Fused: one pass over memory instead of a dozen; five times faster on a CPU at 100M parameters.
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps, fused=True)
-    settings = deepspeed_settings(config, dtype)
+    settings = deepspeed_settings(config, dtype, sum(p.numel() for p in model.parameters()))
+    if config.zero_stage == 3:
+        share_out(model, settings)
     if config.zero_stage == 0:
         # Without ZeRO, DeepSpeed clips but forgets the norm, so `step` does both there.
         settings["gradient_clipping"] = 0.0
@@ -179,17 +217,21 @@ def make_engine(
     return engine
 
 
-def deepspeed_settings(config: EngineConfig, dtype: Dtype) -> dict[str, Any]:
-    """What DeepSpeed is told, under our loops and under TRL's trainer alike.
+def deepspeed_settings(config: EngineConfig, dtype: Dtype, parameters: int) -> dict[str, Any]:
+    """What DeepSpeed is told, under our loops and under TRL's trainer alike. `parameters`: of the
+    model, which its buffers are sized by.
 
     Weights and optimizer stay fp32 and bf16 is autocast, so a run can move between ZeRO stages and
     one process without them, and a small update is never lost to rounding.
     """
     zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False}
+    if config.zero_stage:
+        zero |= zero_buffers(config.zero_stage, parameters)
     if config.offload:
         zero["offload_optimizer"] = {"device": "cpu"}
         if config.zero_stage == 3:
             zero["offload_param"] = {"device": "cpu"}
+    zero |= config.zero_optimization
     settings: dict[str, Any] = {
         # Only DeepSpeed's own sample counter reads these two: our loops count tokens.
         "train_micro_batch_size_per_gpu": 1,
@@ -210,6 +252,55 @@ def deepspeed_settings(config: EngineConfig, dtype: Dtype) -> dict[str, Any]:
     return settings
 
 
+def zero_buffers(zero_stage: int, parameters: int) -> dict[str, int]:
+    """How much ZeRO adds up at once, and how many weights ZeRO-3 keeps whole at a time, for a model
+    of so many `parameters`: a sixteenth and an eighth of them. Under DeepSpeed's own numbers every
+    model below a billion parameters stays whole from its first use on, and 2 GB are set aside for
+    sums.
+    """
+    bucket = max(min(parameters // 16, BUCKET), 1)
+    if zero_stage < 3:
+        return {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    live = live_parameters(parameters)
+    return {
+        "reduce_bucket_size": bucket,
+        "stage3_prefetch_bucket_size": bucket,
+        "stage3_max_live_parameters": live,
+        "stage3_max_reuse_distance": live,
+    }
+
+
+def live_parameters(parameters: int) -> int:
+    """Weights that ZeRO-3 keeps whole at a time, of a model of so many."""
+    return max(min(parameters // 8, LIVE_PARAMETERS), 1)
+
+
+def share_out(model: nn.Module, settings: dict[str, Any]) -> None:
+    """Leave each process its share of every weight, one module's at a time (ZeRO-3's).
+
+    DeepSpeed would do it for the whole model, and writes the first process's weights into every
+    other's beforehand. A weight that is mapped from a file (`podium.models`) would become the
+    process's own memory by that and stay it until the last is shared out; a copy is gone as soon
+    as its weight is.
+    """
+    import deepspeed
+
+    if device().type == "cpu":
+        return_large_blocks()
+    sharded: Any = None
+    for module in model.modules():
+        own = [p for p in module.parameters(recurse=False) if not hasattr(p, "ds_id")]
+        if not own:
+            continue
+        for parameter in own:
+            parameter.data = parameter.data.clone()
+        if sharded is None:
+            deepspeed.zero.Init(module=nn.ParameterList(own), config_dict_or_path=settings)
+            sharded = own[0]
+        else:
+            sharded.convert_to_zero_parameters(param_list=own)
+
+
 def make_frozen_engine(model: nn.Module, dtype: Dtype) -> Any:
     """A ZeRO-3 engine without an optimizer: a model that is only read, spread over the processes,
     which gather one layer at a time.
@@ -217,7 +308,9 @@ def make_frozen_engine(model: nn.Module, dtype: Dtype) -> Any:
     init_distributed()
     import deepspeed
 
-    settings = deepspeed_settings(EngineConfig(zero_stage=3), dtype)
+    parameters = sum(p.numel() for p in model.parameters())
+    settings = deepspeed_settings(EngineConfig(zero_stage=3), dtype, parameters)
+    share_out(model, settings)
     engine, *_ = deepspeed.initialize(model=model, config=settings)
     engine.eval()
     return engine
@@ -291,22 +384,58 @@ def checkpoint_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix("model."): w for name, w in weights.items()} if wrapped else weights
 
 
-def full_state_dict(engine: Any, inside: str = "") -> dict[str, torch.Tensor]:
+@contextmanager
+def gathered(engine: Any) -> Iterator[None]:
+    """The weights of the engine's model whole on every process inside, whatever the ZeRO stage.
+    Call it on all processes.
+    """
+    if engine.zero_optimization_stage() < 3:
+        yield
+        return
+    import deepspeed
+
+    settle(engine)
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+        yield
+
+
+def settle(engine: Any) -> None:
+    """Let what ZeRO-3 has fetched for the pass that it expects next arrive, and go. Weights that
+    are under way can be neither gathered nor shared out.
+    """
+    engine.empty_partition_cache()
+
+
+def full_state_dict(
+    engine: Any, inside: str = "", folder: Path | None = None
+) -> dict[str, torch.Tensor]:
     """All weights of the engine's model under their plain names. Call it on all processes; complete
     on the main one.
 
     inside: what the wrapped model's names begin with, for the names of the model itself.
+    folder: where weights that ZeRO-3 shards are put together one by one, in a file without a name,
+        so that no process holds them all in memory (`podium.mapped`); without it in memory.
     """
+    state = {
+        name.removeprefix(inside): tensor
+        for name, tensor in engine.module.state_dict(keep_vars=True).items()
+    }
+    if engine.zero_optimization_stage() < 3:
+        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
     import deepspeed
 
-    parameters = list(engine.module.parameters())
-    with deepspeed.zero.GatheredParameters(
-        parameters, enabled=engine.zero_optimization_stage() == 3
-    ):
-        return {
-            name.removeprefix(inside): tensor.detach().cpu().clone()
-            for name, tensor in engine.module.state_dict().items()
-        }
+    settle(engine)
+    shapes = [getattr(tensor, "ds_shape", tensor.shape) for tensor in state.values()]
+    is_main = torch.distributed.get_rank() == 0
+    places = mapped_numbers(shapes, folder) if folder and is_main else [None] * len(shapes)
+    found = {}
+    for (name, tensor), place in zip(state.items(), places, strict=True):
+        with deepspeed.zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
+            if is_main and place is not None and tensor.dtype == torch.float32:
+                found[name] = place.copy_(tensor.detach())
+            elif is_main:
+                found[name] = tensor.detach().cpu().clone()
+    return found
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:

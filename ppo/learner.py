@@ -21,6 +21,7 @@ from podium.attention import choose_attention
 from podium.batching import share_of
 from podium.engine import (
     all_reduce_max,
+    gathered,
     init_distributed,
     load_engine,
     make_engine,
@@ -45,7 +46,6 @@ from ppo.models import (
     Policy,
     ValueFunction,
     compile_layers,
-    gathered,
 )
 from ppo.rollout import RolloutBatch, episodes, gather, read_tokens
 from ppo.update import Targets, Updater, UpdateSettings
@@ -382,7 +382,7 @@ class Learner:
         """Sample from the policy as it is now. Sharded weights are gathered once for all tokens,
         into the copy.
         """
-        with gathered(self.policy.module, self.config.engine.zero_stage):
+        with gathered(self.policy):
             self.sampler.update_weights(self.policy.module.model)
         return episodes(
             prompts, self.sampler.generate(prompts, params), self.pad_token_id, self.device

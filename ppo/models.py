@@ -7,7 +7,7 @@ with its adapters switched off. The reward is any of `podium.rewards.kinds`.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -127,14 +127,3 @@ def compile_layers(model: nn.Module) -> None:
     for module in model.modules():
         if type(module).__name__ in names:
             module.compile(dynamic=True, recompile_limit=RECOMPILE_LIMIT)
-
-
-def gathered(module: nn.Module, zero_stage: int) -> Any:
-    """A context in which the weights of a ZeRO-3 engine's module are whole; nothing to do for lower
-    stages.
-    """
-    if zero_stage < 3:
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(list(module.parameters()))

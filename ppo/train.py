@@ -266,7 +266,7 @@ def save_final(
     into adapter/. All processes call it.
     """
     with learner.ema.swapped_in():
-        policy_weights = full_state_dict(learner.policy, inside="model.")
+        policy_weights = full_state_dict(learner.policy, inside="model.", folder=stage.dir)
     if learner.value is not None:
         save_value_model(learner, tokenizer, config, stage, folder / "value")
     if not stage.is_main:
@@ -294,7 +294,7 @@ def save_value_model(
     folder: Path,
 ) -> None:
     """The value model in a reward model's layout. All processes call it."""
-    weights = full_state_dict(learner.value, inside="model.")
+    weights = full_state_dict(learner.value, inside="model.", folder=stage.dir)
     if not stage.is_main:
         return
     if config.lora is None:

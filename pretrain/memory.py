@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from podium.attention import attend_in_fp32
+from podium.engine import live_parameters
 from podium.lora import LoraConfig, with_lora
 from podium.models import inside_peft
 from podium.output_head import body
@@ -45,8 +46,6 @@ __all__ = [
 PROCESS = 900_000_000
 FP32 = 4
 Head = Literal["lm", "score"]
-# DeepSpeed keeps so many gathered parameters at hand under ZeRO-3 before it lets the first go.
-LIVE_PARAMETERS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -185,11 +184,11 @@ def trained_bytes(
     processes: int = 1,
     zero_stage: int = 0,
     offload: bool = False,
-    gathered: int = LIVE_PARAMETERS,
+    at_rest: bool = False,
 ) -> dict[str, int]:
     """What a model that learns takes on each of `processes`, by kind, in bytes: with AdamW's two
     moments, and what the ZeRO stage shards. `offload`: the optimizer lies in the host's memory.
-    `gathered`: parameters that ZeRO-3 keeps at hand beside its shards.
+    `at_rest`: no pass is under way, so that ZeRO-3 has only its shares at hand.
     """
     share = processes if zero_stage else 1
     found = {
@@ -201,7 +200,8 @@ def trained_bytes(
     if zero_stage:
         found["optimizer"] += step.trained // share  # its own fp32 copy of the weights
     if zero_stage == 3:
-        found["weights"] = step.weights // processes + min(step.weights, FP32 * gathered)
+        gathered = 0 if at_rest else FP32 * live_parameters(step.weights // FP32)
+        found["weights"] = step.weights // processes + gathered
     if offload:
         found["optimizer (host)"] = found.pop("optimizer")
     return found

@@ -25,7 +25,6 @@ from podium.runtime import Dtype
 from pretrain.architecture import build_config
 from pretrain.infilling import SENTINELS
 from pretrain.memory import (
-    LIVE_PARAMETERS,
     PROCESS,
     Head,
     cache_bytes,
@@ -151,7 +150,6 @@ class Place:
         engine, lora = config.engine, getattr(config, "lora", None)
         if self.at_rest:
             step = resting_step(shape, head=head, lora=lora)
-            gathered = 0
         else:
             step = training_step(
                 shape,
@@ -164,8 +162,7 @@ class Place:
                 lora=lora,
                 dtype=self.dtype,
             )
-            gathered = LIVE_PARAMETERS
-        return trained_bytes(step, self.processes, engine.zero_stage, engine.offload, gathered)
+        return trained_bytes(step, self.processes, engine.zero_stage, engine.offload, self.at_rest)
 
 
 def plan_memory(place: Place, only: str | None = None) -> Iterator[StageMemory]:

@@ -173,7 +173,7 @@ def main(config: Config, stage: StageContext) -> None:
                     )
 
     # 5. The base model.
-    weights = full_state_dict(engine, inside="model.")
+    weights = full_state_dict(engine, inside="model.", folder=stage.dir)
     headline = {
         **{name: value for name, value in metrics.items() if name.startswith("validation_")},
         "loss": metrics["loss"],

@@ -200,7 +200,7 @@ def train_models(
                             raise Interrupted(
                                 f"reward training stopped at update {number}, checkpoint saved"
                             )
-                trained.append(full_state_dict(engine))
+                trained.append(full_state_dict(engine, folder=stage.dir))
             first = end
             tokens += sum(item.tokens for batch in plan.batches for item in batch)
     return trained, tokens

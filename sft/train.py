@@ -134,7 +134,9 @@ def main(config: Config, stage: StageContext) -> None:
         select_by=None if config.select_by == "last" else config.select_by,
         higher_is_better=config.select_by == "reward_score",
         model=model,
-        args=SFTConfig(**trainer_arguments(config, stage, guard, round(steps_per_epoch))),
+        args=SFTConfig(
+            **trainer_arguments(config, stage, guard, round(steps_per_epoch), parameters)
+        ),
         train_dataset=to_dataset(rows),
         eval_dataset=to_dataset(validation.rows),
         processing_class=tokenizer,

@@ -24,8 +24,9 @@ from typing import Any
 import torch
 
 from podium import runtime
-from podium.engine import world_size
+from podium.engine import EngineConfig, world_size
 from podium.errors import DivergenceError
+from podium.mapped import in_fp32
 from podium.metrics import (
     MetricsLog,
     Tracker,
@@ -52,6 +53,7 @@ __all__ = [
 CHECKPOINT_FILE = "checkpoint.json"
 START_FILE = "start.json"  # how a stage begins again that was taken back to its start
 AMENDMENTS_FILE = "amendments.json"  # what was changed by hand while the stage ran
+FP32_FOLDER = "fp32"  # parents as every process maps them, while the stage runs
 KEPT_CHECKPOINTS = 2
 
 
@@ -105,6 +107,28 @@ class StageContext(StageInputs):
         self._trackers = [
             make_tracker(t, self.run_dir.name, self.name, self.dir) for t in self.recipe.trackers
         ]
+
+    # ---- what is read --------
+
+    def parent(self, ref: str, same_tokenizer: bool = True) -> Path:
+        """As `StageInputs.parent`. Under ZeRO-3 a parent that was published in fewer bits than 32
+        is copied in fp32 beside the stage's output until it is finished, so that no process holds
+        a model that it is to share out (`podium.mapped`).
+        """
+        folder = super().parent(ref, same_tokenizer)
+        if not self._shares_out:
+            return folder
+        place = self.dir / FP32_FOLDER / str(self._parents[ref]["sha256"])[:16]
+        if self.is_main:
+            in_fp32(folder, place)
+        self._barrier()
+        return place if place.is_dir() else folder
+
+    @property
+    def _shares_out(self) -> bool:
+        engine: EngineConfig | None = getattr(self.config, "engine", None)
+        frozen = getattr(self.config, "frozen_models", None)
+        return (engine is not None and engine.zero_stage == 3) or frozen == "sharded"
 
     # ---- what is told --------
 
@@ -284,6 +308,7 @@ class StageContext(StageInputs):
             shutil.rmtree(self.dir / "checkpoints", ignore_errors=True)
         if self.is_main:
             (self.dir / START_FILE).unlink(missing_ok=True)
+            shutil.rmtree(self.dir / FP32_FOLDER, ignore_errors=True)
         self.finished = True
         told = ", ".join(f"{name} {metric_text(float(v))}" for name, v in metrics.items())
         self.logbook(f"finished: {told}")

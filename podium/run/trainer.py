@@ -225,10 +225,11 @@ def forget_later_best(stage: StageContext, step: int) -> None:
 
 
 def trainer_arguments(
-    config: Any, stage: StageContext, guard: SpikeGuard, steps_per_epoch: int
+    config: Any, stage: StageContext, guard: SpikeGuard, steps_per_epoch: int, parameters: int
 ) -> dict[str, Any]:
     """What SFT and DPO tell their trainers alike, with everything off that would talk, upload or
     shuffle. `config`: a stage's, with the fields that are read here. `guard` slows down.
+    `parameters`: of the model.
 
     Raises:
         RecipeError: the batch cannot be split evenly.
@@ -267,7 +268,7 @@ def trainer_arguments(
         "weight_decay": config.weight_decay,
         "max_grad_norm": engine.gradient_clipping,
         "gradient_checkpointing": config.gradient_checkpointing,
-        "deepspeed": trainer_settings(engine, stage.dtype) if with_deepspeed else None,
+        "deepspeed": trainer_settings(engine, stage.dtype, parameters) if with_deepspeed else None,
         "eval_strategy": "steps",
         "eval_steps": eval_steps,
         "save_strategy": "steps",
@@ -308,13 +309,13 @@ def save_best(
     )
 
 
-def trainer_settings(engine: EngineConfig, dtype: Dtype) -> dict[str, Any]:
+def trainer_settings(engine: EngineConfig, dtype: Dtype, parameters: int) -> dict[str, Any]:
     """DeepSpeed under the trainer, which counts samples and fills in `auto` from its arguments.
 
     Its own bf16 must be off: as everywhere in Podium DeepSpeed brings autocast (the trainer's would
     make it keep the weights in bf16).
     """
-    settings = deepspeed_settings(engine, dtype)
+    settings = deepspeed_settings(engine, dtype, parameters)
     settings["train_micro_batch_size_per_gpu"] = "auto"
     settings["gradient_accumulation_steps"] = "auto"
     if engine.zero_stage == 3:
