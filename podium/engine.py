@@ -258,7 +258,7 @@ def zero_buffers(zero_stage: int, parameters: int) -> dict[str, int]:
     model below a billion parameters stays whole from its first use on, and 2 GB are set aside for
     sums.
     """
-    bucket = max(min(parameters // 16, BUCKET), 1)
+    bucket = max(2 * (min(parameters // 16, BUCKET) // 2), 2)  # stages 1 and 2 want an even number
     if zero_stage < 3:
         return {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     live = live_parameters(parameters)
