@@ -4,9 +4,10 @@
 
 A random LLaMA of 344M parameters, saved in bf16 as strangers' models are, goes through two updates
 of a stage by `torchrun` in fp32. Told are the most private memory of the larger process until its
-last engine is made ("loading") and over the whole run, and the losses, which must agree. Private memory is what no other process shares and what the kernel cannot
-take back: a file that is only mapped does not count. `--tree` runs the code of another checkout on
-the same work, for a before and an after.
+last engine is made ("loading") and over the whole run, and the losses, which must agree. Private
+memory is what no other process shares and what the kernel cannot take back: a file that is only
+mapped does not count. `--tree` runs the code of another checkout on the same work, for a before and
+an after; `--layers` makes the model smaller.
 """
 
 import argparse
@@ -37,7 +38,6 @@ HERE = Path(__file__).resolve().parents[1]
 VOCABULARY = 2048
 SHAPE = {
     "hidden_size": 1024,
-    "num_hidden_layers": 24,
     "intermediate_size": 3072,
     "num_attention_heads": 16,
     "max_position_embeddings": 512,
@@ -67,12 +67,13 @@ def main() -> None:
     )
     parser.add_argument("--stages", nargs="*", default=list(LOSSES), choices=list(LOSSES))
     parser.add_argument("--zero", nargs="*", type=int, default=[0, 3])
+    parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--tree", type=Path, default=HERE)
     parser.add_argument("--set", nargs="*", default=[], help="keys of the recipe, as podium's")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        make_models(folder)
+        make_models(folder, options.layers)
         print(
             "| stage | ZeRO | loading | whole run | seconds | losses |\n|---|---|---|---|---|---|"
         )
@@ -88,7 +89,7 @@ def main() -> None:
             )
 
 
-def make_models(folder: Path) -> None:
+def make_models(folder: Path, layers: int) -> None:
     """base/ and reward/ in bf16 with a tokenizer of the village, and rankings.jsonl."""
     rng = random.Random(0)
     documents = itertools.islice(Willowbrook(seed=0).documents(rng), 2000)
@@ -97,7 +98,12 @@ def make_models(folder: Path) -> None:
     source = Source(path=str(folder / "sample.jsonl"))
     tokenizer = open_tokenizer(folder / "tokens", [source], VOCABULARY, lambda: False)
     torch.manual_seed(0)
-    shape = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SHAPE)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        num_hidden_layers=layers,
+        **SHAPE,
+    )
     AutoModelForCausalLM.from_config(shape).bfloat16().save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     tokenizer = load_tokenizer(folder / "base")

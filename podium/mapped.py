@@ -10,6 +10,7 @@ that are gathered from shares and saved.
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,21 +26,30 @@ __all__ = ["in_fp32", "mapped_numbers"]
 PART_BYTES = 2**30  # of fp32 weights that are written as one file, and held while they are
 INDEX = "model.safetensors.index.json"
 LOW = {"BF16", "F16"}
+WAIT_SECONDS = 0.1
 # Weights in other forms, which the copy has no need of.
 LEFT_OUT = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
 
 
-def in_fp32(folder: Path, place: Path) -> Path:
+def in_fp32(folder: Path, place: Path, writes: bool = True) -> Path:
     """`place` with the model of `folder` in fp32; `folder` itself where nothing is in fewer bits
-    or its weights are no safetensors. A copy that is there already is taken. One process calls it.
+    or its weights are no safetensors. A copy that is there already is taken. Of several processes
+    one `writes`; the others wait for it, without a collective, since what the main process reads
+    alone comes through here too.
 
     Raises:
         RunFolderError: the disk refused.
     """
-    if place.is_dir():
-        return place
     if not any(kind in LOW for _, _, kind in _weights(folder)):
         return folder
+    if writes and not place.is_dir():
+        _write_in_fp32(folder, place)
+    while not place.is_dir():  # a launcher ends all processes where the writing one failed
+        time.sleep(WAIT_SECONDS)
+    return place
+
+
+def _write_in_fp32(folder: Path, place: Path) -> None:
     partial = place.with_name(place.name + PARTIAL)
     with writing(place.parent):
         shutil.rmtree(partial, ignore_errors=True)
@@ -54,7 +64,6 @@ def in_fp32(folder: Path, place: Path) -> Path:
             names |= dict.fromkeys(part, file.name)
         write_json(partial / INDEX, {"metadata": {}, "weight_map": names})
         publish(partial, place)
-    return place
 
 
 def mapped_numbers(shapes: list[torch.Size], folder: Path) -> list[Tensor]:

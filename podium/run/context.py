@@ -119,10 +119,7 @@ class StageContext(StageInputs):
         if not self._shares_out:
             return folder
         place = self.dir / FP32_FOLDER / str(self._parents[ref]["sha256"])[:16]
-        if self.is_main:
-            in_fp32(folder, place)
-        self._barrier()
-        return place if place.is_dir() else folder
+        return in_fp32(folder, place, writes=self.is_main)
 
     @property
     def _shares_out(self) -> bool:
