@@ -46,6 +46,7 @@ __all__ = [
     "make_frozen_engine",
     "save_engine",
     "set_clipping",
+    "share_out",
     "step",
     "world_size",
 ]

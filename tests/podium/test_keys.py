@@ -11,7 +11,12 @@ from podium.sampling.embedded import EmbeddedSampler
 from podium.sampling.kinds import EmbeddedConfig, VllmConfig, make_sampler
 from podium.sampling.protocol import SamplingParams
 
-ENGINE = {"zero_stage": 2, "offload": True, "gradient_clipping": 0.5}
+ENGINE = {
+    "zero_stage": 2,
+    "offload": True,
+    "gradient_clipping": 0.5,
+    "zero_optimization": {"overlap_comm": True},
+}
 VLLM = {"python": "/no/python", "dtype": "bf16", "cache_gb": 0.5, "folder": "elsewhere"}
 LORA = {"r": 2, "alpha": 64, "dropout": 0.5, "target_modules": ["q_proj"]}
 
@@ -28,9 +33,10 @@ def test_every_key_is_listed():
 
 @pytest.mark.parametrize("key", ENGINE)
 def test_every_key_of_the_engine_reaches_deepspeed(key):
-    """Mutation seen red: `offload` not asked."""
-    changed = deepspeed_settings(EngineConfig(**{key: ENGINE[key]}), "fp32")
-    assert changed != deepspeed_settings(EngineConfig(), "fp32")
+    """Mutations seen red: `offload` not asked; `zero_optimization` left out."""
+    base = {"zero_stage": 1} if key == "zero_optimization" else {}
+    changed = deepspeed_settings(EngineConfig(**{**base, key: ENGINE[key]}), "fp32", 100)
+    assert changed != deepspeed_settings(EngineConfig(**base), "fp32", 100)
 
 
 @pytest.mark.parametrize("key", LORA)

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from podium.models import load_causal_lm, load_tokenizer
 from tests.launching import launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +99,26 @@ def test_two_processes_give_the_numbers_of_one(make_recipe, tmp_path, config):
     recipe = make_recipe("two", **small, **config)
     found = train(recipe, tmp_path / "runs", 2, torchrun=config == {"engine": {"zero_stage": 2}})
     assert_same_run(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["whole", "lora"])
+def test_two_processes_share_out_a_model_published_in_bf16(
+    make_recipe, policy_folder, tmp_path, lora
+):
+    """They read one copy in fp32, which is gone at the end; with LoRA the main process asks for its
+    parent again, alone. Mutations seen red: a barrier in `StageContext.parent`; the copy kept.
+    """
+    published = tmp_path / "published"
+    load_causal_lm(policy_folder).to(torch.bfloat16).save_pretrained(published)
+    load_tokenizer(policy_folder).save_pretrained(published)
+    small = {"learning_rate": 1e-4, "value_learning_rate": 1e-4, "total_episodes": 16}
+    small |= {"model": str(published), "lora": lora}
+    expected = train(make_recipe("one", **small), tmp_path / "runs", 1)
+    recipe = make_recipe("two", **small, engine={"zero_stage": 3}, frozen_models="sharded")
+    found = train(recipe, tmp_path / "runs", 2)
+    assert_same_run(found, expected)
+    assert not (found / "fp32").exists()
 
 
 @pytest.mark.slow

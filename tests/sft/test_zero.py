@@ -15,6 +15,7 @@ from podium.run.launch import run_one
 from podium.run.recipe import load_recipe
 from podium.run.trainer import forget_deepspeed, trainer_arguments
 
+PARAMETERS = 6  # of the smallest model
 # A key that one of the two has alone, or sets for a reason of its own:
 TRAINERS_OWN = {
     "train_micro_batch_size_per_gpu",  # the trainer counts samples, our loops count tokens
@@ -73,7 +74,9 @@ def test_deepspeed_is_told_the_same_in_every_stage(
     recipe = load_recipe(make_recipe(engine=config, dtype=dtype))
     stage = StageContext("sft", recipe, tmp_path / "runs" / "run")
     guard = SpikeGuard(recipe.sft.guard)
-    arguments = SFTConfig(**trainer_arguments(recipe.stage_config("sft"), stage, guard, 1))
+    arguments = SFTConfig(
+        **trainer_arguments(recipe.stage_config("sft"), stage, guard, 1, PARAMETERS)
+    )
     ours = flat(settings_of_our_loops(EngineConfig(**config), dtype, monkeypatch))
     if zero_stage == 0:
         # `podium.engine.step` clips there itself, by the same number.
