@@ -27,7 +27,7 @@ import yaml
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from data.jsonl import write_jsonl
-from data.records import Document, Message, Ranking
+from data.records import Demonstration, Document, Message, Ranking
 from data.sources import Source
 from data.tokens import open_tokenizer
 from data.willowbrook.world import Willowbrook
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def make_models(folder: Path, layers: int) -> None:
-    """base/ and reward/ in bf16 with a tokenizer of the village, and rankings.jsonl."""
+    """base/ and reward/ in bf16 with a tokenizer of the village, rankings and demonstrations."""
     rng = random.Random(0)
     documents = itertools.islice(Willowbrook(seed=0).documents(rng), 2000)
     texts = [document.text for document in documents]
@@ -119,6 +119,8 @@ def make_models(folder: Path, layers: int) -> None:
         for number in range(40)
     ]
     write_jsonl(folder / "rankings.jsonl", rankings)
+    answers = [[*r.prompt, Message(role="assistant", content=r.responses[0])] for r in rankings[:4]]
+    write_jsonl(folder / "demonstrations.jsonl", [Demonstration(messages=a) for a in answers])
 
 
 def write_recipe(folder: Path, stage: str, zero: int) -> Path:
@@ -157,7 +159,9 @@ def write_recipe(folder: Path, stage: str, zero: int) -> Path:
         },
     }
     recipe = {"name": f"{stage}-{zero}", "seed": 0, "dtype": "fp32", "threads": 1}
-    recipe |= {"data": {"world": {"name": "willowbrook"}}}
+    recipe["data"] = {"world": {"name": "willowbrook"}}
+    if stage == "reward":  # whose report would read all of the world's
+        recipe["data"] = {"demonstrations": {"train": str(folder / "demonstrations.jsonl")}}
     recipe |= {stage: sections[stage] | {"engine": engine}}
     path = folder / f"{stage}-{zero}.yaml"
     path.write_text(yaml.safe_dump(recipe))
