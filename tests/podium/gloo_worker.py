@@ -8,7 +8,15 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reference_problem import BATCHES, CLIPPING, LEARNING_RATE, WEIGHT_DECAY, loss_of, new_model
+from reference_problem import (
+    BATCHES,
+    CLIPPING,
+    LEARNING_RATE,
+    WEIGHT_DECAY,
+    loss_of,
+    new_model,
+    shared_out,
+)
 
 from podium.engine import (
     EngineConfig,
@@ -16,6 +24,7 @@ from podium.engine import (
     backward,
     end_process,
     full_state_dict,
+    gathered,
     init_distributed,
     make_engine,
     step,
@@ -44,4 +53,21 @@ for zero_stage in range(4):
     weights = {name: tensor.tolist() for name, tensor in full_state_dict(engine).items()}
     if rank == 0:
         write_json(out / f"zero{zero_stage}.json", {"history": history, "weights": weights})
+
+# After a pass that nothing followed DeepSpeed has weights of the one it expects under way.
+engine, before = shared_out()
+engine(torch.ones(2, 16))
+found = full_state_dict(engine, folder=out)
+engine(torch.ones(2, 16))
+with gathered(engine):
+    whole = {name: weight.clone() for name, weight in engine.module.state_dict().items()}
+if rank == 0:
+    ways = {"full_state_dict": found, "gathered": whole}
+    write_json(
+        out / "whole.json",
+        {
+            way: all(torch.equal(weights[name], before[name]) for name in before)
+            for way, weights in ways.items()
+        },
+    )
 end_process()

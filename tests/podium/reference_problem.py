@@ -2,9 +2,13 @@
 weight decay.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from podium.engine import EngineConfig, backward, make_engine, step
 
 LEARNING_RATE, WEIGHT_DECAY, CLIPPING = 1e-2, 0.1, 0.5
 # (update, micro, row, token)
@@ -52,3 +56,21 @@ def train_plainly(updates: int = len(BATCHES)) -> tuple[list[list[float]], dict[
         optimizer.zero_grad()
         history.append([total, float(norm)])
     return history, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+SHARED = {"stage3_param_persistence_threshold": 0}  # else weights this small stay whole
+
+
+def shared_out() -> tuple[Any, dict[str, torch.Tensor]]:
+    """Forty layers under ZeRO-3, which fetches some ahead once it has seen three updates, and their
+    weights.
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(16, 16) for _ in range(40)))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    config = EngineConfig(zero_stage=3, zero_optimization=SHARED)
+    engine = make_engine(model, config, learning_rate=0.0)
+    for _ in range(3):
+        backward(engine, engine(torch.ones(2, 16)).square().mean())
+        step(engine, 0.0)
+    return engine, before
