@@ -57,7 +57,7 @@ stage = sys.argv[2]
 sys.argv = sys.argv[2:]
 runpy.run_module(f"{stage}.train", run_name="__main__", alter_sys=True)
 """
-LOSSES = {"pretrain": "loss", "reward": "loss", "ppo": "loss/policy_avg"}
+LOSSES = {"pretrain": "loss", "reward": "loss", "ppo": "loss/value_avg"}
 
 
 def main() -> None:

@@ -140,9 +140,10 @@ def test_shards_by_hand():
     one, two = (trained_bytes(step, 4, stage) for stage in (1, 2))
     assert (one["gradients"], one["optimizer"]) == (400, 200 + 100)
     assert (two["gradients"], two["optimizer"]) == (100, 200 + 100)
-    # DeepSpeed keeps whole weights at hand beside its share, as many as it allows itself.
+    # ZeRO-3 keeps an eighth of the weights whole at hand beside its share, while a pass is under way.
+    assert trained_bytes(step, 4, 3, at_rest=True)["weights"] == 100
     assert trained_bytes(step, 4, 3) == {
-        "weights": 100 + 400, "gradients": 100, "optimizer": 200 + 100, "activations": 70
+        "weights": 100 + 4 * (100 // 8), "gradients": 100, "optimizer": 200 + 100, "activations": 70
     }  # fmt: skip
     huge = trained_bytes(Step(8_000_000_000, 400, 70), 2, 3)
     assert huge["weights"] == 4_000_000_000 + 4_000_000_000
