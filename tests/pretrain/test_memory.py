@@ -145,8 +145,8 @@ def test_shards_by_hand():
     assert trained_bytes(step, 4, 3) == {
         "weights": 100 + 4 * (100 // 8), "gradients": 100, "optimizer": 200 + 100, "activations": 70
     }  # fmt: skip
-    huge = trained_bytes(Step(8_000_000_000, 400, 70), 2, 3)
-    assert huge["weights"] == 4_000_000_000 + 4_000_000_000
+    huge = trained_bytes(Step(64_000_000_000, 400, 70), 2, 3)  # and never more than a billion
+    assert huge["weights"] == 32_000_000_000 + 4_000_000_000
     lone = trained_bytes(step, 1, 1, offload=True)
     assert lone == {"weights": 400, "gradients": 400, "activations": 70, "optimizer (host)": 1200}
     away = trained_bytes(step, 1, 0, offload=True)
