@@ -280,7 +280,7 @@ def share_out(model: nn.Module, settings: dict[str, Any]) -> None:
     """Leave each process its share of every weight, one module's at a time (ZeRO-3's).
 
     DeepSpeed would do it for the whole model, and writes the first process's weights into every
-    other's beforehand. A weight that is mapped from a file (`podium.models`) would become the
+    other's beforehand. A weight that is mapped from a file (`podium.mapped`) would become the
     process's own memory by that and stay it until the last is shared out; a copy is gone as soon
     as its weight is.
     """

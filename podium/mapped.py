@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -40,7 +40,11 @@ def in_fp32(folder: Path, place: Path, writes: bool = True) -> Path:
     Raises:
         RunFolderError: the disk refused.
     """
-    if not any(kind in LOW for _, _, kind in _weights(folder)):
+    try:
+        low = any(kind in LOW for kind in _types(folder))
+    except SafetensorError:  # loading tells what is wrong with the file
+        low = False
+    if not low:
         return folder
     if writes and not place.is_dir():
         _write_in_fp32(folder, place)
@@ -82,12 +86,12 @@ def mapped_numbers(shapes: list[torch.Size], folder: Path) -> list[Tensor]:
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _weights(folder: Path) -> Iterator[tuple[Path, str, str]]:
-    """File, name and type (as safetensors writes it) of every weight."""
+def _types(folder: Path) -> Iterator[str]:
+    """The type of every weight, as safetensors writes it."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - it is no dict
-                yield file, name, opened.get_slice(name).get_dtype()
+                yield opened.get_slice(name).get_dtype()
 
 
 def _parts(folder: Path) -> Iterator[dict[str, Tensor]]:

@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from podium import mapped
-from podium.errors import RunFolderError
+from podium.errors import ParentError, RunFolderError
 from podium.mapped import in_fp32, mapped_numbers
 from podium.models import load_causal_lm, load_tokenizer
 from podium.run.context import StageContext
@@ -38,7 +38,7 @@ def test_a_copy_in_fp32_loads_as_the_published_model_does(
     monkeypatch.setattr(mapped, "PART_BYTES", part_bytes)
     place = in_fp32(published, tmp_path / "run" / "fp32")
     assert place == tmp_path / "run" / "fp32"
-    assert {kind for _, _, kind in mapped._weights(place)} == {"F32"}
+    assert set(mapped._types(place)) == {"F32"}
     files = list(place.glob("*.safetensors"))
     assert (len(files) == 1) == (part_bytes == 2**30)
     for file in files:
@@ -102,7 +102,15 @@ def test_a_full_disk_is_an_error_and_no_signal(tmp_path, monkeypatch):
 def test_the_index_names_every_weight(published, tmp_path):
     place = in_fp32(published, tmp_path / "fp32")
     index = json.loads((place / "model.safetensors.index.json").read_text())["weight_map"]
-    assert index.keys() == {name for _, name, _ in mapped._weights(published)}
+    assert index.keys() == load_file(published / "model.safetensors").keys()
+
+
+def test_a_broken_file_is_left_to_loading_which_names_it(published, tmp_path):
+    """Mutation seen red: the error of safetensors let through."""
+    (published / "model.safetensors").write_bytes(b"cut off")
+    assert in_fp32(published, tmp_path / "fp32") == published
+    with pytest.raises(ParentError, match="published"):
+        load_causal_lm(published)
 
 
 @pytest.mark.parametrize(
