@@ -296,7 +296,7 @@ def save_model(
     process writes.
 
     `state_dict` replaces the model's own: for weights sharded over processes,
-    `podium.engine.full_state_dict`.
+    `podium.sharding.full_state_dict`.
     """
     if int(os.environ.get("RANK", "0")) != 0:
         return

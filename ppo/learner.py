@@ -21,7 +21,6 @@ from podium.attention import choose_attention
 from podium.batching import share_of
 from podium.engine import (
     all_reduce_max,
-    gathered,
     init_distributed,
     load_engine,
     make_engine,
@@ -37,6 +36,7 @@ from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.sampling.kinds import EmbeddedConfig, SamplerConfig, make_sampler
 from podium.sampling.protocol import SamplingParams
 from podium.schedule import constant_with_warmup
+from podium.sharding import gathered
 from ppo.advantages import gae, grpo, kl_shaped_rewards, reinforce_plus_plus, rloo, whiten
 from ppo.config import Config
 from ppo.controllers import EMA, AdaptiveKL, FixedKL, RunningScale

@@ -34,7 +34,6 @@ from data.template import (
     stop_token_ids,
     turns_in_words,
 )
-from podium.engine import full_state_dict
 from podium.errors import DivergenceError, Interrupted
 from podium.lora import merge_lora, with_lora
 from podium.models import (
@@ -48,6 +47,7 @@ from podium.rewards.model import (
 from podium.run.context import StageContext, planned_checkpoints_of
 from podium.run.launch import run_stage_main
 from podium.run.registry import label_of
+from podium.sharding import full_state_dict
 from ppo.config import Config
 from ppo.guard import GuardConfig, breaches
 from ppo.inputs import (

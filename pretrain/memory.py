@@ -23,12 +23,12 @@ from transformers import (
 )
 
 from podium.attention import attend_in_fp32
-from podium.engine import live_parameters
 from podium.lora import LoraConfig, with_lora
 from podium.models import inside_peft
 from podium.output_head import body
 from podium.runtime import Dtype, autocast
 from podium.sampling.logprobs import head_logprobs, takes_position_ids
+from podium.sharding import live_parameters
 
 __all__ = [
     "PROCESS",

@@ -33,7 +33,6 @@ from data.template import prepare_tokenizer
 from data.windows import Windows
 from podium.attention import choose_attention
 from podium.engine import (
-    full_state_dict,
     init_distributed,
     load_engine,
     make_engine,
@@ -57,6 +56,7 @@ from podium.run.launch import run_stage_main
 from podium.run.rollback import begin_again, go_back, opened_guard, save_guard
 from podium.runtime import rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
+from podium.sharding import full_state_dict
 from pretrain.architecture import build_config, build_model
 from pretrain.batches import batch_sizes
 from pretrain.config import Config

@@ -21,13 +21,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data.jsonl import read_jsonl
 from data.records import Ranking
-from podium.engine import full_state_dict, init_distributed
+from podium.engine import init_distributed
 from podium.errors import DataError, PodiumError
 from podium.models import moved
 from podium.progress import say
 from podium.run.parents import find_parent
 from podium.run.recipe import load_recipe
 from podium.runtime import device, resolve_dtype, set_threads
+from podium.sharding import full_state_dict
 from podium.storage import write_json, write_text
 from reward.batches import EncodedRanking, encode_rankings
 from reward.calibration import accuracy

@@ -30,7 +30,6 @@ from transformers import PreTrainedModel
 
 from podium.attention import choose_attention
 from podium.engine import (
-    full_state_dict,
     init_distributed,
     load_engine,
     make_engine,
@@ -54,6 +53,7 @@ from podium.run.launch import run_stage_main
 from podium.run.rollback import go_back, load_guard, save_guard, without_batches
 from podium.runtime import Dtype, rng_state, set_rng_state
 from podium.schedule import cosine_to_fraction
+from podium.sharding import full_state_dict
 from reward.batches import (
     EncodedRanking,
     encode_rankings,

@@ -23,12 +23,11 @@ from podium.engine import (
     all_reduce_sum,
     backward,
     end_process,
-    full_state_dict,
-    gathered,
     init_distributed,
     make_engine,
     step,
 )
+from podium.sharding import full_state_dict, gathered
 from podium.storage import write_json
 
 out = Path(sys.argv[1])

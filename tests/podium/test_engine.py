@@ -29,17 +29,15 @@ from podium.engine import (  # noqa: E402
     all_reduce_sum,
     backward,
     deepspeed_settings,
-    full_state_dict,
-    gathered,
     init_distributed,
     leave_distributed,
     load_engine,
     make_engine,
     save_engine,
-    share_out,
     step,
     world_size,
 )
+from podium.sharding import full_state_dict, gathered, share_out  # noqa: E402
 
 ZERO_STAGES = [0, 1, 2, 3]
 

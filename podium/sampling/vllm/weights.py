@@ -68,7 +68,7 @@ def write_weights(model: nn.Module, folder: Path, version: str, dtype: torch.dty
     """The model as `folder`: config.json, safetensors in `dtype`, and the version. Adapters are
     added into the weights that are written; those of `model` stay as they are.
 
-    Under ZeRO-3 call it where the weights are whole (`podium.engine.gathered`).
+    Under ZeRO-3 call it where the weights are whole (`podium.sharding.gathered`).
     """
     lm = cast("Any", inside_peft(model))
     partial = folder.with_name(folder.name + PARTIAL)
