@@ -191,11 +191,12 @@ def _make(
         tell(f"  documents to tokens: goes on after {done['documents']:,} documents")
     began = noted = said = time.monotonic()
     start = done["characters.total"]
+    separator = document_separator_id(tokenizer)  # once: it reads the whole vocabulary
     with writing(folder), _appending(folder, done) as files:
         for _ in islice(documents, done["documents"]):
             _stop(stopping)
         while chunk := [document.text for document in islice(documents, CHUNK)]:
-            _append(files, chunk, tokenizer, done)
+            _append(files, chunk, tokenizer, separator, done)
             now = time.monotonic()
             stop = stopping()
             if stop or now - noted > NOTE_SECONDS:
@@ -222,13 +223,13 @@ def _append(
     files: dict[str, BinaryIO],
     texts: list[str],
     tokenizer: PreTrainedTokenizerBase,
+    separator: int,
     done: dict[str, int],
 ) -> None:
-    separator = np.asarray([document_separator_id(tokenizer)])
-    kind = _id_type(tokenizer)
+    before, kind = np.asarray([separator]), _id_type(tokenizer)
     ids = encode_documents(tokenizer, texts)
     lengths = np.asarray([len(row) + 1 for row in ids], dtype=np.int64)
-    whole = np.concatenate([part for row in ids for part in (separator, row)]).astype(kind)
+    whole = np.concatenate([part for row in ids for part in (before, row)]).astype(kind)
     written = {
         "tokens.bin": whole,
         "ends.bin": np.cumsum(lengths) + done["tokens.bin"] // kind.itemsize,

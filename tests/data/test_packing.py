@@ -104,6 +104,31 @@ def test_documents_are_encoded_without_special_tokens(tokenizer):
     assert not set(tokenizer.all_special_ids) & {int(i) for row in ids for i in row}
 
 
+def test_documents_get_the_ids_that_calling_the_tokenizer_gives(tokenizer):
+    """The quick way forgets what a stranger's tokenizer.json may ask for: cut texts, and padding.
+    Seen red without each of `no_truncation`, `no_padding` and `encode_special_tokens`.
+    """
+    texts = ["Ana likes honey.", "", "a <|end|> b", "The mill is old. " * 30]
+    expected = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    theirs = copy.deepcopy(tokenizer)
+    theirs.backend_tokenizer.enable_truncation(8)
+    theirs.backend_tokenizer.enable_padding(length=16)
+    theirs.backend_tokenizer.encode_special_tokens = False
+    assert [row.tolist() for row in encode_documents(theirs, texts)] == expected
+
+
+def test_a_tokenizer_with_a_way_of_its_own_is_called(tokenizer):
+    """CodeLlama's class, for example, looks for blanks to fill in. Seen red when none is asked."""
+
+    class Own(type(tokenizer)):
+        def _encode_plus(self, text, **_):
+            return {"input_ids": [[7] for _ in text]}
+
+    theirs = copy.deepcopy(tokenizer)
+    theirs.__class__ = Own
+    assert [row.tolist() for row in encode_documents(theirs, ["Ana", "Ben"])] == [[7], [7]]
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
 def test_a_document_is_read_as_if_it_were_alone_in_its_window(request, family, attention):
