@@ -6,14 +6,16 @@ Source: Brown et al. 2020, section 2.2 and Table 2.2.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "Mixture",
     "SourceReport",
     "mix",
+    "mixed_order",
 ]
 
 Item = TypeVar("Item")
@@ -41,54 +43,73 @@ def mix(
     weights: Mapping[str, float],
     *,
     seed: int = 0,
-    total: float | None = None,
     passes: int = 1,
     size: Callable[[Item], float] = lambda item: 1.0,
 ) -> Mixture[Item]:
-    """Draw from every source its share of `total`, in units of `size` (one a record, or characters,
-    or tokens).
+    """The items themselves in the order of `mixed_order`, which `size` measures: 1 a record, or
+    characters.
+    """
+    sizes = {name: np.array([size(item) for item in items]) for name, items in sources.items()}
+    owner, number, report = mixed_order(sizes, weights, seed=seed, passes=passes)
+    held = list(sources.values())
+    return Mixture([held[o][n] for o, n in zip(owner, number, strict=True)], report)
+
+
+def mixed_order(
+    sizes: Mapping[str, NDArray[Any]],
+    weights: Mapping[str, float],
+    *,
+    seed: int = 0,
+    passes: int = 1,
+) -> tuple[NDArray[np.int16], NDArray[np.int64], dict[str, SourceReport]]:
+    """Which items to read in which order, so that every source gives its share of what all of them
+    hold together, in units of their sizes (records, characters or tokens).
 
     A source is read through in shuffled passes, so nothing repeats before all of it was seen.
-    `total` is by default what the sources hold together; weights are normalised. Drawing stops as
-    near to each share as whole items allow.
+    Weights are normalised. Drawing stops as near to each share as whole items allow.
 
     Args:
-        passes: how often the reader will want `total`. A second pass goes on where the first one
+        sizes: by source, (n,) the size of each of its items.
+        passes: how often the reader will want the whole. A second pass goes on where the first one
             stopped: with the first draw repeated, most of a large source of small weight would
             never be read, while its few drawn records were read again and again.
-    """
-    rng = np.random.default_rng(seed)
-    sizes = {name: [size(item) for item in items] for name, items in sources.items()}
-    held = {name: sum(values) for name, values in sizes.items()}
-    total = passes * (sum(held.values()) if total is None else total)
-    whole = sum(weights[name] for name in sources)
 
-    items: list[Item] = []
-    drawn: dict[str, list[int]] = {}
-    for number, (name, source) in enumerate(sources.items()):
-        # A stream for each source, so that more passes begin as fewer do, whatever lies beside it.
-        own = np.random.default_rng([seed, number])
-        drawn[name] = _draw(sizes[name], total * weights[name] / whole, own)
-        items += [source[i] for i in drawn[name]]
-    taken = {name: sum(sizes[name][i] for i in indices) for name, indices in drawn.items()}
+    Returns:
+        (d,) the source of each item, counted in the order of `sizes`, (d,) its place there, and a
+        report by source.
+    """
+    held = {name: float(values.sum()) for name, values in sizes.items()}
+    total = passes * sum(held.values())
+    whole = sum(weights[name] for name in sizes)
+    # A stream for each source, so that more passes begin as fewer do, whatever lies beside it.
+    drawn = {
+        name: _draw(values, total * weights[name] / whole, np.random.default_rng([seed, place]))
+        for place, (name, values) in enumerate(sizes.items())
+    }
+    taken = {name: float(sizes[name][indices].sum()) for name, indices in drawn.items()}
     report = {
         name: SourceReport(
-            len(drawn[name]), taken[name] / sum(taken.values()), taken[name] / held[name]
+            len(indices), taken[name] / sum(taken.values()), taken[name] / held[name]
         )
-        for name in sources
+        for name, indices in drawn.items()
     }
-    return Mixture([items[i] for i in rng.permutation(len(items))], report)
+    lengths = [len(indices) for indices in drawn.values()]
+    owner = np.repeat(np.arange(len(drawn), dtype=np.int16), lengths)
+    order = np.random.default_rng(seed).permutation(len(owner))
+    return owner[order], np.concatenate(list(drawn.values()))[order], report
 
 
-def _draw(sizes: Sequence[float], wanted: float, rng: np.random.Generator) -> list[int]:
+def _draw(sizes: NDArray[Any], wanted: float, rng: np.random.Generator) -> NDArray[np.int64]:
     """Indices in shuffled passes until their sizes sum to `wanted`; the last one stays if that
     comes nearer.
     """
-    indices: list[int] = []
+    parts: list[NDArray[np.int64]] = []
     taken = 0.0
     while True:
-        for i in rng.permutation(len(sizes)):
-            if taken + sizes[i] / 2 > wanted:
-                return indices
-            indices.append(int(i))
-            taken += sizes[i]
+        order = rng.permutation(len(sizes))
+        after = taken + np.cumsum(sizes[order], dtype=np.float64)
+        enough = after - sizes[order] / 2 > wanted
+        if enough.any():
+            return np.concatenate([*parts, order[: int(enough.argmax())]])
+        parts.append(order)
+        taken = float(after[-1])

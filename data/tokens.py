@@ -4,7 +4,6 @@ read from.
     <runs>/.tokens/<key>/
         tokens.bin      every document's ids, one after the other, a separator before each
         ends.bin        int64, where each document ends in them
-        characters.bin  int64, how long its text was
         store.json      what it was made from; written last, so a folder without it is unfinished
 
 The key is a hash of everything that decides the ids: the files' content, how they are read, the
@@ -48,9 +47,9 @@ __all__ = [
     "tokenizer_key",
 ]
 
-FORMAT = 1  # of the folder; raised when the same key would mean other ids
+FORMAT = 2  # of the folder; raised when the same key would mean other ids
 STORE, PROGRESS, TOKENIZER = "store.json", "progress.json", "tokenizer.json"
-PARTS = {"tokens.bin": None, "ends.bin": np.int64, "characters.bin": np.int64}
+PARTS = {"tokens.bin": None, "ends.bin": np.int64}
 NOTE_SECONDS = 5.0  # between notes of progress: what a kill can lose
 SAY_SECONDS = 15.0
 STOPPED = "stopped while documents were made into tokens; what is done is kept"
@@ -59,12 +58,11 @@ STOPPED = "stopped while documents were made into tokens; what is done is kept"
 @dataclass(frozen=True)
 class TokenStore:
     """One source's documents: `tokens` (n,) with a separator before each document, `ends` (d,)
-    where each ends in them, `characters` (d,) of its text; all mapped, not read.
+    where each ends in them; both mapped, not read.
     """
 
     tokens: np.ndarray
     ends: np.ndarray
-    characters: np.ndarray
     report: ReadReport
 
     def __len__(self) -> int:
@@ -190,7 +188,7 @@ def _make(
     if done["documents"]:
         tell(f"  documents to tokens: goes on after {done['documents']:,} documents")
     began = noted = said = time.monotonic()
-    start = done["characters.total"]
+    start = done["characters"]
     separator = document_separator_id(tokenizer)  # once: it reads the whole vocabulary
     with writing(folder), _appending(folder, done) as files:
         for _ in islice(documents, done["documents"]):
@@ -205,7 +203,7 @@ def _make(
             if stop:
                 raise Interrupted(STOPPED)
             if now - said > SAY_SECONDS:
-                rate = (done["characters.total"] - start) / (now - began) / 1e6
+                rate = (done["characters"] - start) / (now - began) / 1e6
                 tell(
                     f"  documents to tokens: {done['documents']:,} documents, "
                     f"{done['tokens.bin'] / _id_type(tokenizer).itemsize:,.0f} tokens, "
@@ -233,13 +231,12 @@ def _append(
     written = {
         "tokens.bin": whole,
         "ends.bin": np.cumsum(lengths) + done["tokens.bin"] // kind.itemsize,
-        "characters.bin": np.asarray([len(text) for text in texts], dtype=np.int64),
     }
     for name, values in written.items():
         files[name].write(values.tobytes())
         done[name] += values.nbytes
     done["documents"] += len(texts)
-    done["characters.total"] += int(written["characters.bin"].sum())
+    done["characters"] += sum(map(len, texts))
 
 
 def _progress(folder: Path) -> dict[str, int]:
@@ -248,7 +245,7 @@ def _progress(folder: Path) -> dict[str, int]:
     if path.is_file():
         found: dict[str, int] = json.loads(path.read_text())
         return found
-    return dict.fromkeys(("documents", "characters.total", *PARTS), 0)
+    return dict.fromkeys(("documents", "characters", *PARTS), 0)
 
 
 def _note(folder: Path, files: dict[str, BinaryIO], done: dict[str, int]) -> None:
@@ -275,9 +272,7 @@ def _appending(folder: Path, done: dict[str, int]) -> Iterator[dict[str, BinaryI
 def _mapped(folder: Path) -> TokenStore:
     about = json.loads((folder / STORE).read_text())
     kinds = PARTS | {"tokens.bin": np.dtype(about["ids"])}
-    tokens, ends, characters = (
-        np.memmap(folder / name, dtype=kind, mode="r") for name, kind in kinds.items()
-    )
+    tokens, ends = (np.memmap(folder / name, dtype=kind, mode="r") for name, kind in kinds.items())
     report = ReadReport(about["kept"])
     report.dropped.update(about["dropped"])
-    return TokenStore(tokens, ends, characters, report)
+    return TokenStore(tokens, ends, report)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from data.mixture import mix
+from data.mixture import mixed_order
 from data.tokens import TokenStore
 from podium.errors import DataError
 
@@ -58,22 +58,19 @@ class DocumentTokens:
 def mixed(
     stores: dict[str, TokenStore], weights: dict[str, float], passes: int = 1
 ) -> DocumentTokens:
-    """The stores' documents in the order in which `data.readers` gives their records: mixed by
-    weight (in characters) where there are weights, else one source after the other.
+    """The stores' documents one source after the other, or, where there are weights, so mixed that
+    each source gives its share of the tokens.
     """
-    if len(stores) == 1 and not weights:
-        return DocumentTokens(list(stores.values()))
-    numbers = {name: range(len(store)) for name, store in stores.items()}
+    held = list(stores.values())
+    if len(held) == 1 and not weights:
+        return DocumentTokens(held)
     if not weights:
-        owner = np.repeat(np.arange(len(stores)), [len(store) for store in stores.values()])
-        number = np.concatenate([np.arange(len(store)) for store in stores.values()])
-        return DocumentTokens(list(stores.values()), owner, number)
-    pairs = {name: [(place, i) for i in numbers[name]] for place, name in enumerate(stores)}
-    lengths = [store.characters for store in stores.values()]
-    mixture = mix(pairs, weights, passes=passes, size=lambda pair: float(lengths[pair[0]][pair[1]]))
-    order = np.asarray(mixture.items, dtype=np.int64)
-    epochs = {name: part.epochs for name, part in mixture.report.items()}
-    return DocumentTokens(list(stores.values()), order[:, 0], order[:, 1], epochs)
+        owner = np.repeat(np.arange(len(held), dtype=np.int16), [len(store) for store in held])
+        return DocumentTokens(held, owner, np.concatenate([np.arange(len(s)) for s in held]))
+    lengths = {name: np.diff(store.ends, prepend=0) for name, store in stores.items()}
+    owner, number, report = mixed_order(lengths, weights, passes=passes)
+    epochs = {name: part.epochs for name, part in report.items()}
+    return DocumentTokens(held, owner, number, epochs)
 
 
 class Windows:

@@ -13,8 +13,9 @@ import torch
 
 from data import rows, tokens
 from data.jsonl import numbered_lines, read_jsonl
+from data.mixture import mix
 from data.packing import encode_documents, pack
-from data.readers import ReadReport, named_sources, read_source, stream_source, weights_of
+from data.readers import ReadReport, read_source, stream_source
 from data.records import Document
 from data.sources import Source
 from data.tokens import content_of, open_store, open_tokenizer
@@ -61,29 +62,54 @@ def test_windows_from_the_disk_are_those_of_memory(tmp_path, source, tokenizer, 
     assert torch.equal(found[picked], expected[picked])
 
 
-@pytest.mark.parametrize("passes", [1, 3])
-@pytest.mark.parametrize("weights", [(None, None), (1.0, 3.0)])
-def test_a_mixture_has_the_order_of_its_records(tmp_path, source, tokenizer, weights, passes):
-    """Mutation seen red: a document's place in the mixture taken for its place in its source."""
+@pytest.fixture
+def two(tmp_path, source) -> list[dict[str, str]]:
+    """The source, and one whose documents grow."""
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"text": f"Bram {i}. " * i}) + "\n" for i in range(1, 9)))
-    spec = [
-        {"path": path, "weight": weight}
-        for path, weight in zip((source.path, str(other)), weights, strict=True)
-    ]
-    from data.readers import read_with_report
+    return [{"path": source.path}, {"path": str(other)}]
 
-    records, report = read_with_report(spec, Document, passes)
-    named = named_sources(spec)
-    stores = {name: stored(tmp_path, part, tokenizer) for name, part in named.items()}
-    documents = mixed(stores, weights_of(named), passes)
-    assert [documents[i].tolist() for i in range(len(documents))] == [
+
+def same_documents(found, records, tokenizer) -> bool:
+    return [found[i].tolist() for i in range(len(found))] == [
         [tokenizer.bos_token_id, *ids.tolist()]
         for ids in encode_documents(tokenizer, [record.text for record in records])
     ]
-    assert documents.epochs == report.epochs
+
+
+def test_sources_without_weights_follow_each_other(tmp_path, two, tokenizer):
+    """Mutation seen red: a document's place in the whole taken for its place in its source."""
+    stores = {part["path"]: stored(tmp_path, Source(**part), tokenizer) for part in two}
+    documents, records = mixed(stores, {}), read_source(two, Document)
+    assert same_documents(documents, records, tokenizer)
     expected = in_memory(tokenizer, [record.text for record in records], 16)
     assert torch.equal(windows(documents, 16)[:], expected)
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_a_mixture_gives_each_source_its_share_of_the_tokens(tmp_path, two, tokenizer, passes):
+    """The order is that of `mix` over the records, each as long as its tokens with the separator.
+    Seen red with documents counted by one each, and with their ends for their lengths.
+    """
+    weights = {two[0]["path"]: 1.0, two[1]["path"]: 3.0}
+    stores = {part["path"]: stored(tmp_path, Source(**part), tokenizer) for part in two}
+    documents = mixed(stores, weights, passes)
+
+    def tokens_of(record: Document) -> int:
+        return len(encode_documents(tokenizer, [record.text])[0]) + 1
+
+    held = {part["path"]: read_source(part, Document) for part in two}
+    expected = mix(held, weights, passes=passes, size=tokens_of)
+    assert same_documents(documents, expected.items, tokenizer)
+    whole = in_memory(tokenizer, [record.text for record in expected.items], 16)
+    assert torch.equal(windows(documents, 16)[:], whole)
+    read = np.bincount(documents.owner, [len(documents[i]) for i in range(len(documents))])
+    longest = max(len(documents[i]) for i in range(len(documents)))
+    total = passes * sum(len(store.tokens) for store in stores.values())
+    assert read == pytest.approx([total / 4, total * 3 / 4], abs=longest)
+    assert documents.epochs == {
+        name: read[place] / len(store.tokens) for place, (name, store) in enumerate(stores.items())
+    }
 
 
 @pytest.mark.parametrize("chunks", range(1, 6))
@@ -102,7 +128,7 @@ def test_what_a_kill_left_is_cut_back_and_gone_on_with(tmp_path, source, tokeniz
         with (folder / name).open("ab") as file:
             file.write(b"half a write")
     found = stored(tmp_path, source, tokenizer)
-    for part in ("tokens", "ends", "characters"):
+    for part in ("tokens", "ends"):
         assert np.array_equal(getattr(found, part), getattr(whole, part))
 
 
