@@ -46,6 +46,7 @@ from podium.models import (
     remove_dropout,
     resize_for,
 )
+from podium.products import even_products
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
 from podium.run.lineage import hash_folder
@@ -80,6 +81,7 @@ def main(config: Config, stage: StageContext) -> None:
     save_stop_token_ids(tokenizer, model)
     context = context_of(model.config) or UNSTATED_CONTEXT
     choose_attention(model, stage.device)
+    even_products(model, stage.device)
 
     # 2. Rankings to pairs, in the order of the whole run.
     draws = draws_of(stage, config.rankings, config.num_train_epochs)

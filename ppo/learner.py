@@ -30,6 +30,7 @@ from podium.engine import (
 from podium.errors import RecipeError
 from podium.lora import with_lora
 from podium.models import count_parameters, remove_dropout
+from podium.products import even_products
 from podium.rewards.protocol import Reward
 from podium.rewards.sampled import read_scores
 from podium.runtime import Dtype, rng_state, set_rng_state
@@ -170,6 +171,7 @@ class Learner:
                 # The ratio of PPO compares two passes over the same tokens; with dropout they
                 # would differ before anything was learned.
                 remove_dropout(model)
+                even_products(model, self.device)
         for model in filter(None, (models.policy, models.value, models.reference)):
             choose_attention(model, self.device)
         if config.lora is None:

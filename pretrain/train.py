@@ -50,6 +50,7 @@ from podium.models import (
     resize_for,
     save_model,
 )
+from podium.products import even_products
 from podium.run.context import StageContext
 from podium.run.inputs import StageInputs
 from podium.run.launch import run_stage_main
@@ -95,6 +96,7 @@ def main(config: Config, stage: StageContext) -> None:
 
     # 3. Engine; go on from a checkpoint if there is one.
     choose_attention(model, stage.device)
+    even_products(model, stage.device)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     engine = make_engine(

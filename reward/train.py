@@ -40,6 +40,7 @@ from podium.errors import Interrupted
 from podium.guard import SpikeGuard
 from podium.lora import merge_lora, with_lora
 from podium.models import moved
+from podium.products import even_products
 from podium.rewards.folders import brings_head
 from podium.rewards.model import (
     RewardEnsemble,
@@ -212,6 +213,7 @@ def new_engine(
     """A fresh reward model under an engine, and what it minimises."""
     module = new_module(config, initial, seed)
     choose_attention(module.reward_model, device)
+    even_products(module, device)
     if config.shared_prefix:
         check_shared_prefix(module.reward_model, initial.max_length)
     if config.gradient_checkpointing:

@@ -49,6 +49,7 @@ from podium.models import (
     moved,
     resize_for,
 )
+from podium.products import even_products
 from podium.rewards.kinds import make_reward
 from podium.run.context import StageContext
 from podium.run.launch import run_stage_main
@@ -103,6 +104,7 @@ def main(config: Config, stage: StageContext) -> None:
             "(max_prompt_tokens and max_response_tokens lower it)"
         )
     choose_attention(model, stage.device)
+    even_products(model, stage.device)
 
     # 2. Demonstrations to rows, in the order of the whole run.
     limits = config.max_prompt_tokens, config.max_response_tokens

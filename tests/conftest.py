@@ -250,3 +250,21 @@ def attended(monkeypatch):
 
     monkeypatch.setattr(attention, "attend", counting)
     return calls
+
+
+@pytest.fixture
+def evened(monkeypatch):
+    """`evened[True]`: how often a layer that was training was a CPU's `EvenLinear` (False: one that
+    was not).
+    """
+    from podium.products import EvenLinear
+
+    calls: Counter[bool] = Counter()
+    forward = EvenLinear.forward
+
+    def counting(layer, input):
+        calls[layer.training] += 1
+        return forward(layer, input)
+
+    monkeypatch.setattr(EvenLinear, "forward", counting)
+    return calls

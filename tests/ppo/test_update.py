@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from data.packing import packed_inputs
 from podium.attention import attends_in_fp32
 from podium.models import remove_dropout
+from podium.products import EvenLinear
 from ppo.ptx import next_tokens
 from ppo.update import MiniBatch, Targets, UpdateSums, compare_gradients, flat_gradient
 
@@ -434,3 +435,11 @@ def test_policy_value_model_and_reference_have_the_attention_of_a_cpu(make_learn
     learner = make_learner()
     parts = (learner.policy.module, learner.value.module, learner.reference.module)
     assert all(attends_in_fp32(part.model) for part in parts)
+
+
+def test_policy_value_model_and_reference_have_the_products_of_a_cpu(make_learner):
+    """Mutation seen red: the products left to the models."""
+    learner = make_learner()
+    parts = (learner.policy.module, learner.value.module, learner.reference.module)
+    for part in parts:
+        assert any(isinstance(layer, EvenLinear) for layer in part.modules())

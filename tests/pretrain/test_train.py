@@ -325,7 +325,7 @@ def test_a_mixture_is_read_on_and_not_read_again(make_recipe, tmp_path):
     assert on > 2.5 * first, "the draws after the first one go on"
 
 
-def test_it_trains_with_the_attention_of_a_cpu(make_recipe, attended, tmp_path):
-    """Mutation seen red: the choice left to the model."""
+def test_it_trains_with_attention_and_products_of_a_cpu(make_recipe, attended, evened, tmp_path):
+    """Mutations seen red: the attention left to the model; the products left to it."""
     train(make_recipe(tokens=26 * 4 * 2), tmp_path / "runs")
-    assert attended[True]
+    assert attended[True] and evened[True]

@@ -377,7 +377,7 @@ def test_a_loss_that_is_no_number_stops_the_run(make_recipe, tmp_path):
     assert not (tmp_path / "runs/run/reward/final").exists()
 
 
-def test_it_trains_with_the_attention_of_a_cpu(make_recipe, attended, tmp_path):
-    """Mutation seen red: the choice left to the model."""
+def test_it_trains_with_attention_and_products_of_a_cpu(make_recipe, attended, evened, tmp_path):
+    """Mutations seen red: the attention left to the model; the products left to it."""
     train(make_recipe(num_train_epochs=1), tmp_path / "runs")
-    assert attended[True]
+    assert attended[True] and evened[True]
