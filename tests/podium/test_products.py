@@ -62,11 +62,14 @@ def test_the_product_meets_few_numbers_of_rows(layers, monkeypatch):
 
 
 def test_at_most_an_eighth_is_added():
-    """Mutations seen red: twice the step; rows cut instead of filled."""
+    """And nothing to many rows. Mutations seen red: twice the step; rows cut instead of filled; no
+    end.
+    """
     for rows in range(1, 20_000):
         assert rows <= even_rows(rows) <= max(rows + 31, rows * 1.125)
         assert even_rows(even_rows(rows)) == even_rows(rows)
     assert len({even_rows(rows) for rows in range(512, 1024)}) == 9
+    assert even_rows(2049) == 2049 and even_rows(2047) == 2048
 
 
 def test_fp32_is_the_plain_product_to_the_bit(layers):
@@ -97,3 +100,19 @@ def test_a_copy_multiplies_by_its_own_weights(layers):
     nn.init.zeros_(other.bias)
     assert passed(other, 7)[0].abs().max() == 0
     assert passed(layers[1], 7)[0].abs().max() > 0
+
+
+def test_what_is_compiled_is_left_to_the_compiler(layers):
+    """Its products are its own, and numbers of rows would be conditions of the graph. Mutation seen
+    red: filled up there too.
+    """
+    seen = []
+
+    def backend(graph, example):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    compiled = torch.compile(layers[1], backend=backend, dynamic=True, fullgraph=True)
+    with torch.no_grad(), autocast(CPU, "bf16"):
+        assert compiled(torch.zeros(7, 24)).shape == (7, 40)
+    assert seen and not any("pad" in target for target in seen)
