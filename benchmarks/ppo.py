@@ -106,6 +106,8 @@ def run_podium(work: dict[str, Any]) -> dict[str, Any]:
         "memory_bytes": memory,
         "profile": profile,
         "mean_response": float(batch.action_mask.sum() / batch_size),
+        "prompt_lengths": (batch.attention_mask & ~batch.action_mask).sum(1).tolist(),
+        "response_lengths": batch.action_mask.sum(1).tolist(),
         "flops": arithmetic(policy, batch, inner_epochs),
         "peak_flops": matmul_rate(work["dtype"]),
     }
