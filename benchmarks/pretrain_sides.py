@@ -78,9 +78,18 @@ def make_model(work: Work) -> Any:
 
 def ours(pipe: Connection, work: Work) -> None:
     """Podium's update on a DeepSpeed engine, as `pretrain.train` makes it."""
+    run_ours(pipe, work, compiles=False)
+
+
+def ours_compiled(pipe: Connection, work: Work) -> None:
+    """The same with `pretrain.compile: true`."""
+    run_ours(pipe, work, compiles=True)
+
+
+def run_ours(pipe: Connection, work: Work, compiles: bool) -> None:
     from podium.attention import choose_attention
     from podium.engine import EngineConfig, make_engine
-    from pretrain.updates import Causal, LanguageModel, update
+    from pretrain.updates import Causal, LanguageModel, compile_reading, update
 
     stage = SimpleNamespace(world_size=1, rank=0, device=torch.device("cpu"))
     model = make_model(work)
@@ -95,6 +104,8 @@ def ours(pipe: Connection, work: Work) -> None:
     )
     batch = torch.from_numpy(work.ids)
     objective = Causal(BOS, work.size.context)
+    if compiles:
+        compile_reading(engine.module, batch[:1], BOS)
 
     def step() -> float:
         loss, _ = update(engine, batch, objective, LEARNING_RATE, len(batch), cast("Any", stage))
@@ -109,7 +120,7 @@ def plain_torch(pipe: Connection, work: Work) -> None:
 
 
 def compiled_torch(pipe: Connection, work: Work) -> None:
-    """The same loop with its model compiled, which Podium does not do."""
+    """The same loop with its model compiled."""
     run_torch(pipe, work, compiled)
 
 
@@ -264,6 +275,7 @@ def shifted(work: Work) -> tuple[Tensor, Tensor]:
 
 SIDES = {
     "ours": ours,
+    "ours compiled": ours_compiled,
     "torch": plain_torch,
     "compiled": compiled_torch,
     "trainer": trainer,

@@ -19,6 +19,7 @@ from data.records import Prompt
 from podium import runtime
 from podium.attention import choose_attention
 from podium.batching import share_of
+from podium.compilation import compile_layers
 from podium.engine import (
     all_reduce_max,
     init_distributed,
@@ -46,7 +47,6 @@ from ppo.models import (
     Frozen,
     Policy,
     ValueFunction,
-    compile_layers,
 )
 from ppo.rollout import RolloutBatch, episodes, gather, read_tokens
 from ppo.update import Targets, Updater, UpdateSettings

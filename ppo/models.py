@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from podium.engine import make_frozen_engine
 from podium.models import inside_peft
@@ -21,8 +20,6 @@ from podium.rewards.score import token_values
 from podium.runtime import Dtype, autocast
 from podium.sampling.logprobs import token_logprobs
 
-# torch's 8 are too few for four models, with and without gradients, with one row and with many
-RECOMPILE_LIMIT = 64
 Placement = Literal["resident", "offload", "sharded"]
 
 
@@ -113,17 +110,3 @@ class AdapterOff:
         """The policy's engine, acting as the reference inside."""
         with torch.no_grad(), self.engine.module.model.disable_adapter():
             yield self.engine
-
-
-def compile_layers(model: nn.Module) -> None:
-    """torch.compile for every layer of the Hugging Face models inside, in place.
-
-    The layers of a model share their code, so one of them is compiled, for any shape, and serves
-    all: 30 s for a LLaMA whose compilation as a whole takes 250.
-    """
-    names: set[str] = set()
-    for module in model.modules():
-        names.update(module._no_split_modules or () if isinstance(module, PreTrainedModel) else ())
-    for module in model.modules():
-        if type(module).__name__ in names:
-            module.compile(dynamic=True, recompile_limit=RECOMPILE_LIMIT)

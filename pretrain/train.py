@@ -63,7 +63,13 @@ from pretrain.batches import batch_sizes
 from pretrain.config import Config
 from pretrain.infilling import Infill, add_sentinels, evaluate_infilling, objective_of
 from pretrain.presets import preset
-from pretrain.updates import LanguageModel, evaluate, shrink_embedding_gradient, update
+from pretrain.updates import (
+    LanguageModel,
+    compile_reading,
+    evaluate,
+    shrink_embedding_gradient,
+    update,
+)
 
 __all__ = ["Config", "main"]
 
@@ -108,6 +114,8 @@ def main(config: Config, stage: StageContext) -> None:
         weight_decay=config.weight_decay,
         dtype=stage.dtype,
     )
+    if config.compile:
+        compile_reading(engine.module, train[:1], separator_id)
     guard = opened_guard(config.guard, stage, config.engine.gradient_clipping)
     number, checkpoint = stage.latest_checkpoint() or (0, None)  # updates done
     if checkpoint is not None:

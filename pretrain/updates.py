@@ -14,7 +14,9 @@ from torch.utils.hooks import RemovableHandle
 
 from data.packing import Apart, documents_apart
 from podium.batching import share_of
+from podium.compilation import compile_whole
 from podium.engine import all_reduce_sum, backward, step
+from podium.errors import RecipeError
 from podium.output_head import last_states
 from podium.run.context import StageContext
 from podium.sampling.logprobs import head_logits, head_logprobs
@@ -23,6 +25,7 @@ __all__ = [
     "Causal",
     "LanguageModel",
     "Objective",
+    "compile_reading",
     "evaluate",
     "next_token_nll",
     "shrink_embedding_gradient",
@@ -92,6 +95,21 @@ class LanguageModel(nn.Module):
         return nll, torch.cat(likeliest) == tokens
 
 
+class _Shrunk(torch.autograd.Function):
+    """Its input, whose gradient is multiplied by a factor. A hook on the tensor would do the same
+    and be left out, without a word, of what torch.compile makes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return whole.view_as(whole)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
 def shrink_embedding_gradient(model: Any, factor: float) -> RemovableHandle:
     """Multiply the gradient that reaches the input embedding through what is read by `factor`; what
     the model computes stays (Zeng et al. 2022, section 2.2: e * a + e.detach() * (1 - a)).
@@ -100,12 +118,32 @@ def shrink_embedding_gradient(model: Any, factor: float) -> RemovableHandle:
     until the handle that is returned is removed.
     """
 
-    def shrink(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        if output.requires_grad:
-            output.register_hook(lambda gradient: gradient * factor)
+    def shrink(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        shrunk: Tensor = _Shrunk.apply(output, factor)
+        return shrunk
 
     handle: RemovableHandle = model.get_input_embeddings().register_forward_hook(shrink)
     return handle
+
+
+def compile_reading(reader: LanguageModel, window: Tensor, separator_id: int) -> None:
+    """torch.compile for all that training and validation read, but not for writing samples.
+
+    window: (1, T), any of them.
+
+    Raises:
+        RecipeError: the model reads documents of such windows in rows of their own, whose lengths
+            differ from batch to batch. PlatformError: there is no compiler.
+    """
+    device = next(reader.parameters()).device
+    ids = window.to(device, torch.long)
+    if "position_ids" not in documents_apart(ids, separator_id, reader.model).inputs:
+        raise RecipeError(
+            f"pretrain.compile: {type(reader.model).__name__} reads each document in a row of its "
+            f"own, so every batch would be compiled anew",
+            "leave out compile",
+        )
+    compile_whole(reader)
 
 
 def update(
