@@ -16,12 +16,14 @@ __all__ = [
     "within_stage",
 ]
 
+# What a folder holds in which a tokenizer was saved without a model.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:
     """The folder with a parent's files: final/ of a stage, a model within it (`reward/held_out`),
-    a model folder, or a downloaded hub model.
+    a model folder, that of a tokenizer alone, or a downloaded hub model.
 
     Raises:
         ParentError: it does not exist (yet); the fix is the command that makes it.
@@ -37,7 +39,7 @@ def find_parent(ref: str, recipe: Recipe, run_dir: Path) -> Path:
     folder = Path(os.path.expandvars(ref)).expanduser()
     if (folder / "final" / STAGE_FILE).is_file():
         return folder / "final"
-    if (folder / STAGE_FILE).is_file() or (folder / "config.json").is_file():
+    if any((folder / name).is_file() for name in (STAGE_FILE, "config.json", *TOKENIZER_FILES)):
         return folder
     if (folder / "adapter_config.json").is_file():
         raise ParentError(

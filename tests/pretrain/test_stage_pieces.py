@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from podium.errors import DataError, RecipeError
+from podium.errors import DataError, ParentError, RecipeError
 from podium.models import save_model
 from podium.run.context import StageContext
 from podium.run.recipe import load_recipe
@@ -69,7 +69,7 @@ def test_an_existing_model_keeps_its_weights_and_gives_its_tokenizer(
     stage, tiny_llama, tokenizer, tmp_path
 ):
     """Mutations seen red: the tokenizer learned anew; a folder that gives its tokenizer alone not
-    noted.
+    noted; a folder that holds a tokenizer alone refused.
     """
     save_model(tiny_llama, tokenizer, tmp_path / "base")
     context = stage(init_from=str(tmp_path / "base"), learning_rate=0.25)
@@ -78,10 +78,15 @@ def test_an_existing_model_keeps_its_weights_and_gives_its_tokenizer(
     for name, weights in tiny_llama.state_dict().items():
         assert torch.equal(model.state_dict()[name], weights)
     assert list(context._parents) == [str(tmp_path / "base")]
-    named = stage(tokenizer=str(tmp_path / "base"))
-    assert open_tokenizer(named.config, named).get_vocab() == tokenizer.get_vocab()
-    assert list(named._parents) == [str(tmp_path / "base")]
-    assert len(start_model(named.config, named)[0]) == len(tokenizer)
+    tokenizer.save_pretrained(tmp_path / "alone")
+    for folder in (str(tmp_path / "base"), str(tmp_path / "alone")):
+        named = stage(tokenizer=folder)
+        assert open_tokenizer(named.config, named).get_vocab() == tokenizer.get_vocab()
+        assert list(named._parents) == [folder]
+        assert len(start_model(named.config, named)[0]) == len(tokenizer)
+    with pytest.raises(ParentError, match=r"alone.*config\.json"):
+        wanted = stage(init_from=str(tmp_path / "alone"), learning_rate=0.25)
+        start_model(wanted.config, wanted)
 
 
 def test_windows_are_of_the_split_that_is_asked_for(stage, tokenizer):
