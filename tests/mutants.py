@@ -643,8 +643,8 @@ MUTANTS = [
     # What stands before documents, where bos begins chat turns.
     Mutant(
         "data/tokens.py",
-        "separator = np.asarray([document_separator_id(tokenizer)])",
-        "separator = np.asarray([tokenizer.bos_token_id])",
+        "separator = document_separator_id(tokenizer)",
+        "separator = tokenizer.bos_token_id",
         f"{SEPARATORS}test_the_store_of_tokens",
     ),
     Mutant(
@@ -724,8 +724,8 @@ MUTANTS = [
     ),
     Mutant(
         "pretrain/updates.py",
-        "lambda gradient: gradient * factor",
-        "lambda gradient: gradient * factor**2",
+        "return gradients[0] * ctx.factor, None",
+        "return gradients[0] * ctx.factor**2, None",
         INFILLING + "test_the_embedding_s_gradient_is_the_factor_times_what_it_was",
     ),
     Mutant(
@@ -738,12 +738,12 @@ MUTANTS = [
     Mutant(
         "data/mixture.py",
         "total * weights[name] / whole",
-        "total / len(sources)",
+        "total / len(sizes)",
         "tests/data/test_mixture.py::test_shares_follow_weights_and_passes_are_whole",
     ),
     Mutant(
         "data/mixture.py",
-        "np.random.default_rng([seed, number])",
+        "np.random.default_rng([seed, place])",
         "np.random.default_rng(None)",
         "tests/data/test_mixture.py::test_a_second_pass_reads_on_into_what_was_not_read",
     ),
