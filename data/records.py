@@ -362,9 +362,8 @@ def note_place(record: Any, path: str, line: int) -> None:
     """Remember at a conversation's first message which file and line it was read from, so that an
     error of a later stage can name them. What is cut out of the record keeps it.
     """
-    held = vars(
-        record
-    )  # a missing attribute is dear on a pydantic model, and documents have neither
+    # Documents have neither, and asking a pydantic model for what it lacks is dear.
+    held = vars(record)
     if messages := held.get("messages") or held.get("prompt"):
         object.__setattr__(messages[0], "_place", (path, line))
 
